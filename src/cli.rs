@@ -1,0 +1,258 @@
+//! The command line.
+//!
+//! Owns the subcommands, their flags and help texts. Does not own what the flags' values may be: those that set a key of the
+//! configuration are handed on as typed, and `config` lists what is wrong with them beside everything else.
+//!
+//! Invariant: `clipserve --model X` is `clipserve serve --model X`.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{self, ConfigErrors, FlagValue, Loaded, Overrides};
+
+pub mod healthcheck;
+
+use healthcheck::ProbeUrl;
+
+/// The exit code for a wrong command line or configuration (`EX_USAGE` of sysexits).
+pub const EX_USAGE: u8 = 64;
+
+/// CLIP embeddings and logits over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "clipserve", version, args_conflicts_with_subcommands = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model (what happens when no command is given).
+    Serve(ServeArgs),
+    /// Ask a running service whether it is ready: exit 0 when it is, 1 when it is not.
+    Healthcheck(HealthcheckArgs),
+}
+
+/// What `serve` takes.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print the configuration in effect, as TOML, and exit.
+    #[arg(long, conflicts_with = "check_config")]
+    pub print_config: bool,
+    /// Check the configuration and exit.
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// What `healthcheck` takes.
+#[derive(Debug, Args)]
+pub struct HealthcheckArgs {
+    /// What to ask; by default /readyz of the address in the configuration (the admin listener's, where there is one).
+    #[arg(long, value_name = "URL")]
+    url: Option<ProbeUrl>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Where the configuration comes from, on every command that needs it.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// A TOML file of settings; config/default.toml documents every key.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Set any key of the configuration; may be given several times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// The model's directory [model.path].
+    #[arg(long, value_name = "DIR")]
+    model: Option<String>,
+    /// Where to listen [server.listen].
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
+    /// Execution provider [engine.provider].
+    #[arg(long, value_name = "auto|cpu|cuda")]
+    provider: Option<String>,
+    /// Arithmetic of the encoders [engine.precision].
+    #[arg(long, value_name = "f32|f16|int8")]
+    precision: Option<String>,
+    /// How a log line looks [telemetry.log_format].
+    #[arg(long, value_name = "text|json")]
+    log_format: Option<String>,
+}
+
+/// Reads a command line, the program's own name first.
+///
+/// # Errors
+/// A wrong command line, or a request for `--help` or `--version`; `clap::Error::print` shows either, and `use_stderr` tells
+/// them apart: [`EX_USAGE`] or 0.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let line = CommandLine::try_parse_from(args)?;
+    Ok(line.command.unwrap_or(Command::Serve(line.serve)))
+}
+
+impl ServeArgs {
+    /// The configuration of this command line in `environment`.
+    ///
+    /// # Errors
+    /// As [`config::load`].
+    pub fn load(&self, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Loaded, ConfigErrors> {
+        config::load(&self.config.overrides(), environment)
+    }
+}
+
+impl HealthcheckArgs {
+    /// What to ask.
+    ///
+    /// # Errors
+    /// As [`config::probe_listener`]; none when `--url` is given, which needs no configuration.
+    pub fn url(&self, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<ProbeUrl, ConfigErrors> {
+        match &self.url {
+            Some(url) => Ok(url.clone()),
+            None => Ok(ProbeUrl::readyz(config::probe_listener(&self.config.overrides(), environment)?)),
+        }
+    }
+}
+
+impl ConfigArgs {
+    fn overrides(&self) -> Overrides {
+        let flags = [
+            ("--model", "model.path", &self.model),
+            ("--listen", "server.listen", &self.listen),
+            ("--provider", "engine.provider", &self.provider),
+            ("--precision", "engine.precision", &self.precision),
+            ("--log-format", "telemetry.log_format", &self.log_format),
+        ];
+        let flags =
+            flags.into_iter().filter_map(|(flag, key, value)| Some(FlagValue { flag, key, value: value.clone()? }));
+        Overrides { file: self.config.clone(), set: self.set.clone(), flags: flags.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+    use crate::config::{LogFormat, Precision, Provider};
+
+    fn parsed(args: &[&str]) -> Result<Command, clap::Error> {
+        parse(["clipserve"].iter().chain(args).map(OsString::from))
+    }
+
+    fn serve(args: &[&str]) -> ServeArgs {
+        match parsed(args) {
+            Ok(Command::Serve(args)) => args,
+            other => panic!("not serve: {other:?}"),
+        }
+    }
+
+    fn healthcheck_url(args: &[&str]) -> Result<String, ConfigErrors> {
+        match parsed(args) {
+            Ok(Command::Healthcheck(args)) => args.url([]).map(|url| url.to_string()),
+            other => panic!("not healthcheck: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn serve_is_the_default_command() {
+        let args =
+            ["--model", "m", "--listen", "[::1]:9", "--provider", "cpu", "--precision", "f16", "--log-format", "json"];
+        let with_command = [&["serve"], &args[..]].concat();
+        for args in [&args[..], &with_command] {
+            let config = serve(args).load([]).unwrap().config;
+            assert_eq!(config.model.path, Path::new("m"));
+            assert_eq!(config.server.listen.to_string(), "[::1]:9");
+            assert_eq!(config.engine.provider, Provider::Cpu);
+            assert_eq!(config.engine.precision, Precision::F16);
+            assert_eq!(config.telemetry.log_format, LogFormat::Json);
+        }
+    }
+
+    #[test]
+    fn set_may_be_repeated_and_the_later_one_wins() {
+        let args =
+            serve(&["--model=m", "--set", "limits.max_images=3", "--set=limits.max_images=4", "--set=model.name=a=b"]);
+        let config = args.load([]).unwrap().config;
+        assert_eq!(config.limits.max_images, 4);
+        assert_eq!(config.model.name.as_deref(), Some("a=b"));
+    }
+
+    #[test]
+    fn bad_values_of_flags_are_listed_with_the_other_errors_of_the_configuration() {
+        let args = serve(&["--provider", "tpu", "--listen", "here", "--set", "limits.max_images=0"]);
+        let errors = args.load([]).unwrap_err().to_string();
+        assert_eq!(
+            errors.lines().collect::<Vec<_>>(),
+            [
+                r#"server.listen = "here" (--listen): must be an IP address and port, such as "127.0.0.1:8080" or "[::]:8080""#,
+                r#"limits.max_images = "0" (--set): must be an integer from 1 to 65536"#,
+                r#"model.path = "" (default): must be the model's directory: give --model DIR, model.path or CLIPSERVE__MODEL__PATH"#,
+                r#"engine.provider = "tpu" (--provider): must be one of "auto", "cpu", "cuda""#,
+            ]
+        );
+    }
+
+    #[test]
+    fn usage_errors_go_to_stderr_and_help_and_version_to_stdout() {
+        for args in [
+            &["--modle", "m"][..],
+            &["sevre"],
+            &["--model"],
+            &["--model", "a", "--model", "b"],
+            &["serve", "extra"],
+            &["--print-config", "--check-config"],
+            &["--model", "m", "healthcheck"],
+            &["healthcheck", "--url", "https://localhost/readyz"],
+            &["healthcheck", "--print-config"],
+        ] {
+            assert!(parsed(args).unwrap_err().use_stderr(), "{args:?}");
+        }
+        for (args, kind) in [
+            (&["--help"][..], ErrorKind::DisplayHelp),
+            (&["serve", "--help"], ErrorKind::DisplayHelp),
+            (&["--version"], ErrorKind::DisplayVersion),
+        ] {
+            let error = parsed(args).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(!error.use_stderr());
+        }
+    }
+
+    #[test]
+    fn healthcheck_asks_the_admin_listener_of_the_same_configuration_and_needs_no_model() {
+        assert_eq!(healthcheck_url(&["healthcheck"]).unwrap(), "http://127.0.0.1:8080/readyz");
+        assert_eq!(healthcheck_url(&["healthcheck", "--listen", "0.0.0.0:81"]).unwrap(), "http://127.0.0.1:81/readyz");
+        assert_eq!(healthcheck_url(&["healthcheck", "--listen", "[::]:81"]).unwrap(), "http://[::1]:81/readyz");
+        let admin = ["healthcheck", "--listen", "0.0.0.0:81", "--set", "server.admin_listen=10.0.0.1:82"];
+        assert_eq!(healthcheck_url(&admin).unwrap(), "http://10.0.0.1:82/readyz");
+        assert_eq!(
+            healthcheck_url(&["healthcheck", "--set", "limits.max_images=0"]).unwrap(),
+            "http://127.0.0.1:8080/readyz"
+        );
+    }
+
+    #[test]
+    fn healthcheck_reports_what_is_wrong_with_the_addresses() {
+        let errors = healthcheck_url(&["healthcheck", "--listen", "here", "--set", "server.port=1"]).unwrap_err();
+        assert_eq!(errors.iter().count(), 2, "{errors}");
+    }
+
+    #[test]
+    fn healthcheck_takes_a_url_as_it_is() {
+        let url = "http://localhost:8082/livez?verbose=1";
+        assert_eq!(healthcheck_url(&["healthcheck", "--url", url]).unwrap(), url);
+    }
+}

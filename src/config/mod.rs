@@ -1,0 +1,271 @@
+//! The validated configuration: every value the service is built from, resolved, in range, with its unit in its type.
+//!
+//! Owns the typed [`Config`] that the rest of the crate reads. Does not own where values come from: `layers` merges default, file,
+//! environment, `--set` and flags into one map of keys, `validate` turns that into a `Config`, `effective` prints it back.
+//!
+//! Invariants: a `Config` that [`load`] returns is valid; nothing outside this module reads settings from the environment, and
+//! this module gets the environment handed in.
+
+use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+mod effective;
+mod error;
+mod layers;
+mod reader;
+mod units;
+mod validate;
+
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use layers::{FlagValue, Overrides};
+
+/// A configuration and its printed form.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What the service is built from.
+    pub config: Config,
+    /// What `--print-config` prints: TOML with every key, fit to be given as `--config`; secrets are left out.
+    pub effective: String,
+}
+
+/// The configuration of a process started with `overrides` in `environment` (all of it: what is not ours is skipped).
+///
+/// # Errors
+/// Everything that is wrong in any layer, all at once: unknown keys, an unreadable file, bad values, values at odds.
+pub fn load(
+    overrides: &Overrides,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, ConfigErrors> {
+    let (settings, errors) = layers::Settings::merge(overrides, environment);
+    let (config, entries) = validate::read_config(&settings, errors)?;
+    Ok(Loaded { config, effective: effective::render(&entries) })
+}
+
+/// Where that process answers probes: its admin listener, else its main one. Asks for no more of the configuration than that,
+/// so that a health check needs no `--model`.
+///
+/// # Errors
+/// Everything that is wrong with the layers and with these two keys.
+pub fn probe_listener(
+    overrides: &Overrides,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<SocketAddr, ConfigErrors> {
+    let (settings, errors) = layers::Settings::merge(overrides, environment);
+    let (listen, admin_listen) = validate::read_listeners(&settings, errors)?;
+    Ok(admin_listen.unwrap_or(listen))
+}
+
+/// Everything, by section, as in `config/default.toml` (which documents every key).
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Listeners, connections, timeouts, drain.
+    pub server: ServerConfig,
+    /// What one request, and all of them together, may bring.
+    pub limits: LimitsConfig,
+    /// Which model.
+    pub model: ModelConfig,
+    /// Decoding and resizing.
+    pub preprocess: PreprocessConfig,
+    /// ONNX Runtime.
+    pub engine: EngineConfig,
+    /// The two batching queues.
+    pub batch: BatchConfig,
+    /// Logs.
+    pub telemetry: TelemetryConfig,
+}
+
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where the service listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// A second listener for `/livez`, `/readyz` and `/metrics` alone, on a thread of its own.
+    pub admin_listen: Option<SocketAddr>,
+    /// When set, every route but the probes and metrics wants `Authorization: Bearer <api_key>`.
+    pub api_key: Option<Secret>,
+    /// Open connections on the main listener; further ones wait in the kernel's backlog.
+    pub max_connections: usize,
+    /// From the first byte of a request head to its end.
+    pub header_timeout: Duration,
+    /// How long a connection may stay idle between requests (longer than the load balancer's own idle timeout).
+    pub keep_alive_timeout: Duration,
+    /// The longest gap between two pieces of a request body.
+    pub body_idle_timeout: Duration,
+    /// The longest time for a whole request body.
+    pub body_timeout: Duration,
+    /// How long a client may take no byte of an answer.
+    pub write_timeout: Duration,
+    /// From the head of a request to its answer; work still queued by then is dropped and answered 504.
+    pub request_timeout: Duration,
+    /// After SIGTERM: how long requests are still accepted while `/readyz` already answers 503.
+    pub shutdown_delay: Duration,
+    /// After that: how long requests in flight may take to finish.
+    pub drain_timeout: Duration,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug)]
+pub struct LimitsConfig {
+    /// One request's body, bytes.
+    pub max_body_bytes: usize,
+    /// Requests between their head and the end of their answer.
+    pub max_inflight_requests: usize,
+    /// Body bytes of all those requests together.
+    pub max_inflight_body_bytes: usize,
+    /// Images in one request.
+    pub max_images: usize,
+    /// Texts in one request (for `/classify`: labels x templates).
+    pub max_texts: usize,
+    /// Width x height of one picture, checked from its header before any pixel is decoded.
+    pub max_pixels: u64,
+    /// UTF-8 bytes of one text, checked before it is tokenized.
+    pub max_text_bytes: usize,
+}
+
+/// `[model]`
+#[derive(Clone, Debug)]
+pub struct ModelConfig {
+    /// The model's directory.
+    pub path: PathBuf,
+    /// The name that answers carry; by default the directory's name.
+    pub name: Option<String>,
+}
+
+/// `[preprocess]`
+#[derive(Clone, Debug)]
+pub struct PreprocessConfig {
+    /// Threads that decode and resize.
+    pub threads: usize,
+    /// Whether a picture is turned as its EXIF orientation says.
+    pub exif_orientation: bool,
+}
+
+/// `[engine]`
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Which execution provider runs the encoders.
+    pub provider: Provider,
+    /// Which arithmetic the encoders use.
+    pub precision: Precision,
+    /// The ONNX Runtime library, in the order of search: `engine.library`, `ORT_DYLIB_PATH`; `None`: beside the executable.
+    pub library: Option<PathBuf>,
+    /// The folder of the running executable, where the library is looked for when none is given.
+    pub executable_dir: Option<PathBuf>,
+    /// Which CUDA device.
+    pub device_id: i32,
+    /// Threads inside one run of one session (intra-op threads).
+    pub intra_threads: usize,
+    /// A run longer than this is aborted and turns `/livez` to 503 until the worker is back.
+    pub stall_timeout: Duration,
+    /// Sessions of the vision encoder, one worker thread each.
+    pub vision_sessions: usize,
+    /// Sessions of the text encoder, one worker thread each.
+    pub text_sessions: usize,
+}
+
+/// `[batch.vision]` and `[batch.text]`
+#[derive(Clone, Debug)]
+pub struct BatchConfig {
+    /// Images.
+    pub vision: LaneConfig,
+    /// Texts.
+    pub text: LaneConfig,
+}
+
+/// One batching queue.
+#[derive(Clone, Debug)]
+pub struct LaneConfig {
+    /// Items in one run at most.
+    pub max_batch_size: usize,
+    /// Padded tokens (longest x count) in one run at most; `usize::MAX` for images.
+    pub max_batch_tokens: usize,
+    /// How long a batch may wait to fill up; zero: a free session takes what is there.
+    pub max_queue_delay: Duration,
+    /// Items admitted and not yet answered, in all requests together.
+    pub max_queue_size: usize,
+}
+
+/// `[telemetry]`
+#[derive(Clone, Debug)]
+pub struct TelemetryConfig {
+    /// A `tracing` filter, such as `info` or `clipserve=debug,ort=warn`.
+    pub log_level: String,
+    /// How a line looks.
+    pub log_format: LogFormat,
+}
+
+/// Which execution provider runs the encoders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// CUDA where it starts, else the CPU; says which in the log, `/info` and `build_info`.
+    Auto,
+    /// ONNX Runtime's CPU provider.
+    Cpu,
+    /// NVIDIA CUDA; refuses to start where CUDA does not.
+    Cuda,
+}
+
+/// Which arithmetic the encoders use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats: the reference's numbers.
+    F32,
+    /// The model's own half-precision files.
+    F16,
+    /// The model's own 8-bit quantised files.
+    Int8,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A value that never shows in a log or in `--print-config`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps `value`.
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for comparing.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn shipped(name: &str) -> Config {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
+        let overrides = Overrides { file: Some(file), set: vec!["model.path=m".to_owned()], ..Overrides::default() };
+        load(&overrides, []).unwrap_or_else(|errors| panic!("{name}: {errors}")).config
+    }
+
+    #[test]
+    fn the_shipped_files_are_valid() {
+        assert_eq!(shipped("cpu.toml").engine.provider, Provider::Cpu);
+        let cuda = shipped("cuda.toml");
+        assert_eq!((cuda.engine.provider, cuda.engine.precision), (Provider::Cuda, Precision::F32));
+        assert_eq!(shipped("default.toml").engine.provider, Provider::Auto);
+    }
+}
