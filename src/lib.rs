@@ -1,4 +1,8 @@
 //! clipserve: CLIP over HTTP, with the numbers of Hugging Face `transformers`, batched across requests, on ONNX Runtime.
 
+pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod encoder;
+pub mod health;
+pub mod telemetry;

@@ -1,0 +1,202 @@
+//! One item on its way: what is to be done, who waits for it, until when, and the permit it holds.
+//!
+//! Owns [`Job`], its [`JobHead`], and the [`Ticket`] by which the request waits. Does not own queues or threads.
+//!
+//! Invariants: a head is answered by value, so at most once; dropped unanswered, its ticket yields [`JobError::Lost`];
+//! the permit leaves with the head.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+use tracing::Span;
+
+use super::Permit;
+use crate::{
+    encoder::InputError,
+    telemetry::{LaneMetrics, Outcome},
+};
+
+/// What an item's request gets.
+#[derive(Debug)]
+pub struct Answer {
+    /// `dim` values, as the projection gives them (not normalised).
+    pub embedding: Vec<f32>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Where an item's time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// Decode, resize and crop (images), tokenize (texts).
+    pub preprocess: Duration,
+    /// Waiting, for a preprocess thread and for a session.
+    pub queue: Duration,
+    /// The run of the batch it was in.
+    pub inference: Duration,
+}
+
+impl Timings {
+    /// The longer of each stage: what a request with several items reports.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            preprocess: self.preprocess.max(other.preprocess),
+            queue: self.queue.max(other.queue),
+            inference: self.inference.max(other.inference),
+        }
+    }
+}
+
+/// Why an item has no embedding.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JobError {
+    /// The input itself cannot be encoded; the text is for the client.
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Its deadline passed before its turn came.
+    #[error("the deadline passed while the item waited")]
+    Expired,
+    /// The lane was closed before the item got in.
+    #[error("the lane is closed")]
+    Closed,
+    /// The batch it was in failed; the text is for the log.
+    #[error("{0}")]
+    Encoder(String),
+    /// The model answered NaN or infinity for this item.
+    #[error("the model's output for this item is not finite")]
+    OutputInvalid,
+    /// The job was dropped unanswered: a fault of ours.
+    #[error("the job was lost")]
+    Lost,
+}
+
+/// An input and everything that travels with it.
+#[derive(Debug)]
+pub struct Job<T> {
+    /// What is to be encoded (or decoded first).
+    pub input: T,
+    /// Who waits, until when, with which permit.
+    pub head: JobHead,
+}
+
+impl<T> Job<T> {
+    /// A job and the ticket for its answer.
+    pub fn new(input: T, permit: Permit, deadline: Instant) -> (Self, Ticket) {
+        let (reply, answer) = oneshot::channel();
+        let head = JobHead {
+            reply,
+            deadline,
+            span: Span::current(),
+            timings: Timings::default(),
+            waiting_since: Instant::now(),
+            _permit: permit,
+        };
+        (Self { input, head }, Ticket(answer))
+    }
+}
+
+/// A [`Job`] without its input.
+#[derive(Debug)]
+pub struct JobHead {
+    reply: oneshot::Sender<Result<Answer, JobError>>,
+    deadline: Instant,
+    span: Span,
+    timings: Timings,
+    waiting_since: Instant,
+    _permit: Permit,
+}
+
+/// Why a job needs no more work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dead {
+    /// Nobody waits for it.
+    Cancelled,
+    /// Its deadline has passed.
+    Expired,
+}
+
+impl JobHead {
+    /// The request's span, for logs about this job.
+    pub fn span(&self) -> &Span {
+        &self.span
+    }
+
+    /// When the job began to wait where it waits now.
+    pub fn waiting_since(&self) -> Instant {
+        self.waiting_since
+    }
+
+    pub(super) fn dead(&self, now: Instant) -> Option<Dead> {
+        if self.reply.is_closed() {
+            Some(Dead::Cancelled)
+        } else if self.deadline <= now {
+            Some(Dead::Expired)
+        } else {
+            None
+        }
+    }
+
+    /// Gives the head back while somebody waits and there is time, else answers it and counts how it ended.
+    pub fn if_alive(self, now: Instant, metrics: &LaneMetrics) -> Option<Self> {
+        match self.dead(now) {
+            None => return Some(self),
+            Some(Dead::Cancelled) => metrics.items(Outcome::Cancelled).inc(),
+            Some(Dead::Expired) => {
+                metrics.items(Outcome::Expired).inc();
+                self.answer(Err(JobError::Expired));
+            }
+        }
+        None
+    }
+
+    /// The job leaves a queue: what it waited there counts as queue time, and is returned.
+    pub(super) fn leave_queue(&mut self, now: Instant) -> Duration {
+        let waited = now.saturating_duration_since(self.waiting_since);
+        self.timings.queue += waited;
+        waited
+    }
+
+    /// The job was preprocessed for `took` and waits again from now on.
+    pub fn preprocessed(&mut self, took: Duration) {
+        self.timings.preprocess += took;
+        self.waiting_since = Instant::now();
+    }
+
+    /// Answers with an embedding that took `inference` to compute.
+    pub(super) fn complete(mut self, embedding: Vec<f32>, inference: Duration) {
+        self.timings.inference = inference;
+        let timings = self.timings;
+        self.answer(Ok(Answer { embedding, timings }));
+    }
+
+    /// Answers with an error.
+    pub fn fail(self, error: JobError) {
+        self.answer(Err(error));
+    }
+
+    fn answer(self, result: Result<Answer, JobError>) {
+        // The permit must be free before the client can know the answer, or a client that sends its next request at once
+        // could be refused by its own previous one.
+        let Self { reply, _permit: permit, .. } = self;
+        drop(permit);
+        // A failed send means that the client is gone: nobody is left to tell.
+        let _ = reply.send(result);
+    }
+}
+
+/// The future of one job's answer. Dropping it cancels the job.
+#[derive(Debug)]
+pub struct Ticket(oneshot::Receiver<Result<Answer, JobError>>);
+
+impl Future for Ticket {
+    type Output = Result<Answer, JobError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.unwrap_or(Err(JobError::Lost)))
+    }
+}

@@ -1,0 +1,35 @@
+//! Dynamic batching: from many requests' items to few runs of an encoder, and back.
+//!
+//! Owns admission (bounded permits), jobs (input, reply, deadline, permit in one value), the pure batching policy, the queue,
+//! and the worker thread that owns one encoder. Knows neither HTTP nor ONNX Runtime: it drives any [`crate::encoder::Encoder`].
+//!
+//! ```text
+//! Admission::try_admit(n) -> n permits          all n or none, never waits
+//! Job::new(input, permit, ..) -> (Job, Ticket)  the ticket is the future of the answer
+//! JobQueue::push(job)                           refused once closed
+//! worker: take_batch -> encode -> answer each   one thread, one encoder
+//! ```
+//!
+//! Invariants, each with a test of its own in `tests`:
+//!
+//! * **I1** Live jobs never outnumber permits: a job cannot be made without one, and gives it back only when it is gone.
+//! * **I2** Every job is answered exactly once: answering consumes it, and dropping it unanswered answers [`JobError::Lost`].
+//! * **I3** An answer belongs to its own input, whatever else was in the batch and however the batch was ordered.
+//! * **I4** A dead job (client gone, deadline passed) never reaches a decoder or an encoder.
+//! * **I5** After close, queued jobs finish and new ones are refused.
+//! * **I6** One job's failure fails that job only; a failed batch fails that batch only.
+
+mod admission;
+mod job;
+mod policy;
+mod queue;
+mod worker;
+
+#[cfg(test)]
+mod tests;
+
+pub use admission::{Admission, Permit, Refused};
+pub use job::{Answer, Job, JobError, JobHead, Ticket, Timings};
+pub use policy::{BatchPolicy, Decision, Waiting};
+pub use queue::JobQueue;
+pub use worker::{Worker, WorkerContext};

@@ -1,0 +1,200 @@
+//! Which waiting items make the next batch: a pure function of the time and the queue.
+//!
+//! Owns the decision. Owns no clock, no thread, no queue; a table of tests covers it.
+//!
+//! Work-conserving: with `max_queue_delay` zero, a free session takes what is there at once, and load alone makes batches
+//! bigger. The oldest item is always in the batch, so nothing starves. Items are of a *cost* (1 for an image, the token count
+//! for a text); a batch costs `longest x count`, because shorter texts are padded to the longest. The items that join the
+//! oldest are those nearest to it in length, as long as padding stays a small part of the work.
+
+use std::time::{Duration, Instant};
+
+/// Of the padded cost of a batch, how much may be padding. A quarter: a run's time is nearly linear in its padded tokens, and
+/// below that splitting a batch costs more in per-run overhead than the padding it saves.
+const MAX_PADDING: f64 = 0.25;
+
+/// The limits of one batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchPolicy {
+    /// Items in one run at most; at least 1.
+    pub max_batch_size: usize,
+    /// `longest x count` at most; a single item may exceed it.
+    pub max_batch_cost: usize,
+    /// How long the oldest item may wait for the batch to fill.
+    pub max_queue_delay: Duration,
+}
+
+/// What the policy sees of one waiting item.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// 1 for an image, the token count for a text.
+    pub cost: usize,
+    /// Since when it waits.
+    pub since: Instant,
+}
+
+/// What a free session should do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Nothing waits.
+    Idle,
+    /// The batch may still fill up; look again then, or when an item comes.
+    WaitUntil(Instant),
+    /// Run these items (indices into the queue, ascending).
+    Take(Vec<usize>),
+}
+
+impl BatchPolicy {
+    /// One item at a time, in order of arrival.
+    pub fn single() -> Self {
+        Self { max_batch_size: 1, max_batch_cost: usize::MAX, max_queue_delay: Duration::ZERO }
+    }
+
+    /// Decides for `queue`, oldest first. `flush` (the queue is closed) means that nothing more will come: don't wait.
+    pub fn decide(&self, now: Instant, queue: &[Waiting], flush: bool) -> Decision {
+        let Some(oldest) = queue.first() else { return Decision::Idle };
+        let (chosen, full) = self.choose(queue);
+        let until = oldest.since + self.max_queue_delay;
+        if full || flush || until <= now { Decision::Take(chosen) } else { Decision::WaitUntil(until) }
+    }
+
+    /// The batch around the oldest item, and whether it can grow no further.
+    fn choose(&self, queue: &[Waiting]) -> (Vec<usize>, bool) {
+        let Some(oldest) = queue.first() else { return (Vec::new(), false) };
+        let uniform = queue.iter().all(|item| item.cost == oldest.cost);
+        if uniform {
+            let fits = (self.max_batch_cost / oldest.cost.max(1)).min(self.max_batch_size).max(1);
+            return ((0..queue.len().min(fits)).collect(), queue.len() >= fits);
+        }
+        // By length, then by age: a window that grows from the oldest item to whichever neighbour is nearer in length.
+        let mut by_cost: Vec<usize> = (0..queue.len()).collect();
+        by_cost.sort_by_key(|&i| (queue[i].cost, i));
+        let start = by_cost.iter().position(|&i| i == 0).unwrap_or(0);
+        let (mut low, mut high) = (start, start);
+        let mut useful = oldest.cost;
+        let full = loop {
+            if high - low + 1 == self.max_batch_size {
+                break true;
+            }
+            let shorter = low.checked_sub(1).map(|i| queue[by_cost[i]].cost);
+            let longer = by_cost.get(high + 1).map(|&i| queue[i].cost);
+            let take_longer = match (shorter, longer) {
+                (None, None) => break false,
+                (Some(_), None) => false,
+                (None, Some(_)) => true,
+                (Some(s), Some(l)) => l.abs_diff(oldest.cost) < s.abs_diff(oldest.cost),
+            };
+            let cost = if take_longer { longer } else { shorter }.unwrap_or(0);
+            let longest = cost.max(queue[by_cost[high]].cost);
+            let padded = longest * (high - low + 2);
+            if padded > self.max_batch_cost {
+                break true;
+            }
+            if (padded - useful - cost) as f64 > padded as f64 * MAX_PADDING {
+                // What is left waits is of another length: it makes a batch of its own, so this one is complete.
+                break true;
+            }
+            useful += cost;
+            if take_longer { high += 1 } else { low -= 1 }
+        };
+        let mut chosen = by_cost[low..=high].to_vec();
+        chosen.sort_unstable();
+        (chosen, full)
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn policy(max_batch_size: usize, max_batch_cost: usize, delay_ms: u64) -> BatchPolicy {
+        BatchPolicy { max_batch_size, max_batch_cost, max_queue_delay: Duration::from_millis(delay_ms) }
+    }
+
+    /// A queue of such costs whose items came 1 ms apart, the last one now.
+    fn queue(now: Instant, costs: &[usize]) -> Vec<Waiting> {
+        let age = |i: usize| Duration::from_millis((costs.len() - 1 - i) as u64);
+        costs.iter().enumerate().map(|(i, &cost)| Waiting { cost, since: now - age(i) }).collect()
+    }
+
+    #[test]
+    fn the_table() {
+        let now = Instant::now();
+        let take = |indices: &[usize]| Decision::Take(indices.to_vec());
+        let wait = |ms| Decision::WaitUntil(now + Duration::from_millis(ms));
+        let cases: &[(&str, BatchPolicy, &[usize], bool, Decision)] = &[
+            ("nothing waits", policy(8, 99, 0), &[], false, Decision::Idle),
+            ("nothing waits, closed", policy(8, 99, 5), &[], true, Decision::Idle),
+            ("one item, no delay: at once", policy(8, 99, 0), &[1], false, take(&[0])),
+            ("all that is there", policy(8, 99, 0), &[1, 1, 1], false, take(&[0, 1, 2])),
+            ("no more than max_batch_size, oldest first", policy(2, 99, 0), &[1, 1, 1], false, take(&[0, 1])),
+            ("a delay waits for more", policy(8, 99, 5), &[1], false, wait(5)),
+            ("measured from the oldest", policy(8, 99, 5), &[1, 1, 1], false, wait(3)),
+            ("a full batch does not wait", policy(3, 99, 5), &[1, 1, 1], false, take(&[0, 1, 2])),
+            ("the oldest has waited enough", policy(8, 99, 2), &[1, 1, 1], false, take(&[0, 1, 2])),
+            ("a closed queue does not wait", policy(8, 99, 5), &[1], true, take(&[0])),
+            ("cost bounds the batch", policy(8, 20, 0), &[10, 10, 10], false, take(&[0, 1])),
+            ("one item may exceed the cost", policy(8, 5, 0), &[10, 10], false, take(&[0])),
+            (
+                "short texts do not wait for a long one's padding",
+                policy(8, 999, 0),
+                &[7, 77, 7, 7],
+                false,
+                take(&[0, 2, 3]),
+            ),
+            ("nor the long one for theirs", policy(8, 999, 0), &[77, 7, 7], false, take(&[0])),
+            ("near lengths go together", policy(8, 999, 0), &[8, 9, 7, 10], false, take(&[0, 1, 2, 3])),
+            ("the nearest in length first", policy(2, 999, 0), &[8, 12, 9], false, take(&[0, 2])),
+            (
+                "a mixed queue is complete when only other lengths remain",
+                policy(8, 999, 5),
+                &[7, 77],
+                false,
+                take(&[0]),
+            ),
+        ];
+        for (name, policy, costs, flush, expected) in cases {
+            assert_eq!(&policy.decide(now, &queue(now, costs), *flush), expected, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_is_within_its_limits_and_has_the_oldest(
+            costs in prop::collection::vec(1usize..78, 1..200),
+            size in 1usize..70,
+            cost in 1usize..4000,
+        ) {
+            let now = Instant::now();
+            let Decision::Take(batch) = policy(size, cost, 0).decide(now, &queue(now, &costs), false) else {
+                panic!("with no delay, a session that is free takes something");
+            };
+            prop_assert_eq!(batch[0], 0, "the oldest is in it");
+            prop_assert!(batch.windows(2).all(|w| w[0] < w[1]), "ascending, none twice");
+            prop_assert!(batch.len() <= size);
+            let longest = batch.iter().map(|&i| costs[i]).max().unwrap_or(0);
+            prop_assert!(batch.len() == 1 || longest * batch.len() <= cost);
+            let useful: usize = batch.iter().map(|&i| costs[i]).sum();
+            let padded = longest * batch.len();
+            prop_assert!((padded - useful) as f64 <= padded as f64 * MAX_PADDING);
+        }
+
+        #[test]
+        fn every_item_is_taken_in_the_end(costs in prop::collection::vec(1usize..78, 1..100), size in 1usize..20) {
+            let now = Instant::now();
+            let policy = policy(size, 512, 0);
+            let mut waiting = queue(now, &costs);
+            let mut rounds = 0;
+            while let Decision::Take(batch) = policy.decide(now, &waiting, false) {
+                for &i in batch.iter().rev() {
+                    waiting.remove(i);
+                }
+                rounds += 1;
+                prop_assert!(rounds <= costs.len());
+            }
+            prop_assert!(waiting.is_empty());
+        }
+    }
+}

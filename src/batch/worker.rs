@@ -1,0 +1,130 @@
+//! The thread that owns one encoder: take a batch, run it, answer each job.
+//!
+//! Owns the loop, the containment of panics, and the check that what came out is finite. Does not own the policy, the queue
+//! or the encoder's inside.
+//!
+//! Invariants: every job that was taken is answered, whatever the encoder does; after a panic the encoder is thrown away and
+//! a new one made before the next batch; the thread ends only when its queue is closed and empty.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{Admission, BatchPolicy, Job, JobError, JobHead, JobQueue};
+use crate::{
+    encoder::{Embeddings, Encoder},
+    health::Heartbeat,
+    telemetry::{LaneMetrics, Outcome, panic_text},
+};
+
+/// What a worker shares with the rest of its lane.
+#[derive(Debug)]
+pub struct WorkerContext<T> {
+    /// Where the jobs come from.
+    pub queue: Arc<JobQueue<T>>,
+    /// How batches are made.
+    pub policy: BatchPolicy,
+    /// Told how fast it goes.
+    pub admission: Arc<Admission>,
+    /// The lane's metrics.
+    pub metrics: LaneMetrics,
+    /// Says that the worker is alive.
+    pub heartbeat: Arc<Heartbeat>,
+}
+
+/// A running worker thread.
+#[derive(Debug)]
+pub struct Worker(JoinHandle<()>);
+
+impl Worker {
+    /// Starts a thread that drives `encoder`; `rebuild` makes another one after a panic.
+    ///
+    /// # Errors
+    /// When the operating system has no thread to give.
+    pub fn spawn<E: Encoder>(
+        name: String,
+        context: WorkerContext<E::Input>,
+        encoder: E,
+        rebuild: impl FnMut() -> Result<E, String> + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let body = move || run(context, encoder, rebuild);
+        thread::Builder::new().name(name).spawn(body).map(Self)
+    }
+
+    /// Waits for the thread, which ends when its queue is closed and empty.
+    pub fn join(self) {
+        // The loop contains panics; one that escapes has already been printed by the panic hook.
+        let _ = self.0.join();
+    }
+}
+
+fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: impl FnMut() -> Result<E, String>) {
+    context.heartbeat.watch(encoder.interrupt());
+    let mut encoder = Some(encoder);
+    while let Some(batch) = context.queue.take_batch(&context.policy) {
+        let (inputs, heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
+        if encoder.is_none() {
+            match rebuild() {
+                Ok(fresh) => {
+                    context.heartbeat.watch(fresh.interrupt());
+                    encoder = Some(fresh);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the session could not be rebuilt; it is tried again with the next batch");
+                    context.heartbeat.broken();
+                }
+            }
+        }
+        let Some(live) = encoder.as_mut() else {
+            fail_all(heads, &context.metrics, "the session is broken");
+            continue;
+        };
+        context.metrics.batch_size.observe(inputs.len() as f64);
+        let started = Instant::now();
+        let result = {
+            let _busy = context.heartbeat.busy();
+            // The encoder is dropped after a panic, so no broken invariant of it can be seen.
+            catch_unwind(AssertUnwindSafe(|| live.encode(&inputs)))
+        };
+        let took = started.elapsed();
+        context.metrics.inference.observe(took.as_secs_f64());
+        match result {
+            Ok(Ok(embeddings)) if embeddings.nrows() == heads.len() => {
+                context.admission.observe_run(heads.len(), took);
+                answer_all(heads, &embeddings, took, &context.metrics);
+            }
+            Ok(Ok(embeddings)) => {
+                let text = format!("the encoder answered {} rows for {} inputs", embeddings.nrows(), heads.len());
+                fail_all(heads, &context.metrics, &text);
+            }
+            Ok(Err(error)) => fail_all(heads, &context.metrics, &error.to_string()),
+            Err(panic) => {
+                context.metrics.panics.inc();
+                encoder = None;
+                fail_all(heads, &context.metrics, &format!("the encoder panicked: {}", panic_text(panic.as_ref())));
+            }
+        }
+    }
+}
+
+fn answer_all(heads: Vec<JobHead>, embeddings: &Embeddings, took: Duration, metrics: &LaneMetrics) {
+    for (head, row) in heads.into_iter().zip(embeddings.rows()) {
+        if row.iter().all(|value| value.is_finite()) {
+            metrics.items(Outcome::Ok).inc();
+            head.complete(row.to_vec(), took);
+        } else {
+            metrics.items(Outcome::Failed).inc();
+            head.fail(JobError::OutputInvalid);
+        }
+    }
+}
+
+fn fail_all(heads: Vec<JobHead>, metrics: &LaneMetrics, text: &str) {
+    for head in heads {
+        metrics.items(Outcome::Failed).inc();
+        head.fail(JobError::Encoder(text.to_owned()));
+    }
+}

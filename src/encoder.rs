@@ -1,0 +1,126 @@
+//! The seam between batching and inference: what goes into an encoder, what comes out, and the one trait of ours.
+//!
+//! Owns the types that cross it. Knows neither HTTP nor ONNX Runtime: `batch` drives any [`Encoder`], `engine` implements it
+//! for the vision and the text session, tests implement it with fakes.
+//!
+//! Invariant: row `i` of the answer belongs to input `i`, and depends on no other input.
+
+use std::sync::Arc;
+
+use ndarray::Array2;
+
+/// One preprocessed picture: `u8` RGB, height x width x channel, after resize and centre crop, before rescale and normalise
+/// (what `CLIPImageProcessor` holds just before `do_rescale`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PixelBuf {
+    width: u32,
+    height: u32,
+    data: Vec<u8>,
+}
+
+impl PixelBuf {
+    /// Wraps `data`, `height * width * 3` bytes, rows first, RGB interleaved.
+    ///
+    /// # Panics
+    /// When `data` has any other length: the caller made the buffer from the same two numbers.
+    pub fn new(width: u32, height: u32, data: Vec<u8>) -> Self {
+        assert_eq!(data.len(), width as usize * height as usize * 3, "an RGB buffer of {width}x{height}");
+        Self { width, height, data }
+    }
+
+    /// Pixels per row.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// The samples, `height * width * 3` bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+/// The `input_ids` of one text: starts with the start token, ends with the end token, at most the model's context length.
+/// Never empty, never padded: padding is the encoder's business.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tokens(Vec<u32>);
+
+impl Tokens {
+    /// Wraps the ids of one text.
+    ///
+    /// # Panics
+    /// When `ids` is empty: a tokenizer that adds its special tokens never gives that.
+    pub fn new(ids: Vec<u32>) -> Self {
+        assert!(!ids.is_empty(), "a text has at least its special tokens");
+        Self(ids)
+    }
+
+    /// The ids.
+    pub fn ids(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+/// What an encoder answers: `inputs.len()` rows of `dim` values, as the projection gives them (not normalised).
+pub type Embeddings = Array2<f32>;
+
+/// Why one input can never be encoded. The message is for the client: it names what is wrong and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InputError {
+    /// The kind, which decides the status of the answer.
+    pub kind: InputErrorKind,
+    /// The message.
+    pub message: String,
+}
+
+/// The kinds of [`InputError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputErrorKind {
+    /// A media type that is not served.
+    UnsupportedImage,
+    /// A picture that cannot be decoded, or is over a limit.
+    InvalidImage,
+    /// A text that is over a limit.
+    InvalidText,
+}
+
+/// Why a whole batch failed. The text is for the log, never for a client.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeError {
+    /// The runtime refused or failed to run the batch.
+    #[error("inference failed: {0}")]
+    Runtime(String),
+    /// The model answered something else than `batch x dim` floats.
+    #[error("the model answered shape {actual:?}, expected {expected:?}")]
+    Shape {
+        /// What came.
+        actual: Vec<i64>,
+        /// What the model promised at load.
+        expected: Vec<i64>,
+    },
+}
+
+/// Stops a running [`Encoder::encode`] from another thread; the call then returns an error soon after.
+pub type Interrupt = Arc<dyn Fn() + Send + Sync>;
+
+/// Something that turns a batch of inputs into one embedding each. Owned and driven by exactly one thread.
+pub trait Encoder: Send + 'static {
+    /// One input: [`PixelBuf`] or [`Tokens`].
+    type Input: Send + 'static;
+
+    /// Encodes `inputs` (at least one) in order.
+    ///
+    /// # Errors
+    /// When the batch as a whole failed; the encoder stays usable.
+    fn encode(&mut self, inputs: &[Self::Input]) -> Result<Embeddings, EncodeError>;
+
+    /// A handle by which the stall watchdog may abort a run that never ends.
+    fn interrupt(&self) -> Interrupt {
+        Arc::new(|| {})
+    }
+}

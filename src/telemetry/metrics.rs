@@ -1,0 +1,341 @@
+//! Every metric of the service, as one typed struct that owns its registry.
+//!
+//! Owns names, labels, buckets and help texts. Does not own when a value changes: the stage that sees it happen does.
+//!
+//! Invariants: names follow Prometheus' rules (`clipserve_` prefix, base units, `_total` for counters); every label value
+//! comes from a closed set (route templates, status codes, reasons), so the number of series is bounded; counters with known
+//! labels are exported at zero from the start; two servers in one process share nothing.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder, core::Collector,
+};
+
+/// Latency buckets in seconds, 0.5 ms to 30 s: they straddle one image on a GPU and a full queue on a small CPU.
+const LATENCY: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Buckets for one stage, 50 us to 10 s: tokenizing one text is at the bottom, a large decode at the top.
+const STAGE: &[f64] =
+    &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Batch sizes.
+const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+
+/// Why a request was refused at the door: the values of `clipserve_rejected_total`'s label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// `limits.max_inflight_requests` was reached.
+    Requests,
+    /// `limits.max_inflight_body_bytes` was reached.
+    BodyBytes,
+    /// `batch.vision.max_queue_size` was reached.
+    ImageQueue,
+    /// `batch.text.max_queue_size` was reached.
+    TextQueue,
+    /// The model is still loading.
+    NotReady,
+    /// The server is draining.
+    ShuttingDown,
+}
+
+impl Reject {
+    const ALL: [Self; 6] =
+        [Self::Requests, Self::BodyBytes, Self::ImageQueue, Self::TextQueue, Self::NotReady, Self::ShuttingDown];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::BodyBytes => "body_bytes",
+            Self::ImageQueue => "image_queue",
+            Self::TextQueue => "text_queue",
+            Self::NotReady => "not_ready",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+/// How an item's way through a lane ended: the values of `clipserve_items_total`'s `outcome` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// An embedding was made.
+    Ok,
+    /// The input itself cannot be encoded.
+    Invalid,
+    /// Its deadline passed while it waited.
+    Expired,
+    /// Its client went away while it waited.
+    Cancelled,
+    /// The encoder failed.
+    Failed,
+}
+
+impl Outcome {
+    const ALL: [Self; 5] = [Self::Ok, Self::Invalid, Self::Expired, Self::Cancelled, Self::Failed];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Invalid => "invalid",
+            Self::Expired => "expired",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// The metrics of one queue.
+#[derive(Clone, Debug)]
+pub struct QueueMetrics {
+    /// Items waiting.
+    pub depth: IntGauge,
+    /// How long each waited.
+    pub wait: Histogram,
+}
+
+/// The metrics of one modality's lane, with its label already applied.
+#[derive(Clone, Debug)]
+pub struct LaneMetrics {
+    /// The items that wait for a session.
+    pub queue: QueueMetrics,
+    /// Items in one run.
+    pub batch_size: Histogram,
+    /// Time of one run.
+    pub inference: Histogram,
+    /// Panics caught while a batch ran.
+    pub panics: IntCounter,
+    outcomes: [IntCounter; 5],
+}
+
+impl LaneMetrics {
+    /// The counter of items that ended so.
+    pub fn items(&self, outcome: Outcome) -> &IntCounter {
+        &self.outcomes[outcome as usize]
+    }
+}
+
+/// What the process is, for `clipserve_build_info`.
+#[derive(Clone, Debug)]
+pub struct BuildInfo {
+    /// The execution provider really in use.
+    pub provider: String,
+    /// The precision in use.
+    pub precision: String,
+    /// ONNX Runtime's version.
+    pub onnxruntime: String,
+    /// The model's name.
+    pub model: String,
+}
+
+/// Every metric. Cloning a field's handle is cheap; the registry is the struct's own.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    http_requests: IntCounterVec,
+    http_duration: HistogramVec,
+    /// Requests between their head and the end of their answer.
+    pub in_flight: IntGauge,
+    /// Open connections on the main listener.
+    pub connections: IntGauge,
+    /// 1 when `/readyz` answers 200.
+    pub ready: IntGauge,
+    rejected: IntCounterVec,
+    /// Images refused by the decoder, by format and reason.
+    pub image_rejected: IntCounterVec,
+    /// Panics caught in a decoder.
+    pub preprocess_panics: IntCounter,
+    /// Panics caught in a request handler.
+    pub http_panics: IntCounter,
+    /// Decode, from bytes to oriented RGB.
+    pub decode: Histogram,
+    /// Resize and crop.
+    pub resize: Histogram,
+    /// Tokenizing the texts of one request.
+    pub tokenize: Histogram,
+    /// Texts cut to the model's context length.
+    pub text_truncated: IntCounter,
+    /// The images that wait for a preprocess thread.
+    pub preprocess_queue: QueueMetrics,
+    /// The image lane.
+    pub vision: LaneMetrics,
+    /// The text lane.
+    pub text: LaneMetrics,
+    build_info: IntGaugeVec,
+}
+
+impl Metrics {
+    /// A fresh set, all at zero.
+    ///
+    /// # Panics
+    /// Never in practice: names and labels are constants, which the tests register.
+    #[expect(clippy::expect_used, reason = "metric names are constants, checked by every test that starts a server")]
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let register = Register(&registry);
+        let http_requests =
+            register.counters("http_requests_total", "HTTP requests answered", &["route", "method", "status"]);
+        let http_duration = register.histograms(
+            "http_request_duration_seconds",
+            "Time from the head of a request to the end of its answer",
+            &["route"],
+            LATENCY,
+        );
+        let rejected = register.counters("rejected_total", "Requests refused at the door", &["reason"]);
+        for reason in Reject::ALL {
+            rejected.with_label_values(&[reason.label()]);
+        }
+        let queue_depth =
+            register.gauges("queue_depth", "Items waiting for a session, or for a preprocess thread", &["queue"]);
+        let queue_wait =
+            register.histograms("queue_wait_seconds", "Time an item waited in that queue", &["queue"], STAGE);
+        let batch_size = register.histograms("batch_size", "Items in one run", &["modality"], BATCH);
+        let stages = register.histograms("stage_duration_seconds", "Time spent in one stage", &["stage"], STAGE);
+        let items = register.counters("items_total", "Images and texts, by how they ended", &["modality", "outcome"]);
+        let panics = register.counters("panics_total", "Panics that were contained", &["where"]);
+        let queue = |name: &str| QueueMetrics {
+            depth: queue_depth.with_label_values(&[name]),
+            wait: queue_wait.with_label_values(&[name]),
+        };
+        let lane = |modality: &str, inference: &str| LaneMetrics {
+            queue: queue(modality),
+            batch_size: batch_size.with_label_values(&[modality]),
+            inference: stages.with_label_values(&[inference]),
+            panics: panics.with_label_values(&[inference]),
+            outcomes: Outcome::ALL.map(|outcome| items.with_label_values(&[modality, outcome.label()])),
+        };
+        let metrics = Self {
+            http_requests,
+            http_duration,
+            in_flight: register
+                .gauge("http_requests_in_flight", "Requests between their head and the end of their answer"),
+            connections: register.gauge("connections", "Open connections on the main listener"),
+            ready: register.gauge("ready", "1 when the server is ready"),
+            rejected,
+            image_rejected: register.counters(
+                "image_rejected_total",
+                "Images that could not be decoded",
+                &["format", "reason"],
+            ),
+            preprocess_panics: panics.with_label_values(&["decode"]),
+            http_panics: panics.with_label_values(&["http"]),
+            decode: stages.with_label_values(&["decode"]),
+            resize: stages.with_label_values(&["resize"]),
+            tokenize: stages.with_label_values(&["tokenize"]),
+            text_truncated: register.counter("text_truncated_total", "Texts cut to the model's context length"),
+            preprocess_queue: queue("preprocess"),
+            vision: lane("image", "image_inference"),
+            text: lane("text", "text_inference"),
+            build_info: register.gauges(
+                "build_info",
+                "Always 1; its labels say what runs",
+                &["version", "provider", "precision", "onnxruntime", "model"],
+            ),
+            registry: registry.clone(),
+        };
+        #[cfg(target_os = "linux")]
+        registry
+            .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
+            .expect("the process collector registers once");
+        metrics
+    }
+
+    /// Counts one finished request; `status` 499 stands for a client that went away before its answer.
+    pub fn observe_request(&self, route: &str, method: &str, status: u16, duration: Duration) {
+        self.http_requests.with_label_values(&[route, method, &status.to_string()]).inc();
+        self.http_duration.with_label_values(&[route]).observe(duration.as_secs_f64());
+    }
+
+    /// Counts one refusal.
+    pub fn reject(&self, reason: Reject) {
+        self.rejected.with_label_values(&[reason.label()]).inc();
+    }
+
+    /// Says what runs, once the model is loaded.
+    pub fn set_build_info(&self, info: &BuildInfo) {
+        self.build_info.reset();
+        let labels = [env!("CARGO_PKG_VERSION"), &info.provider, &info.precision, &info.onnxruntime, &info.model];
+        self.build_info.with_label_values(&labels).set(1);
+    }
+
+    /// All metrics in Prometheus' text format, and its content type.
+    pub fn render(&self) -> (String, String) {
+        let encoder = TextEncoder::new();
+        let mut out = Vec::new();
+        if let Err(error) = encoder.encode(&self.registry.gather(), &mut out) {
+            tracing::error!(%error, "the metrics could not be rendered");
+        }
+        (String::from_utf8_lossy(&out).into_owned(), encoder.format_type().to_owned())
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Builds and registers metrics in one step.
+struct Register<'a>(&'a Registry);
+
+#[expect(clippy::expect_used, reason = "metric names are constants, checked by every test that starts a server")]
+impl Register<'_> {
+    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
+        self.0.register(Box::new(collector.clone())).expect("each name is registered once");
+        collector
+    }
+
+    fn opts(name: &str, help: &str) -> Opts {
+        Opts::new(name, help).namespace("clipserve")
+    }
+
+    fn counter(&self, name: &str, help: &str) -> IntCounter {
+        self.add(IntCounter::with_opts(Self::opts(name, help)).expect("a constant name"))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+        self.add(IntCounterVec::new(Self::opts(name, help), labels).expect("constant names"))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> IntGauge {
+        self.add(IntGauge::with_opts(Self::opts(name, help)).expect("a constant name"))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+        self.add(IntGaugeVec::new(Self::opts(name, help), labels).expect("constant names"))
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
+        let opts = HistogramOpts { common_opts: Self::opts(name, help), buckets: buckets.to_vec() };
+        self.add(HistogramVec::new(opts, labels).expect("constant names"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_with_known_labels_start_at_zero() {
+        let (text, _) = Metrics::new().render();
+        assert!(text.contains("clipserve_rejected_total{reason=\"image_queue\"} 0"), "{text}");
+        assert!(text.contains("clipserve_items_total{modality=\"text\",outcome=\"expired\"} 0"), "{text}");
+    }
+
+    #[test]
+    fn build_info_has_one_series_however_often_it_is_set() {
+        let metrics = Metrics::new();
+        let mut info = BuildInfo {
+            provider: "cuda".into(),
+            precision: "f32".into(),
+            onnxruntime: "1.32.0".into(),
+            model: "m".into(),
+        };
+        metrics.set_build_info(&info);
+        info.provider = "cpu".into();
+        metrics.set_build_info(&info);
+        let (text, _) = metrics.render();
+        assert_eq!(text.matches("clipserve_build_info{").count(), 1, "{text}");
+        assert!(text.contains("provider=\"cpu\""), "{text}");
+    }
+}
