@@ -5,4 +5,6 @@ pub mod cli;
 pub mod config;
 pub mod encoder;
 pub mod health;
+pub mod model;
+pub mod preprocess;
 pub mod telemetry;

@@ -1,0 +1,440 @@
+//! A checkpoint's `config.json`: `CLIPConfig`, `CLIPTextConfig`, `CLIPVisionConfig` of `transformers`, read and validated.
+//!
+//! Owns which fields exist, their defaults (those of `transformers`) and what they may hold. Does not own the weights: which
+//! towers and projections a checkpoint really has, `export` learns from its tensors.
+//!
+//! Invariants: a config that exists can be built: every size is positive and bounded, heads divide the width, the patch fits
+//! the image, the activation is one we have. A field that nobody knows is an error that names it, never ignored: a misspelt
+//! `hidden_sise` would otherwise silently become the default.
+
+use serde_json::{Map, Value, json};
+
+pub use super::fields::ConfigError;
+use super::fields::{Fields, field_error};
+
+/// The activation between the two layers of each MLP: `hidden_act`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(1.702 x)`: OpenAI's checkpoints.
+    QuickGelu,
+    /// `x * Phi(x)`, by the error function: most of OpenCLIP's.
+    Gelu,
+    /// The tanh form of it, also spelt `gelu_pytorch_tanh` and `gelu_fast`.
+    GeluNew,
+    /// `max(x, 0)`.
+    Relu,
+    /// The scaled exponential unit with its published constants.
+    Selu,
+}
+
+/// The spellings `transformers` has for them; the first spelling of each is the one written.
+const ACTIVATIONS: [(&str, Activation); 8] = [
+    ("quick_gelu", Activation::QuickGelu),
+    ("gelu", Activation::Gelu),
+    ("gelu_new", Activation::GeluNew),
+    ("relu", Activation::Relu),
+    ("selu", Activation::Selu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_pytorch_tanh", Activation::GeluNew),
+    ("gelu_fast", Activation::GeluNew),
+];
+
+/// Which class of `transformers` wrote the checkpoint. It decides where the projection's width stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// `CLIPModel`: both towers, both projections, `logit_scale`.
+    Clip,
+    /// `CLIPTextModel`, `CLIPTextModelWithProjection`.
+    Text,
+    /// `CLIPVisionModel`, `CLIPVisionModelWithProjection`.
+    Vision,
+}
+
+/// The sizes that both towers have.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TransformerConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width between the MLP's two layers.
+    pub intermediate_size: usize,
+    /// Encoder blocks.
+    pub num_hidden_layers: usize,
+    /// Attention heads, a divisor of `hidden_size`.
+    pub num_attention_heads: usize,
+    /// Between the MLP's two layers.
+    pub hidden_act: Activation,
+    /// Epsilon of every layer norm of the tower.
+    pub layer_norm_eps: f64,
+}
+
+/// `CLIPTextConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextConfig {
+    /// The encoder blocks.
+    pub transformer: TransformerConfig,
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// The context length: rows of the position embedding.
+    pub max_position_embeddings: usize,
+    /// Where to pool; see [`TextConfig::pooling`].
+    pub eos_token_id: i64,
+}
+
+/// Which position of a text becomes its `pooler_output`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextPooling {
+    /// The first position of the highest id (checkpoints from before the end token was configured right).
+    HighestId,
+    /// The first position that holds this id; position 0 when none does.
+    FirstOf(i64),
+}
+
+impl TextConfig {
+    /// The rule of `CLIPTextModel.forward`: an `eos_token_id` of 2 is the mark of an old checkpoint.
+    pub fn pooling(&self) -> TextPooling {
+        if self.eos_token_id == 2 { TextPooling::HighestId } else { TextPooling::FirstOf(self.eos_token_id) }
+    }
+}
+
+/// `CLIPVisionConfig`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionConfig {
+    /// The encoder blocks.
+    pub transformer: TransformerConfig,
+    /// Side of the square picture, pixels.
+    pub image_size: usize,
+    /// Side of one square patch, pixels.
+    pub patch_size: usize,
+    /// Channels of the picture.
+    pub num_channels: usize,
+}
+
+impl VisionConfig {
+    /// Patches along one side; pixels past the last whole patch are not looked at.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    /// Tokens of one picture: the class token and the patches.
+    pub fn num_positions(&self) -> usize {
+        self.grid() * self.grid() + 1
+    }
+}
+
+/// A tower's configuration and the width of the projection behind it, if the checkpoint has one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Projected<T> {
+    /// The tower.
+    pub tower: T,
+    /// Length of `image_embeds` / `text_embeds`.
+    pub projection_dim: usize,
+}
+
+/// A whole `config.json`. At least one tower is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClipConfig {
+    /// What wrote it.
+    pub architecture: Architecture,
+    /// The text tower, unless the configuration is a vision tower's.
+    pub text: Option<Projected<TextConfig>>,
+    /// The vision tower, unless the configuration is a text tower's.
+    pub vision: Option<Projected<VisionConfig>>,
+    /// `ln` of the logit scale for a checkpoint without the weight of that name.
+    pub logit_scale_init_value: f64,
+}
+
+impl Default for ClipConfig {
+    /// `CLIPConfig()`: ViT-B/32.
+    fn default() -> Self {
+        let mut root = Fields::root(Map::from_iter([("model_type".to_owned(), json!("clip"))]));
+        Self::read(&mut root).unwrap_or_else(|error| unreachable!("the defaults are valid: {error}"))
+    }
+}
+
+impl ClipConfig {
+    /// Reads the text of a `config.json`.
+    ///
+    /// # Errors
+    /// Names the first field that is unknown or holds what it cannot.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let value: Value = serde_json::from_str(text).map_err(|e| ConfigError::Syntax(e.to_string()))?;
+        let Value::Object(map) = value else {
+            return Err(ConfigError::Syntax("the top level is not an object".into()));
+        };
+        Self::read(&mut Fields::root(map))
+    }
+
+    fn read(root: &mut Fields) -> Result<Self, ConfigError> {
+        let model_type = root.string("model_type", "clip")?;
+        let classes = root.strings("architectures")?;
+        let has = |name: &str| classes.iter().any(|c| c == name);
+        let nested = model_type == "clip";
+        let architecture = match model_type.as_str() {
+            "clip_text_model" => Architecture::Text,
+            "clip_vision_model" => Architecture::Vision,
+            "clip" if has("CLIPTextModel") || has("CLIPTextModelWithProjection") => Architecture::Text,
+            "clip" if has("CLIPVisionModel") || has("CLIPVisionModelWithProjection") => Architecture::Vision,
+            "clip" => Architecture::Clip,
+            other => {
+                return Err(field_error("model_type", &json!(other), "clip, clip_text_model or clip_vision_model"));
+            }
+        };
+        if let Some(class) = classes.iter().find(|c| !KNOWN_CLASSES.contains(&c.as_str())) {
+            return Err(field_error("architectures", &json!(class), &KNOWN_CLASSES.join(", ")));
+        }
+
+        let (text, vision, logit_scale_init_value);
+        if nested {
+            let mut text_fields = root.tower("text_config")?;
+            let mut vision_fields = root.tower("vision_config")?;
+            let own = root.size("projection_dim", 512);
+            // `CLIPModel` takes the width of both projections from the top level, the single-tower classes from the tower.
+            let shared = if architecture == Architecture::Clip { Some(own?) } else { None };
+            logit_scale_init_value = root.number("logit_scale_init_value", 2.6592)?;
+            root.finish()?;
+            // A tower that the checkpoint does not have may say what it likes.
+            text = match architecture {
+                Architecture::Vision => None,
+                Architecture::Clip | Architecture::Text => Some(read_text(&mut text_fields, shared)?),
+            };
+            vision = match architecture {
+                Architecture::Text => None,
+                Architecture::Clip | Architecture::Vision => Some(read_vision(&mut vision_fields, shared)?),
+            };
+        } else {
+            logit_scale_init_value = 2.6592;
+            text = if architecture == Architecture::Text { Some(read_text(root, None)?) } else { None };
+            vision = if architecture == Architecture::Vision { Some(read_vision(root, None)?) } else { None };
+        }
+        Ok(Self { architecture, text, vision, logit_scale_init_value })
+    }
+
+    /// The `config.json` that [`ClipConfig::from_json`] reads back as `self`.
+    pub fn to_json(&self) -> String {
+        let text = self.text.as_ref().map(|t| {
+            let mut fields = transformer_json(&t.tower.transformer, "clip_text_model", t.projection_dim);
+            fields.insert("vocab_size".into(), json!(t.tower.vocab_size));
+            fields.insert("max_position_embeddings".into(), json!(t.tower.max_position_embeddings));
+            fields.insert("eos_token_id".into(), json!(t.tower.eos_token_id));
+            fields
+        });
+        let vision = self.vision.as_ref().map(|v| {
+            let mut fields = transformer_json(&v.tower.transformer, "clip_vision_model", v.projection_dim);
+            fields.insert("image_size".into(), json!(v.tower.image_size));
+            fields.insert("patch_size".into(), json!(v.tower.patch_size));
+            fields.insert("num_channels".into(), json!(v.tower.num_channels));
+            fields
+        });
+        let root = match (text, vision) {
+            (Some(text), Some(vision)) => {
+                let projection_dim = self.text.as_ref().map(|t| t.projection_dim);
+                Map::from_iter([
+                    ("architectures".to_owned(), json!(["CLIPModel"])),
+                    ("model_type".to_owned(), json!("clip")),
+                    ("projection_dim".to_owned(), json!(projection_dim)),
+                    ("logit_scale_init_value".to_owned(), json!(self.logit_scale_init_value)),
+                    ("text_config".to_owned(), Value::Object(text)),
+                    ("vision_config".to_owned(), Value::Object(vision)),
+                ])
+            }
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => Map::new(),
+        };
+        format!("{:#}", Value::Object(root))
+    }
+}
+
+/// The classes whose checkpoints have the towers we build.
+const KNOWN_CLASSES: [&str; 5] =
+    ["CLIPModel", "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel", "CLIPVisionModelWithProjection"];
+
+fn transformer_json(config: &TransformerConfig, model_type: &str, projection_dim: usize) -> Map<String, Value> {
+    let act = ACTIVATIONS.iter().find(|(_, a)| *a == config.hidden_act).map_or("quick_gelu", |(name, _)| name);
+    Map::from_iter([
+        ("model_type".to_owned(), json!(model_type)),
+        ("hidden_size".to_owned(), json!(config.hidden_size)),
+        ("intermediate_size".to_owned(), json!(config.intermediate_size)),
+        ("num_hidden_layers".to_owned(), json!(config.num_hidden_layers)),
+        ("num_attention_heads".to_owned(), json!(config.num_attention_heads)),
+        ("hidden_act".to_owned(), json!(act)),
+        ("layer_norm_eps".to_owned(), json!(config.layer_norm_eps)),
+        ("projection_dim".to_owned(), json!(projection_dim)),
+    ])
+}
+
+fn read_text(fields: &mut Fields, shared_projection: Option<usize>) -> Result<Projected<TextConfig>, ConfigError> {
+    fields.expect_type("clip_text_model")?;
+    let transformer = read_transformer(fields, 512, 2048, 8)?;
+    let projection_dim = fields.projection(shared_projection)?;
+    let tower = TextConfig {
+        transformer,
+        vocab_size: fields.size("vocab_size", 49408)?,
+        max_position_embeddings: fields.size("max_position_embeddings", 77)?,
+        eos_token_id: fields.integer("eos_token_id", 49407)?,
+    };
+    // First, so that a misspelt field is called unknown, not its default a contradiction.
+    fields.finish()?;
+    check_transformer(fields, &tower.transformer)?;
+    Ok(Projected { tower, projection_dim })
+}
+
+fn read_vision(fields: &mut Fields, shared_projection: Option<usize>) -> Result<Projected<VisionConfig>, ConfigError> {
+    fields.expect_type("clip_vision_model")?;
+    let transformer = read_transformer(fields, 768, 3072, 12)?;
+    let projection_dim = fields.projection(shared_projection)?;
+    let tower = VisionConfig {
+        transformer,
+        image_size: fields.size("image_size", 224)?,
+        patch_size: fields.size("patch_size", 32)?,
+        num_channels: fields.size("num_channels", 3)?,
+    };
+    fields.finish()?;
+    check_transformer(fields, &tower.transformer)?;
+    if tower.patch_size > tower.image_size {
+        let expected = format!("at most image_size ({})", tower.image_size);
+        return Err(field_error(&fields.path("patch_size"), &json!(tower.patch_size), &expected));
+    }
+    Ok(Projected { tower, projection_dim })
+}
+
+fn read_transformer(
+    fields: &mut Fields,
+    hidden_size: usize,
+    intermediate_size: usize,
+    heads: usize,
+) -> Result<TransformerConfig, ConfigError> {
+    Ok(TransformerConfig {
+        hidden_size: fields.size("hidden_size", hidden_size)?,
+        intermediate_size: fields.size("intermediate_size", intermediate_size)?,
+        num_hidden_layers: fields.size("num_hidden_layers", 12)?,
+        num_attention_heads: fields.size("num_attention_heads", heads)?,
+        hidden_act: read_activation(fields)?,
+        layer_norm_eps: fields.number("layer_norm_eps", 1e-5)?,
+    })
+}
+
+/// What has to hold between fields.
+fn check_transformer(fields: &Fields, config: &TransformerConfig) -> Result<(), ConfigError> {
+    if !config.hidden_size.is_multiple_of(config.num_attention_heads) {
+        let expected = format!("a divisor of hidden_size ({})", config.hidden_size);
+        return Err(field_error(&fields.path("num_attention_heads"), &json!(config.num_attention_heads), &expected));
+    }
+    if config.layer_norm_eps < 0.0 {
+        return Err(field_error(&fields.path("layer_norm_eps"), &json!(config.layer_norm_eps), "zero or more"));
+    }
+    Ok(())
+}
+
+/// `hidden_act`.
+fn read_activation(fields: &mut Fields) -> Result<Activation, ConfigError> {
+    let expected = format!("one of {}", ACTIVATIONS.map(|(name, _)| name).join(", "));
+    fields.take("hidden_act", Activation::QuickGelu, &expected, |v| {
+        let name = v.as_str()?;
+        ACTIVATIONS.iter().find(|(known, _)| *known == name).map(|(_, act)| *act)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(value: Value) -> Result<ClipConfig, ConfigError> {
+        ClipConfig::from_json(&value.to_string())
+    }
+
+    #[test]
+    fn an_empty_config_is_vit_b_32() {
+        let config = read(json!({})).unwrap();
+        assert_eq!(config, ClipConfig::default());
+        let vision = config.vision.unwrap();
+        assert_eq!(
+            (vision.tower.transformer.hidden_size, vision.tower.num_positions(), vision.projection_dim),
+            (768, 50, 512)
+        );
+        assert_eq!(config.text.unwrap().tower.pooling(), TextPooling::FirstOf(49407));
+    }
+
+    #[test]
+    fn what_is_written_reads_back_the_same() {
+        let mut config = ClipConfig::default();
+        config.text.as_mut().unwrap().tower.eos_token_id = 2;
+        config.vision.as_mut().unwrap().tower.transformer.hidden_act = Activation::GeluNew;
+        config.vision.as_mut().unwrap().tower.transformer.layer_norm_eps = 1e-6;
+        assert_eq!(ClipConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+
+    #[test]
+    fn clip_model_takes_the_projection_from_the_top_and_single_towers_from_the_tower() {
+        let nested =
+            json!({"projection_dim": 7, "text_config": {"projection_dim": 9}, "vision_config": {"projection_dim": 9}});
+        assert_eq!(read(nested.clone()).unwrap().text.unwrap().projection_dim, 7);
+        let mut single = nested;
+        single["architectures"] = json!(["CLIPTextModelWithProjection"]);
+        let single = read(single).unwrap();
+        assert_eq!((single.text.unwrap().projection_dim, single.vision), (9, None));
+        let flat = read(json!({"model_type": "clip_vision_model", "projection_dim": 5})).unwrap();
+        assert_eq!((flat.vision.unwrap().projection_dim, flat.text), (5, None));
+    }
+
+    #[test]
+    fn an_old_config_dict_replaces_the_tower_whole() {
+        let old = json!({
+            "text_config": {"eos_token_id": 2, "hidden_size": 64},
+            "text_config_dict": {"hidden_size": 768, "num_attention_heads": 12},
+            "vision_config_dict": null
+        });
+        let text = read(old).unwrap().text.unwrap().tower;
+        assert_eq!((text.transformer.hidden_size, text.eos_token_id), (768, 49407));
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let cases = [
+            (json!({"vision_config": {"hidden_size": "768"}}), "field `vision_config.hidden_size` is \"768\""),
+            (json!({"vision_config": {"hidden_size": 0}}), "vision_config.hidden_size"),
+            (json!({"vision_config": {"image_size": [224, 224]}}), "vision_config.image_size"),
+            (json!({"vision_config": {"patch_size": 225}}), "at most image_size (224)"),
+            (json!({"text_config": {"num_attention_heads": 7}}), "divisor of hidden_size (512)"),
+            (json!({"text_config": {"hidden_act": "swiglu"}}), "text_config.hidden_act"),
+            (json!({"text_config": {"eos_token_id": [1, 2]}}), "text_config.eos_token_id"),
+            (json!({"text_config": {"layer_norm_eps": null}}), "text_config.layer_norm_eps"),
+            (json!({"text_config": {"hidden_sise": 3}}), "unknown field `text_config.hidden_sise`"),
+            (json!({"pruned_heads": {"0": [1]}}), "unknown field `pruned_heads`"),
+            (json!({"quantization_config": {"bits": 4}}), "unknown field `quantization_config`"),
+            (json!({"model_type": "siglip"}), "field `model_type` is \"siglip\""),
+            (json!({"architectures": ["CLIPForImageClassification"]}), "architectures"),
+            (json!([]), "not a JSON object"),
+        ];
+        for (value, part) in cases {
+            let message = read(value.clone()).expect_err(&value.to_string()).to_string();
+            assert!(message.contains(part), "{value}: {message}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_config_that_reads_can_be_built(field in "[a-z_]{1,12}|hidden_size|image_size|patch_size|num_attention_heads",
+                                            value in prop_oneof![any::<i64>().prop_map(Value::from), any::<f64>().prop_map(Value::from)]) {
+            let config = json!({"vision_config": {field.clone(): value.clone()}, "text_config": {field: value}});
+            if let Ok(config) = read(config) {
+                let vision = config.vision.unwrap().tower;
+                prop_assert!(vision.grid() >= 1 && vision.num_positions() > 1);
+                let t = vision.transformer;
+                prop_assert_eq!(t.hidden_size % t.num_attention_heads, 0);
+            }
+        }
+    }
+
+    #[test]
+    fn the_clutter_of_old_checkpoints_is_accepted() {
+        let config = json!({
+            "_commit_hash": null, "architectures": ["CLIPModel"], "initializer_factor": 1.0, "torch_dtype": "float32",
+            "text_config": {"attention_dropout": 0.0, "bad_words_ids": null, "dropout": 0.0, "pruned_heads": {}, "id2label":
+            {"0": "LABEL_0"}, "top_k": 50, "model_type": "clip_text_model", "bos_token_id": 0, "pad_token_id": 1},
+            "text_config_dict": null, "transformers_version": null
+        });
+        assert!(read(config).is_ok());
+    }
+}

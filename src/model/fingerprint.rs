@@ -1,0 +1,124 @@
+//! The name of a model's numbers: two models with the same fingerprint give the same embeddings.
+//!
+//! Owns what is hashed: the graphs with their external data, the tokenizer and the preprocessor configuration.
+//! Not in it: provider and precision settings, which `/info` reports beside it.
+
+use std::{
+    fmt,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{ModelError, ModelFiles};
+
+/// SHA-256 over the files that embeddings depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    /// Reads and hashes the files of a model.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read.
+    pub fn of(files: &ModelFiles) -> Result<Self, ModelError> {
+        let mut all = Sha256::new();
+        for graph in [&files.vision, &files.text] {
+            for path in with_external_data(graph) {
+                all.update(hash(&path)?);
+            }
+        }
+        for path in [&files.tokenizer, &files.preprocessor] {
+            all.update(hash(path)?);
+        }
+        Ok(Self(hex(&all.finalize())))
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", self.0)
+    }
+}
+
+/// A graph and, by the exporters' convention, the data files that are named after it.
+fn with_external_data(graph: &Path) -> Vec<PathBuf> {
+    let name = graph.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut paths = vec![graph.to_owned()];
+    paths.extend(
+        [format!("{name}_data"), format!("{name}.data")]
+            .into_iter()
+            .map(|data| graph.with_file_name(data))
+            .filter(|path| path.is_file()),
+    );
+    paths
+}
+
+fn hash(path: &Path) -> Result<[u8; 32], ModelError> {
+    let fault = |error: io::Error| ModelError::File { path: path.to_owned(), reason: error.to_string() };
+    let mut hasher = Sha256::new();
+    let mut file = File::open(path).map_err(fault)?;
+    io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(fault)?;
+    // The length as well, so that no two lists of files can run into each other.
+    hasher.update(fs::metadata(path).map_err(fault)?.len().to_le_bytes());
+    Ok(hasher.finalize().into())
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl io::Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_that_counts_changes_the_fingerprint_and_no_other() {
+        let root = tempfile::tempdir().expect("a folder");
+        let file = |name: &str| {
+            let path = root.path().join(name);
+            fs::write(&path, name).expect("a file");
+            path
+        };
+        let files = ModelFiles {
+            vision: file("vision_model.onnx"),
+            text: file("text_model.onnx"),
+            tokenizer: file("tokenizer.json"),
+            preprocessor: file("preprocessor_config.json"),
+            config: file("config.json"),
+            weights: Some(file("model.safetensors")),
+        };
+        file("vision_model.onnx_data");
+        let of = || Fingerprint::of(&files).expect("readable").to_string();
+        let before = of();
+        assert!(before.starts_with("sha256:") && before.len() == 7 + 64);
+        for changed in [
+            "vision_model.onnx",
+            "vision_model.onnx_data",
+            "text_model.onnx",
+            "tokenizer.json",
+            "preprocessor_config.json",
+        ] {
+            fs::write(root.path().join(changed), "other").expect("a file");
+            assert_ne!(of(), before, "{changed}");
+            file(changed);
+        }
+        fs::write(root.path().join("config.json"), "other").expect("a file");
+        assert_eq!(of(), before);
+    }
+}

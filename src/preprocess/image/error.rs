@@ -1,0 +1,179 @@
+//! What can be wrong with a client's picture, in the client's words.
+//!
+//! Owns [`ImageError`] and the closed sets of names that metrics use as labels. `Display` is the message a client gets: what is
+//! wrong, the limit, what to do; the decoder's own words are in [`ImageError::detail`], for the log only.
+
+/// The formats that are decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ImageFormatName {
+    /// Baseline and progressive, grey, YCbCr, RGB, CMYK, YCCK, 8 bits.
+    Jpeg,
+    /// Every colour type; of an APNG the default picture.
+    Png,
+    /// Lossy and lossless; of an animation the first frame.
+    WebP,
+    /// The first frame, on the logical screen.
+    Gif,
+    /// Windows and OS/2 bitmaps.
+    Bmp,
+    /// The first page.
+    Tiff,
+}
+
+impl ImageFormatName {
+    /// All of them, for a metric to start at zero.
+    pub const ALL: [Self; 6] = [Self::Jpeg, Self::Png, Self::WebP, Self::Gif, Self::Bmp, Self::Tiff];
+
+    /// The name as a metric label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpeg",
+            Self::Png => "png",
+            Self::WebP => "webp",
+            Self::Gif => "gif",
+            Self::Bmp => "bmp",
+            Self::Tiff => "tiff",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::WebP => "WebP",
+            Self::Gif => "GIF",
+            Self::Bmp => "BMP",
+            Self::Tiff => "TIFF",
+        }
+    }
+}
+
+/// Why a picture cannot be embedded. Each is the client's to fix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// No byte at all.
+    #[error("the image is empty")]
+    Empty,
+    /// The first bytes are of no format that is served.
+    #[error("{}; send JPEG, PNG, WebP, GIF, BMP or TIFF", unsupported(.recognised))]
+    UnsupportedFormat {
+        /// What it is, where that is known.
+        recognised: Option<&'static str>,
+    },
+    /// The header announces more pixels than allowed; none was decoded.
+    #[error("the image is {width}x{height} pixels, more than the limit of {limit} in all; send a smaller one")]
+    TooManyPixels {
+        /// Its format.
+        format: ImageFormatName,
+        /// Columns.
+        width: u32,
+        /// Rows.
+        height: u32,
+        /// `max_pixels`
+        limit: u64,
+    },
+    /// A side of no pixel.
+    #[error("the {} image has no pixels", .format.title())]
+    NoPixels {
+        /// Its format.
+        format: ImageFormatName,
+    },
+    /// A JPEG that redraws itself more often than any encoder makes it, to cost time.
+    #[error("the JPEG image has more than {limit} scans; save it again with an ordinary encoder")]
+    TooManyScans {
+        /// How many are allowed.
+        limit: u32,
+    },
+    /// Decoding needs much more memory than the pixels do.
+    #[error("the {} image needs too much memory to decode; save it again without its metadata", .format.title())]
+    TooMuchMemory {
+        /// Its format.
+        format: ImageFormatName,
+    },
+    /// The data ends before the picture does.
+    #[error("the {} image is truncated; send the whole file", .format.title())]
+    Truncated {
+        /// Its format.
+        format: ImageFormatName,
+    },
+    /// A kind of its format that is not decoded.
+    #[error("this kind of {} image is not supported; save it as an 8-bit PNG or JPEG", .format.title())]
+    UnsupportedVariant {
+        /// Its format.
+        format: ImageFormatName,
+        /// The decoder's words.
+        detail: String,
+    },
+    /// The data breaks the rules of its format.
+    #[error("the {} image is damaged and cannot be decoded", .format.title())]
+    Corrupt {
+        /// Its format.
+        format: ImageFormatName,
+        /// The decoder's words.
+        detail: String,
+    },
+}
+
+fn unsupported(recognised: &Option<&'static str>) -> String {
+    match recognised {
+        Some(name) => format!("{name} is not a supported image format"),
+        None => "the data is not in a supported image format".into(),
+    }
+}
+
+impl ImageError {
+    /// Every value of [`reason`](Self::reason), for a metric to start at zero.
+    pub const REASONS: [&str; 9] = [
+        "empty",
+        "unsupported_format",
+        "too_many_pixels",
+        "no_pixels",
+        "too_many_scans",
+        "too_much_memory",
+        "truncated",
+        "unsupported_variant",
+        "corrupt",
+    ];
+
+    /// Whether another format would help (HTTP 415), rather than another picture (422).
+    pub fn is_unsupported_format(&self) -> bool {
+        matches!(self, Self::UnsupportedFormat { .. })
+    }
+
+    /// The format, where the first bytes told it.
+    pub fn format(&self) -> Option<ImageFormatName> {
+        match self {
+            Self::Empty | Self::UnsupportedFormat { .. } => None,
+            Self::TooManyScans { .. } => Some(ImageFormatName::Jpeg),
+            Self::TooManyPixels { format, .. }
+            | Self::NoPixels { format }
+            | Self::TooMuchMemory { format }
+            | Self::Truncated { format }
+            | Self::UnsupportedVariant { format, .. }
+            | Self::Corrupt { format, .. } => Some(*format),
+        }
+    }
+
+    /// The kind of error as a metric label, one of [`REASONS`](Self::REASONS).
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::UnsupportedFormat { .. } => "unsupported_format",
+            Self::TooManyPixels { .. } => "too_many_pixels",
+            Self::NoPixels { .. } => "no_pixels",
+            Self::TooManyScans { .. } => "too_many_scans",
+            Self::TooMuchMemory { .. } => "too_much_memory",
+            Self::Truncated { .. } => "truncated",
+            Self::UnsupportedVariant { .. } => "unsupported_variant",
+            Self::Corrupt { .. } => "corrupt",
+        }
+    }
+
+    /// What the decoder said, for the log; never for a client.
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::UnsupportedVariant { detail, .. } | Self::Corrupt { detail, .. } => Some(detail),
+            _ => None,
+        }
+    }
+}

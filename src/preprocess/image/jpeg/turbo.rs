@@ -1,0 +1,118 @@
+//! The calls into libjpeg-turbo.
+//!
+//! Owns every `unsafe` line of decoding. The `turbojpeg` crate's own safe `Decompressor` is not used, for one reason: it turns
+//! each warning into a failure, already in the header, and one JPEG in ten of those that Pillow reads without complaint has a
+//! stray byte somewhere that libjpeg warns of.
+
+#![expect(unsafe_code, reason = "libjpeg-turbo is a C library")]
+
+use std::{
+    ffi::{CStr, c_int},
+    ptr::NonNull,
+};
+
+use turbojpeg::{PixelFormat, raw};
+
+use super::FORMAT;
+use crate::preprocess::image::error::ImageError;
+
+/// What libjpeg says of data it has made sense of all the same; anything else it says ends the decoding. Pillow shows none of
+/// these and keeps the picture.
+const WARNINGS: &[&str] = &[
+    "Corrupt JPEG data: ",
+    "Inconsistent progression sequence",
+    "Unknown Adobe color transform code",
+    "Warning: unknown JFIF revision number",
+    "Invalid SOS parameters for sequential JPEG",
+];
+
+/// The one warning that Pillow refuses, by its own account of the data.
+const PREMATURE_END: &str = "Premature end of JPEG file";
+
+/// The header of one JPEG, read, and the means to decode it.
+pub(super) struct Jpeg<'a> {
+    handle: Handle,
+    bytes: &'a [u8],
+    /// Columns.
+    pub(super) width: usize,
+    /// Rows.
+    pub(super) height: usize,
+    /// Whether it has the four channels of CMYK or YCCK.
+    pub(super) four_channels: bool,
+}
+
+struct Handle(NonNull<std::ffi::c_void>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle is from `tj3Init` and used by nobody else.
+        unsafe { raw::tj3Destroy(self.0.as_ptr()) }
+    }
+}
+
+impl<'a> Jpeg<'a> {
+    /// Reads the header.
+    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
+        // SAFETY: no precondition.
+        let handle = unsafe { raw::tj3Init(raw::TJINIT_TJINIT_DECOMPRESS as c_int) };
+        let handle = NonNull::new(handle).map(Handle).ok_or(ImageError::TooMuchMemory { format: FORMAT })?;
+        // SAFETY: the handle is live, and the pointer and length are of one slice.
+        handle.check(unsafe { raw::tj3DecompressHeader(handle.0.as_ptr(), bytes.as_ptr(), bytes.len() as _) })?;
+        // SAFETY: the handle is live.
+        let parameter = |which: raw::TJPARAM| unsafe { raw::tj3Get(handle.0.as_ptr(), which as c_int) };
+        let side = |which| {
+            usize::try_from(parameter(which))
+                .map_err(|_| ImageError::Corrupt { format: FORMAT, detail: "no frame header".into() })
+        };
+        let (width, height) = (side(raw::TJPARAM_TJPARAM_JPEGWIDTH)?, side(raw::TJPARAM_TJPARAM_JPEGHEIGHT)?);
+        let colour_space = parameter(raw::TJPARAM_TJPARAM_COLORSPACE);
+        let four_channels =
+            [raw::TJCS_TJCS_CMYK, raw::TJCS_TJCS_YCCK].iter().any(|&space| space as c_int == colour_space);
+        Ok(Self { handle, bytes, width, height, four_channels })
+    }
+
+    /// Decodes to RGB, or to CMYK where the picture has [`four_channels`](Self::four_channels). Gives up after `max_scans` scans.
+    pub(super) fn decode(self, max_scans: u32) -> Result<Vec<u8>, ImageError> {
+        let max_scans = c_int::try_from(max_scans).unwrap_or(c_int::MAX);
+        // SAFETY: the handle is live.
+        self.handle.check(unsafe {
+            raw::tj3Set(self.handle.0.as_ptr(), raw::TJPARAM_TJPARAM_SCANLIMIT as c_int, max_scans)
+        })?;
+        let format = if self.four_channels { PixelFormat::CMYK } else { PixelFormat::RGB };
+        // Both sides are at most 65,535.
+        let pitch = self.width * format.size();
+        let mut data = vec![0; pitch * self.height];
+        // SAFETY: the handle is live; the pointer and length are of one slice; the decoder reads the same header again, so it
+        // writes `height` rows of `pitch` bytes, and `data` holds just that.
+        self.handle.check(unsafe {
+            raw::tj3Decompress8(
+                self.handle.0.as_ptr(),
+                self.bytes.as_ptr(),
+                self.bytes.len() as _,
+                data.as_mut_ptr(),
+                pitch as c_int,
+                format as c_int,
+            )
+        })?;
+        Ok(data)
+    }
+}
+
+impl Handle {
+    /// What a call came to: a warning is no failure.
+    fn check(&self, status: c_int) -> Result<(), ImageError> {
+        if status == 0 {
+            return Ok(());
+        }
+        // SAFETY: the handle is live, its message is a C string that lasts until the next call, and it is copied here. The last
+        // thing said is an error's text if there was one: only the first warning is kept, and an error overwrites it.
+        let message = unsafe { CStr::from_ptr(raw::tj3GetErrorStr(self.0.as_ptr())) }.to_string_lossy();
+        if WARNINGS.iter().any(|warning| message.starts_with(warning)) {
+            Ok(())
+        } else if message.starts_with(PREMATURE_END) {
+            Err(ImageError::Truncated { format: FORMAT })
+        } else {
+            Err(ImageError::Corrupt { format: FORMAT, detail: message.into_owned() })
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Which way up a picture is, by its EXIF or XMP, and turning it: `PIL.ImageOps.exif_transpose`.
+//!
+//! Owns reading one tag and moving pixels. Does not own finding the metadata in a file: each format's decoder hands it over.
+
+use super::RgbImage;
+
+/// One of the eight ways of EXIF tag 274, as its number says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Orientation {
+    Upright = 1,
+    FlipLeftRight,
+    Rotate180,
+    FlipTopBottom,
+    Transpose,
+    Rotate90Clockwise,
+    Transverse,
+    Rotate270Clockwise,
+}
+
+impl Orientation {
+    /// As Pillow decides: EXIF's word if it has the tag at all, else XMP's; a number out of range means upright.
+    pub(super) fn find(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
+        let number = exif.and_then(exif_orientation).or_else(|| xmp.and_then(xmp_orientation));
+        match number {
+            Some(2) => Self::FlipLeftRight,
+            Some(3) => Self::Rotate180,
+            Some(4) => Self::FlipTopBottom,
+            Some(5) => Self::Transpose,
+            Some(6) => Self::Rotate90Clockwise,
+            Some(7) => Self::Transverse,
+            Some(8) => Self::Rotate270Clockwise,
+            _ => Self::Upright,
+        }
+    }
+
+    /// Turns `image` upright.
+    pub(super) fn apply(self, mut image: RgbImage) -> RgbImage {
+        let (width, height) = (image.width as usize, image.height as usize);
+        let pixels = image.data.as_chunks_mut::<3>().0;
+        match self {
+            Self::Upright => image,
+            Self::FlipLeftRight => {
+                pixels.chunks_exact_mut(width).for_each(<[_]>::reverse);
+                image
+            }
+            Self::Rotate180 => {
+                pixels.reverse();
+                image
+            }
+            Self::FlipTopBottom => {
+                let (top, bottom) = pixels.split_at_mut(height / 2 * width);
+                for (a, b) in top.chunks_exact_mut(width).zip(bottom.chunks_exact_mut(width).rev()) {
+                    a.swap_with_slice(b);
+                }
+                image
+            }
+            Self::Transpose => turned(&image, |x, y| (y, x)),
+            Self::Rotate90Clockwise => turned(&image, |x, y| (y, height - 1 - x)),
+            Self::Transverse => turned(&image, |x, y| (width - 1 - y, height - 1 - x)),
+            Self::Rotate270Clockwise => turned(&image, |x, y| (width - 1 - y, x)),
+        }
+    }
+}
+
+/// A picture of `height x width`: pixel `(x, y)` of the result is pixel `source(x, y)` of `image`. Goes block by block, so
+/// that neither side's rows leave the cache between two uses.
+fn turned(image: &RgbImage, source: impl Fn(usize, usize) -> (usize, usize)) -> RgbImage {
+    const BLOCK: usize = 32;
+    let (width, height) = (image.height as usize, image.width as usize);
+    let from = image.data.as_chunks::<3>().0;
+    let mut data = vec![0; image.data.len()];
+    let to = data.as_chunks_mut::<3>().0;
+    for top in (0..height).step_by(BLOCK) {
+        for left in (0..width).step_by(BLOCK) {
+            for y in top..height.min(top + BLOCK) {
+                for x in left..width.min(left + BLOCK) {
+                    let (from_x, from_y) = source(x, y);
+                    to[y * width + x] = from[from_y * height + from_x];
+                }
+            }
+        }
+    }
+    RgbImage { width: image.height, height: image.width, data }
+}
+
+/// Tag 274 of the first directory of a TIFF structure, which an EXIF block is; `Some(0)` for a value of no use. As in Pillow,
+/// the last of several wins, and whatever follows damage is not read.
+fn exif_orientation(block: &[u8]) -> Option<u32> {
+    const ORIENTATION: u16 = 274;
+    const SHORT: u16 = 3;
+    const LONG: u16 = 4;
+    let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
+    let big_endian = match block.get(..4)? {
+        b"MM\0*" => true,
+        b"II*\0" => false,
+        _ => return None,
+    };
+    let u16_at = |at: usize| {
+        let bytes: [u8; 2] = block.get(at..at.checked_add(2)?)?.try_into().ok()?;
+        Some(if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+    };
+    let u32_at = |at: usize| {
+        let bytes: [u8; 4] = block.get(at..at.checked_add(4)?)?.try_into().ok()?;
+        Some(if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+    };
+    let directory = u32_at(4)? as usize;
+    let mut found = None;
+    for entry in 0..usize::from(u16_at(directory)?) {
+        let at = directory + 2 + entry * 12;
+        let (Some(tag), Some(kind), Some(count)) = (u16_at(at), u16_at(at + 2), u32_at(at + 4)) else { break };
+        if tag == ORIENTATION {
+            let value = match (kind, count) {
+                (SHORT, 1) => u16_at(at + 8).map(u32::from),
+                (LONG, 1) => u32_at(at + 8),
+                _ => Some(0),
+            };
+            found = value.or(found);
+        }
+    }
+    found
+}
+
+/// The first `tiff:Orientation="n` or `tiff:Orientation>n`.
+fn xmp_orientation(packet: &[u8]) -> Option<u32> {
+    const NAME: &[u8] = b"tiff:Orientation";
+    packet.windows(NAME.len()).enumerate().filter(|(_, window)| *window == NAME).find_map(|(at, _)| {
+        let after = &packet[at + NAME.len()..];
+        let value = after.strip_prefix(b"=\"").or_else(|| after.strip_prefix(b">"))?;
+        value.first().filter(|digit| digit.is_ascii_digit()).map(|digit| u32::from(digit - b'0'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A one-entry EXIF block.
+    fn exif(big_endian: bool, kind: u16, count: u32, value: [u8; 4]) -> Vec<u8> {
+        let b16 = |value: u16| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+        let b32 = |value: u32| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+        let magic = if big_endian { b"MM\0*" } else { b"II*\0" };
+        [b"Exif\0\0", &magic[..], &b32(8), &b16(1), &b16(274), &b16(kind), &b32(count), &value].concat()
+    }
+
+    #[test]
+    fn both_byte_orders_and_both_integer_types_are_read() {
+        assert_eq!(exif_orientation(&exif(true, 3, 1, [0, 6, 0, 0])), Some(6));
+        assert_eq!(exif_orientation(&exif(false, 3, 1, [6, 0, 0, 0])), Some(6));
+        assert_eq!(exif_orientation(&exif(false, 4, 1, [8, 0, 0, 0])), Some(8));
+        assert_eq!(exif_orientation(&exif(true, 3, 2, [0, 6, 0, 6])), Some(0));
+    }
+
+    #[test]
+    fn a_damaged_block_has_no_orientation() {
+        let whole = exif(true, 3, 1, [0, 6, 0, 0]);
+        for end in 0..whole.len() - 2 {
+            assert_eq!(exif_orientation(&whole[..end]), None, "{end} bytes");
+        }
+        assert_eq!(exif_orientation(b"II*\0\xff\xff\xff\xff"), None);
+    }
+
+    #[test]
+    fn xmp_speaks_only_where_exif_is_silent() {
+        let xmp = b"<rdf:Description tiff:Orientation=\"6\"/>".as_slice();
+        assert_eq!(Orientation::find(None, Some(xmp)), Orientation::Rotate90Clockwise);
+        assert_eq!(Orientation::find(Some(b"II*\0"), Some(xmp)), Orientation::Rotate90Clockwise);
+        assert_eq!(Orientation::find(Some(&exif(true, 3, 1, [0, 3, 0, 0])), Some(xmp)), Orientation::Rotate180);
+        assert_eq!(Orientation::find(Some(&exif(true, 3, 1, [0, 9, 0, 0])), Some(xmp)), Orientation::Upright);
+        let element = b"tiff:Orientation tiff:Orientation>8</tiff:Orientation>".as_slice();
+        assert_eq!(Orientation::find(None, Some(element)), Orientation::Rotate270Clockwise);
+        assert_eq!(Orientation::find(None, None), Orientation::Upright);
+    }
+
+    #[test]
+    fn each_orientation_moves_the_corners_where_exif_says() {
+        // 0 1 2
+        // 3 4 5
+        let image = RgbImage { width: 3, height: 2, data: (0..6).flat_map(|i| [i; 3]).collect() };
+        use Orientation::*;
+        for (orientation, width, expected) in [
+            (Upright, 3, [0, 1, 2, 3, 4, 5]),
+            (FlipLeftRight, 3, [2, 1, 0, 5, 4, 3]),
+            (Rotate180, 3, [5, 4, 3, 2, 1, 0]),
+            (FlipTopBottom, 3, [3, 4, 5, 0, 1, 2]),
+            (Transpose, 2, [0, 3, 1, 4, 2, 5]),
+            (Rotate90Clockwise, 2, [3, 0, 4, 1, 5, 2]),
+            (Transverse, 2, [5, 2, 4, 1, 3, 0]),
+            (Rotate270Clockwise, 2, [2, 5, 1, 4, 0, 3]),
+        ] {
+            let turned = orientation.apply(image.clone());
+            let pixels: Vec<u8> = turned.data.iter().step_by(3).copied().collect();
+            assert_eq!((turned.width, pixels.as_slice()), (width, expected.as_slice()), "{orientation:?}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! BMP and TIFF, by the `image` crate's decoders, and what `webp` shares with them.
+//!
+//! Owns the order of things around them: the size is checked from the header, the answer's and the decoder's memory are bounded,
+//! and only then are pixels decoded.
+
+use std::io::{Cursor, ErrorKind};
+
+use image::{
+    ColorType, ImageDecoder,
+    codecs::{bmp::BmpDecoder, tiff::TiffDecoder},
+    error::{ImageError as Cause, LimitErrorKind},
+};
+
+use super::{
+    Decoded, Limits, convert,
+    error::{ImageError, ImageFormatName},
+    orientation::Orientation,
+};
+
+/// Memory that a decoder may take besides the pixels it answers: another copy of 8 bytes a pixel, and this.
+const MAX_OVERHEAD: u64 = 16 << 20;
+
+/// Decodes a BMP.
+pub(super) fn bmp(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+    let format = ImageFormatName::Bmp;
+    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| refuse(format, error))?;
+    read(format, decoder, limits, Orientation::Upright)
+}
+
+/// Decodes the first page of a TIFF.
+pub(super) fn tiff(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+    let format = ImageFormatName::Tiff;
+    let decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| refuse(format, error))?;
+    // An EXIF block is a TIFF file: the file's own first directory has the tag.
+    read(format, decoder, limits, Orientation::find(Some(bytes), None))
+}
+
+/// Decodes what `decoder` has read the header of, to RGB.
+pub(super) fn read(
+    format: ImageFormatName,
+    mut decoder: impl ImageDecoder,
+    limits: &Limits,
+    orientation: Orientation,
+) -> Result<Decoded, ImageError> {
+    let (width, height) = decoder.dimensions();
+    let (width, height) = limits.check(format, width.into(), height.into())?;
+    let mut memory = image::Limits::no_limits();
+    memory.max_alloc = Some(decoder.total_bytes() + u64::from(width) * u64::from(height) * 8 + MAX_OVERHEAD);
+    decoder.set_limits(memory).map_err(|error| refuse(format, error))?;
+    let colour = decoder.color_type();
+    // At most 16 bytes a pixel, and the pixels are within the limit.
+    let mut data = vec![0; decoder.total_bytes() as usize];
+    decoder.read_image(&mut data).map_err(|error| refuse(format, error))?;
+    let data = match colour {
+        ColorType::L8 => convert::grey(&data),
+        ColorType::La8 => convert::grey_alpha(&data),
+        ColorType::Rgb8 => data,
+        ColorType::Rgba8 => convert::rgba(data),
+        ColorType::L16 => convert::grey(&convert::high_bytes(data)),
+        ColorType::La16 => convert::grey_alpha(&convert::high_bytes(data)),
+        ColorType::Rgb16 => convert::high_bytes(data),
+        ColorType::Rgba16 => convert::rgba(convert::high_bytes(data)),
+        other => return Err(ImageError::UnsupportedVariant { format, detail: format!("colour type {other:?}") }),
+    };
+    Ok(Decoded { width, height, data, orientation })
+}
+
+/// A decoder's error in the client's terms.
+pub(super) fn refuse(format: ImageFormatName, error: Cause) -> ImageError {
+    match error {
+        Cause::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => ImageError::Truncated { format },
+        Cause::Limits(limit) if limit.kind() == LimitErrorKind::InsufficientMemory => {
+            ImageError::TooMuchMemory { format }
+        }
+        Cause::Unsupported(error) => ImageError::UnsupportedVariant { format, detail: error.to_string() },
+        other => ImageError::Corrupt { format, detail: other.to_string() },
+    }
+}

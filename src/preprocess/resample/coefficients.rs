@@ -1,0 +1,199 @@
+//! The weights of Pillow's convolution resize, for a window of output positions.
+//!
+//! Owns the filter functions, the support of each output position and its fixed-point weights: a transcription of what
+//! Pillow's `Resample.c` computes (`precompute_coeffs`, `normalize_coeffs_8bpc`), in the same order of `f64` operations, since
+//! one ulp can move a weight and a weight can move a byte. Does not touch a pixel.
+
+use std::{f64::consts::PI, ops::Range};
+
+use crate::model::preprocessor::Resample;
+
+/// Fractional bits of a weight: 32 bits less 8 of the sample and 2 of head-room, as in Pillow.
+pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
+
+/// A filter function and the distance from the centre beyond which it is zero.
+#[derive(Clone, Copy)]
+pub(super) struct Filter {
+    function: fn(f64) -> f64,
+    support: f64,
+}
+
+impl Filter {
+    /// Pillow's convolution filter of that name; `None` for nearest, which is not a convolution.
+    pub(super) fn of(resample: Resample) -> Option<Self> {
+        let (function, support): (fn(f64) -> f64, f64) = match resample {
+            Resample::Nearest => return None,
+            Resample::Lanczos => (lanczos, 3.0),
+            Resample::Bilinear => (bilinear, 1.0),
+            Resample::Bicubic => (bicubic, 2.0),
+            Resample::Box => (box_, 0.5),
+            Resample::Hamming => (hamming, 1.0),
+        };
+        Some(Self { function, support })
+    }
+}
+
+/// The source samples and weights of each output position of a window.
+pub(super) struct Coefficients {
+    spans: Vec<Range<usize>>,
+    weights: Vec<i32>,
+    stride: usize,
+}
+
+impl Coefficients {
+    /// For resizing an axis of `input` samples to `output`, the weights of the output positions in `window`.
+    pub(super) fn new(filter: Filter, input: usize, output: usize, window: Range<usize>) -> Self {
+        let (scale, support) = scale_and_support(filter, input, output);
+        let inverse_filter_scale = 1.0 / scale.max(1.0);
+        let stride = max_taps(filter, input, output);
+        let mut spans = Vec::with_capacity(window.len());
+        let mut weights = vec![0; window.len() * stride];
+        let mut exact = Vec::with_capacity(stride);
+        for (position, fixed) in window.zip(weights.chunks_exact_mut(stride)) {
+            let center = (position as f64 + 0.5) * scale;
+            let span = span(center, support, input);
+            exact.clear();
+            let samples = span.clone();
+            exact
+                .extend(samples.map(|sample| (filter.function)((sample as f64 - center + 0.5) * inverse_filter_scale)));
+            let sum: f64 = exact.iter().sum();
+            for (fixed, &weight) in fixed.iter_mut().zip(&exact) {
+                let weight = if sum == 0.0 { weight } else { weight / sum };
+                *fixed = to_fixed(weight);
+            }
+            spans.push(span);
+        }
+        Self { spans, weights, stride }
+    }
+
+    /// How many output positions.
+    pub(super) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Per output position of the window, in order: which source samples, and one weight for each of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Range<usize>, &[i32])> {
+        self.spans.iter().zip(self.weights.chunks_exact(self.stride)).map(|(span, weights)| {
+            let (weights, _padding) = weights.split_at(span.len());
+            (span.clone(), weights)
+        })
+    }
+}
+
+/// All source samples that any position of `window` uses.
+pub(super) fn source_range(filter: Filter, input: usize, output: usize, window: &Range<usize>) -> Range<usize> {
+    if window.is_empty() {
+        return 0..0;
+    }
+    let (scale, support) = scale_and_support(filter, input, output);
+    let span = |position: usize| span((position as f64 + 0.5) * scale, support, input);
+    span(window.start).start..span(window.end - 1).end
+}
+
+/// The source samples within `support` of `center`.
+fn span(center: f64, support: f64, input: usize) -> Range<usize> {
+    // `as` truncates like C's cast, and clamps below at 0 as Pillow does in a separate step.
+    (center - support + 0.5) as usize..((center + support + 0.5) as usize).min(input)
+}
+
+/// The most source samples that one output position uses, rounded up: what one position costs in memory.
+pub(super) fn max_taps(filter: Filter, input: usize, output: usize) -> usize {
+    let (_, support) = scale_and_support(filter, input, output);
+    support.ceil() as usize * 2 + 1
+}
+
+fn scale_and_support(filter: Filter, input: usize, output: usize) -> (f64, f64) {
+    let scale = input as f64 / output as f64;
+    (scale, filter.support * scale.max(1.0))
+}
+
+/// Rounds half away from zero, by truncation, as Pillow does.
+fn to_fixed(weight: f64) -> i32 {
+    let scaled = weight * f64::from(1u32 << PRECISION_BITS);
+    if weight < 0.0 { (scaled - 0.5) as i32 } else { (scaled + 0.5) as i32 }
+}
+
+fn box_(x: f64) -> f64 {
+    if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }
+}
+
+fn bilinear(x: f64) -> f64 {
+    let x = x.abs();
+    if x < 1.0 { 1.0 - x } else { 0.0 }
+}
+
+fn hamming(x: f64) -> f64 {
+    let x = x.abs();
+    if x == 0.0 {
+        return 1.0;
+    }
+    if x >= 1.0 {
+        return 0.0;
+    }
+    let x = x * PI;
+    // Pillow writes these two as single-precision constants.
+    x.sin() / x * (f64::from(0.54f32) + f64::from(0.46f32) * x.cos())
+}
+
+/// Keys' cubic with a = -0.5.
+fn bicubic(x: f64) -> f64 {
+    const A: f64 = -0.5;
+    let x = x.abs();
+    if x < 1.0 {
+        ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+    } else if x < 2.0 {
+        (((x - 5.0) * x + 8.0) * x - 4.0) * A
+    } else {
+        0.0
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 {
+        return 1.0;
+    }
+    let x = x * PI;
+    x.sin() / x
+}
+
+fn lanczos(x: f64) -> f64 {
+    if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CONVOLUTIONS: [Resample; 5] =
+        [Resample::Lanczos, Resample::Bilinear, Resample::Bicubic, Resample::Box, Resample::Hamming];
+
+    proptest! {
+        #[test]
+        fn a_window_has_the_weights_of_the_whole(
+            which in 0..CONVOLUTIONS.len(), input in 1usize..3000, output in 1usize..600, a in 0usize..600, b in 0usize..600,
+        ) {
+            let filter = Filter::of(CONVOLUTIONS[which]).unwrap();
+            let (a, b) = (a.min(output), b.min(output));
+            let window = a.min(b)..a.max(b);
+            let whole = Coefficients::new(filter, input, output, 0..output);
+            let part = Coefficients::new(filter, input, output, window.clone());
+            prop_assert!(part.iter().eq(whole.iter().skip(window.start).take(window.len())));
+        }
+
+        #[test]
+        fn weights_sum_to_one_and_no_sum_of_samples_overflows(
+            which in 0..CONVOLUTIONS.len(), input in 1usize..20_000, output in 1usize..400,
+        ) {
+            let filter = Filter::of(CONVOLUTIONS[which]).unwrap();
+            for (span, weights) in Coefficients::new(filter, input, output, 0..output).iter() {
+                prop_assert!(!span.is_empty() && span.end <= input);
+                let sum: i64 = weights.iter().map(|&w| i64::from(w)).sum();
+                prop_assert!((sum - (1 << PRECISION_BITS)).abs() <= weights.len() as i64);
+                let largest: i64 = weights.iter().map(|&w| i64::from(w).abs() * 255).sum();
+                prop_assert!(largest + (1 << (PRECISION_BITS - 1)) <= i64::from(i32::MAX));
+            }
+        }
+    }
+}

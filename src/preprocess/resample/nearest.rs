@@ -1,0 +1,44 @@
+//! Pillow's nearest-neighbour resize (`ImagingScaleAffine`), for a window of the output.
+
+use std::ops::Range;
+
+use super::{Source, Window};
+
+/// Output lengths up to which positions are found as Pillow finds them. Beyond, no reference exists (Pillow cannot hold such a
+/// picture), and adding up from position 0 would take seconds.
+const LONGEST_SUMMED: usize = 1 << 26;
+
+/// Resizes to `width x height` and returns the bytes of `window` of that.
+pub(super) fn resize(source: Source, (width, height): (usize, usize), window: &Window) -> Vec<u8> {
+    let columns = positions(source.width, width, window.columns());
+    let rows = positions(source.height, height, window.rows());
+    let mut out = Vec::with_capacity(window.width * window.height * 3);
+    for row in rows {
+        let row = source.row(row);
+        for &column in &columns {
+            out.extend_from_slice(&row[column * 3..][..3]);
+        }
+    }
+    out
+}
+
+/// Which source sample each output position of the window shows. Pillow steps through the output adding up `scale`, so the
+/// rounding errors of the sum are part of the answer.
+fn positions(input: usize, output: usize, window: Range<usize>) -> Vec<usize> {
+    let scale = input as f64 / output as f64;
+    let mut at = scale * 0.5;
+    if output <= LONGEST_SUMMED {
+        for _ in 0..window.start {
+            at += scale;
+        }
+    } else {
+        at += scale * window.start as f64;
+    }
+    window
+        .map(|_| {
+            let position = (at as usize).min(input - 1);
+            at += scale;
+            position
+        })
+        .collect()
+}
