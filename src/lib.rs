@@ -4,6 +4,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod encoder;
+pub mod engine;
 pub mod health;
 pub mod model;
 pub mod preprocess;

@@ -1,0 +1,142 @@
+//! The ONNX Runtime library and its environment: found, loaded once, kept for the life of the process.
+//!
+//! Owns the search for the library and the one `ort` environment a process may ever have. Does not own sessions.
+//!
+//! Invariants: the library is always loaded from an explicit path (the crate's implicit search panics or hangs when it finds
+//! none); loading twice returns the first; asking for another file after that is an error, not a silent reuse.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use ort::{environment::Environment, session::Session};
+
+use super::{EngineError, RunningProvider};
+
+/// The folder, in the executable's folder or any folder above it, that `make` unpacks the library into.
+const CHECKOUT_FOLDER: &str = ".onnxruntime";
+
+/// The loaded library and its environment.
+#[derive(Debug)]
+pub struct Runtime {
+    environment: Environment,
+    version: String,
+    library: PathBuf,
+}
+
+impl Runtime {
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// The library's version, such as `1.32.0`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Whether sessions can be made with `provider`: registers it with a session builder, loads no model.
+    pub(super) fn try_provider(&self, provider: RunningProvider) -> Result<(), String> {
+        let register = || -> ort::Result<()> {
+            Session::builder(&self.environment)?.with_execution_providers(provider.dispatch())?;
+            Ok(())
+        };
+        register().map_err(|error| one_line(error.message()))
+    }
+}
+
+/// Loads the library: `explicit`, or the first found beside the executable or in a checkout above it.
+pub(super) fn load(explicit: Option<&Path>, executable_dir: Option<&Path>) -> Result<&'static Runtime, EngineError> {
+    static LOADED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+    let library = match explicit {
+        Some(path) => path.to_owned(),
+        None => find(executable_dir)?,
+    };
+    let library =
+        library.canonicalize().map_err(|error| EngineError::Library { path: library, reason: error.to_string() })?;
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    match *loaded {
+        Some(runtime) if runtime.library == library => Ok(runtime),
+        Some(runtime) => Err(EngineError::Library {
+            path: library,
+            reason: format!("this process already uses {}", runtime.library.display()),
+        }),
+        None => {
+            let runtime: &'static Runtime = Box::leak(Box::new(open(library)?));
+            *loaded = Some(runtime);
+            Ok(runtime)
+        }
+    }
+}
+
+fn open(library: PathBuf) -> Result<Runtime, EngineError> {
+    let fault = |reason: String| EngineError::Library { path: library.clone(), reason: one_line(&reason) };
+    // Telemetry is switched off by `ORT_DISABLE_TELEMETRY`, which `main` sets before anything else: this switch alone does
+    // not stop the wheel's background thread.
+    let environment = ort::init_from(&library)
+        .map_err(|error| fault(error.to_string()))?
+        .with_name("clipserve")
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| fault(error.message().to_owned()))?;
+    let version = version(&library);
+    Ok(Runtime { environment, version, library })
+}
+
+/// `1.32.0` from `libonnxruntime.so.1.32.0`, else `1.<minor>` as the library itself says.
+fn version(library: &Path) -> String {
+    let name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match name.strip_prefix("libonnxruntime.so.") {
+        Some(version) if version.split('.').count() == 3 => version.to_owned(),
+        _ => ort::util::probe(library).map_or_else(|| "unknown".to_owned(), |minor| format!("1.{minor}")),
+    }
+}
+
+fn find(executable_dir: Option<&Path>) -> Result<PathBuf, EngineError> {
+    let beside = executable_dir.map(Path::to_owned);
+    let above = executable_dir.into_iter().flat_map(Path::ancestors).map(|dir| dir.join(CHECKOUT_FOLDER));
+    let folders: Vec<PathBuf> = beside.into_iter().chain(above).collect();
+    folders.iter().find_map(|folder| library_in(folder)).ok_or_else(|| EngineError::LibraryNotFound {
+        searched: folders.iter().map(|folder| folder.display().to_string()).collect(),
+    })
+}
+
+/// `libonnxruntime.so` or `libonnxruntime.so.<version>`, the last by name.
+fn library_in(folder: &Path) -> Option<PathBuf> {
+    let is_library = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.")
+    };
+    fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).filter(is_library).max()
+}
+
+/// ONNX Runtime's messages may span lines; a start-up error is one.
+pub(super) fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_library_is_found_beside_the_executable_and_in_a_checkout_above_it() {
+        let root = tempfile::tempdir().expect("a folder");
+        let bin = root.path().join("target/release");
+        fs::create_dir_all(&bin).expect("a folder");
+        assert!(matches!(find(Some(&bin)), Err(EngineError::LibraryNotFound { searched }) if searched.len() > 3));
+        let checkout = root.path().join(CHECKOUT_FOLDER);
+        fs::create_dir(&checkout).expect("a folder");
+        fs::write(checkout.join("libonnxruntime.so.1.32.0"), "").expect("a file");
+        fs::write(checkout.join("libonnxruntime_providers_shared.so"), "").expect("a file");
+        assert_eq!(find(Some(&bin)).expect("above"), checkout.join("libonnxruntime.so.1.32.0"));
+        fs::write(bin.join("libonnxruntime.so"), "").expect("a file");
+        assert_eq!(find(Some(&bin)).expect("beside"), bin.join("libonnxruntime.so"));
+    }
+
+    #[test]
+    fn a_message_becomes_one_line() {
+        assert_eq!(one_line("a\n  b\tc\n"), "a b c");
+    }
+}

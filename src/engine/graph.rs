@@ -1,0 +1,135 @@
+//! What a graph's inputs and outputs say about it, and running it under a stop handle.
+//!
+//! Owns the reading of names, element types and shapes, and the common end of both encoders: run, check, copy out.
+//! Does not own what goes in.
+//!
+//! Invariant: a graph is accepted by what it declares, never by its file name, so a wrong file is refused at load.
+
+use std::sync::Arc;
+
+use ndarray::Array2;
+use ort::{
+    session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue},
+    value::{DynValue, Outlet, TensorElementType},
+};
+
+use crate::encoder::{Embeddings, EncodeError, Interrupt};
+
+/// The names that exporters give the projected embedding, best first.
+const OUTPUT_NAMES: [&str; 4] = ["image_embeds", "text_embeds", "embedding", "sentence_embedding"];
+
+/// One input or output as the graph declares it.
+#[derive(Clone, Debug)]
+pub(super) struct Port {
+    pub name: String,
+    pub element: TensorElementType,
+    /// -1 where the dimension is dynamic.
+    pub shape: Vec<i64>,
+}
+
+impl Port {
+    fn of(outlet: &Outlet) -> Option<Self> {
+        Some(Self {
+            name: outlet.name().to_owned(),
+            element: outlet.dtype().tensor_type()?,
+            shape: outlet.dtype().tensor_shape()?.to_vec(),
+        })
+    }
+
+    /// A dimension's fixed size, `None` where it is dynamic (or not there).
+    pub(super) fn fixed(&self, axis: usize) -> Option<usize> {
+        self.shape.get(axis).and_then(|&size| usize::try_from(size).ok())
+    }
+}
+
+/// The tensor inputs of a session.
+pub(super) fn inputs(session: &Session) -> Vec<Port> {
+    session.inputs().iter().filter_map(Port::of).collect()
+}
+
+/// For a message: every port with its type and shape.
+pub(super) fn describe(ports: &[Port]) -> String {
+    let one = |port: &Port| format!("{} {:?} {:?}", port.name, port.element, port.shape);
+    ports.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// A session with the one output that is the embedding.
+pub(super) struct EmbeddingSession {
+    session: Session,
+    output: String,
+    dim: Option<usize>,
+    /// Shared with the watchdog, which terminates through it.
+    options: Arc<RunOptions<NoSelectedOutputs>>,
+}
+
+impl EmbeddingSession {
+    /// Finds the embedding among the outputs: by name, else the only one of rank 2.
+    pub(super) fn new(session: Session) -> Result<Self, String> {
+        let outputs: Vec<Port> = session.outputs().iter().filter_map(Port::of).collect();
+        let rank2: Vec<&Port> = outputs.iter().filter(|port| port.shape.len() == 2).collect();
+        let output = OUTPUT_NAMES
+            .iter()
+            .find_map(|name| rank2.iter().copied().find(|port| port.name == *name))
+            .or(if rank2.len() == 1 && rank2[0].name != "pooler_output" { Some(rank2[0]) } else { None })
+            .ok_or_else(|| {
+                format!(
+                    "no projected embedding among its outputs ({}); expected image_embeds or text_embeds [batch, dim]",
+                    describe(&outputs)
+                )
+            })?;
+        if !matches!(output.element, TensorElementType::Float32 | TensorElementType::Float16) {
+            return Err(format!("output {} is {:?}, expected floats", output.name, output.element));
+        }
+        let (name, dim) = (output.name.clone(), output.fixed(1));
+        let options = RunOptions::new().map_err(|error| error.to_string())?;
+        Ok(Self { session, output: name, dim, options: Arc::new(options) })
+    }
+
+    /// Runs the graph on `batch` rows and copies the embedding out.
+    pub(super) fn run(
+        &mut self,
+        batch: usize,
+        inputs: Vec<(std::borrow::Cow<'_, str>, SessionInputValue<'_>)>,
+    ) -> Result<Embeddings, EncodeError> {
+        let outputs = match self.session.run_with_options(inputs, &*self.options) {
+            Ok(outputs) => outputs,
+            Err(error) => {
+                // The stop flag is sticky: without this, one interrupted run would end all later ones.
+                if let Err(error) = self.options.unterminate() {
+                    tracing::error!(%error, "the run options could not be reset");
+                }
+                return Err(EncodeError::Runtime(error.message().to_owned()));
+            }
+        };
+        let value = outputs
+            .get(&self.output)
+            .ok_or_else(|| EncodeError::Runtime(format!("the output {} is missing", self.output)))?;
+        let (shape, values) = floats(value).map_err(|error| EncodeError::Runtime(error.message().to_owned()))?;
+        let dim = self.dim.or_else(|| shape.get(1).and_then(|&dim| usize::try_from(dim).ok())).unwrap_or(0);
+        let expected = [batch as i64, dim as i64];
+        if shape != expected {
+            return Err(EncodeError::Shape { actual: shape, expected: expected.to_vec() });
+        }
+        Array2::from_shape_vec((batch, dim), values)
+            .map_err(|_| EncodeError::Shape { actual: shape, expected: expected.to_vec() })
+    }
+
+    /// A handle that stops a run from another thread.
+    pub(super) fn interrupt(&self) -> Interrupt {
+        let options = Arc::clone(&self.options);
+        Arc::new(move || {
+            if let Err(error) = options.terminate() {
+                tracing::error!(%error, "a stalled run could not be interrupted");
+            }
+        })
+    }
+}
+
+fn floats(value: &DynValue) -> ort::Result<(Vec<i64>, Vec<f32>)> {
+    if value.dtype().tensor_type() == Some(TensorElementType::Float16) {
+        let (shape, data) = value.try_extract_tensor::<half::f16>()?;
+        return Ok((shape.to_vec(), data.iter().map(|value| value.to_f32()).collect()));
+    }
+    let (shape, data) = value.try_extract_tensor::<f32>()?;
+    Ok((shape.to_vec(), data.to_vec()))
+}
