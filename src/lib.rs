@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod encoder;
 pub mod engine;
+pub mod export;
 pub mod health;
 pub mod model;
 pub mod preprocess;

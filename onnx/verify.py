@@ -1,0 +1,305 @@
+"""Compares our ONNX export and our service with transformers' CLIPModel, and makes the fixtures that CI compares without Python.
+
+    verify.py compare CHECKPOINT [--clipserve BINARY] [--url http://HOST:PORT] [--images DIR] [--texts FILE.json]
+        CHECKPOINT is a folder or a hub id. --clipserve exports it with that binary and runs the graphs; --url asks a service
+        that is serving it. Prints, per path and modality, the distance to transformers relative to its norm; fails above 1e-5
+        (exported graphs) or 1e-4 (the service, whose pictures also went through our decoders).
+    verify.py made-up OUT --tokenizer DIR
+        Writes the CLIPModel checkpoints among those of `fixtures`, but with a real tokenizer's vocabulary and three channels, so
+        that `compare` can run on them through the whole service.
+    verify.py fixtures OUT
+        Writes the made-up checkpoints of tests/fixtures/export with what transformers computes for them.
+
+Wants: pip install torch transformers pillow numpy safetensors, and onnxruntime for --clipserve. The project itself needs none.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import urllib.request
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import numpy as np
+import torch
+import transformers
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers.activations import ACT2FN
+
+if "selu" not in ACT2FN:  # named in CLIPConfig's documentation, absent from the table
+    ACT2FN["selu"] = torch.nn.SELU
+
+
+# ---------------------------------------------------------------------------------------------------------------- fixtures
+
+def text_config(**over):
+    base = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, vocab_size=120, bos_token_id=118,
+                eos_token_id=119, pad_token_id=1, max_position_embeddings=20, projection_dim=16)
+    return base | over
+
+
+def vision_config(**over):
+    base = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=24, patch_size=8,
+                num_channels=3, projection_dim=16)
+    return base | over
+
+
+# Every field that changes the arithmetic differs between these and from the defaults; `save` says how the weights are stored.
+FIXTURES = {
+    # eos_token_id 2 pools at the highest id; the picture is not a whole number of patches; GELU by erf, ReLU.
+    "gelu-relu-old-eos": dict(
+        cls="CLIPModel", dtype=torch.float32, projection_dim=20, logit_scale_init_value=3.25,
+        text=text_config(hidden_act="relu", eos_token_id=2, layer_norm_eps=1e-3, num_attention_heads=6, max_position_embeddings=13),
+        vision=vision_config(hidden_act="gelu", layer_norm_eps=1e-2, image_size=30, patch_size=7, num_hidden_layers=1),
+        preprocessor=dict(rescale_factor=1 / 128, image_mean=[0.9, 1.0, 1.1], image_std=[0.5, 0.6, 0.7])),
+    # The first of several end tokens, with higher ids around; one channel; BF16 in shards; a missing preprocessor step.
+    "selu-gelu-new-shards": dict(
+        cls="CLIPModel", dtype=torch.bfloat16, shards="30KB", projection_dim=12, logit_scale_init_value=1.5,
+        text=text_config(hidden_act="selu", eos_token_id=90, hidden_size=20, num_attention_heads=2, num_hidden_layers=3, vocab_size=101),
+        vision=vision_config(hidden_act="gelu_new", num_channels=1, image_size=16, patch_size=4, hidden_size=28, num_attention_heads=7),
+        preprocessor=dict(do_normalize=False)),
+    # A single block in each tower, a single head, wide MLP, many channels; F16.
+    "one-block-four-channels": dict(
+        cls="CLIPModel", dtype=torch.float16, projection_dim=40, logit_scale_init_value=4.6052,
+        text=text_config(hidden_act="gelu_new", num_hidden_layers=1, num_attention_heads=1, intermediate_size=130),
+        vision=vision_config(hidden_act="selu", num_hidden_layers=1, num_channels=4, image_size=20, patch_size=20, num_attention_heads=1),
+        preprocessor=dict(do_rescale=False, image_mean=[100, 110, 120, 130], image_std=[50, 60, 70, 80])),
+    "text-with-projection": dict(cls="CLIPTextModelWithProjection", dtype=torch.float16,
+                                 text=text_config(hidden_act="gelu", projection_dim=9, eos_token_id=7)),
+    # The layout of old versions: the configuration of a whole CLIPModel around it.
+    "vision-with-projection-nested": dict(cls="CLIPVisionModelWithProjection", dtype=torch.float32, nested=True,
+                                          vision=vision_config(hidden_act="relu", projection_dim=10, layer_norm_eps=1e-3), preprocessor={}),
+    # As transformers 5 stores it, without a prefix.
+    "text-bare": dict(cls="CLIPTextModel", dtype=torch.float32, text=text_config(hidden_act="quick_gelu", num_hidden_layers=3)),
+    # As transformers 4 stores it, with the prefix and the buffer of positions.
+    "vision-prefixed": dict(cls="CLIPVisionModel", dtype=torch.bfloat16, prefix="vision_model.", vision=vision_config(num_attention_heads=2)),
+}
+
+
+def randomise(model):
+    """Weights with which embeddings of different inputs differ, and in which every parameter matters."""
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("logit_scale"):
+                continue
+            noise = torch.randn(p.shape)
+            if "norm" in name:
+                p.copy_(1 + 0.3 * noise if name.endswith("weight") else 0.2 * noise)
+            elif name.endswith("bias"):
+                p.copy_(0.2 * noise)
+            elif "embedding" in name:
+                p.copy_(noise * (p[0].numel() ** -0.5 if "patch" in name else 0.5))
+            else:
+                p.copy_(1.3 * noise * p.shape[-1] ** -0.5)
+
+
+def token_ids(rng, cfg):
+    """Three texts of different lengths, padded, with their mask; what follows the end token must not matter."""
+    length = min(cfg.max_position_embeddings, 11)
+    eos = cfg.vocab_size - 1 if cfg.eos_token_id == 2 else cfg.eos_token_id
+    ids = rng.integers(3, cfg.vocab_size - 1, (3, length))
+    ids[ids == eos] = 3
+    mask = np.zeros_like(ids)
+    for row, end in zip(range(3), (length - 1, 4, 1)):
+        ids[row, end] = eos
+        ids[row, end + 1:] = [0, eos, 0][row] if cfg.eos_token_id != 2 else 0
+        mask[row, :end + 1] = 1
+    return ids.astype(np.int64), mask.astype(np.int64)
+
+
+def arrays(prefix, out):
+    stack = lambda t: torch.stack(tuple(t)).numpy()
+    return {f"{prefix}.pooler_output": out.pooler_output.numpy(), f"{prefix}.last_hidden_state": out.last_hidden_state.numpy(),
+            f"{prefix}.hidden_states": stack(out.hidden_states), f"{prefix}.attentions": stack(out.attentions)}
+
+
+def make_fixture(name, spec, out):
+    torch.manual_seed(len(name))
+    rng = np.random.default_rng(len(name))
+    text = CLIPTextConfig(**spec["text"]) if "text" in spec else None
+    vision = CLIPVisionConfig(**spec["vision"]) if "vision" in spec else None
+    if spec["cls"] == "CLIPModel":
+        config = CLIPConfig(text_config=spec["text"], vision_config=spec["vision"], projection_dim=spec["projection_dim"],
+                            logit_scale_init_value=spec["logit_scale_init_value"])
+    else:
+        config = text or vision
+    config._attn_implementation = "eager"
+    model = getattr(transformers, spec["cls"])(config).eval()
+    randomise(model)
+    model.to(spec["dtype"])
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, max_shard_size=spec.get("shards", "1GB"))
+    model.float()  # the stored values, computed in f32
+
+    golden = {}
+    kwargs = dict(output_hidden_states=True, output_attentions=True)
+    with torch.no_grad():
+        if vision:
+            p = dict(rescale_factor=1 / 255, image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711])
+            p |= spec.get("preprocessor", {})
+            pixels = rng.integers(0, 256, (3, vision.image_size, vision.image_size, vision.num_channels)).astype(np.uint8)
+            x = torch.from_numpy(pixels).float()
+            x = x * p["rescale_factor"] if p.get("do_rescale", True) else x
+            x = (x - torch.tensor(p["image_mean"])) / torch.tensor(p["image_std"]) if p.get("do_normalize", True) else x
+            tower = getattr(model, "vision_model", model)
+            o = tower(pixel_values=x.permute(0, 3, 1, 2), **kwargs)
+            golden |= {"pixel_values": pixels} | arrays("image", o)
+            if hasattr(model, "visual_projection"):
+                golden["image_embeds"] = model.visual_projection(o.pooler_output).numpy()
+        if text:
+            ids, mask = token_ids(rng, text)
+            tower = getattr(model, "text_model", model)
+            o = tower(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask), **kwargs)
+            golden |= {"input_ids": ids, "attention_mask": mask} | arrays("text", o)
+            if hasattr(model, "text_projection"):
+                golden["text_embeds"] = model.text_projection(o.pooler_output).numpy()
+        if hasattr(model, "logit_scale"):
+            golden["logit_scale"] = model.logit_scale.exp().reshape(1).numpy()
+    np.savez_compressed(folder / "golden.npz", **golden)
+    if "preprocessor" in spec:
+        (folder / "preprocessor_config.json").write_text(json.dumps(spec["preprocessor"], indent=2) + "\n")
+    if spec.get("nested"):
+        flat = json.loads((folder / "config.json").read_text())
+        nested = {"architectures": flat.pop("architectures"), "model_type": "clip", "projection_dim": 512, "text_config": {}, "vision_config": flat}
+        (folder / "config.json").write_text(json.dumps(nested, indent=2) + "\n")
+    if prefix := spec.get("prefix"):
+        from safetensors.torch import load_file, save_file
+        tensors = {prefix + k: v for k, v in load_file(folder / "model.safetensors").items()}
+        positions = vision.image_size // vision.patch_size
+        tensors[prefix + "embeddings.position_ids"] = torch.arange(positions * positions + 1)[None]
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    size = sum(f.stat().st_size for f in folder.iterdir())
+    print(f"{name}: {size / 1000:.0f} kB, " + ", ".join(f"{k} {v.shape}" for k, v in golden.items() if k.endswith("embeds")))
+
+
+def make_servable(name, spec, tokenizer, out):
+    """A fixture's configuration as a checkpoint that a service can load: real vocabulary, RGB."""
+    torch.manual_seed(len(name))
+    eos = 2 if spec["text"].get("eos_token_id") == 2 else 49407
+    text = spec["text"] | dict(vocab_size=49408, eos_token_id=eos)
+    vision = spec["vision"] | dict(num_channels=3)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=spec["projection_dim"],
+                                 logit_scale_init_value=spec["logit_scale_init_value"])).eval()
+    randomise(model)
+    model.to(spec["dtype"])
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder, max_shard_size="4MB" if "shards" in spec else "1GB")
+    side = vision["image_size"]
+    preprocessor = {k: v[:3] if isinstance(v, list) else v for k, v in spec["preprocessor"].items()}
+    preprocessor |= dict(image_processor_type="CLIPImageProcessor", size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+    for file in tokenizer.iterdir():
+        if "token" in file.name or file.name in ("vocab.json", "merges.txt"):
+            (folder / file.name).write_bytes(file.read_bytes())
+    print(folder)
+
+
+# ----------------------------------------------------------------------------------------------------------------- compare
+
+def features(value):
+    return (value if torch.is_tensor(value) else value.pooler_output).numpy()
+
+
+def post(url, body, content_type):
+    request = urllib.request.Request(url, data=body, headers={"content-type": content_type})
+    with urllib.request.urlopen(request) as answer:
+        return np.array(json.load(answer)["embeddings"], dtype=np.float32)
+
+
+def report(path, modality, ours, theirs, limit):
+    distance = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
+    cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
+    ok = bool(distance.max() <= limit)
+    print(f"{path:<16} {modality:<6} {len(ours):>5} {np.median(distance):>10.1e} {distance.max():>10.1e} {1 - cosine.min():>10.1e} "
+          f"{limit:>8.0e}  {'ok' if ok else 'FAIL'}")
+    return ok
+
+
+def compare(args):
+    from PIL import Image, ImageOps
+    from transformers import AutoTokenizer, CLIPImageProcessor
+
+    model = CLIPModel.from_pretrained(args.checkpoint, dtype=torch.float32).eval()
+    processor = CLIPImageProcessor.from_pretrained(args.checkpoint)
+    bytes_only = CLIPImageProcessor.from_pretrained(args.checkpoint, do_rescale=False, do_normalize=False)
+    tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
+    context = model.config.text_config.max_position_embeddings
+    files = [f for f in sorted(pathlib.Path(args.images).iterdir()) if f.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tiff")]
+    texts = json.loads(pathlib.Path(args.texts).read_text()) if args.texts else ["a photo of a cat", "a photo of two dogs on a beach", "東京の夜", ""]
+
+    crops, kept, image_embeds, text_embeds, ids = [], [], [], [], []
+    with torch.no_grad():
+        for file in files:
+            picture = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+            try:
+                crop = bytes_only(images=picture, return_tensors="np")["pixel_values"][0]
+                pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
+            except Exception as error:  # transformers refuses some shapes that are legal to us
+                print(f"skipped {file.name}: {type(error).__name__}", file=sys.stderr)
+                continue
+            kept.append(file)
+            crops.append(np.ascontiguousarray(crop.astype(np.uint8).transpose(1, 2, 0)))
+            image_embeds.append(features(model.get_image_features(pixel_values=pixels))[0])
+        for text in texts:
+            ids.append(np.array([tokenizer(text, truncation=True, max_length=context)["input_ids"]], dtype=np.int64))
+            text_embeds.append(features(model.get_text_features(input_ids=torch.from_numpy(ids[-1])))[0])
+    image_embeds, text_embeds = np.stack(image_embeds), np.stack(text_embeds)
+
+    print(f"{args.checkpoint}: transformers {transformers.__version__}, distance to it relative to its norm")
+    print(f"{'path':<16} {'input':<6} {'n':>5} {'median':>10} {'worst':>10} {'1 - cos':>10} {'limit':>8}")
+    ok = True
+    if args.clipserve:
+        import onnxruntime
+        with tempfile.TemporaryDirectory() as folder:
+            out = pathlib.Path(folder) / "model"
+            subprocess.run([args.clipserve, "export", args.checkpoint, str(out)], check=True)
+            run = lambda graph, feed: onnxruntime.InferenceSession(str(out / "onnx" / graph), providers=["CPUExecutionProvider"]).run(None, feed)[0]
+            ok &= report("exported graph", "image", run("vision_model.onnx", {"pixel_values": np.stack(crops)}), image_embeds, 1e-5)
+            longest = max(i.shape[1] for i in ids)
+            padded = np.concatenate([np.pad(i, ((0, 0), (0, longest - i.shape[1])), constant_values=i[0, -1]) for i in ids])
+            ok &= report("exported graph", "text", run("text_model.onnx", {"input_ids": padded}), text_embeds, 1e-5)
+    if args.url:
+        url = args.url.rstrip("/")
+        ours = [post(f"{url}/embed/image?normalize=false", f.read_bytes(), "application/octet-stream") for f in kept]
+        ok &= report("service", "image", np.concatenate(ours), image_embeds, 1e-4)
+        body = json.dumps({"texts": texts, "normalize": False}).encode()
+        ok &= report("service", "text", post(f"{url}/embed/text", body, "application/json"), text_embeds, 1e-5)
+    return ok
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, dest="command")
+    one = commands.add_parser("compare")
+    one.add_argument("checkpoint")
+    one.add_argument("--clipserve", help="the clipserve binary")
+    one.add_argument("--url", help="a running service")
+    one.add_argument("--images", required=True, help="a folder of pictures")
+    one.add_argument("--texts", help="a JSON list of strings")
+    two = commands.add_parser("fixtures")
+    two.add_argument("out", type=pathlib.Path)
+    three = commands.add_parser("made-up")
+    three.add_argument("out", type=pathlib.Path)
+    three.add_argument("--tokenizer", required=True, type=pathlib.Path, help="a folder with CLIP's tokenizer.json")
+    args = parser.parse_args()
+    if args.command == "made-up":
+        for name, spec in FIXTURES.items():
+            if spec["cls"] == "CLIPModel":
+                make_servable(name, spec, args.tokenizer, args.out)
+    elif args.command == "fixtures":
+        for name, spec in FIXTURES.items():
+            make_fixture(name, spec, args.out)
+    elif not (args.clipserve or args.url):
+        parser.error("compare wants --clipserve, --url or both")
+    elif not compare(args):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

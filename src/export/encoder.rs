@@ -1,0 +1,129 @@
+//! The pre-norm transformer blocks that both towers share: `CLIPEncoder` of `transformers`, as ONNX nodes.
+//!
+//! Owns attention, the MLP and the residual stream. Does not own what goes in (embeddings) nor what is made of the result
+//! (pooling, projection). Hidden states are `[batch, sequence, hidden]` throughout.
+//!
+//! Standard operators only: ONNX Runtime's fused `Attention`, `MultiHeadAttention` and `SkipLayerNormalization` were measured
+//! and are not faster on its CPU provider (`docs/export.md`), and other providers know the standard ones best.
+
+use super::{
+    activation::activate,
+    error::ExportError,
+    graph::{GraphBuilder, Value},
+};
+use crate::model::clip_config::TransformerConfig;
+
+/// Which rows are pooled, for a graph that wants nothing else. The last block then computes only them: its keys and values
+/// still come from every position, but its queries, its output projection and its MLP, five sixths of its work, are done for
+/// one row per input.
+pub(crate) struct Pool<'p> {
+    /// Takes `[batch, sequence, hidden]` to `[batch, 1, hidden]`.
+    pub(crate) rows: &'p dyn Fn(&mut GraphBuilder, &Value) -> Value,
+    /// The attention mask of those rows, where there is one: broadcasts to `[batch, heads, 1, sequence]`.
+    pub(crate) mask: Option<Value>,
+}
+
+/// What the blocks leave behind, as `BaseModelOutput` has it.
+pub(crate) struct Encoded {
+    /// What goes into the first block, then what comes out of each.
+    pub(crate) hidden_states: Vec<Value>,
+    /// Attention probabilities of each block, `[batch, heads, sequence, sequence]`.
+    pub(crate) attentions: Vec<Value>,
+}
+
+/// The pooled rows `[batch, 1, hidden]` of the last block over `x`. `mask` is added to the scores and broadcasts to
+/// `[batch, heads, sequence, sequence]`.
+pub(crate) fn encode_pooled(
+    g: &mut GraphBuilder,
+    tower: &str,
+    config: &TransformerConfig,
+    x: Value,
+    mask: Option<&Value>,
+    pool: &Pool,
+) -> Result<Value, ExportError> {
+    let last = config.num_hidden_layers - 1;
+    let mut x = x;
+    for layer in 0..last {
+        (x, _) = block(g, &format!("{tower}.encoder.layers.{layer}"), config, &x, mask, None)?;
+    }
+    let (pooled, _) = block(g, &format!("{tower}.encoder.layers.{last}"), config, &x, pool.mask.as_ref(), Some(pool))?;
+    Ok(pooled)
+}
+
+/// All blocks over `x` at every position, with everything in between.
+pub(crate) fn encode_all(
+    g: &mut GraphBuilder,
+    tower: &str,
+    config: &TransformerConfig,
+    x: Value,
+    mask: Option<&Value>,
+) -> Result<Encoded, ExportError> {
+    let mut encoded = Encoded { hidden_states: vec![x.clone()], attentions: Vec::new() };
+    let mut x = x;
+    for layer in 0..config.num_hidden_layers {
+        let attention;
+        (x, attention) = block(g, &format!("{tower}.encoder.layers.{layer}"), config, &x, mask, None)?;
+        encoded.hidden_states.push(x.clone());
+        encoded.attentions.push(attention);
+    }
+    Ok(encoded)
+}
+
+/// `CLIPEncoderLayer.forward`, for all rows or for the pooled ones: the hidden states and the attention probabilities.
+fn block(
+    g: &mut GraphBuilder,
+    name: &str,
+    config: &TransformerConfig,
+    x: &Value,
+    mask: Option<&Value>,
+    pool: Option<&Pool>,
+) -> Result<(Value, Value), ExportError> {
+    let hidden = config.hidden_size;
+    g.scope(name);
+    let normed = g.layer_norm(&format!("{name}.layer_norm1"), x, hidden, config.layer_norm_eps)?;
+    let (residual, queries) = match pool {
+        Some(pool) => ((pool.rows)(g, x), (pool.rows)(g, &normed)),
+        None => (x.clone(), normed.clone()),
+    };
+    let (attended, probabilities) = attention(g, &format!("{name}.self_attn"), config, &queries, &normed, mask)?;
+    let x = g.op("Add", [&residual, &attended]);
+
+    let normed = g.layer_norm(&format!("{name}.layer_norm2"), &x, hidden, config.layer_norm_eps)?;
+    let wide = g.linear(&format!("{name}.mlp.fc1"), &normed, [config.intermediate_size, hidden], 1.0)?;
+    let active = activate(g, config.hidden_act, &wide);
+    let narrow = g.linear(&format!("{name}.mlp.fc2"), &active, [hidden, config.intermediate_size], 1.0)?;
+    Ok((g.op("Add", [&x, &narrow]), probabilities))
+}
+
+/// `CLIPAttention.forward`: `softmax(q k^T / sqrt(head) + mask) v`, projected. The division is in the query's weights.
+fn attention(
+    g: &mut GraphBuilder,
+    name: &str,
+    config: &TransformerConfig,
+    queries: &Value,
+    x: &Value,
+    mask: Option<&Value>,
+) -> Result<(Value, Value), ExportError> {
+    let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
+    let head = hidden / heads;
+    let scale = (head as f64).powf(-0.5) as f32;
+    let mut project = |part: &str, of: &Value, scale: f32, perm: &[i64]| -> Result<Value, ExportError> {
+        let projected = g.linear(&format!("{name}.{part}_proj"), of, [hidden, hidden], scale)?;
+        let split = g.reshape(&projected, &[0, 0, heads as i64, head as i64]);
+        Ok(g.transpose(&split, perm))
+    };
+    let query = project("q", queries, scale, &[0, 2, 1, 3])?;
+    let key = project("k", x, 1.0, &[0, 2, 3, 1])?;
+    let value = project("v", x, 1.0, &[0, 2, 1, 3])?;
+
+    let mut scores = g.op("MatMul", [&query, &key]);
+    if let Some(mask) = mask {
+        scores = g.op("Add", [&scores, mask]);
+    }
+    let probabilities = g.op("Softmax", [&scores]);
+    let context = g.op("MatMul", [&probabilities, &value]);
+    let merged = g.transpose(&context, &[0, 2, 1, 3]);
+    let joined = g.reshape(&merged, &[0, 0, hidden as i64]);
+    let projected = g.linear(&format!("{name}.out_proj"), &joined, [hidden, hidden], 1.0)?;
+    Ok((projected, probabilities))
+}

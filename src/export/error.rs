@@ -1,0 +1,84 @@
+//! Why an export failed, in words for the operator: each message names the file, field or tensor and what was expected.
+
+use std::{io, path::Path, path::PathBuf};
+
+use crate::model::clip_config::ConfigError;
+
+/// Why a checkpoint could not be exported.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// A file could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `config.json` does not describe a CLIP model that can be built.
+    #[error("config.json: {0}")]
+    Config(#[from] ConfigError),
+    /// A JSON file other than `config.json` is malformed.
+    #[error("{file}: {reason}")]
+    Json {
+        /// Its name.
+        file: String,
+        /// What is wrong and where.
+        reason: String,
+    },
+    /// A tensor that the configuration asks for is not in the checkpoint.
+    #[error("tensor `{0}` is missing from the checkpoint")]
+    MissingTensor(String),
+    /// The checkpoint has a tensor that no CLIP model has: its weights would be ignored silently.
+    #[error("tensor `{0}` is not part of a CLIP model with this configuration")]
+    UnknownTensor(String),
+    /// A tensor's shape contradicts the configuration.
+    #[error("tensor `{name}` has shape {actual:?}, the configuration asks for {expected:?}")]
+    TensorShape {
+        /// The tensor.
+        name: String,
+        /// Its shape in the checkpoint.
+        actual: Vec<usize>,
+        /// The shape that follows from `config.json`.
+        expected: Vec<usize>,
+    },
+    /// A tensor's element type is not one of F32, F16, BF16.
+    #[error("tensor `{name}` has element type {dtype}; F32, F16 and BF16 are supported")]
+    TensorType {
+        /// The tensor.
+        name: String,
+        /// Its element type.
+        dtype: String,
+    },
+    /// A weight is too large for the precision asked for.
+    #[error("tensor `{0}` has values beyond 65504, which f16 cannot hold: export it in f32")]
+    TensorRange(String),
+    /// No weights that we read.
+    #[error(
+        "{path} has neither model.safetensors nor model.safetensors.index.json; other formats (pytorch_model.bin) are not read, \
+         `save_pretrained` of transformers writes this one", path = .0.display()
+    )]
+    NoWeights(PathBuf),
+    /// The checkpoint has neither tower.
+    #[error("the checkpoint has no tensor of a CLIP text model (`text_model.…`) or vision model (`vision_model.…`)")]
+    NoTower,
+    /// The folder to write is in use.
+    #[error("{path} exists and is not empty: give the name of a new folder", path = .0.display())]
+    OutputExists(PathBuf),
+    /// A weights file is not a well-formed safetensors file.
+    #[error("{file}: not a safetensors file: {reason}")]
+    Safetensors {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl ExportError {
+    /// For `map_err` on file operations: keeps which file it was about.
+    pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+}

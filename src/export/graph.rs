@@ -1,0 +1,289 @@
+//! A builder of ONNX graphs: values are typed handles, names are unique, equal constants are shared, weights go to the
+//! [`WeightFile`].
+//!
+//! Owns the bookkeeping of nodes, initializers, inputs and outputs. Knows operators by name only; what CLIP is made of, `encoder`,
+//! `vision` and `text` know. Invariant: a value exists before a node uses it, so nodes come out in topological order.
+
+use std::collections::HashMap;
+
+use super::{
+    error::ExportError,
+    int8::{Quantized, column_scales, quantize_columns},
+    metadata::Entries,
+    proto::{
+        AttributeProto, DataType, DimensionProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET_VERSION,
+        OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
+        ValueInfoProto,
+    },
+    weights::{WeightFile, WeightSource, transpose},
+};
+use crate::config::Precision;
+
+/// The output of a node, an initializer or a graph input.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Value(String);
+
+/// One dimension of a graph input or output.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Dim {
+    Fixed(usize),
+    Named(&'static str),
+}
+
+/// A graph under construction, with the two places its weights flow between.
+pub(crate) struct GraphBuilder<'a> {
+    graph: GraphProto,
+    scope: String,
+    precision: Precision,
+    quantized: HashMap<Value, Quantized>,
+    source: &'a dyn WeightSource,
+    file: &'a mut WeightFile,
+}
+
+impl<'a> GraphBuilder<'a> {
+    pub(crate) fn new(
+        name: &str,
+        precision: Precision,
+        source: &'a dyn WeightSource,
+        file: &'a mut WeightFile,
+    ) -> Self {
+        let graph = GraphProto { name: name.to_owned(), ..Default::default() };
+        Self { graph, scope: String::new(), precision, quantized: HashMap::new(), source, file }
+    }
+
+    /// The element type of the hidden states.
+    pub(crate) fn float(&self) -> DataType {
+        match self.precision {
+            Precision::F16 => DataType::Float16,
+            Precision::F32 | Precision::Int8 => DataType::Float,
+        }
+    }
+
+    /// Names of the nodes that follow start with `scope`, so that a profile says which layer they belong to.
+    pub(crate) fn scope(&mut self, scope: impl Into<String>) {
+        self.scope = scope.into();
+    }
+
+    pub(crate) fn input(&mut self, name: &str, element: DataType, dims: &[Dim]) -> Value {
+        self.graph.input.push(value_info(name, element, dims));
+        Value(name.to_owned())
+    }
+
+    /// Declares `value`, of the type of the hidden states, as the graph's output `name`, f32 whatever the precision.
+    pub(crate) fn output(&mut self, name: &str, value: &Value, dims: &[Dim]) {
+        let mut node = NodeProto {
+            input: vec![value.0.clone()],
+            output: vec![name.to_owned()],
+            name: format!("{name}/output"),
+            op_type: "Identity".to_owned(),
+            ..Default::default()
+        };
+        if self.float() != DataType::Float {
+            node.op_type = "Cast".to_owned();
+            node.attribute = vec![AttributeProto::int("to", DataType::Float as i64)];
+        }
+        self.graph.node.push(node);
+        self.graph.output.push(value_info(name, DataType::Float, dims));
+    }
+
+    /// Adds a node with one output.
+    pub(crate) fn node<const N: usize>(
+        &mut self,
+        op: &str,
+        inputs: [&Value; N],
+        attributes: Vec<AttributeProto>,
+    ) -> Value {
+        let name = format!("{}/{op}_{}", self.scope, self.graph.node.len());
+        self.graph.node.push(NodeProto {
+            input: inputs.map(|v| v.0.clone()).to_vec(),
+            output: vec![name.clone()],
+            name: name.clone(),
+            op_type: op.to_owned(),
+            attribute: attributes,
+            domain: String::new(),
+        });
+        Value(name)
+    }
+
+    /// A node without attributes.
+    pub(crate) fn op<const N: usize>(&mut self, op: &str, inputs: [&Value; N]) -> Value {
+        self.node(op, inputs, Vec::new())
+    }
+
+    /// Permutes the dimensions.
+    pub(crate) fn transpose(&mut self, x: &Value, perm: &[i64]) -> Value {
+        self.node("Transpose", [x], vec![AttributeProto::ints("perm", perm)])
+    }
+
+    /// Reshapes; 0 keeps the dimension at that place, -1 takes the rest.
+    pub(crate) fn reshape(&mut self, x: &Value, shape: &[i64]) -> Value {
+        let shape = self.ints(shape);
+        self.op("Reshape", [x, &shape])
+    }
+
+    /// Converts the element type.
+    pub(crate) fn cast(&mut self, x: &Value, to: DataType) -> Value {
+        self.node("Cast", [x], vec![AttributeProto::int("to", to as i64)])
+    }
+
+    /// A constant vector of indices or sizes.
+    pub(crate) fn ints(&mut self, values: &[i64]) -> Value {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.constant(DataType::Int64, &[values.len()], bytes)
+    }
+
+    /// A constant scalar of the type of the hidden states.
+    pub(crate) fn scalar(&mut self, value: f32) -> Value {
+        self.scalar_of(self.float(), value)
+    }
+
+    /// A constant scalar.
+    pub(crate) fn scalar_of(&mut self, element: DataType, value: f32) -> Value {
+        let mut bytes = Vec::new();
+        element.encode(value, &mut bytes);
+        self.constant(element, &[], bytes)
+    }
+
+    /// A constant kept in the graph file itself: for what is small.
+    fn constant(&mut self, element: DataType, dims: &[usize], bytes: Vec<u8>) -> Value {
+        let dims: Vec<i64> = dims.iter().map(|&d| d as i64).collect();
+        let same = |t: &&TensorProto| {
+            t.data_type == element as i32 && t.dims == dims && t.raw_data.as_deref() == Some(bytes.as_slice())
+        };
+        if let Some(tensor) = self.graph.initializer.iter().find(same) {
+            return Value(tensor.name.clone());
+        }
+        let name = format!("constant_{}", self.graph.initializer.len());
+        self.graph.initializer.push(TensorProto {
+            name: name.clone(),
+            dims,
+            data_type: element as i32,
+            raw_data: Some(bytes),
+            ..Default::default()
+        });
+        Value(name)
+    }
+
+    /// The checkpoint's tensor `name`, in the type of the hidden states.
+    pub(crate) fn weight(&mut self, name: &str, shape: &[usize]) -> Result<Value, ExportError> {
+        let source = self.source;
+        self.derived(name, self.float(), shape, || source.read(name, shape))
+    }
+
+    /// A tensor called `name`, computed from the checkpoint.
+    pub(crate) fn derived(
+        &mut self,
+        name: &str,
+        element: DataType,
+        shape: &[usize],
+        elements: impl FnOnce() -> Result<Vec<f32>, ExportError>,
+    ) -> Result<Value, ExportError> {
+        if !self.graph.initializer.iter().any(|t| t.name == name) {
+            let tensor = self.file.tensor(name, element, shape, elements)?;
+            self.graph.initializer.push(tensor);
+        }
+        Ok(Value(name.to_owned()))
+    }
+
+    /// `(x @ weight^T + bias) * scale` with `{name}.weight` `[output, input]` and `{name}.bias` `[output]`; `scale` goes into
+    /// both. In int8 precision the product is one of 8-bit integers.
+    pub(crate) fn linear(
+        &mut self,
+        name: &str,
+        x: &Value,
+        [output, input]: [usize; 2],
+        scale: f32,
+    ) -> Result<Value, ExportError> {
+        let source = self.source;
+        let weight_name = format!("{name}.weight");
+        let matrix = || Ok(transpose(&scaled(source.read(&weight_name, &[output, input])?, scale), output, input));
+        let product = match self.precision {
+            Precision::F32 | Precision::F16 => {
+                let weight = self.derived(&weight_name, self.float(), &[input, output], matrix)?;
+                self.op("MatMul", [x, &weight])
+            }
+            Precision::Int8 => {
+                let q = match self.quantized.get(x) {
+                    Some(quantized) => quantized.clone(),
+                    None => self.quantize_rows(x),
+                };
+                self.quantized.insert(x.clone(), q.clone());
+                let scales = format!("{name}.scale");
+                let scales =
+                    self.derived(&scales, DataType::Float, &[output], || Ok(column_scales(&matrix()?, output)))?;
+                let weight = self.derived(&weight_name, DataType::Int8, &[input, output], || {
+                    let matrix = matrix()?;
+                    Ok(quantize_columns(&matrix, &column_scales(&matrix, output)))
+                })?;
+                self.dequantized_product(&q, &weight, &scales)
+            }
+        };
+        let bias_name = format!("{name}.bias");
+        let bias = || Ok(scaled(source.read(&bias_name, &[output])?, scale));
+        let bias = self.derived(&bias_name, self.float(), &[output], bias)?;
+        Ok(self.op("Add", [&product, &bias]))
+    }
+
+    /// `x @ weight^T` with `{name}.weight` `[output, input]`: a projection to the shared space. Never quantised: it is one row
+    /// per input, and the last thing that happens to an embedding.
+    pub(crate) fn projection(
+        &mut self,
+        name: &str,
+        x: &Value,
+        [output, input]: [usize; 2],
+    ) -> Result<Value, ExportError> {
+        let source = self.source;
+        let weight_name = format!("{name}.weight");
+        let matrix = || Ok(transpose(&source.read(&weight_name, &[output, input])?, output, input));
+        let weight = self.derived(&weight_name, self.float(), &[input, output], matrix)?;
+        Ok(self.op("MatMul", [x, &weight]))
+    }
+
+    /// Layer norm over the last dimension, of `size` elements.
+    pub(crate) fn layer_norm(
+        &mut self,
+        name: &str,
+        x: &Value,
+        size: usize,
+        epsilon: f64,
+    ) -> Result<Value, ExportError> {
+        let weight = self.weight(&format!("{name}.weight"), &[size])?;
+        let bias = self.weight(&format!("{name}.bias"), &[size])?;
+        let attributes = vec![AttributeProto::int("axis", -1), AttributeProto::float("epsilon", epsilon as f32)];
+        Ok(self.node("LayerNormalization", [x, &weight, &bias], attributes))
+    }
+
+    /// The source of weights, for tensors that are computed from several.
+    pub(crate) fn source(&self) -> &'a dyn WeightSource {
+        self.source
+    }
+
+    /// The finished model with its metadata.
+    pub(crate) fn finish(self, metadata: Entries) -> ModelProto {
+        ModelProto {
+            ir_version: IR_VERSION,
+            producer_name: env!("CARGO_PKG_NAME").to_owned(),
+            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            graph: Some(self.graph),
+            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET_VERSION }],
+            metadata_props: metadata.into_iter().map(|(key, value)| StringStringEntryProto { key, value }).collect(),
+        }
+    }
+}
+
+fn scaled(mut elements: Vec<f32>, scale: f32) -> Vec<f32> {
+    elements.iter_mut().for_each(|element| *element *= scale);
+    elements
+}
+
+fn value_info(name: &str, element: DataType, dims: &[Dim]) -> ValueInfoProto {
+    let dim = dims
+        .iter()
+        .map(|dim| match *dim {
+            Dim::Fixed(size) => DimensionProto { dim_value: Some(size as i64), dim_param: None },
+            Dim::Named(name) => DimensionProto { dim_value: None, dim_param: Some(name.to_owned()) },
+        })
+        .collect();
+    let tensor_type = TensorTypeProto { elem_type: element as i32, shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type: Some(tensor_type) }) }
+}

@@ -1,0 +1,96 @@
+//! int8: the linear layers of the encoder blocks as products of 8-bit integers.
+//!
+//! Weights are S8, one scale per output column, symmetric; activations U8 around a zero point of 128, one scale per **row**,
+//! measured while the graph runs. So a row's result depends on no other row: an embedding is the same bits alone and in any
+//! batch. The usual dynamic form (`DynamicQuantizeLinear` + `MatMulInteger`, one scale for the whole batch) is 8 % faster and
+//! gives up exactly that; numbers in `docs/export.md`. Everything else (patch and token embeddings, norms, attention scores,
+//! the projection) stays f32. Owns the arithmetic; which layers use it, `graph` decides.
+
+use super::{
+    graph::{GraphBuilder, Value},
+    proto::{AttributeProto, DataType},
+};
+
+/// Rows in 8 bits: `x` is about `(values - 128) * scale`.
+#[derive(Clone, Debug)]
+pub(crate) struct Quantized {
+    /// U8, of the shape of `x`.
+    values: Value,
+    /// f32, of the shape of `x` with the last dimension 1.
+    scale: Value,
+}
+
+/// Largest magnitude of a quantised weight or activation; -128 is left out so that both signs reach equally far.
+const LIMIT: f32 = 127.0;
+
+impl GraphBuilder<'_> {
+    /// Quantises each row of `x` (f32) by its own largest magnitude.
+    pub(crate) fn quantize_rows(&mut self, x: &Value) -> Quantized {
+        let magnitude = self.op("Abs", [x]);
+        let largest = self.node(
+            "ReduceMax",
+            [&magnitude],
+            vec![AttributeProto::ints("axes", &[-1]), AttributeProto::int("keepdims", 1)],
+        );
+        // A row of zeros would divide by zero.
+        let tiny = self.scalar(1e-30);
+        let largest = self.op("Max", [&largest, &tiny]);
+        let limit = self.scalar(LIMIT);
+        let steps = self.op("Div", [&limit, &largest]);
+        let scale = self.op("Div", [&largest, &limit]);
+        let in_steps = self.op("Mul", [x, &steps]);
+        // From 1.5 to 255.5; the conversion cuts the fraction off, which the extra half turns into rounding.
+        let offset = self.scalar(128.5);
+        let shifted = self.op("Add", [&in_steps, &offset]);
+        let values = self.cast(&shifted, DataType::Uint8);
+        Quantized { values, scale }
+    }
+
+    /// `x @ weight` in f32, from `x` quantised, `weight` S8 `[input, output]` and its `scales` `[output]`.
+    ///
+    /// Two multiplications on purpose: ONNX Runtime takes one by a product of scales for its own fused form, whose activation
+    /// scale is a single number, and computes something else.
+    pub(crate) fn dequantized_product(&mut self, x: &Quantized, weight: &Value, scales: &Value) -> Value {
+        let (middle, zero) = (self.scalar_of(DataType::Uint8, 128.0), self.scalar_of(DataType::Int8, 0.0));
+        let sums = self.op("MatMulInteger", [&x.values, weight, &middle, &zero]);
+        let sums = self.cast(&sums, DataType::Float);
+        let rows = self.op("Mul", [&sums, &x.scale]);
+        self.op("Mul", [&rows, scales])
+    }
+}
+
+/// The scale of each column of `matrix` `[rows, columns]`.
+pub(crate) fn column_scales(matrix: &[f32], columns: usize) -> Vec<f32> {
+    let mut largest = vec![f32::MIN_POSITIVE; columns];
+    for row in matrix.chunks_exact(columns) {
+        largest.iter_mut().zip(row).for_each(|(max, w)| *max = max.max(w.abs()));
+    }
+    largest.iter().map(|max| max / LIMIT).collect()
+}
+
+/// `matrix` in steps of its columns' scales: whole numbers from -127 to 127.
+pub(crate) fn quantize_columns(matrix: &[f32], scales: &[f32]) -> Vec<f32> {
+    let rows = matrix.chunks_exact(scales.len());
+    rows.flat_map(|row| row.iter().zip(scales).map(|(w, s)| (w / s).round().clamp(-LIMIT, LIMIT))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_use_the_whole_range_and_come_back_within_half_a_step() {
+        let matrix = [0.5, -100.0, -1.0, 3.0, 0.0, 7.7];
+        let scales = column_scales(&matrix, 2);
+        let steps = quantize_columns(&matrix, &scales);
+        assert_eq!((steps[2], steps[1]), (-127.0, -127.0));
+        for (i, (w, q)) in matrix.iter().zip(&steps).enumerate() {
+            assert!((w - q * scales[i % 2]).abs() <= scales[i % 2] / 2.0 + 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_column_of_zeros_stays_zero() {
+        assert_eq!(quantize_columns(&[0.0, 0.0], &column_scales(&[0.0, 0.0], 1)), [0.0, 0.0]);
+    }
+}

@@ -1,0 +1,95 @@
+//! What our graphs say about themselves, as `metadata_props`: the keys, and how their values are written.
+//!
+//! Owns the keys. Numbers are written so that they read back the same; lists are JSON arrays. Invariant: a loader needs nothing
+//! but the graph to know what to feed it and what its answers mean.
+
+use super::{EXPORTER_VERSION, normalization::PixelNormalization};
+use crate::config::Precision;
+use crate::model::clip_config::{Projected, TextConfig, VisionConfig};
+
+/// [`EXPORTER_VERSION`] of the build that wrote the graph; that a graph has this key says that it is ours.
+pub const EXPORTER: &str = "clipserve.exporter_version";
+/// `f32`, `f16` or `int8`.
+pub const PRECISION: &str = "clipserve.precision";
+/// The sha256 of the checkpoint's `model.safetensors`, in hexadecimal.
+pub const SOURCE_SHA256: &str = "clipserve.source_sha256";
+/// What similarities are multiplied by: `exp` of the checkpoint's `logit_scale`, usually 100. Absent where the checkpoint has
+/// one tower only.
+pub const LOGIT_SCALE: &str = "clipserve.logit_scale";
+/// Length of an embedding.
+pub const PROJECTION_DIM: &str = "clipserve.projection_dim";
+/// Vision: side of the picture, pixels.
+pub const IMAGE_SIZE: &str = "clipserve.image_size";
+/// Vision: what the graph multiplies bytes by.
+pub const RESCALE_FACTOR: &str = "clipserve.rescale_factor";
+/// Vision: what the graph then subtracts, per channel.
+pub const IMAGE_MEAN: &str = "clipserve.image_mean";
+/// Vision: what the graph then divides by, per channel.
+pub const IMAGE_STD: &str = "clipserve.image_std";
+/// Text: the most ids that one text may have.
+pub const CONTEXT_LENGTH: &str = "clipserve.context_length";
+/// Text: ids are below this.
+pub const VOCAB_SIZE: &str = "clipserve.vocab_size";
+
+/// Keys and values.
+pub(crate) type Entries = Vec<(String, String)>;
+
+/// What both graphs of a model say.
+pub(crate) struct Provenance<'a> {
+    pub(crate) source_sha256: &'a str,
+    pub(crate) precision: Precision,
+    /// The checkpoint's parameter, a logarithm; `None` for the classes that have a single tower.
+    pub(crate) logit_scale: Option<f32>,
+}
+
+impl Provenance<'_> {
+    fn entries(&self, projection_dim: usize) -> Entries {
+        let mut entries = vec![
+            entry(EXPORTER, EXPORTER_VERSION),
+            entry(PRECISION, precision_name(self.precision)),
+            entry(SOURCE_SHA256, self.source_sha256),
+            entry(PROJECTION_DIM, projection_dim),
+        ];
+        entries.extend(self.logit_scale.map(|ln| entry(LOGIT_SCALE, ln.exp())));
+        entries
+    }
+}
+
+/// The vision graph's entries.
+pub(crate) fn vision(
+    provenance: &Provenance,
+    config: &Projected<VisionConfig>,
+    normalization: &PixelNormalization,
+) -> Entries {
+    let mut entries = provenance.entries(config.projection_dim);
+    entries.extend([
+        entry(IMAGE_SIZE, config.tower.image_size),
+        entry(RESCALE_FACTOR, normalization.rescale_factor),
+        entry(IMAGE_MEAN, format!("{:?}", normalization.mean)),
+        entry(IMAGE_STD, format!("{:?}", normalization.std)),
+    ]);
+    entries
+}
+
+/// The text graph's entries.
+pub(crate) fn text(provenance: &Provenance, config: &Projected<TextConfig>) -> Entries {
+    let mut entries = provenance.entries(config.projection_dim);
+    entries.extend([
+        entry(CONTEXT_LENGTH, config.tower.max_position_embeddings),
+        entry(VOCAB_SIZE, config.tower.vocab_size),
+    ]);
+    entries
+}
+
+/// As the configuration and the command line spell it.
+pub(crate) fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::F16 => "f16",
+        Precision::Int8 => "int8",
+    }
+}
+
+fn entry(key: &str, value: impl ToString) -> (String, String) {
+    (key.to_owned(), value.to_string())
+}

@@ -1,0 +1,272 @@
+//! A checkpoint of `transformers` (`config.json` + `model.safetensors`) to the ONNX graphs we serve, without Python.
+//!
+//! Owns the graphs: what CLIP computes, written as ONNX nodes and driven by every field of the configuration that changes the
+//! arithmetic. Does not own running them, and never names the runtime's API. What comes out is a model folder:
+//!
+//! ```text
+//! config.json  preprocessor_config.json  tokenizer files     as they were
+//! onnx/vision_model.onnx      pixel_values u8 [batch, side, side, channels] -> image_embeds [batch, projection]
+//! onnx/vision_outputs.onnx    the same -> image_embeds and every output of `outputs`
+//! onnx/vision_model.onnx_data the weights of both
+//! onnx/text_model.onnx        input_ids i64 [batch, sequence] -> text_embeds [batch, projection]
+//! onnx/text_outputs.onnx      input_ids, attention_mask -> text_embeds and every output of `outputs`
+//! onnx/text_model.onnx_data   the weights of both
+//! ```
+//!
+//! A checkpoint without a tower has no files of that tower; one without a projection has only the `_outputs` graph, without the
+//! embedding. Embeddings are not normalised: that is the caller's option. Outputs are f32 in every precision. The weights are
+//! external data, so that they are neither copied on the way (one tensor at a time is in memory) nor bounded by protobuf's
+//! 2 GB, and the runtime maps them. Each graph says what it is in its metadata: see [`metadata`].
+
+mod activation;
+mod cache;
+mod checkpoint;
+mod encoder;
+mod error;
+mod graph;
+mod int8;
+pub mod metadata;
+mod normalization;
+pub mod outputs;
+mod proto;
+mod synthetic;
+mod text;
+mod vision;
+mod weights;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use prost::Message;
+
+pub use self::{
+    cache::export_cached, checkpoint::Checkpoint, error::ExportError, normalization::PixelNormalization,
+    synthetic::SyntheticWeights, weights::WeightSource,
+};
+use self::{
+    graph::GraphBuilder,
+    metadata::{Entries, Provenance},
+    weights::WeightFile,
+};
+use crate::{
+    config::Precision,
+    model::clip_config::{Architecture, ClipConfig},
+};
+
+/// Changes whenever the same checkpoint gives another graph: part of every cache key.
+pub const EXPORTER_VERSION: u32 = 1;
+
+/// What is copied from a checkpoint beside the graphs, as far as it is there.
+const COPIED_FILES: [&str; 8] = [
+    "config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// A model folder that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportedModel {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The graph of `image_embeds`, when the checkpoint has a vision tower and its projection.
+    pub vision: Option<PathBuf>,
+    /// The graph of all outputs of the vision tower, when the checkpoint has one.
+    pub vision_outputs: Option<PathBuf>,
+    /// The graph of `text_embeds`, when the checkpoint has a text tower and its projection.
+    pub text: Option<PathBuf>,
+    /// The graph of all outputs of the text tower, when the checkpoint has one.
+    pub text_outputs: Option<PathBuf>,
+    /// Bytes of weights beside the graphs.
+    pub weight_bytes: u64,
+}
+
+impl ExportedModel {
+    /// The exported model in `dir`, as far as its files say.
+    fn at(dir: &Path) -> Self {
+        let onnx = dir.join("onnx");
+        let graph = |name: &str| Some(onnx.join(name)).filter(|path| path.exists());
+        let size = |name: &str| fs::metadata(onnx.join(name)).map_or(0, |m| m.len());
+        Self {
+            dir: dir.to_owned(),
+            vision: graph("vision_model.onnx"),
+            vision_outputs: graph("vision_outputs.onnx"),
+            text: graph("text_model.onnx"),
+            text_outputs: graph("text_outputs.onnx"),
+            weight_bytes: size("vision_model.onnx_data") + size("text_model.onnx_data"),
+        }
+    }
+}
+
+/// Exports the checkpoint in `source` into the new folder `out`, which appears whole or not at all.
+///
+/// # Errors
+/// Names the file, the field of `config.json` or the tensor that is missing, unknown or of the wrong shape; refuses an `out`
+/// that has something in it.
+pub fn export_checkpoint(source: &Path, out: &Path, precision: Precision) -> Result<ExportedModel, ExportError> {
+    let checkpoint = Checkpoint::open(source)?;
+    let digest = checkpoint.sha256()?;
+    export_opened(source, &checkpoint, &digest, out, precision)
+}
+
+/// Writes a model folder of `config`'s size with seeded random f32 weights into the new folder `out`: what benchmarks run on.
+/// The tokenizer comes from `tokenizer_dir`. The same `seed` gives the same files.
+///
+/// # Errors
+/// When a file cannot be read or written, or `out` has something in it.
+pub fn write_synthetic_model(
+    config: &ClipConfig,
+    seed: u64,
+    tokenizer_dir: &Path,
+    out: &Path,
+) -> Result<ExportedModel, ExportError> {
+    let normalization = PixelNormalization::default();
+    let weights = SyntheticWeights::new(config, seed);
+    let provenance = Provenance {
+        source_sha256: &format!("synthetic-{seed}"),
+        precision: Precision::F32,
+        logit_scale: Some(config.logit_scale_init_value as f32),
+    };
+    cache::new_folder(out, |dir| {
+        write_graphs(config, &normalization, &weights, &provenance, dir)?;
+        copy_files(tokenizer_dir, dir)?;
+        write(&dir.join("config.json"), config.to_json().as_bytes())?;
+        let side = config.vision.as_ref().map_or(224, |v| v.tower.image_size);
+        write(&dir.join("preprocessor_config.json"), normalization.preprocessor_json(side).as_bytes())
+    })
+}
+
+/// [`export_checkpoint`] of weights that are open already and whose digest is known.
+fn export_opened(
+    source: &Path,
+    checkpoint: &Checkpoint,
+    digest: &str,
+    out: &Path,
+    precision: Precision,
+) -> Result<ExportedModel, ExportError> {
+    let config = source.join("config.json");
+    let config = ClipConfig::from_json(&fs::read_to_string(&config).map_err(ExportError::io(&config))?)?;
+    let config = ClipConfig {
+        text: config.text.filter(|_| checkpoint.has_prefix("text_model.")),
+        vision: config.vision.filter(|_| checkpoint.has_prefix("vision_model.")),
+        ..config
+    };
+    if config.text.is_none() && config.vision.is_none() {
+        return Err(ExportError::NoTower);
+    }
+    let normalization = match &config.vision {
+        Some(vision) => read_normalization(source, vision.tower.num_channels)?,
+        None => PixelNormalization::default(),
+    };
+    let logit_scale = match config.architecture {
+        Architecture::Clip if checkpoint.contains("logit_scale") => {
+            checkpoint.read("logit_scale", &[])?.first().copied()
+        }
+        Architecture::Clip => Some(config.logit_scale_init_value as f32),
+        Architecture::Text | Architecture::Vision => None,
+    };
+    let provenance = Provenance { source_sha256: digest, precision, logit_scale };
+    cache::new_folder(out, |dir| {
+        write_graphs(&config, &normalization, checkpoint, &provenance, dir)?;
+        checkpoint.check_all_read()?;
+        copy_files(source, dir)
+    })
+}
+
+fn read_normalization(source: &Path, channels: usize) -> Result<PixelNormalization, ExportError> {
+    let path = source.join("preprocessor_config.json");
+    match fs::read_to_string(&path) {
+        Ok(text) => PixelNormalization::from_json(&text, channels),
+        // Checkpoints of a single tower often come without; then `CLIPImageProcessor`'s defaults hold.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => PixelNormalization::from_json("{}", channels),
+        Err(e) => Err(ExportError::Io { path, source: e }),
+    }
+}
+
+/// All graphs that `config` has a tower for; those of embeddings where `source` has the projection.
+fn write_graphs(
+    config: &ClipConfig,
+    normalization: &PixelNormalization,
+    source: &dyn WeightSource,
+    provenance: &Provenance,
+    dir: &Path,
+) -> Result<(), ExportError> {
+    let onnx = dir.join("onnx");
+    fs::create_dir_all(&onnx).map_err(ExportError::io(&onnx))?;
+    if let Some(vision) = &config.vision {
+        let projected = source.contains("visual_projection.weight");
+        let metadata = || metadata::vision(provenance, vision, normalization);
+        let mut tower = TowerWriter::new(&onnx, "vision", provenance.precision, source)?;
+        if projected {
+            tower.graph("model", metadata(), |g| vision::embedding(g, vision, normalization))?;
+        }
+        tower.graph("outputs", metadata(), |g| vision::outputs(g, vision, normalization, projected))?;
+        tower.file.finish()?;
+    }
+    if let Some(text) = &config.text {
+        let projected = source.contains("text_projection.weight");
+        let metadata = || metadata::text(provenance, text);
+        let mut tower = TowerWriter::new(&onnx, "text", provenance.precision, source)?;
+        if projected {
+            tower.graph("model", metadata(), |g| text::embedding(g, text))?;
+        }
+        tower.graph("outputs", metadata(), |g| text::outputs(g, text, projected))?;
+        tower.file.finish()?;
+    }
+    Ok(())
+}
+
+/// Writes the graphs of one tower, which share one file of weights.
+struct TowerWriter<'a> {
+    onnx: &'a Path,
+    tower: &'static str,
+    precision: Precision,
+    source: &'a dyn WeightSource,
+    file: WeightFile,
+}
+
+impl<'a> TowerWriter<'a> {
+    fn new(
+        onnx: &'a Path,
+        tower: &'static str,
+        precision: Precision,
+        source: &'a dyn WeightSource,
+    ) -> Result<Self, ExportError> {
+        let file = WeightFile::create(&onnx.join(format!("{tower}_model.onnx_data")))?;
+        Ok(Self { onnx, tower, precision, source, file })
+    }
+
+    fn graph(
+        &mut self,
+        kind: &str,
+        metadata: Entries,
+        build: impl FnOnce(&mut GraphBuilder) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        let name = format!("{}_{kind}", self.tower);
+        let mut graph = GraphBuilder::new(&name, self.precision, self.source, &mut self.file);
+        build(&mut graph)?;
+        write(&self.onnx.join(format!("{name}.onnx")), &graph.finish(metadata).encode_to_vec())
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
+    fs::write(path, bytes).map_err(ExportError::io(path))
+}
+
+/// Copies [`COPIED_FILES`], contents only: a source may be read-only.
+fn copy_files(from: &Path, to: &Path) -> Result<(), ExportError> {
+    for name in COPIED_FILES {
+        let path = from.join(name);
+        if path.exists() {
+            let bytes = fs::read(&path).map_err(ExportError::io(&path))?;
+            write(&to.join(name), &bytes)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! What happens to a pixel between `u8` and the patch embedding: the part of `preprocessor_config.json` that our vision graph
+//! takes over (`do_rescale`, `rescale_factor`, `do_normalize`, `image_mean`, `image_std`).
+//!
+//! Owns these five fields and their defaults. Resizing, cropping and colour stay with `preprocess`.
+
+use serde::Deserialize;
+use serde_json::json;
+
+use super::error::ExportError;
+
+/// `pixel = (u8 * rescale_factor - mean[channel]) / std[channel]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PixelNormalization {
+    /// Usually 1 / 255.
+    pub rescale_factor: f64,
+    /// One per channel.
+    pub mean: Vec<f64>,
+    /// One per channel, none of them zero.
+    pub std: Vec<f64>,
+}
+
+/// The fields as they stand in the file; absent and null mean the same to `CLIPImageProcessor`, its default.
+#[derive(Deserialize)]
+struct Raw {
+    do_rescale: Option<bool>,
+    rescale_factor: Option<f64>,
+    do_normalize: Option<bool>,
+    image_mean: Option<Vec<f64>>,
+    image_std: Option<Vec<f64>>,
+}
+
+impl Default for PixelNormalization {
+    /// `OPENAI_CLIP_MEAN` and `OPENAI_CLIP_STD` of `transformers`.
+    fn default() -> Self {
+        Self {
+            rescale_factor: 1.0 / 255.0,
+            mean: vec![0.48145466, 0.4578275, 0.40821073],
+            std: vec![0.26862954, 0.26130258, 0.27577711],
+        }
+    }
+}
+
+impl PixelNormalization {
+    /// Reads the text of a `preprocessor_config.json` for a model of `channels` channels.
+    ///
+    /// # Errors
+    /// When a field has the wrong type or length, or a standard deviation is zero.
+    pub fn from_json(text: &str, channels: usize) -> Result<Self, ExportError> {
+        let error = |reason: String| ExportError::Json { file: "preprocessor_config.json".into(), reason };
+        let raw: Raw = serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
+        let default = Self::default();
+        let (mean, std) = if raw.do_normalize.unwrap_or(true) {
+            (raw.image_mean.unwrap_or(default.mean), raw.image_std.unwrap_or(default.std))
+        } else {
+            (vec![0.0; channels], vec![1.0; channels])
+        };
+        for (field, values) in [("image_mean", &mean), ("image_std", &std)] {
+            if values.len() != channels {
+                return Err(error(format!(
+                    "field `{field}` has {} values, the model has {channels} channels",
+                    values.len()
+                )));
+            }
+        }
+        if let Some(bad) = std.iter().find(|s| !s.is_normal()) {
+            return Err(error(format!("field `image_std` has the value {bad}, expected positive numbers")));
+        }
+        let rescale_factor = match raw.do_rescale {
+            Some(false) => 1.0,
+            Some(true) | None => raw.rescale_factor.unwrap_or(default.rescale_factor),
+        };
+        Ok(Self { rescale_factor, mean, std })
+    }
+
+    /// A `preprocessor_config.json` with these values for a model of `side` pixels.
+    pub(crate) fn preprocessor_json(&self, side: usize) -> String {
+        let fields = json!({
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": true, "size": {"shortest_edge": side}, "resample": 3,
+            "do_center_crop": true, "crop_size": {"height": side, "width": side},
+            "do_rescale": true, "rescale_factor": self.rescale_factor,
+            "do_normalize": true, "image_mean": self.mean, "image_std": self.std,
+            "do_convert_rgb": true,
+        });
+        format!("{fields:#}")
+    }
+
+    /// The same as one multiplication and one addition per channel: `pixel = u8 * scale + shift`.
+    pub(crate) fn affine(&self) -> Vec<(f64, f64)> {
+        self.mean.iter().zip(&self.std).map(|(mean, std)| (self.rescale_factor / std, -mean / std)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_means_openai_s_values() {
+        for text in ["{}", r#"{"image_mean": null, "do_rescale": null, "size": {"shortest_edge": 224}}"#] {
+            assert_eq!(PixelNormalization::from_json(text, 3).unwrap(), PixelNormalization::default());
+        }
+    }
+
+    #[test]
+    fn switched_off_steps_do_nothing() {
+        let off = PixelNormalization::from_json(r#"{"do_rescale": false, "do_normalize": false}"#, 3).unwrap();
+        assert_eq!(off.affine(), [(1.0, 0.0); 3]);
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        for (text, part) in [
+            (r#"{"image_mean": [0.5]}"#, "image_mean"),
+            (r#"{"image_std": [1, 0, 1]}"#, "image_std"),
+            (r#"{"image_std": 1}"#, "invalid type"),
+        ] {
+            let message = PixelNormalization::from_json(text, 3).unwrap_err().to_string();
+            assert!(message.contains(part), "{message}");
+        }
+    }
+}

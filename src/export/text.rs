@@ -1,0 +1,137 @@
+//! The text graph: `input_ids` `i64` `[batch, sequence]` to `text_embeds` `[batch, projection]`.
+//!
+//! Owns `CLIPTextTransformer` and the projection. No attention mask: attention is causal and pooling stops at the end token,
+//! so what stands after it (padding of any kind) never reaches the embedding. `sequence` is at most the context length. The
+//! graph of all outputs is another, see [`outputs`].
+
+use super::{
+    encoder::{Pool, encode_all, encode_pooled},
+    error::ExportError,
+    graph::{Dim, GraphBuilder, Value},
+    outputs,
+    proto::{AttributeProto, DataType},
+};
+use crate::model::clip_config::{Projected, TextConfig, TextPooling, TransformerConfig};
+
+/// The graph of `text_embeds` alone.
+pub(crate) fn embedding(g: &mut GraphBuilder, config: &Projected<TextConfig>) -> Result<(), ExportError> {
+    let tower = &config.tower;
+    let (input_ids, length, x) = begin(g, tower)?;
+    let mask = causal_mask(g, tower.max_position_embeddings, &length)?;
+    let position = pooled_position(g, tower.pooling(), &input_ids);
+    let rows = |g: &mut GraphBuilder, x: &Value| rows_at(g, x, &position);
+    let row_mask = g.op("Gather", [&mask, &position]);
+    let heads_axis = g.ints(&[1]);
+    let row_mask = g.op("Unsqueeze", [&row_mask, &heads_axis]);
+    let pool = Pool { rows: &rows, mask: Some(row_mask) };
+    let pooled = encode_pooled(g, "text_model", &tower.transformer, x, Some(&mask), &pool)?;
+    let pooled = g.reshape(&pooled, &[0, tower.transformer.hidden_size as i64]);
+    let pooled = final_layer_norm(g, tower, &pooled)?;
+    project(g, config, &pooled)
+}
+
+/// The graph of `CLIPTextModelOutput`: everything, `text_embeds` only where `projected` says that there is a projection.
+///
+/// It has a second input, `attention_mask` `i64` `[batch, sequence]`: the states of padding positions, which are outputs here,
+/// depend on it.
+pub(crate) fn outputs(
+    g: &mut GraphBuilder,
+    config: &Projected<TextConfig>,
+    projected: bool,
+) -> Result<(), ExportError> {
+    let tower = &config.tower;
+    let (input_ids, length, x) = begin(g, tower)?;
+    let dims = [Dim::Named("batch"), Dim::Named("sequence")];
+    let attention_mask = g.input("attention_mask", DataType::Int64, &dims);
+    let causal = causal_mask(g, tower.max_position_embeddings, &length)?;
+    let mask = with_padding(g, &causal, &attention_mask);
+    let encoded = encode_all(g, "text_model", &tower.transformer, x, Some(&mask))?;
+    let last = &encoded.hidden_states[tower.transformer.num_hidden_layers];
+    let last = final_layer_norm(g, tower, last)?;
+    let position = pooled_position(g, tower.pooling(), &input_ids);
+    let pooled = rows_at(g, &last, &position);
+    let pooled = g.reshape(&pooled, &[0, tower.transformer.hidden_size as i64]);
+    let sizes = [tower.transformer.hidden_size, tower.transformer.num_attention_heads];
+    outputs::declare(g, &encoded, &last, &pooled, Dim::Named("sequence"), sizes);
+    if projected { project(g, config, &pooled) } else { Ok(()) }
+}
+
+/// From the input to what the first block gets: `input_ids`, the sequence's length, the embeddings.
+fn begin(g: &mut GraphBuilder, config: &TextConfig) -> Result<(Value, Value, Value), ExportError> {
+    let input_ids = g.input("input_ids", DataType::Int64, &[Dim::Named("batch"), Dim::Named("sequence")]);
+    g.scope("text_model.embeddings");
+    let bounds = vec![AttributeProto::int("start", 1), AttributeProto::int("end", 2)];
+    let length = g.node("Shape", [&input_ids], bounds);
+    let x = embed(g, config, &input_ids, &length)?;
+    Ok((input_ids, length, x))
+}
+
+/// The rows of `x` `[batch, sequence, hidden]` at `position` `[batch, 1]`: `[batch, 1, hidden]`.
+fn rows_at(g: &mut GraphBuilder, x: &Value, position: &Value) -> Value {
+    let axis = g.ints(&[2]);
+    let index = g.op("Unsqueeze", [position, &axis]);
+    g.node("GatherND", [x, &index], vec![AttributeProto::int("batch_dims", 1)])
+}
+
+fn final_layer_norm(g: &mut GraphBuilder, config: &TextConfig, x: &Value) -> Result<Value, ExportError> {
+    let TransformerConfig { hidden_size, layer_norm_eps, .. } = config.transformer;
+    g.scope("text_model");
+    g.layer_norm("text_model.final_layer_norm", x, hidden_size, layer_norm_eps)
+}
+
+/// `text_embeds` from the pooled state `[batch, hidden]`.
+fn project(g: &mut GraphBuilder, config: &Projected<TextConfig>, pooled: &Value) -> Result<(), ExportError> {
+    let hidden = config.tower.transformer.hidden_size;
+    let embeds = g.projection("text_projection", pooled, [config.projection_dim, hidden])?;
+    g.output("text_embeds", &embeds, &[Dim::Named("batch"), Dim::Fixed(config.projection_dim)]);
+    Ok(())
+}
+
+/// `CLIPTextEmbeddings.forward`: tokens and positions, `[batch, sequence, hidden]`.
+fn embed(g: &mut GraphBuilder, config: &TextConfig, input_ids: &Value, length: &Value) -> Result<Value, ExportError> {
+    let hidden = config.transformer.hidden_size;
+    let tokens = g.weight("text_model.embeddings.token_embedding.weight", &[config.vocab_size, hidden])?;
+    let tokens = g.op("Gather", [&tokens, input_ids]);
+    let positions =
+        g.weight("text_model.embeddings.position_embedding.weight", &[config.max_position_embeddings, hidden])?;
+    let (start, axis) = (g.ints(&[0]), g.ints(&[0]));
+    let positions = g.op("Slice", [&positions, &start, length, &axis]);
+    Ok(g.op("Add", [&tokens, &positions]))
+}
+
+/// `[sequence, sequence]`: zero where the column is not after the row, the lowest finite number elsewhere.
+fn causal_mask(g: &mut GraphBuilder, context: usize, length: &Value) -> Result<Value, ExportError> {
+    let lowest = g.float().lowest();
+    let mask = g.derived("text_model.causal_mask", g.float(), &[context, context], || {
+        Ok((0..context * context).map(|i| if i % context > i / context { lowest } else { 0.0 }).collect())
+    })?;
+    let ends = g.node("Concat", [length, length], vec![AttributeProto::int("axis", 0)]);
+    let (starts, axes) = (g.ints(&[0, 0]), g.ints(&[0, 1]));
+    Ok(g.op("Slice", [&mask, &starts, &ends, &axes]))
+}
+
+/// The causal mask with the positions shut out that `attention_mask` has zero for: `[batch, 1, sequence, sequence]`. The lower
+/// of the two, not their sum, which would overflow.
+fn with_padding(g: &mut GraphBuilder, causal: &Value, attention_mask: &Value) -> Value {
+    let none = g.ints(&[0]);
+    let shut = g.op("Equal", [attention_mask, &none]);
+    let (open, lowest) = (g.scalar(0.0), g.scalar(g.float().lowest()));
+    let padding = g.op("Where", [&shut, &lowest, &open]);
+    let axes = g.ints(&[1, 2]);
+    let padding = g.op("Unsqueeze", [&padding, &axes]);
+    g.op("Min", [causal, &padding])
+}
+
+/// The position whose state is pooled, `[batch, 1]`. `ArgMax` takes the first of equals; it runs on f32, which holds every
+/// token id exactly and has a kernel in every execution provider.
+fn pooled_position(g: &mut GraphBuilder, pooling: TextPooling, input_ids: &Value) -> Value {
+    let ranked = match pooling {
+        TextPooling::HighestId => input_ids.clone(),
+        TextPooling::FirstOf(id) => {
+            let id = g.ints(&[id]);
+            g.op("Equal", [input_ids, &id])
+        }
+    };
+    let ranked = g.cast(&ranked, DataType::Float);
+    g.node("ArgMax", [&ranked], vec![AttributeProto::int("axis", 1)])
+}

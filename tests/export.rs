@@ -1,0 +1,497 @@
+//! Exported graphs in the real ONNX Runtime, against what `transformers` computed: the reference checkpoint, and made-up ones
+//! (`onnx/verify.py fixtures`) that between them differ in every field of the configuration that changes the arithmetic.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails loudly, in its helpers too")]
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use clipserve::{
+    config::Precision,
+    export::{
+        EXPORTER_VERSION, ExportedModel, export_cached, export_checkpoint, metadata, outputs, write_synthetic_model,
+    },
+    model::clip_config::ClipConfig,
+};
+use ndarray::{Array2, Array3, Array4, ArrayD, Axis, IxDyn, stack};
+use ndarray_npy::{NpzReader, ReadableElement};
+use ort::{
+    environment::Environment,
+    session::{Session, SessionInputValue, builder::GraphOptimizationLevel},
+    value::{PrimitiveTensorElementType, Tensor, TensorElementType, ValueType},
+};
+use serde::Deserialize;
+use sha2::Digest;
+
+/// Distance to `transformers`, relative to its norm, that an f32 graph may have.
+const F32_BAR: f64 = 1e-5;
+
+fn environment() -> &'static Environment {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| {
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join(".onnxruntime/libonnxruntime.so.1.32.0");
+        let library = std::env::var_os("ORT_DYLIB_PATH").map_or(beside, PathBuf::from);
+        ort::init_from(library).unwrap().with_telemetry(false).build().unwrap()
+    })
+}
+
+fn session(path: &Path) -> Session {
+    let build = || -> ort::Result<Session> {
+        Session::builder(environment())?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_intra_threads(1)?
+            .commit_from_file(path)
+    };
+    build().unwrap()
+}
+
+fn run<const N: usize>(
+    session: &mut Session,
+    inputs: [(&'static str, SessionInputValue); N],
+    output: &str,
+) -> ArrayD<f32> {
+    let outputs = session.run(inputs.into_iter().collect::<Vec<_>>()).unwrap();
+    outputs.get(output).unwrap().try_extract_array::<f32>().unwrap().into_owned()
+}
+
+fn embed_images(session: &mut Session, pixels: &ArrayD<u8>) -> ArrayD<f32> {
+    run(session, [("pixel_values", input(pixels.clone()))], "image_embeds")
+}
+
+fn embed_texts(session: &mut Session, ids: &ArrayD<i64>) -> ArrayD<f32> {
+    run(session, [("input_ids", input(ids.clone()))], "text_embeds")
+}
+
+/// A graph input. Any call into the runtime wants the library loaded first.
+fn input<T: PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(
+    array: ArrayD<T>,
+) -> SessionInputValue<'static> {
+    environment();
+    Tensor::from_array(array).unwrap().into()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+/// Exports a fixture in f32 into a folder that lives as long as the first of the two.
+fn export(name: &str, precision: Precision) -> (tempfile::TempDir, ExportedModel) {
+    let dir = tempfile::tempdir().unwrap();
+    let model = export_checkpoint(&fixture(name), &dir.path().join("model"), precision).unwrap();
+    (dir, model)
+}
+
+/// `|actual - expected| / |expected|`.
+fn distance(actual: &ArrayD<f32>, expected: &ArrayD<f32>) -> f64 {
+    assert_eq!(actual.shape(), expected.shape());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut actual.iter().zip(expected).map(|(a, e)| f64::from(a - e)));
+    difference / norm(&mut expected.iter().map(|&e| f64::from(e)))
+}
+
+/// The largest [`distance`] of any row.
+fn worst_row(actual: &ArrayD<f32>, expected: &ArrayD<f32>) -> f64 {
+    let rows = actual.outer_iter().zip(expected.outer_iter());
+    rows.map(|(a, e)| distance(&a.to_owned(), &e.to_owned())).fold(0.0, f64::max)
+}
+
+struct Golden(NpzReader<File>);
+
+impl Golden {
+    fn open(path: &Path) -> Self {
+        Self(NpzReader::new(File::open(path).unwrap()).unwrap())
+    }
+
+    fn get<T: ReadableElement>(&mut self, name: &str) -> ArrayD<T> {
+        self.0.by_name(name).unwrap()
+    }
+
+    fn has(&mut self, name: &str) -> bool {
+        self.0.names().unwrap().iter().any(|n| n == name)
+    }
+}
+
+#[derive(Deserialize)]
+struct Images {
+    images: HashMap<String, Image>,
+}
+
+#[derive(Deserialize)]
+struct Image {
+    image_embeds_raw: Option<Vec<f32>>,
+}
+
+#[derive(Deserialize)]
+struct Texts {
+    texts: Vec<Text>,
+}
+
+#[derive(Deserialize)]
+struct Text {
+    input_ids: Vec<i64>,
+    text_embeds_raw: Vec<f32>,
+}
+
+fn reference<T: serde::de::DeserializeOwned>(name: &str) -> T {
+    serde_json::from_slice(&fs::read(fixture("golden").join(name)).unwrap()).unwrap()
+}
+
+/// Crops and embeddings of the reference pictures.
+fn reference_images() -> (ArrayD<u8>, ArrayD<f32>) {
+    let images: Images = reference("images.json");
+    let mut crops = Golden::open(&fixture("golden/crops.npz"));
+    let (names, embeds): (Vec<_>, Vec<_>) =
+        images.images.into_iter().filter_map(|(name, image)| Some((name, image.image_embeds_raw?))).unzip();
+    assert!(names.len() > 30);
+    let pixels: Vec<ArrayD<u8>> = names.iter().map(|name| crops.get(name)).collect();
+    let views: Vec<_> = pixels.iter().map(|p| p.view()).collect();
+    (stack(Axis(0), &views).unwrap(), rows(embeds))
+}
+
+/// Ids, padded with the end token, and embeddings of the reference texts.
+fn reference_texts() -> (Vec<Vec<i64>>, ArrayD<i64>, ArrayD<f32>) {
+    let texts: Texts = reference("texts.json");
+    let (ids, embeds): (Vec<_>, Vec<_>) = texts.texts.into_iter().map(|t| (t.input_ids, t.text_embeds_raw)).unzip();
+    let longest = ids.iter().map(Vec::len).max().unwrap();
+    let padded = Array2::from_shape_fn((ids.len(), longest), |(n, i)| ids[n].get(i).copied().unwrap_or(49407));
+    (ids, padded.into_dyn(), rows(embeds))
+}
+
+fn rows(rows: Vec<Vec<f32>>) -> ArrayD<f32> {
+    let shape = IxDyn(&[rows.len(), rows[0].len()]);
+    ArrayD::from_shape_vec(shape, rows.concat()).unwrap()
+}
+
+#[test]
+fn image_embeddings_of_the_reference_checkpoint_equal_transformers() {
+    let (_dir, model) = export("tiny-clip", Precision::F32);
+    let mut vision = session(&model.vision.unwrap());
+    let ValueType::Tensor { ty, shape, .. } = vision.inputs()[0].dtype() else { panic!("not a tensor") };
+    assert_eq!((*ty, &shape[..]), (TensorElementType::Uint8, &[-1, 224, 224, 3][..]));
+    let (pixels, expected) = reference_images();
+    let worst = worst_row(&embed_images(&mut vision, &pixels), &expected);
+    assert!(worst < F32_BAR, "{worst:e}");
+}
+
+#[test]
+fn text_embeddings_of_the_reference_checkpoint_equal_transformers_alone_and_padded() {
+    let (_dir, model) = export("tiny-clip", Precision::F32);
+    let mut text = session(&model.text.unwrap());
+    let (ids, padded, expected) = reference_texts();
+    let worst = worst_row(&embed_texts(&mut text, &padded), &expected);
+    assert!(worst < F32_BAR, "padded: {worst:e}");
+    for (ids, expected) in ids.iter().zip(expected.outer_iter()) {
+        let alone = ArrayD::from_shape_vec(IxDyn(&[1, ids.len()]), ids.clone()).unwrap();
+        let worst = worst_row(&embed_texts(&mut text, &alone), &expected.insert_axis(Axis(0)).to_owned());
+        assert!(worst < F32_BAR, "{ids:?}: {worst:e}");
+    }
+}
+
+/// Every output of one tower against the arrays `{prefix}.*` of `golden`.
+fn check_outputs(path: &Path, inputs: &[(&'static str, SessionInputValue)], prefix: &str, golden: &mut Golden) {
+    let mut session = session(path);
+    let run = session.run(inputs.iter().map(|(n, v)| (*n, v.view())).collect::<Vec<_>>()).unwrap();
+    let get = |name: &str| run.get(name).unwrap().try_extract_array::<f32>().unwrap().into_owned();
+    let check = |name: &str, actual: &ArrayD<f32>, expected: &ArrayD<f32>| {
+        let distance = distance(actual, expected);
+        assert!(distance < F32_BAR, "{prefix} {name}: {distance:e}");
+    };
+    for name in [outputs::POOLER_OUTPUT, outputs::LAST_HIDDEN_STATE] {
+        check(name, &get(name), &golden.get(&format!("{prefix}.{name}")));
+    }
+    let mut check_layers = |kind: &str, name: fn(usize) -> String| {
+        let expected: ArrayD<f32> = golden.get(&format!("{prefix}.{kind}"));
+        for (index, expected) in expected.outer_iter().enumerate() {
+            check(&name(index), &get(&name(index)), &expected.to_owned());
+        }
+        assert!(run.get(name(expected.len_of(Axis(0)))).is_none(), "one {kind} too many");
+    };
+    check_layers("hidden_states", outputs::hidden_state);
+    check_layers("attentions", outputs::attention);
+    let embeds = if prefix == "image" { "image_embeds" } else { "text_embeds" };
+    if golden.has(embeds) {
+        check(embeds, &get(embeds), &golden.get(embeds));
+    }
+}
+
+#[test]
+fn the_other_outputs_of_the_reference_checkpoint_equal_transformers() {
+    let (_dir, model) = export("tiny-clip", Precision::F32);
+    let mut golden = Golden::open(&fixture("golden/outputs.npz"));
+    let mut crops = Golden::open(&fixture("golden/crops.npz"));
+    let pixels: Vec<Array3<u8>> = ["cat_420.jpg", "cat_422.jpg"].map(|n| crops.0.by_name(n).unwrap()).into();
+    let pixels: Array4<u8> = stack(Axis(0), &[pixels[0].view(), pixels[1].view()]).unwrap();
+    let pixels = [("pixel_values", input(pixels.into_dyn()))];
+    check_outputs(&model.vision_outputs.unwrap(), &pixels, "image", &mut golden);
+    check_outputs(&model.text_outputs.unwrap(), &text_inputs(&mut golden), "text", &mut golden);
+}
+
+fn text_inputs(golden: &mut Golden) -> [(&'static str, SessionInputValue<'static>); 2] {
+    ["input_ids", "attention_mask"].map(|name| (name, input(golden.get::<i64>(name))))
+}
+
+/// Embeddings and all outputs of a made-up checkpoint; which graphs there are follows from what `transformers` computed.
+fn check_fixture(name: &str) {
+    let folder = format!("export/{name}");
+    let (_dir, model) = export(&folder, Precision::F32);
+    let mut golden = Golden::open(&fixture(&folder).join("golden.npz"));
+    assert_eq!(model.vision.is_some(), golden.has("image_embeds"));
+    assert_eq!(model.text.is_some(), golden.has("text_embeds"));
+    assert_eq!(model.vision_outputs.is_some(), golden.has("pixel_values"));
+    assert_eq!(model.text_outputs.is_some(), golden.has("input_ids"));
+    if let Some(path) = &model.vision {
+        let worst =
+            worst_row(&embed_images(&mut session(path), &golden.get("pixel_values")), &golden.get("image_embeds"));
+        assert!(worst < F32_BAR, "{name} image: {worst:e}");
+    }
+    if let Some(path) = &model.text {
+        let worst = worst_row(&embed_texts(&mut session(path), &golden.get("input_ids")), &golden.get("text_embeds"));
+        assert!(worst < F32_BAR, "{name} text: {worst:e}");
+    }
+    if let Some(path) = &model.vision_outputs {
+        let inputs = [("pixel_values", input(golden.get::<u8>("pixel_values")))];
+        check_outputs(path, &inputs, "image", &mut golden);
+    }
+    if let Some(path) = &model.text_outputs {
+        check_outputs(path, &text_inputs(&mut golden), "text", &mut golden);
+    }
+    if golden.has("logit_scale") {
+        let expected: ArrayD<f32> = golden.get("logit_scale");
+        let session = session(&model.text.unwrap());
+        let actual: f32 = session.metadata().unwrap().custom(metadata::LOGIT_SCALE).unwrap().parse().unwrap();
+        assert!((actual / expected[[0]] - 1.0).abs() < 1e-6, "{actual} {expected}");
+    }
+}
+
+#[test]
+fn erf_gelu_relu_old_end_token_and_a_picture_of_broken_patches() {
+    check_fixture("gelu-relu-old-eos");
+}
+
+#[test]
+fn selu_tanh_gelu_one_channel_and_bf16_shards() {
+    check_fixture("selu-gelu-new-shards");
+}
+
+#[test]
+fn one_block_one_head_four_channels_and_f16() {
+    check_fixture("one-block-four-channels");
+}
+
+#[test]
+fn a_text_tower_with_projection_alone() {
+    check_fixture("text-with-projection");
+}
+
+#[test]
+fn a_vision_tower_with_projection_in_a_nested_config() {
+    check_fixture("vision-with-projection-nested");
+}
+
+#[test]
+fn a_bare_text_tower_has_its_outputs_and_no_embedding() {
+    check_fixture("text-bare");
+}
+
+#[test]
+fn a_prefixed_vision_tower_has_its_outputs_and_no_embedding() {
+    check_fixture("vision-prefixed");
+}
+
+#[test]
+fn graphs_say_in_their_metadata_what_they_are() {
+    let (_dir, model) = export("export/gelu-relu-old-eos", Precision::Int8);
+    let weights = fs::read(fixture("export/gelu-relu-old-eos/model.safetensors")).unwrap();
+    let sha256: String = sha2::Sha256::digest(weights).iter().map(|b| format!("{b:02x}")).collect();
+    let common = [
+        (metadata::EXPORTER, EXPORTER_VERSION.to_string()),
+        (metadata::PRECISION, "int8".to_owned()),
+        (metadata::SOURCE_SHA256, sha256),
+        (metadata::PROJECTION_DIM, "20".to_owned()),
+    ];
+    let vision = [
+        (metadata::IMAGE_SIZE, "30".to_owned()),
+        (metadata::RESCALE_FACTOR, "0.0078125".to_owned()),
+        (metadata::IMAGE_MEAN, "[0.9, 1.0, 1.1]".to_owned()),
+        (metadata::IMAGE_STD, "[0.5, 0.6, 0.7]".to_owned()),
+    ];
+    let text = [(metadata::CONTEXT_LENGTH, "13".to_owned()), (metadata::VOCAB_SIZE, "120".to_owned())];
+    let graphs = [
+        (model.vision, &vision[..]),
+        (model.vision_outputs, &vision),
+        (model.text, &text),
+        (model.text_outputs, &text),
+    ];
+    for (path, own) in graphs {
+        let session = session(&path.unwrap());
+        let actual = session.metadata().unwrap();
+        for (key, value) in common.iter().chain(own) {
+            assert_eq!(actual.custom(key).as_ref(), Some(value), "{key}");
+        }
+    }
+}
+
+#[test]
+fn every_precision_has_the_other_outputs() {
+    for precision in [Precision::F16, Precision::Int8] {
+        let (_dir, model) = export("tiny-clip", precision);
+        let mut golden = Golden::open(&fixture("golden/outputs.npz"));
+        let mut text = session(&model.text_outputs.unwrap());
+        let states = run(&mut text, text_inputs(&mut golden), outputs::LAST_HIDDEN_STATE);
+        let distance = distance(&states, &golden.get("text.last_hidden_state"));
+        assert!(distance > F32_BAR && distance < 0.1, "{precision:?}: {distance:e}");
+        session(&model.vision_outputs.unwrap());
+    }
+}
+
+#[test]
+fn f16_stays_within_its_rounding_of_the_reference() {
+    let (_dir, model) = export("tiny-clip", Precision::F16);
+    let ((pixels, images), (_, ids, texts)) = (reference_images(), reference_texts());
+    let worst = worst_row(&embed_images(&mut session(&model.vision.unwrap()), &pixels), &images);
+    assert!(worst < 5e-3, "image: {worst:e}");
+    let worst = worst_row(&embed_texts(&mut session(&model.text.unwrap()), &ids), &texts);
+    assert!(worst < 5e-3, "text: {worst:e}");
+}
+
+#[test]
+fn int8_is_close_to_the_reference_and_a_row_does_not_depend_on_its_neighbours() {
+    let (_dir, model) = export("tiny-clip", Precision::Int8);
+    let ((pixels, images), (_, ids, texts)) = (reference_images(), reference_texts());
+    let mut vision = session(&model.vision.unwrap());
+    let together = embed_images(&mut vision, &pixels);
+    let worst = worst_row(&together, &images);
+    assert!(worst < 0.1, "image: {worst:e}");
+    for (row, picture) in together.outer_iter().zip(pixels.outer_iter()) {
+        let alone = embed_images(&mut vision, &picture.insert_axis(Axis(0)).to_owned());
+        assert_eq!(alone.index_axis(Axis(0), 0), row);
+    }
+    let worst = worst_row(&embed_texts(&mut session(&model.text.unwrap()), &ids), &texts);
+    assert!(worst < 0.1, "text: {worst:e}");
+}
+
+#[test]
+fn embeddings_of_a_synthetic_model_differ_by_input() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("model");
+    let tower = r#""hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2"#;
+    let text = format!(r#"{{{tower}, "vocab_size": 100, "max_position_embeddings": 16, "eos_token_id": 99}}"#);
+    let vision = format!(r#"{{{tower}, "image_size": 32, "patch_size": 8}}"#);
+    let config = format!(r#"{{"projection_dim": 24, "text_config": {text}, "vision_config": {vision}}}"#);
+    let config = ClipConfig::from_json(&config).unwrap();
+    let model = write_synthetic_model(&config, 7, &fixture("tiny-clip"), &out).unwrap();
+    assert_eq!(ClipConfig::from_json(&fs::read_to_string(out.join("config.json")).unwrap()).unwrap(), config);
+    assert!(out.join("preprocessor_config.json").exists() && out.join("tokenizer.json").exists());
+
+    let pixels = Array4::from_shape_fn((3, 32, 32, 3), |(n, y, x, c)| (n * 70 + (y * n + x) * 5 + c * 20) as u8);
+    let images = embed_images(&mut session(&model.vision.unwrap()), &pixels.into_dyn());
+    let ids = Array2::from_shape_fn((3, 6), |(n, i)| if i == 5 { 99 } else { (n * 17 + i * 3) as i64 });
+    let texts = embed_texts(&mut session(&model.text.unwrap()), &ids.into_dyn());
+    for embeds in [images, texts] {
+        assert!(embeds.iter().all(|x| x.is_finite()));
+        for (i, a) in embeds.outer_iter().enumerate() {
+            for b in embeds.outer_iter().take(i) {
+                assert!(distance(&a.to_owned(), &b.to_owned()) > 0.1, "{embeds}");
+            }
+        }
+    }
+}
+
+/// Copies a made-up checkpoint so that a test may damage it.
+fn copy_of(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(fixture("export").join(name)).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn the_cache_is_by_content_and_concurrent_starts_share_one_export() {
+    let (source, cache) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());
+    let export = || export_cached(source.path(), cache.path(), Precision::F32).unwrap();
+    let models: Vec<ExportedModel> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(export)).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert!(models.iter().all(|m| *m == models[0]));
+    assert!(models[0].text.is_some() && models[0].weight_bytes > 0);
+    let written = |model: &ExportedModel| fs::metadata(model.text.as_ref().unwrap()).unwrap().modified().unwrap();
+    let before = written(&models[0]);
+    assert_eq!(written(&export()), before);
+
+    assert_ne!(export_cached(source.path(), cache.path(), Precision::F16).unwrap().dir, models[0].dir);
+    let config = source.path().join("config.json");
+    let changed = fs::read_to_string(&config).unwrap().replace("\"gelu\"", "\"relu\"");
+    fs::write(&config, changed).unwrap();
+    assert_ne!(export().dir, models[0].dir);
+}
+
+#[test]
+fn a_crashed_export_leaves_nothing_in_the_way() {
+    let (source, cache) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());
+    let first = export_cached(source.path(), cache.path(), Precision::F32).unwrap();
+    let key = first.dir.file_name().unwrap().to_str().unwrap().to_owned();
+    let leftover = cache.path().join(format!(".{key}.partial-1"));
+    fs::rename(&first.dir, &leftover).unwrap();
+    let again = export_cached(source.path(), cache.path(), Precision::F32).unwrap();
+    assert_eq!(again, first);
+    assert!(!leftover.exists());
+}
+
+#[test]
+fn a_failed_export_leaves_no_folder_and_names_what_is_wrong() {
+    let replace = |file: &'static str, from: &'static str, to: &'static str| {
+        move |dir: &Path| {
+            let text = fs::read_to_string(dir.join(file)).unwrap();
+            assert!(text.contains(from), "{text}");
+            fs::write(dir.join(file), text.replace(from, to)).unwrap();
+        }
+    };
+    type Damage = Box<dyn Fn(&Path)>;
+    let cases: BTreeMap<&str, Damage> = BTreeMap::from([
+        (
+            "tensor `text_model.encoder.layers.2.layer_norm1.weight` is missing",
+            Box::new(replace("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3")) as Damage,
+        ),
+        (
+            "tensor `text_model.encoder.layers.1.layer_norm1.bias` is not part",
+            Box::new(replace("config.json", "\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1")),
+        ),
+        (
+            "tensor `text_model.embeddings.token_embedding.weight` has shape [120, 24], the configuration asks for [121, 24]",
+            Box::new(replace("config.json", "\"vocab_size\": 120", "\"vocab_size\": 121")),
+        ),
+        ("unknown field `hidden_sise`", Box::new(replace("config.json", "hidden_size", "hidden_sise"))),
+        ("field `hidden_act` is \"swish\"", Box::new(replace("config.json", "\"gelu\"", "\"swish\""))),
+        ("config.json", Box::new(|dir| fs::remove_file(dir.join("config.json")).unwrap())),
+        (
+            "no tensor of a CLIP",
+            Box::new(|dir| {
+                let empty = b"\x02\0\0\0\0\0\0\0{}";
+                fs::write(dir.join("model.safetensors"), empty).unwrap();
+            }),
+        ),
+    ]);
+    for (expected, damage) in cases {
+        let (source, out) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());
+        damage(source.path());
+        let error = export_checkpoint(source.path(), &out.path().join("model"), Precision::F32).unwrap_err();
+        assert!(error.to_string().contains(expected), "expected {expected}, got {error}");
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0, "{expected}");
+    }
+}
+
+#[test]
+fn a_folder_in_use_is_not_touched() {
+    let out = tempfile::tempdir().unwrap();
+    fs::write(out.path().join("mine"), "mine").unwrap();
+    let error = export_checkpoint(&fixture("export/text-bare"), out.path(), Precision::F32).unwrap_err();
+    assert!(error.to_string().contains("not empty"), "{error}");
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
+}
