@@ -1,12 +1,52 @@
 //! clipserve: CLIP over HTTP, with the numbers of Hugging Face `transformers`, batched across requests, on ONNX Runtime.
+//!
+//! # The path of a request
+//!
+//! ```text
+//!  tokio I/O threads                         preprocess threads          session threads (one per session)
+//!
+//!  accept -> observe -> admit -> extract      image queue                 vision queue
+//!                                   |           |                           |
+//!                  images ----------+--------->[ ]-> decode -> crop ------>[ ]-> batch -> run -> split --.
+//!                                   |                                                                    |
+//!                  texts -> tokenize +------------------------------------>[ ]-> batch -> run -> split --+
+//!                                                                          text queue                    |
+//!  reply <- similarity <- join(tickets, deadline) <------------------------------------------------------'
+//! ```
+//!
+//! An image crosses threads three times, a text twice; nothing returns to the handler in between. Refusals happen at the two
+//! gates on the left (requests and body bytes, then items), a bad picture is answered from its preprocess thread, and what
+//! died in a queue is dropped there.
+//!
+//! # Modules
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | [`server`] | assembly, readiness, the drain |
+//! | [`http`] | routes, connections, limits, wire shapes, the error table |
+//! | [`embedder`] | the facade that handlers call; one is one loaded model |
+//! | [`preprocess`] | pictures to crops, texts to ids, equal to `CLIPProcessor` |
+//! | [`batch`] | admission, jobs, the batching policy, queues, workers |
+//! | [`engine`] | everything that touches ONNX Runtime |
+//! | [`encoder`] | the seam between `batch` and `engine` |
+//! | [`model`] | a model's directory, configuration, fingerprint |
+//! | [`export`] | CLIP's ONNX graphs, built without Python |
+//! | [`similarity`] | logits, softmax, loss |
+//! | [`config`], [`cli`], [`telemetry`], [`health`] | what every service has |
+//!
+//! Dependencies point one way, `http -> embedder -> {preprocess, batch, engine} -> {encoder, model}`; a test holds them to it.
 
 pub mod batch;
 pub mod cli;
 pub mod config;
+pub mod embedder;
 pub mod encoder;
 pub mod engine;
 pub mod export;
 pub mod health;
+pub mod http;
 pub mod model;
 pub mod preprocess;
+pub mod server;
+pub mod similarity;
 pub mod telemetry;

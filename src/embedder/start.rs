@@ -1,0 +1,318 @@
+//! From a configuration to a running [`Embedder`]: read the model, start the engine, warm up, check, spawn.
+//!
+//! Owns the order of these steps and the canary that stands between a loaded model and readiness. Does not own any part.
+//!
+//! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered a
+//! batch of every kind with finite embeddings of one length.
+
+use std::{io, sync::Arc};
+
+use super::{Embedder, Lane, ModelInfo, Threads};
+use crate::{
+    batch::{Admission, BatchPolicy, JobQueue, Worker, WorkerContext},
+    config::{Config, LaneConfig, Precision},
+    encoder::{Embeddings, Encoder, PixelBuf, Tokens},
+    engine::{Engine, EngineError, Normalization},
+    health::Health,
+    model::{Model, ModelError, preprocessor::PreprocessorConfig},
+    preprocess::{
+        image::{ImageOptions, ImageProcessor, UnsupportedPreprocessing},
+        pool::PreprocessPool,
+        text::{TextTokenizer, TokenizerError},
+    },
+    similarity,
+    telemetry::{BuildInfo, LaneMetrics, Metrics, Reject},
+};
+
+/// Why a model cannot be served, in one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its directory.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Its preprocessing.
+    #[error("preprocessor_config.json: {0}")]
+    Preprocessing(#[from] UnsupportedPreprocessing),
+    /// Its tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// ONNX Runtime, the provider, or a graph.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// It loads, but what it answers cannot be right.
+    #[error("the model failed its canary: {0}")]
+    Canary(String),
+    /// No threads.
+    #[error("a worker thread could not be started: {0}")]
+    Threads(#[from] io::Error),
+}
+
+/// The sessions of one encoder, and how to make another one after a panic.
+pub struct Sessions<E> {
+    /// One worker thread for each; at least one.
+    pub encoders: Vec<E>,
+    /// Makes another.
+    pub rebuild: Arc<dyn Fn() -> Result<E, String> + Send + Sync>,
+}
+
+/// What an [`Embedder`] is assembled from.
+pub struct Parts<V, T> {
+    /// What runs.
+    pub info: ModelInfo,
+    /// From bytes to crops.
+    pub processor: ImageProcessor,
+    /// From text to ids.
+    pub tokenizer: TextTokenizer,
+    /// Crops to `image_embeds`.
+    pub vision: Sessions<V>,
+    /// Ids to `text_embeds`.
+    pub text: Sessions<T>,
+}
+
+/// Loads the model of `config` and brings it to the point where it can take requests.
+///
+/// # Errors
+/// Everything that can be wrong with a model, a library or a provider, as one line.
+pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<Embedder, StartError> {
+    let engine = Arc::new(Engine::start(&config.engine)?);
+    let model = Model::open(&config.model, config.engine.precision)?;
+    let options =
+        ImageOptions { exif_orientation: config.preprocess.exif_orientation, max_pixels: config.limits.max_pixels };
+    let processor = ImageProcessor::new(&model.preprocessor, options)?;
+    let tokenizer = TextTokenizer::open(&model.files.tokenizer, model.context_length, config.limits.max_text_bytes)?;
+
+    let vision = {
+        let (engine, path, normalization) =
+            (Arc::clone(&engine), model.files.vision.clone(), normalization(&model.preprocessor));
+        sessions(config.engine.vision_sessions, move || engine.vision(&path, &normalization))?
+    };
+    let text = {
+        let (engine, path) = (Arc::clone(&engine), model.files.text.clone());
+        sessions(config.engine.text_sessions, move || engine.text(&path))?
+    };
+    let image_size = processor.crop_size();
+    if let Some((height, width)) = vision.encoders.first().and_then(crate::engine::VisionEncoder::image_size)
+        && (height, width) != (image_size.0 as usize, image_size.1 as usize)
+    {
+        return Err(StartError::Canary(format!(
+            "preprocessor_config.json makes crops of {}x{} (height x width), the vision graph takes {height}x{width}",
+            image_size.0, image_size.1
+        )));
+    }
+    if let Some(sequence) = text.encoders.first().and_then(crate::engine::TextEncoder::sequence)
+        && sequence != model.context_length
+    {
+        return Err(StartError::Canary(format!(
+            "config.json says {} positions, the text graph is fixed to {sequence}",
+            model.context_length
+        )));
+    }
+    let mut parts = Parts {
+        info: ModelInfo {
+            name: model.name,
+            fingerprint: model.fingerprint.to_string(),
+            dim: 0,
+            image_size,
+            context_length: model.context_length,
+            logit_scale: model.logit_scale,
+            provider: engine.provider_name().to_owned(),
+            precision: precision_name(config.engine.precision).to_owned(),
+            onnxruntime: engine.onnxruntime_version().to_owned(),
+        },
+        processor,
+        tokenizer,
+        vision,
+        text,
+    };
+    parts.info.dim = warm_up(&mut parts, config)?;
+    tracing::info!(
+        model = parts.info.name,
+        dim = parts.info.dim,
+        fingerprint = parts.info.fingerprint,
+        "the model is loaded and has passed its canary"
+    );
+    Embedder::assemble(parts, config, metrics, health)
+}
+
+fn sessions<E>(
+    count: usize,
+    open: impl Fn() -> Result<E, EngineError> + Send + Sync + 'static,
+) -> Result<Sessions<E>, EngineError> {
+    let encoders = (0..count).map(|_| open()).collect::<Result<_, _>>()?;
+    Ok(Sessions { encoders, rebuild: Arc::new(move || open().map_err(|error| error.to_string())) })
+}
+
+fn precision_name(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "f32",
+        Precision::F16 => "f16",
+        Precision::Int8 => "int8",
+    }
+}
+
+fn normalization(config: &PreprocessorConfig) -> Normalization {
+    Normalization {
+        rescale_factor: config.do_rescale.then_some(config.rescale_factor),
+        mean_std: config.do_normalize.then_some((config.image_mean, config.image_std)),
+    }
+}
+
+/// Runs every session at its largest batch and at one item, and returns the length of the embeddings.
+fn warm_up<V, T>(parts: &mut Parts<V, T>, config: &Config) -> Result<usize, StartError>
+where
+    V: Encoder<Input = PixelBuf>,
+    T: Encoder<Input = Tokens>,
+{
+    let (height, width) = parts.processor.crop_size();
+    // Grey ramps of different steepness: cheap, all different, no flat picture among them.
+    let picture = |i: usize| {
+        let bytes = (0..height as usize * width as usize * 3).map(|at| (at * (i + 1) / 97 % 256) as u8).collect();
+        PixelBuf::new(width, height, bytes)
+    };
+    let text = |i: usize| {
+        let words = format!("a photo of {}", "word ".repeat(i % parts.tokenizer.context_length()));
+        parts.tokenizer.tokenize(&words, true).map(|text| text.tokens)
+    };
+    let pictures: Vec<PixelBuf> = (0..config.batch.vision.max_batch_size).map(picture).collect();
+    let texts: Vec<Tokens> = (0..config.batch.text.max_batch_size)
+        .map(text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| StartError::Canary(error.to_string()))?;
+    let fits = (config.batch.text.max_batch_tokens / parts.tokenizer.context_length()).max(1);
+    let texts = &texts[texts.len().saturating_sub(fits)..];
+    let image_dim = canary("vision", &mut parts.vision.encoders, &pictures)?;
+    let text_dim = canary("text", &mut parts.text.encoders, texts)?;
+    if image_dim != text_dim {
+        return Err(StartError::Canary(format!(
+            "the vision encoder answers {image_dim} values, the text encoder {text_dim}: they are not of one model"
+        )));
+    }
+    Ok(image_dim)
+}
+
+/// The embeddings must be finite, not zero, and those of an item alone must point where those of the item in a batch point
+/// (cosine 0.99: dynamic int8 quantisation is allowed its batch-dependent error, a mixed-up batch is not).
+fn canary<E: Encoder>(name: &str, encoders: &mut [E], inputs: &[E::Input]) -> Result<usize, StartError> {
+    let mut dim = 0;
+    for encoder in encoders {
+        let mut run = |inputs: &[E::Input]| -> Result<Embeddings, StartError> {
+            let embeddings = encoder.encode(inputs).map_err(|error| StartError::Canary(format!("{name}: {error}")))?;
+            let sane = embeddings.rows().into_iter().all(|row| {
+                let norm = similarity::norm(row);
+                norm.is_finite() && norm > 0.0
+            });
+            if sane {
+                Ok(embeddings)
+            } else {
+                Err(StartError::Canary(format!("{name}: embeddings are not finite or zero")))
+            }
+        };
+        let mut batch = run(inputs)?;
+        let last = inputs.len().saturating_sub(1);
+        let mut alone = run(&inputs[last..])?;
+        similarity::normalize(&mut batch);
+        similarity::normalize(&mut alone);
+        let cosine = batch.row(last).dot(&alone.row(0));
+        if cosine < 0.99 {
+            return Err(StartError::Canary(format!(
+                "{name}: an input alone and in a batch of {} have cosine {cosine}",
+                inputs.len()
+            )));
+        }
+        dim = batch.ncols();
+    }
+    Ok(dim)
+}
+
+impl Embedder {
+    /// Spawns the threads around encoders that are ready. [`start`] calls it with ONNX Runtime's, tests with fakes.
+    ///
+    /// # Errors
+    /// When the operating system has no thread to give.
+    pub fn assemble<V, T>(
+        parts: Parts<V, T>,
+        config: &Config,
+        metrics: Arc<Metrics>,
+        health: &Health,
+    ) -> Result<Self, StartError>
+    where
+        V: Encoder<Input = PixelBuf>,
+        T: Encoder<Input = Tokens>,
+    {
+        let Parts { info, processor, tokenizer, vision, text } = parts;
+        metrics.set_build_info(&BuildInfo {
+            provider: info.provider.clone(),
+            precision: info.precision.clone(),
+            onnxruntime: info.onnxruntime.clone(),
+            model: info.name.clone(),
+        });
+        let image_queue = Arc::new(JobQueue::new(|_| 1, metrics.preprocess_queue.clone(), metrics.vision.clone()));
+        let vision_queue = Arc::new(JobQueue::new(|_| 1, metrics.vision.queue.clone(), metrics.vision.clone()));
+        let text_queue = Arc::new(JobQueue::new(
+            |tokens: &Tokens| tokens.ids().len(),
+            metrics.text.queue.clone(),
+            metrics.text.clone(),
+        ));
+        let images = Lane {
+            admission: Arc::new(Admission::new(config.batch.vision.max_queue_size)),
+            queue: Arc::clone(&image_queue),
+            reject: Reject::ImageQueue,
+        };
+        let texts = Lane {
+            admission: Arc::new(Admission::new(config.batch.text.max_queue_size)),
+            queue: Arc::clone(&text_queue),
+            reject: Reject::TextQueue,
+        };
+        let mut workers = Vec::new();
+        let vision_lane =
+            Wiring { name: "vision", queue: &vision_queue, admission: &images.admission, metrics: &metrics.vision };
+        vision_lane.spawn(vision, &config.batch.vision, health, &mut workers)?;
+        let text_lane =
+            Wiring { name: "text", queue: &text_queue, admission: &texts.admission, metrics: &metrics.text };
+        text_lane.spawn(text, &config.batch.text, health, &mut workers)?;
+        let preprocess = PreprocessPool::start(
+            config.preprocess.threads,
+            processor,
+            image_queue,
+            Arc::clone(&vision_queue),
+            Arc::clone(&metrics),
+        )?;
+        Ok(Self { info, metrics, tokenizer, images, texts, threads: Threads { preprocess, vision_queue, workers } })
+    }
+}
+
+/// What the workers of one lane have in common.
+struct Wiring<'a, T> {
+    name: &'static str,
+    queue: &'a Arc<JobQueue<T>>,
+    admission: &'a Arc<Admission>,
+    metrics: &'a LaneMetrics,
+}
+
+impl<T: Send + 'static> Wiring<'_, T> {
+    fn spawn<E: Encoder<Input = T>>(
+        &self,
+        sessions: Sessions<E>,
+        lane: &LaneConfig,
+        health: &Health,
+        workers: &mut Vec<Worker>,
+    ) -> io::Result<()> {
+        for (i, encoder) in sessions.encoders.into_iter().enumerate() {
+            let name = format!("{}-{i}", self.name);
+            let context = WorkerContext {
+                queue: Arc::clone(self.queue),
+                policy: BatchPolicy {
+                    max_batch_size: lane.max_batch_size,
+                    max_batch_cost: lane.max_batch_tokens,
+                    max_queue_delay: lane.max_queue_delay,
+                },
+                admission: Arc::clone(self.admission),
+                metrics: self.metrics.clone(),
+                heartbeat: health.register(name.clone()),
+            };
+            let rebuild = Arc::clone(&sessions.rebuild);
+            workers.push(Worker::spawn(name, context, encoder, move || rebuild())?);
+        }
+        Ok(())
+    }
+}

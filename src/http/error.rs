@@ -1,0 +1,289 @@
+//! The one table of errors: code, status, message, and what the client is told besides.
+//!
+//! Owns [`Code`] and [`ApiError`]. Policy: a message names the item, the limit and what to do, and never holds a path, a
+//! `Debug` print or a library's name; what really happened goes into `cause`, which is logged once with the request id and
+//! never sent. An error becomes a response without a body that carries the error as an extension; the outermost layer writes
+//! the body, because only it knows the request id.
+
+use std::{borrow::Cow, time::Duration};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+use super::body::BodyError;
+use crate::{
+    embedder::EmbedError,
+    encoder::{InputError, InputErrorKind},
+};
+
+/// What can go wrong, as the client sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// The request cannot be understood.
+    InvalidRequest,
+    /// The API key is missing or wrong.
+    Unauthorized,
+    /// No such route.
+    NotFound,
+    /// The route has other methods.
+    MethodNotAllowed,
+    /// The body came too slowly.
+    RequestTimeout,
+    /// The body, or the number of its items, is over a limit.
+    PayloadTooLarge,
+    /// The media type, or the picture's format, is not served.
+    UnsupportedMediaType,
+    /// A picture cannot be decoded or is over a limit.
+    InvalidImage,
+    /// A text is over a limit.
+    InvalidText,
+    /// No room now; come back after `Retry-After`.
+    Overloaded,
+    /// A fault of ours.
+    Internal,
+    /// The model is still loading.
+    NotReady,
+    /// The server is draining.
+    ShuttingDown,
+    /// The request took longer than `server.request_timeout`.
+    DeadlineExceeded,
+}
+
+impl Code {
+    /// Every code: tests and documentation walk it.
+    pub const ALL: [Self; 14] = [
+        Self::InvalidRequest,
+        Self::Unauthorized,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::RequestTimeout,
+        Self::PayloadTooLarge,
+        Self::UnsupportedMediaType,
+        Self::InvalidImage,
+        Self::InvalidText,
+        Self::Overloaded,
+        Self::Internal,
+        Self::NotReady,
+        Self::ShuttingDown,
+        Self::DeadlineExceeded,
+    ];
+
+    /// The wire form.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::Unauthorized => "unauthorized",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::RequestTimeout => "request_timeout",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::InvalidImage => "invalid_image",
+            Self::InvalidText => "invalid_text",
+            Self::Overloaded => "overloaded",
+            Self::Internal => "internal",
+            Self::NotReady => "not_ready",
+            Self::ShuttingDown => "shutting_down",
+            Self::DeadlineExceeded => "deadline_exceeded",
+        }
+    }
+
+    /// The HTTP status of the answer.
+    ///
+    /// 429 is for "no room now" and 503 for "not able": load balancers eject a replica that answers 5xx, and ejecting one
+    /// that merely sheds load would move its load onto the others.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::InvalidRequest => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::InvalidImage | Self::InvalidText => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotReady | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+}
+
+/// An error on its way to the client.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    /// Which.
+    pub code: Code,
+    /// For the client.
+    pub message: Cow<'static, str>,
+    /// Which image or text of the request.
+    pub index: Option<usize>,
+    /// When to come back.
+    pub retry_after: Option<Duration>,
+    /// For the log.
+    pub cause: Option<String>,
+}
+
+impl ApiError {
+    /// An error with a message for the client.
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), index: None, retry_after: None, cause: None }
+    }
+
+    /// The request cannot be understood.
+    pub fn invalid(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::InvalidRequest, message)
+    }
+
+    /// A fault of ours: the client learns that it is one, the log learns `cause`.
+    pub fn internal(cause: impl Into<String>) -> Self {
+        let message = "the server failed to answer this request; the request id finds the reason in its log";
+        Self { cause: Some(cause.into()), ..Self::new(Code::Internal, message) }
+    }
+
+    /// Names the item.
+    pub fn at(self, index: usize) -> Self {
+        Self { index: Some(index), ..self }
+    }
+
+    /// Says when to come back.
+    pub fn retry_after(self, after: Duration) -> Self {
+        Self { retry_after: Some(after), ..self }
+    }
+
+    /// The body of the answer.
+    pub(super) fn body(&self, request_id: &str) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Envelope<'a> {
+            error: Wire<'a>,
+        }
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            code: &'static str,
+            message: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            index: Option<usize>,
+            request_id: &'a str,
+        }
+        let error = Wire { code: self.code.as_str(), message: &self.message, index: self.index, request_id };
+        serde_json::to_vec(&Envelope { error }).unwrap_or_default()
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.code.status();
+        let headers = response.headers_mut();
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        if self.code == Code::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // What is left of a body that was refused must not be read as the next request's head, so the connection ends.
+        if matches!(self.code, Code::RequestTimeout | Code::PayloadTooLarge | Code::ShuttingDown) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<EmbedError> for ApiError {
+    fn from(error: EmbedError) -> Self {
+        match error {
+            EmbedError::Overloaded { retry_after, .. } => {
+                let message = "the queue is full; come back after the time in the Retry-After header";
+                Self::new(Code::Overloaded, message).retry_after(retry_after)
+            }
+            EmbedError::ShuttingDown => Self::shutting_down(),
+            EmbedError::DeadlineExceeded => {
+                let message = "the request took longer than server.request_timeout; send fewer items, or less often";
+                Self::new(Code::DeadlineExceeded, message)
+            }
+            EmbedError::Item { index, error } => Self::from(error).at(index),
+            EmbedError::Internal(cause) => Self::internal(cause),
+        }
+    }
+}
+
+impl From<BodyError> for ApiError {
+    fn from(error: BodyError) -> Self {
+        let message = error.to_string();
+        match error {
+            BodyError::TooLarge { .. } => Self::new(Code::PayloadTooLarge, message),
+            BodyError::BudgetExhausted => Self::new(Code::Overloaded, message).retry_after(Duration::from_secs(1)),
+            BodyError::TimedOut { .. } => Self::new(Code::RequestTimeout, message),
+            BodyError::UnsupportedEncoding => Self::new(Code::UnsupportedMediaType, message),
+            BodyError::Disconnected | BodyError::Malformed => Self::invalid(message),
+        }
+    }
+}
+
+impl From<InputError> for ApiError {
+    fn from(error: InputError) -> Self {
+        let code = match error.kind {
+            InputErrorKind::UnsupportedImage => Code::UnsupportedMediaType,
+            InputErrorKind::InvalidImage => Code::InvalidImage,
+            InputErrorKind::InvalidText => Code::InvalidText,
+        };
+        Self::new(code, error.message)
+    }
+}
+
+impl ApiError {
+    /// The server is draining.
+    pub fn shutting_down() -> Self {
+        let message = "the server is shutting down; send the request to another replica";
+        Self::new(Code::ShuttingDown, message).retry_after(Duration::from_secs(1))
+    }
+
+    /// The model is still loading.
+    pub fn not_ready() -> Self {
+        let message = "the model is still loading; /readyz tells when it is ready";
+        Self::new(Code::NotReady, message).retry_after(Duration::from_secs(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_of_codes_and_statuses() {
+        let table: Vec<(&str, u16)> = Code::ALL.iter().map(|code| (code.as_str(), code.status().as_u16())).collect();
+        let expected = [
+            ("invalid_request", 400),
+            ("unauthorized", 401),
+            ("not_found", 404),
+            ("method_not_allowed", 405),
+            ("request_timeout", 408),
+            ("payload_too_large", 413),
+            ("unsupported_media_type", 415),
+            ("invalid_image", 422),
+            ("invalid_text", 422),
+            ("overloaded", 429),
+            ("internal", 500),
+            ("not_ready", 503),
+            ("shutting_down", 503),
+            ("deadline_exceeded", 504),
+        ];
+        assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn the_cause_is_never_in_the_body() {
+        let body = String::from_utf8(ApiError::internal("a secret path").at(3).body("id-1")).expect("UTF-8");
+        assert!(!body.contains("secret"), "{body}");
+        assert!(
+            body.contains(r#""code":"internal""#) && body.contains(r#""index":3"#) && body.contains("id-1"),
+            "{body}"
+        );
+    }
+}

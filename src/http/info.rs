@@ -1,0 +1,84 @@
+//! `GET /info`: what runs, and what it takes.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use serde::Serialize;
+
+use super::{ApiError, AppState, reply};
+use crate::model::LogitScaleSource;
+
+#[derive(Serialize)]
+struct Info<'a> {
+    model: Model<'a>,
+    provider: &'a str,
+    precision: &'a str,
+    limits: Limits,
+    versions: Versions<'a>,
+}
+
+#[derive(Serialize)]
+struct Model<'a> {
+    name: &'a str,
+    fingerprint: &'a str,
+    dim: usize,
+    image_size: Size,
+    context_length: usize,
+    logit_scale: f32,
+    logit_scale_source: LogitScaleSource,
+}
+
+#[derive(Serialize)]
+struct Size {
+    height: u32,
+    width: u32,
+}
+
+#[derive(Serialize)]
+struct Limits {
+    max_body_bytes: usize,
+    max_images: usize,
+    max_texts: usize,
+    max_pixels: u64,
+    max_text_bytes: usize,
+    max_batch_size_image: usize,
+    max_batch_size_text: usize,
+}
+
+#[derive(Serialize)]
+struct Versions<'a> {
+    clipserve: &'a str,
+    onnxruntime: &'a str,
+}
+
+/// Model, provider really in use, limits, versions.
+pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    let info = state.embedder()?.info();
+    let (limits, batch) = (&state.config.limits, &state.config.batch);
+    reply::json(
+        &Info {
+            model: Model {
+                name: &info.name,
+                fingerprint: &info.fingerprint,
+                dim: info.dim,
+                image_size: Size { height: info.image_size.0, width: info.image_size.1 },
+                context_length: info.context_length,
+                logit_scale: info.logit_scale.value,
+                logit_scale_source: info.logit_scale.source,
+            },
+            provider: &info.provider,
+            precision: &info.precision,
+            limits: Limits {
+                max_body_bytes: limits.max_body_bytes,
+                max_images: limits.max_images,
+                max_texts: limits.max_texts,
+                max_pixels: limits.max_pixels,
+                max_text_bytes: limits.max_text_bytes,
+                max_batch_size_image: batch.vision.max_batch_size,
+                max_batch_size_text: batch.text.max_batch_size,
+            },
+            versions: Versions { clipserve: env!("CARGO_PKG_VERSION"), onnxruntime: &info.onnxruntime },
+        },
+        None,
+    )
+}

@@ -1,0 +1,202 @@
+//! What surrounds every handler: request id, log line, metrics, error bodies; and for the API routes the key and the gate.
+//!
+//! Owns the order of these: [`observe`] is outermost and sees every answer, also those of the router itself (404, 405) and of
+//! a panic; [`authenticate`] comes before [`admit`], so that a stranger cannot take a place.
+//!
+//! Invariants: a request is counted exactly once, when its answer's body is done or dropped, or when its handler is dropped
+//! (status 499: the client went away); the in-flight gauge and the permit follow the same guard, on every path.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use subtle::ConstantTimeEq;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::{ApiError, AppState, Code};
+use crate::{
+    health::Readiness,
+    telemetry::{Metrics, Reject},
+};
+
+/// The header of the request id.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The longest request id that is echoed.
+const MAX_REQUEST_ID: usize = 128;
+
+/// When the answer must be there: `server.request_timeout` after the head.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub Instant);
+
+/// Outermost: gives the request its id, span and deadline, writes error bodies, logs and counts.
+pub(super) async fn observe(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let request_id = request_id(request.headers());
+    // The route template, never the path: metric labels must come from a closed set.
+    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| route_label(path.as_str()));
+    let method = method_label(request.method());
+    let span = tracing::info_span!("request", request_id = request_id.to_str().unwrap_or_default(), method, route);
+    request.extensions_mut().insert(Deadline(started + state.config.server.request_timeout));
+    state.metrics.in_flight.inc();
+    let mut guard = RequestGuard { metrics: Arc::clone(&state.metrics), route, method, status: 499, started };
+
+    let mut response = next.run(request).instrument(span.clone()).await;
+
+    guard.status = response.status().as_u16();
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        let _entered = span.enter();
+        log_error(&error);
+        let body = error.body(request_id.to_str().unwrap_or_default());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        *response.body_mut() = Body::from(body);
+    } else {
+        span.in_scope(|| tracing::debug!(status = guard.status, elapsed = ?started.elapsed(), "answered"));
+    }
+    response.headers_mut().insert(REQUEST_ID, request_id);
+    if state.health.readiness() == Readiness::Draining {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| Body::new(Guarded { body, _guard: guard }))
+}
+
+/// Wants `Authorization: Bearer <server.api_key>`, where one is configured.
+pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+    let Some(key) = &state.config.server.api_key else { return next.run(request).await };
+    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    // Compared in constant time: how long it takes must not tell how much of a guess was right.
+    if sent.is_some_and(|sent| bool::from(sent.ct_eq(key.expose().as_bytes()))) {
+        next.run(request).await
+    } else {
+        ApiError::new(Code::Unauthorized, "this server wants the header Authorization: Bearer <api key>")
+            .into_response()
+    }
+}
+
+/// The first gate, before a byte of the body is read: is there a model, and a place.
+pub(super) async fn admit(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+    if let Err(error) = state.embedder() {
+        return error.into_response();
+    }
+    match Arc::clone(&state.requests).try_acquire_owned() {
+        Ok(permit) => next.run(request).await.map(|body| Body::new(Guarded { body, _guard: permit })),
+        Err(_) => {
+            state.metrics.reject(Reject::Requests);
+            let message = format!(
+                "{} requests are in flight, which is the limit; come back after the time in the Retry-After header",
+                state.config.limits.max_inflight_requests
+            );
+            ApiError::new(Code::Overloaded, message).retry_after(Duration::from_secs(1)).into_response()
+        }
+    }
+}
+
+fn log_error(error: &ApiError) {
+    let (code, index, cause) = (error.code.as_str(), error.index, error.cause.as_deref());
+    match error.code.status().as_u16() {
+        500 => tracing::error!(code, index, cause, "{}", error.message),
+        501.. => tracing::warn!(code, index, cause, "{}", error.message),
+        _ => tracing::info!(code, index, cause, "{}", error.message),
+    }
+}
+
+/// The client's own id if it is short and printable, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let usable = |value: &&HeaderValue| {
+        (1..=MAX_REQUEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    headers.get(REQUEST_ID).filter(usable).cloned().unwrap_or_else(|| {
+        let id = Uuid::now_v7().simple().to_string();
+        HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+    })
+}
+
+/// The route table's templates, as labels that live as long as the metrics.
+fn route_label(template: &str) -> &'static str {
+    super::ROUTES.iter().copied().find(|route| *route == template).unwrap_or("other")
+}
+
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    }
+}
+
+/// Counts the request when it is over, however it ends.
+#[derive(Debug)]
+struct RequestGuard {
+    metrics: Arc<Metrics>,
+    route: &'static str,
+    method: &'static str,
+    status: u16,
+    started: Instant,
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.metrics.in_flight.dec();
+        self.metrics.observe_request(self.route, self.method, self.status, self.started.elapsed());
+    }
+}
+
+/// A response body that holds something until it has been sent or dropped.
+struct Guarded<G> {
+    body: Body,
+    _guard: G,
+}
+
+impl<G: Unpin> HttpBody for Guarded<G> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_echoed_only_when_short_and_printable() {
+        let id = |value: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(value).expect("a header"));
+            request_id(&headers)
+        };
+        assert_eq!(id(b"abc-123"), "abc-123");
+        let long = [b'a'; MAX_REQUEST_ID + 1];
+        for bad in [&b"two words"[..], &b""[..], &long, "\u{e9}".as_bytes()] {
+            assert_eq!(id(bad).len(), 32, "a new one instead of {bad:?}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+}

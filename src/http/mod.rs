@@ -1,0 +1,89 @@
+//! HTTP: the route table, what surrounds the handlers, and the connections underneath.
+//!
+//! Owns everything that speaks HTTP. Does not own a model: handlers call the [`crate::embedder::Embedder`] facade.
+//!
+//! ```text
+//! accept (connections, clocks) -> observe (id, log, metrics, error bodies) -> catch panics
+//!   -> authenticate -> admit (request gate) -> extract (body gate, parsing) -> handler -> reply
+//! ```
+
+pub mod accept;
+pub mod body;
+mod classify;
+mod embed;
+mod error;
+mod exchange;
+mod extract;
+mod guarded_io;
+mod info;
+mod layers;
+mod probes;
+mod reply;
+mod similarity;
+mod state;
+mod wire;
+
+use std::{any::Any, sync::Arc};
+
+use axum::{
+    Router, middleware,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+
+pub use error::{ApiError, Code};
+pub use layers::Deadline;
+pub use state::AppState;
+
+use crate::telemetry::panic_text;
+
+/// Every route template: the closed set of the `route` label.
+const ROUTES: [&str; 8] =
+    ["/embed/image", "/embed/text", "/similarity", "/classify", "/info", "/livez", "/readyz", "/metrics"];
+
+/// The service on the main listener.
+pub fn router(state: Arc<AppState>) -> Router {
+    let gated = Router::new()
+        .route("/embed/image", post(embed::embed_image))
+        .route("/embed/text", post(embed::embed_text))
+        .route("/similarity", post(similarity::similarity))
+        .route("/classify", post(classify::classify))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::admit));
+    let keyed = gated
+        .route("/info", get(info::info))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::authenticate));
+    surround(keyed.merge(probe_routes()), state)
+}
+
+/// The service on the admin listener: probes and metrics alone.
+pub fn admin_router(state: Arc<AppState>) -> Router {
+    surround(probe_routes(), state)
+}
+
+fn probe_routes() -> Router<Arc<AppState>> {
+    Router::new()
+        .route("/livez", get(probes::livez))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
+}
+
+fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
+    let metrics = Arc::clone(&state.metrics);
+    let on_panic = move |panic: Box<dyn Any + Send>| -> Response {
+        metrics.http_panics.inc();
+        ApiError::internal(format!("the handler panicked: {}", panic_text(panic.as_ref()))).into_response()
+    };
+    routes
+        .fallback(|| async { ApiError::new(Code::NotFound, "no such route; GET /info says what runs here") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(Code::MethodNotAllowed, "the route exists with the methods in the Allow header")
+        })
+        .layer(
+            ServiceBuilder::new()
+                .layer(middleware::from_fn_with_state(Arc::clone(&state), layers::observe))
+                .layer(CatchPanicLayer::custom(on_panic)),
+        )
+        .with_state(state)
+}

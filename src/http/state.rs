@@ -1,0 +1,83 @@
+//! What every handler shares.
+//!
+//! Owns [`AppState`]: configuration, metrics, health, the request gate, and the model once it is loaded.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::Semaphore;
+
+use super::{ApiError, body::BodyBudget};
+use crate::{
+    config::Config,
+    embedder::Embedder,
+    health::{Health, Readiness},
+    telemetry::{Metrics, Reject},
+};
+
+/// Shared by all handlers of one server.
+#[derive(Debug)]
+pub struct AppState {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Liveness and readiness.
+    pub health: Arc<Health>,
+    /// The request gate: `limits.max_inflight_requests`.
+    pub requests: Arc<Semaphore>,
+    /// The body gate: `limits.max_inflight_body_bytes`.
+    pub bodies: BodyBudget,
+    embedder: OnceLock<Embedder>,
+}
+
+impl AppState {
+    /// The state of a server whose model is still to come.
+    pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(config.limits.max_inflight_requests)),
+            bodies: BodyBudget::new(config.limits.max_inflight_body_bytes),
+            config,
+            metrics,
+            health,
+            embedder: OnceLock::new(),
+        }
+    }
+
+    /// The model is loaded: from now on requests are served.
+    pub fn set_embedder(&self, embedder: Embedder) {
+        if self.embedder.set(embedder).is_err() {
+            tracing::error!("a second model was loaded; the first one stays");
+            return;
+        }
+        self.health.advance(Readiness::Ready);
+        self.metrics.ready.set(i64::from(self.health.readiness() == Readiness::Ready));
+    }
+
+    /// The model.
+    ///
+    /// # Errors
+    /// `not_ready` while it loads, `shutting_down` when it never will.
+    pub fn embedder(&self) -> Result<&Embedder, ApiError> {
+        self.embedder.get().ok_or_else(|| match self.health.readiness() {
+            Readiness::Draining => {
+                self.metrics.reject(Reject::ShuttingDown);
+                ApiError::shutting_down()
+            }
+            Readiness::Starting | Readiness::Ready => {
+                self.metrics.reject(Reject::NotReady);
+                ApiError::not_ready()
+            }
+        })
+    }
+
+    /// `/readyz` turns to 503; requests are still served.
+    pub fn start_draining(&self) {
+        self.health.advance(Readiness::Draining);
+        self.metrics.ready.set(0);
+    }
+
+    /// Takes the model out, to shut it down, once no handler is left.
+    pub fn into_embedder(self) -> Option<Embedder> {
+        self.embedder.into_inner()
+    }
+}

@@ -1,0 +1,283 @@
+//! The JSON and query shapes of the native routes, and how embeddings are written.
+//!
+//! Owns names, defaults and validation of single fields. Does not own where a request's images and texts come from
+//! (`extract`).
+//!
+//! Invariants: a field that is not known is refused, so a typo cannot silently become a default; strings are borrowed from
+//! the body where JSON allows it (a base64 image is not copied before it is decoded).
+
+use std::{borrow::Cow, fmt};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use ndarray::ArrayView2;
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{SeqAccess, Visitor},
+    ser::SerializeSeq,
+};
+
+/// How embeddings are written in JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum EncodingFormat {
+    /// Arrays of numbers.
+    #[default]
+    Float,
+    /// One string an embedding: base64 of little-endian f32.
+    Base64,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The options of `/embed/image` as query parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EmbedImageQuery {
+    #[serde(default = "yes")]
+    pub normalize: bool,
+    #[serde(default)]
+    pub encoding_format: EncodingFormat,
+    pub dimensions: Option<usize>,
+}
+
+/// The options of `/embed/text` as query parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EmbedTextQuery {
+    #[serde(default = "yes")]
+    pub normalize: bool,
+    #[serde(default)]
+    pub encoding_format: EncodingFormat,
+    pub dimensions: Option<usize>,
+    #[serde(default = "yes")]
+    pub truncate: bool,
+}
+
+/// `POST /embed/image` as JSON.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EmbedImageRequest<'a> {
+    #[serde(borrow)]
+    pub images: Strings<'a>,
+    #[serde(default = "yes")]
+    pub normalize: bool,
+    #[serde(default)]
+    pub encoding_format: EncodingFormat,
+    pub dimensions: Option<usize>,
+}
+
+/// `POST /embed/text` as JSON.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EmbedTextRequest<'a> {
+    #[serde(borrow)]
+    pub texts: Strings<'a>,
+    #[serde(default = "yes")]
+    pub normalize: bool,
+    #[serde(default)]
+    pub encoding_format: EncodingFormat,
+    pub dimensions: Option<usize>,
+    #[serde(default = "yes")]
+    pub truncate: bool,
+}
+
+/// The options of `/similarity` as query parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SimilarityQuery {
+    #[serde(default = "yes")]
+    pub truncate: bool,
+    #[serde(default)]
+    pub return_embeds: bool,
+    #[serde(default)]
+    pub return_loss: bool,
+}
+
+/// `POST /similarity` as JSON: each side is given as inputs or as embeddings.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SimilarityRequest<'a> {
+    #[serde(borrow)]
+    pub images: Option<Strings<'a>>,
+    #[serde(borrow)]
+    pub texts: Option<Strings<'a>>,
+    pub image_embeds: Option<Vec<Vec<f32>>>,
+    pub text_embeds: Option<Vec<Vec<f32>>>,
+    #[serde(default = "yes")]
+    pub truncate: bool,
+    #[serde(default)]
+    pub return_embeds: bool,
+    #[serde(default)]
+    pub return_loss: bool,
+}
+
+/// The options of `/classify` as query parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClassifyQuery {
+    pub top_k: Option<usize>,
+}
+
+/// `POST /classify` as JSON.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClassifyRequest<'a> {
+    #[serde(borrow)]
+    pub images: Strings<'a>,
+    #[serde(borrow)]
+    pub labels: Strings<'a>,
+    #[serde(borrow)]
+    pub templates: Option<Strings<'a>>,
+    pub top_k: Option<usize>,
+}
+
+/// `POST /embed/*` answers.
+#[derive(Debug, Serialize)]
+pub(super) struct EmbedResponse<'a> {
+    pub model: &'a str,
+    pub dim: usize,
+    pub embeddings: Rows<'a>,
+}
+
+/// `POST /similarity` answers.
+#[derive(Debug, Serialize)]
+pub(super) struct SimilarityResponse<'a> {
+    pub model: &'a str,
+    pub logit_scale: f32,
+    pub logits_per_image: Rows<'a>,
+    pub logits_per_text: Rows<'a>,
+    pub probs: Rows<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_embeds: Option<Rows<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_embeds: Option<Rows<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f32>,
+}
+
+/// `POST /classify` answers: for each image its labels, best first.
+#[derive(Debug, Serialize)]
+pub(super) struct ClassifyResponse<'a> {
+    pub model: &'a str,
+    pub results: Vec<Vec<Score<'a>>>,
+}
+
+/// One label of one image.
+#[derive(Debug, Serialize)]
+pub(super) struct Score<'a> {
+    pub label: &'a str,
+    pub score: f32,
+}
+
+/// A matrix, written as an array for each row, or as a base64 string for each row.
+#[derive(Debug)]
+pub(super) struct Rows<'a> {
+    pub rows: ArrayView2<'a, f32>,
+    pub format: EncodingFormat,
+}
+
+impl<'a> Rows<'a> {
+    /// As arrays of numbers.
+    pub(super) fn floats(rows: ArrayView2<'a, f32>) -> Self {
+        Self { rows, format: EncodingFormat::Float }
+    }
+}
+
+impl Serialize for Rows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut seq = serializer.serialize_seq(Some(self.rows.nrows()))?;
+        for row in self.rows.rows() {
+            match self.format {
+                EncodingFormat::Float => seq.serialize_element(&Row(row))?,
+                EncodingFormat::Base64 => {
+                    let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    seq.serialize_element(&BASE64_STANDARD.encode(bytes))?;
+                }
+            }
+        }
+        seq.end()
+    }
+}
+
+struct Row<'a>(ndarray::ArrayView1<'a, f32>);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0)
+    }
+}
+
+/// A list of strings, or a lone one.
+#[derive(Debug, Default)]
+pub(super) struct Strings<'a>(pub Vec<Cow<'a, str>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Strings<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Strings<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or a list of strings")
+            }
+
+            fn visit_borrowed_str<E>(self, one: &'de str) -> Result<Self::Value, E> {
+                Ok(Strings(vec![Cow::Borrowed(one)]))
+            }
+
+            fn visit_str<E>(self, one: &str) -> Result<Self::Value, E> {
+                Ok(Strings(vec![Cow::Owned(one.to_owned())]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                #[derive(Deserialize)]
+                struct Item<'a>(#[serde(borrow)] Cow<'a, str>);
+
+                let mut strings = Vec::new();
+                while let Some(Item(one)) = seq.next_element()? {
+                    strings.push(one);
+                }
+                Ok(Strings(strings))
+            }
+        }
+
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn strings_are_one_or_many_and_borrowed_where_json_allows() {
+        let parse = |json: &'static str| serde_json::from_str::<Strings<'_>>(json).map(|strings| strings.0);
+        assert_eq!(parse(r#""a""#).expect("one"), ["a"]);
+        let many = parse(r#"["plain", "esc\/aped"]"#).expect("many");
+        assert_eq!(many, ["plain", "esc/aped"]);
+        assert!(matches!(many[0], Cow::Borrowed(_)) && matches!(many[1], Cow::Owned(_)));
+        let error = parse("[1]").expect_err("a number").to_string();
+        assert!(error.contains("expected a string"), "{error}");
+        assert!(parse("{}").expect_err("an object").to_string().contains("a string or a list of strings"));
+    }
+
+    #[test]
+    fn an_unknown_field_is_named() {
+        let error = serde_json::from_str::<EmbedTextRequest<'_>>(r#"{"texts": "a", "normalise": true}"#);
+        let error = error.expect_err("a typo").to_string();
+        assert!(error.contains("unknown field `normalise`") && error.contains("`normalize`"), "{error}");
+    }
+
+    #[test]
+    fn rows_are_arrays_or_little_endian_base64() {
+        let embeddings = array![[1.0f32, -0.5], [0.25, 3.0]];
+        let rows = |format| serde_json::to_string(&Rows { rows: embeddings.view(), format }).expect("JSON");
+        assert_eq!(rows(EncodingFormat::Float), "[[1.0,-0.5],[0.25,3.0]]");
+        assert_eq!(rows(EncodingFormat::Base64), r#"["AACAPwAAAL8=","AACAPgAAQEA="]"#);
+    }
+}

@@ -1,0 +1,268 @@
+//! Assembly and life of one server: bind, load, serve, drain.
+//!
+//! Owns the order of things. Listeners are bound before the model is loaded, so that a taken port is known at once and probes
+//! are answered during a long load. The drain goes: `/readyz` 503 -> `shutdown_delay` -> listener closed -> requests in flight
+//! finish within `drain_timeout` -> the model's threads end.
+//!
+//! Invariants: the caller owns the stop signal and decides how the model is loaded, so tests run it on port 0 with encoders of
+//! their own; nothing that [`Server::run`] started outlives it, except threads inside a run that will not end.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::{net::TcpListener, sync::oneshot, time};
+
+use crate::{
+    config::{Config, ServerConfig},
+    embedder::{Embedder, StartError},
+    health::Health,
+    http::{
+        self, AppState,
+        accept::{self, AcceptOptions, Shutdown},
+    },
+    telemetry::Metrics,
+};
+
+/// How often the watchdog looks for a run that does not end.
+const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
+
+/// How long the model's threads may take to end once no request is left; a run that is still going was cut off already.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why a server could not start or go on, in one line for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A listener.
+    #[error("{key} = \"{address}\": {error}")]
+    Bind {
+        /// The configuration key.
+        key: &'static str,
+        /// Its value.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The model.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A thread for the loader or the admin listener.
+    #[error("a thread could not be started: {0}")]
+    Thread(io::Error),
+    /// The thread that loads the model panicked.
+    #[error("loading the model failed unexpectedly; the log above has the reason")]
+    LoadPanicked,
+    /// The drain was not clean.
+    #[error("{0} requests were still running after server.drain_timeout and were cut off")]
+    Cut(usize),
+}
+
+/// What a loader is given, besides the configuration it was made with.
+#[derive(Clone, Debug)]
+pub struct LoadContext {
+    /// Where the model's threads count.
+    pub metrics: Arc<Metrics>,
+    /// Where they register their heartbeats.
+    pub health: Arc<Health>,
+}
+
+/// A server whose listeners are bound.
+#[derive(Debug)]
+pub struct Server {
+    config: Arc<Config>,
+    listener: TcpListener,
+    address: SocketAddr,
+    admin: Option<(std::net::TcpListener, SocketAddr)>,
+    context: LoadContext,
+}
+
+impl Server {
+    /// Binds the listeners. No model is loaded yet.
+    ///
+    /// # Errors
+    /// When an address cannot be bound.
+    pub async fn bind(config: Config) -> Result<Self, ServeError> {
+        let bind_error = |key, address| move |error| ServeError::Bind { key, address, error };
+        let (key, address) = ("server.listen", config.server.listen);
+        let listener = TcpListener::bind(address).await.map_err(bind_error(key, address))?;
+        let address = listener.local_addr().map_err(bind_error(key, address))?;
+        let admin = match config.server.admin_listen {
+            Some(address) => Some(bind_blocking(address).map_err(bind_error("server.admin_listen", address))?),
+            None => None,
+        };
+        let health = Arc::new(Health::new(config.engine.stall_timeout));
+        let context = LoadContext { metrics: Arc::new(Metrics::new()), health };
+        Ok(Self { config: Arc::new(config), listener, address, admin, context })
+    }
+
+    /// The address of the main listener, with the port that was really taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The address of the admin listener, where there is one.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|(_, address)| *address)
+    }
+
+    /// Metrics and health of this server.
+    pub fn context(&self) -> &LoadContext {
+        &self.context
+    }
+
+    /// Loads the model with `load` on a thread of its own, serves until `shutdown` resolves, then drains.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded, or requests had to be cut off.
+    pub async fn run(
+        self,
+        load: impl FnOnce(LoadContext) -> Result<Embedder, StartError> + Send + 'static,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
+        let Self { config, listener, address, admin, context } = self;
+        let state =
+            Arc::new(AppState::new(Arc::clone(&config), Arc::clone(&context.metrics), Arc::clone(&context.health)));
+        let (drain, draining) = Shutdown::new();
+        let (end_admin, admin_ending) = Shutdown::new();
+        let admin = match admin {
+            Some((listener, _)) => Some(serve_admin(listener, Arc::clone(&state), admin_ending)?),
+            None => None,
+        };
+        let loaded = load_on_thread(load, context.clone())?;
+        let watchdog = tokio::spawn(watch(Arc::clone(&context.health)));
+        let serve = accept::serve(
+            listener,
+            http::router(Arc::clone(&state)),
+            accept_options(&config.server),
+            context.metrics.connections.clone(),
+            draining,
+        );
+        tracing::info!(%address, "listening");
+
+        let conduct = async {
+            let mut shutdown = std::pin::pin!(shutdown);
+            tokio::select! {
+                loaded = loaded => {
+                    state.set_embedder(loaded.map_err(|_| ServeError::LoadPanicked)??);
+                    tracing::info!("ready");
+                    shutdown.await;
+                }
+                () = &mut shutdown => {}
+            }
+            tracing::info!(delay = ?config.server.shutdown_delay, "draining: /readyz says so, requests are still served");
+            state.start_draining();
+            time::sleep(config.server.shutdown_delay).await;
+            tracing::info!(timeout = ?config.server.drain_timeout, "the listener closes, requests in flight finish");
+            drain.begin();
+            Ok::<(), ServeError>(())
+        };
+        let outcome = {
+            let mut serve = std::pin::pin!(serve);
+            tokio::select! {
+                conducted = conduct => {
+                    // When the model cannot be loaded there is nothing to drain: `serve` is dropped.
+                    conducted?;
+                    serve.await
+                }
+                outcome = &mut serve => outcome,
+            }
+        };
+        watchdog.abort();
+        end_admin.begin();
+        if let Some(ended) = admin {
+            // The sender is dropped with the thread's runtime, so an answer or its absence both say that it is over.
+            let _ = ended.await;
+        }
+        end_model(state).await;
+        if outcome.cut > 0 {
+            return Err(ServeError::Cut(outcome.cut));
+        }
+        tracing::info!("drained");
+        Ok(())
+    }
+}
+
+fn bind_blocking(address: SocketAddr) -> io::Result<(std::net::TcpListener, SocketAddr)> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+fn accept_options(server: &ServerConfig) -> AcceptOptions {
+    AcceptOptions {
+        max_connections: server.max_connections,
+        header_timeout: server.header_timeout,
+        keep_alive_timeout: server.keep_alive_timeout,
+        write_timeout: server.write_timeout,
+        drain_timeout: server.drain_timeout,
+    }
+}
+
+/// Probes and metrics on a thread with a runtime of its own: they answer also when the main one is saturated.
+fn serve_admin(
+    listener: std::net::TcpListener,
+    state: Arc<AppState>,
+    shutdown: Shutdown,
+) -> Result<oneshot::Receiver<()>, ServeError> {
+    let (ended, end) = oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Thread)?;
+    // A probe is answered in microseconds: nothing of it is worth waiting for at the end.
+    let options = AcceptOptions { drain_timeout: Duration::from_millis(100), ..accept_options(&state.config.server) };
+    let body = move || {
+        runtime.block_on(async move {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => {
+                    // Not in `clipserve_connections`, which is the main listener's.
+                    let connections = prometheus::IntGauge::new("admin_connections", "unexported");
+                    let Ok(connections) = connections else { return };
+                    accept::serve(listener, http::admin_router(state), options, connections, shutdown).await;
+                }
+                Err(error) => tracing::error!(%error, "the admin listener cannot be served"),
+            }
+        });
+        let _ = ended.send(());
+    };
+    thread::Builder::new().name("admin".to_owned()).spawn(body).map_err(ServeError::Thread)?;
+    Ok(end)
+}
+
+/// Loading takes seconds of CPU and blocks: it gets a thread, and the runtime goes on answering probes.
+fn load_on_thread(
+    load: impl FnOnce(LoadContext) -> Result<Embedder, StartError> + Send + 'static,
+    context: LoadContext,
+) -> Result<oneshot::Receiver<Result<Embedder, StartError>>, ServeError> {
+    let (done, loaded) = oneshot::channel();
+    let body = move || {
+        // The receiver is gone when the server was stopped while it loaded.
+        let _ = done.send(load(context));
+    };
+    thread::Builder::new().name("load".to_owned()).spawn(body).map_err(ServeError::Thread)?;
+    Ok(loaded)
+}
+
+async fn watch(health: Arc<Health>) {
+    let mut ticks = time::interval(WATCHDOG_PERIOD);
+    loop {
+        ticks.tick().await;
+        health.interrupt_stalled(Instant::now());
+    }
+}
+
+/// Ends the model's threads. Every handler is gone by now, so this is the last owner of the state.
+async fn end_model(state: Arc<AppState>) {
+    let Some(embedder) = Arc::into_inner(state).and_then(AppState::into_embedder) else { return };
+    let (ended, end) = oneshot::channel::<()>();
+    let ending = thread::Builder::new().name("shutdown".to_owned()).spawn(move || {
+        embedder.shut_down();
+        drop(ended);
+    });
+    if ending.is_err() || time::timeout(JOIN_TIMEOUT, end).await.is_err() {
+        tracing::warn!("a run is still going and is left to the end of the process");
+    }
+}

@@ -1,0 +1,351 @@
+//! The rules of the source tree that the compiler does not check, read off the source text.
+//!
+//! Owns the table of which module may name which, and the few rules on files as a whole. Does not own style (rustfmt) or
+//! idiom (clippy). The text is lexed as Rust, so comments and strings may mention anything; code that a macro makes from
+//! nothing goes unseen.
+//!
+//! Invariant: [`violations`] is a pure function of paths and texts, and every rule has an example below that breaks it.
+
+use std::{collections::BTreeSet, fs, path::Path, str::FromStr};
+
+use proc_macro2::{TokenStream, TokenTree};
+
+/// One file of the tree.
+struct SourceFile {
+    /// Relative to the package's root, with `/`: `src/batch/worker.rs`.
+    path: String,
+    text: String,
+}
+
+/// Lines in a file under `src/`, at most.
+const MAX_LINES: usize = 500;
+
+/// What everything may name: they sit below the service and name none of its parts.
+const BASE: [&str; 3] = ["config", "health", "telemetry"];
+
+/// Which modules of the crate each module may name, besides itself and [`BASE`]. Dependencies point one way: `http ->
+/// embedder -> {preprocess, batch, engine} -> {encoder, model}`, and `export -> model`. A module that is not listed (the
+/// binary, the command line, the assembly) may name all.
+const MAY_NAME: [(&str, &[&str]); 12] = [
+    ("config", &[]),
+    ("health", &["encoder"]),
+    ("telemetry", &[]),
+    ("encoder", &[]),
+    ("similarity", &["encoder"]),
+    ("model", &["encoder"]),
+    ("export", &["model", "encoder"]),
+    // Its threads take jobs from one queue and put them into the next.
+    ("preprocess", &["batch", "encoder", "model"]),
+    ("batch", &["encoder", "model"]),
+    ("engine", &["encoder", "model"]),
+    ("embedder", &["preprocess", "batch", "engine", "encoder", "model", "similarity"]),
+    ("http", &["embedder", "similarity", "encoder", "model"]),
+];
+
+/// External crates (and modules of `std`) that only some places may name, as path from the root, and the places.
+const CONFINED: [(&[&str], &[&str]); 6] = [
+    (&["ort"], &["engine"]),
+    (&["std", "env"], &["config", "main"]),
+    (&["anyhow"], &["main"]),
+    (&["axum"], &["http", "server"]),
+    (&["hyper"], &["http", "server"]),
+    (&["http"], &["http", "server", "cli"]),
+];
+
+/// Every broken rule, as `path: what`, sorted.
+fn violations(files: &[SourceFile]) -> Vec<String> {
+    let mut found = Vec::new();
+    for file in files {
+        let mut complain = |what: String| found.push(format!("{}: {what}", file.path));
+        if !file.text.starts_with("//!") {
+            complain("does not open with `//!`".to_owned());
+        }
+        let Some(module) = Module::of(&file.path) else { continue };
+        let lines = file.text.lines().count();
+        if lines > MAX_LINES {
+            complain(format!("{lines} lines, more than {MAX_LINES}"));
+        }
+        let Ok(tokens) = TokenStream::from_str(&file.text) else {
+            complain("is not Rust".to_owned());
+            continue;
+        };
+        let named = Named::in_tokens(tokens, &module);
+        for stub in &named.stubs {
+            complain(format!("holds `{stub}!`"));
+        }
+        let top = module.top();
+        if let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == top) {
+            for other in &named.siblings {
+                let listed = MAY_NAME.iter().any(|(name, _)| name == other);
+                if listed && other != top && !BASE.contains(&other.as_str()) && !allowed.contains(&other.as_str()) {
+                    complain(format!("`{top}` names `{other}`"));
+                }
+            }
+        }
+        for (path, places) in CONFINED {
+            let path = path.join("::");
+            if named.paths.contains(&path) && !places.contains(&top) {
+                complain(format!("names `{path}`, which only {} may", places.join(", ")));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// Where a file under `src/` stands in the crate: `src/batch/worker.rs` is `["batch", "worker"]`.
+#[derive(Clone)]
+struct Module(Vec<String>);
+
+impl Module {
+    /// `None` for a file that is not under `src/`.
+    fn of(path: &str) -> Option<Self> {
+        let mut parts: Vec<_> = path.strip_prefix("src/")?.strip_suffix(".rs")?.split('/').map(str::to_owned).collect();
+        if parts.last().is_some_and(|last| last == "mod" || last == "lib") {
+            parts.pop();
+        }
+        Some(Self(parts))
+    }
+
+    /// The module right below the crate, or `lib`.
+    fn top(&self) -> &str {
+        self.0.first().map_or("lib", String::as_str)
+    }
+}
+
+/// What a file names.
+#[derive(Default)]
+struct Named {
+    /// The top-level modules of this crate.
+    siblings: BTreeSet<String>,
+    /// The first one and the first two segments of every other path.
+    paths: BTreeSet<String>,
+    /// `todo`, `unimplemented`.
+    stubs: BTreeSet<String>,
+}
+
+impl Named {
+    fn in_tokens(tokens: TokenStream, module: &Module) -> Self {
+        let mut named = Self::default();
+        named.walk(tokens, module);
+        named
+    }
+
+    /// Goes through `tokens`, which stand in `module`, and through every group inside them.
+    fn walk(&mut self, tokens: TokenStream, module: &Module) {
+        let tokens: Vec<_> = tokens.into_iter().collect();
+        let mut at = 0;
+        while let Some(token) = tokens.get(at) {
+            match token {
+                TokenTree::Group(group) => self.walk(group.stream(), module),
+                TokenTree::Ident(word) if *word == "mod" => {
+                    // `mod name { .. }`: `super` in there is this module.
+                    if let (Some(TokenTree::Ident(name)), Some(TokenTree::Group(body))) =
+                        (tokens.get(at + 1), tokens.get(at + 2))
+                    {
+                        let mut inner = module.clone();
+                        inner.0.push(name.to_string());
+                        self.walk(body.stream(), &inner);
+                        at += 2;
+                    }
+                }
+                TokenTree::Ident(word) if *word == "todo" || *word == "unimplemented" => {
+                    if is_punct(tokens.get(at + 1), '!') {
+                        self.stubs.insert(word.to_string());
+                    }
+                }
+                TokenTree::Ident(_) => {
+                    let is_use = at > 0 && matches!(&tokens[at - 1], TokenTree::Ident(word) if *word == "use");
+                    let end = self.path(&tokens, at, Vec::new(), is_use, module);
+                    at = end;
+                    continue;
+                }
+                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
+            }
+            at += 1;
+        }
+    }
+
+    /// Reads the path that begins at `tokens[at]`, below `prefix`, and returns where it ends. A lone word is a path only in a
+    /// `use`, where a group is a list of paths below this one.
+    fn path(
+        &mut self,
+        tokens: &[TokenTree],
+        mut at: usize,
+        prefix: Vec<String>,
+        is_use: bool,
+        module: &Module,
+    ) -> usize {
+        let mut path = prefix;
+        while let Some(token) = tokens.get(at) {
+            match token {
+                TokenTree::Ident(segment) => path.push(segment.to_string()),
+                TokenTree::Group(list) if is_use => {
+                    let list: Vec<_> = list.stream().into_iter().collect();
+                    for item in list.split(|token| is_punct(Some(token), ',')) {
+                        self.path(item, 0, path.clone(), true, module);
+                    }
+                    return at + 1;
+                }
+                _ => break,
+            }
+            at += 1;
+            if !(is_punct(tokens.get(at), ':') && is_punct(tokens.get(at + 1), ':')) {
+                break;
+            }
+            at += 2;
+        }
+        if path.len() > 1 || is_use {
+            self.record(&path, module);
+        }
+        at
+    }
+
+    fn record(&mut self, path: &[String], module: &Module) {
+        let supers = path.iter().take_while(|segment| *segment == "super").count();
+        let inside: Option<Vec<String>> = match path.first().map(String::as_str) {
+            Some("crate" | "clipserve") => Some(path[1..].to_vec()),
+            Some("super") => {
+                let kept = module.0.len().saturating_sub(supers);
+                Some(module.0[..kept].iter().chain(&path[supers..]).cloned().collect())
+            }
+            _ => None,
+        };
+        match inside {
+            Some(inside) => self.siblings.extend(inside.into_iter().next()),
+            None => {
+                self.paths.extend(path.first().cloned());
+                self.paths.extend(path.get(..2).map(|two| two.join("::")));
+            }
+        }
+    }
+}
+
+fn is_punct(token: Option<&TokenTree>, wanted: char) -> bool {
+    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
+}
+
+/// Every `.rs` file below `folder` of the package.
+fn read_tree(folder: &str, into: &mut Vec<SourceFile>) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for entry in fs::read_dir(root.join(folder)).expect("a folder of the package") {
+        let entry = entry.expect("a folder of the package");
+        let path = format!("{folder}/{}", entry.file_name().to_str().expect("a UTF-8 file name"));
+        if entry.path().is_dir() {
+            read_tree(&path, into);
+        } else if path.ends_with(".rs") {
+            into.push(SourceFile { text: fs::read_to_string(entry.path()).expect("UTF-8 text"), path });
+        }
+    }
+}
+
+#[test]
+fn the_source_tree_keeps_its_rules() {
+    let mut files = Vec::new();
+    read_tree("src", &mut files);
+    read_tree("tests", &mut files);
+    let found = violations(&files);
+    assert!(files.len() > 3, "only {} files found", files.len());
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// The violations of one file that holds `code` below a proper first line.
+fn in_file(path: &str, code: &str) -> Vec<String> {
+    violations(&[SourceFile { path: path.to_owned(), text: format!("//! Owns.\n{code}") }])
+}
+
+#[test]
+fn a_file_without_a_head_is_found() {
+    let file = |text: &str| [SourceFile { path: "tests/it/x.rs".to_owned(), text: text.to_owned() }];
+    assert_eq!(violations(&file("use std::fs;\n")), ["tests/it/x.rs: does not open with `//!`"]);
+    assert!(violations(&file("//! Owns.\n")).is_empty());
+}
+
+#[test]
+fn a_long_file_is_found_under_src_only() {
+    assert!(in_file("src/cli.rs", &"\n".repeat(MAX_LINES - 1)).is_empty());
+    assert_eq!(in_file("src/cli.rs", &"\n".repeat(MAX_LINES)), ["src/cli.rs: 501 lines, more than 500"]);
+    assert!(in_file("tests/it/x.rs", &"\n".repeat(MAX_LINES)).is_empty());
+}
+
+#[test]
+fn a_stub_is_found() {
+    assert_eq!(in_file("src/cli.rs", "fn a() { todo!() }"), ["src/cli.rs: holds `todo!`"]);
+    assert_eq!(in_file("src/cli.rs", "fn a() { unimplemented!() }"), ["src/cli.rs: holds `unimplemented!`"]);
+}
+
+#[test]
+fn a_module_that_names_one_it_must_not_is_found_however_it_is_written() {
+    for code in [
+        "use crate::http::Router;",
+        "use crate::{config::Config, http::{Router, State}};",
+        "pub(crate) use crate::http;",
+        "fn a() -> crate::http::Router { b() }",
+        "use super::super::http::Router;",
+        "mod tests { use super::super::super::http; }",
+        "fn a() { select! { x = crate::http::serve() => {} } }",
+    ] {
+        assert_eq!(in_file("src/batch/worker.rs", code), ["src/batch/worker.rs: `batch` names `http`"], "{code}");
+    }
+    for (path, code, what) in [
+        ("src/batch/mod.rs", "use crate::engine::Session;", "`batch` names `engine`"),
+        ("src/batch/mod.rs", "use super::preprocess;", "`batch` names `preprocess`"),
+        ("src/model/mod.rs", "use crate::engine;", "`model` names `engine`"),
+        ("src/encoder.rs", "use crate::batch::Job;", "`encoder` names `batch`"),
+        ("src/export/mod.rs", "use crate::engine;", "`export` names `engine`"),
+        ("src/http/mod.rs", "use crate::engine;", "`http` names `engine`"),
+        ("src/config/mod.rs", "use crate::http;", "`config` names `http`"),
+    ] {
+        assert_eq!(in_file(path, code), [format!("{path}: {what}")], "{code}");
+    }
+}
+
+#[test]
+fn what_points_the_right_way_passes() {
+    for (path, code) in [
+        ("src/http/embed_image.rs", "use super::error::ApiError; use crate::embedder::Embedder;"),
+        ("src/embedder.rs", "use crate::{batch, engine, preprocess};"),
+        ("src/batch/worker.rs", "use super::{Job, queue}; use crate::{config, encoder::Encoder, telemetry};"),
+        ("src/batch/worker.rs", "mod tests { use super::super::queue; use super::*; }"),
+        ("src/server.rs", "use crate::{batch, engine, http, model};"),
+        ("src/main.rs", "use clipserve::{http, engine};"),
+        ("tests/it/api.rs", "use crate::http; use ort::session;"),
+    ] {
+        assert!(in_file(path, code).is_empty(), "{path}: {code}: {:?}", in_file(path, code));
+    }
+}
+
+#[test]
+fn a_confined_crate_is_found_outside_its_place() {
+    let ort = "src/model/mod.rs: names `ort`, which only engine may";
+    for code in ["use ort::session::Session;", "use ort;", "use {ort::Error, std::fmt};", "fn a(e: ort::Error) {}"] {
+        assert_eq!(in_file("src/model/mod.rs", code), [ort], "{code}");
+        assert!(in_file("src/engine/mod.rs", code).is_empty(), "{code}");
+    }
+    for code in ["use std::env;", "use std::{env, fs};", "fn a() { std::env::var(\"HOME\"); }"] {
+        let found = in_file("src/engine/mod.rs", code);
+        assert_eq!(found, ["src/engine/mod.rs: names `std::env`, which only config, main may"], "{code}");
+        assert!(in_file("src/config/env.rs", code).is_empty() && in_file("src/main.rs", code).is_empty(), "{code}");
+    }
+    for (path, code) in [
+        ("src/batch/mod.rs", "use http::StatusCode;"),
+        ("src/preprocess/mod.rs", "use axum::body::Bytes;"),
+        ("src/preprocess/mod.rs", "fn a(b: hyper::Error) {}"),
+        ("src/embedder.rs", "use anyhow::Context;"),
+    ] {
+        assert_eq!(in_file(path, code).len(), 1, "{path}: {code}");
+    }
+}
+
+#[test]
+fn comments_strings_fields_and_variables_may_say_anything() {
+    let code = r##"
+        /* crate::http, todo!() */
+        /// Unlike [`crate::http`] and `ort::Session`.
+        fn a(config: &Config) -> usize {
+            let (http, ort, env) = ("crate::http", r#"use ort::x"#, env!("CARGO_PKG_NAME")); // std::env::var
+            config.engine.threads + http.len() + ort.len() + env.len()
+        }
+    "##;
+    assert_eq!(in_file("src/batch/mod.rs", code), Vec::<String>::new());
+}

@@ -1,0 +1,12 @@
+//! The one integration target: a real server on port 0, real ONNX Runtime, the fixture model, the real binary.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails loudly, in its helpers too")]
+
+mod architecture;
+mod command_line;
+mod documentation;
+mod errors;
+mod lifecycle;
+mod overload;
+mod reference;
+mod routes;
+mod support;

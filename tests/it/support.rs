@@ -1,0 +1,287 @@
+//! A real server on port 0, real ONNX Runtime, the fixture model; and encoders that wait for the test's leave.
+//!
+//! Owns starting, stopping and asking. Every server checks when it is stopped that it is clean: no request in flight, drained
+//! without a cut.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+};
+
+use clipserve::{
+    config::{self, Config, Overrides},
+    embedder::{self, Embedder, ModelInfo, Parts, Sessions, StartError},
+    encoder::{Embeddings, EncodeError, Encoder, PixelBuf, Tokens},
+    model::{LogitScale, LogitScaleSource, preprocessor::PreprocessorConfig},
+    preprocess::{
+        image::{ImageOptions, ImageProcessor},
+        text::TextTokenizer,
+    },
+    server::{LoadContext, ServeError, Server},
+};
+use ndarray::Array2;
+use reqwest::{RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+/// A file or folder of `tests/fixtures`.
+pub(crate) fn fixture(path: impl AsRef<Path>) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+/// The bytes of a fixture picture.
+pub(crate) fn picture(name: &str) -> Vec<u8> {
+    let path = fixture("images").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A configuration for the fixture model on a free port, with these `section.key=value` on top.
+pub(crate) fn configuration(set: &[&str]) -> Config {
+    let mut all = vec![
+        format!("model.path={}", fixture("tiny-clip").display()),
+        "server.listen=127.0.0.1:0".to_owned(),
+        "server.shutdown_delay=0ms".to_owned(),
+        "engine.provider=cpu".to_owned(),
+    ];
+    all.extend(set.iter().map(|&pair| pair.to_owned()));
+    config::load(&Overrides { set: all, ..Overrides::default() }, []).unwrap_or_else(|errors| panic!("{errors}")).config
+}
+
+/// A running server.
+pub(crate) struct TestServer {
+    base: String,
+    admin: Option<String>,
+    client: reqwest::Client,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<Result<(), ServeError>>,
+    context: LoadContext,
+}
+
+impl TestServer {
+    /// The fixture model on ONNX Runtime, with these `section.key=value`; returns when it is ready.
+    pub(crate) async fn start(set: &[&str]) -> Self {
+        let config = configuration(set);
+        let server = Self::bind(config.clone(), move |context: LoadContext| {
+            embedder::start(&config, context.metrics, &context.health)
+        })
+        .await;
+        server.ready().await;
+        server
+    }
+
+    /// The fixture's preprocessing around encoders that wait for the test; returns when it is ready.
+    pub(crate) async fn start_gated(set: &[&str]) -> (Self, Gate) {
+        let config = configuration(set);
+        let (gate, vision, text) = Gate::new();
+        let parts = parts(&config, vision, text);
+        let server = Self::bind(config.clone(), move |context| {
+            Embedder::assemble(parts, &config, context.metrics, &context.health)
+        })
+        .await;
+        server.ready().await;
+        (server, gate)
+    }
+
+    /// Binds and serves; the model comes from `load`.
+    pub(crate) async fn bind(
+        config: Config,
+        load: impl FnOnce(LoadContext) -> Result<Embedder, StartError> + Send + 'static,
+    ) -> Self {
+        let server = Server::bind(config).await.expect("a free port");
+        let base = format!("http://{}", server.local_addr());
+        let admin = server.admin_addr().map(|address| format!("http://{address}"));
+        let context = server.context().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let running = tokio::spawn(server.run(load, async {
+            // A test that fails drops its server: that stops it too.
+            let _ = stopped.await;
+        }));
+        // No pool: a test that counts connections must know them all.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+        Self { base, admin, client, stop, running, context }
+    }
+
+    /// Waits until `/readyz` answers 200.
+    async fn ready(&self) {
+        loop {
+            assert!(!self.running.is_finished(), "the server ended instead of becoming ready");
+            if self.get("/readyz").await.status() == StatusCode::OK {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// The address of `path`.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// The main listener's `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        self.base.trim_start_matches("http://")
+    }
+
+    /// The address of `path` on the admin listener.
+    pub(crate) fn admin_url(&self, path: &str) -> String {
+        format!("{}{path}", self.admin.as_deref().expect("an admin listener"))
+    }
+
+    /// The client.
+    pub(crate) fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// `GET path`.
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.client.get(self.url(path)).send().await.expect("an answer")
+    }
+
+    /// `POST path`, to be filled in.
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
+        self.client.post(self.url(path))
+    }
+
+    /// `POST path` with JSON.
+    pub(crate) async fn post_json(&self, path: &str, body: &Value) -> Response {
+        self.post(path).json(body).send().await.expect("an answer")
+    }
+
+    /// `POST path` with one picture as the body.
+    pub(crate) async fn post_picture(&self, path: &str, bytes: Vec<u8>) -> Response {
+        self.post(path).header("content-type", "image/jpeg").body(bytes).send().await.expect("an answer")
+    }
+
+    /// The value of a metric, by its full name with labels.
+    pub(crate) async fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/metrics").await.text().await.expect("text");
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no metric {series} in:\n{text}")).parse().expect("a number")
+    }
+
+    /// Waits until a metric has reached a value: an event, not a time.
+    pub(crate) async fn until_metric(&self, series: &str, reached: impl Fn(f64) -> bool) {
+        while !reached(self.metric(series).await) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Begins the shutdown; the returned handle waits for its end.
+    pub(crate) fn begin_stop(self) -> JoinHandle<Result<(), ServeError>> {
+        let _ = self.stop.send(());
+        self.running
+    }
+
+    /// Stops the server and checks that it ended clean.
+    pub(crate) async fn stop(self) {
+        let metrics = Arc::clone(&self.context.metrics);
+        self.begin_stop().await.expect("no panic").expect("a clean drain");
+        assert_eq!(metrics.in_flight.get(), 0, "every request was counted out");
+        assert_eq!(metrics.connections.get(), 0, "every connection is gone");
+    }
+}
+
+/// Asserts the status and returns the JSON body.
+pub(crate) async fn json(response: Response, status: u16) -> Value {
+    let actual = response.status().as_u16();
+    let body = response.text().await.expect("a body");
+    assert_eq!(actual, status, "{body}");
+    serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}"))
+}
+
+/// Asserts that the answer is an error of this status and code, shaped as the table says; returns its message.
+pub(crate) async fn error(response: Response, status: u16, code: &str) -> String {
+    let header_id = response.headers()["x-request-id"].to_str().expect("printable").to_owned();
+    let body = json(response, status).await;
+    assert_eq!(body["error"]["code"], code, "{body}");
+    assert_eq!(body["error"]["request_id"], header_id, "{body}");
+    body["error"]["message"].as_str().expect("a message").to_owned()
+}
+
+/// The rows of a JSON matrix.
+pub(crate) fn matrix(value: &Value) -> Vec<Vec<f32>> {
+    let row =
+        |row: &Value| row.as_array().expect("a row").iter().map(|v| v.as_f64().expect("a number") as f32).collect();
+    value.as_array().expect("a matrix").iter().map(row).collect()
+}
+
+/// How many values the gated encoders answer.
+pub(crate) const GATED_DIM: usize = 4;
+
+/// Holds the gated encoders back: each run of theirs waits for one [`Gate::open`].
+pub(crate) struct Gate {
+    leave: mpsc::Sender<()>,
+    texts: Arc<AtomicUsize>,
+}
+
+impl Gate {
+    fn new() -> (Self, Gated<PixelBuf>, Gated<Tokens>) {
+        let (leave, wait) = mpsc::channel();
+        let wait = Arc::new(std::sync::Mutex::new(wait));
+        let texts = Arc::new(AtomicUsize::new(0));
+        let vision = Gated { wait: Arc::clone(&wait), encoded: Arc::default(), _input: std::marker::PhantomData };
+        let text = Gated { wait, encoded: Arc::clone(&texts), _input: std::marker::PhantomData };
+        (Self { leave, texts }, vision, text)
+    }
+
+    /// Lets one run through.
+    pub(crate) fn open(&self) {
+        let _ = self.leave.send(());
+    }
+
+    /// Texts that reached the encoder so far.
+    pub(crate) fn texts(&self) -> usize {
+        self.texts.load(Ordering::SeqCst)
+    }
+}
+
+/// An encoder that counts its inputs, waits for leave, and answers `[1, 0, 0, 0]` for each. Free once the gate is dropped.
+pub(crate) struct Gated<I> {
+    wait: Arc<std::sync::Mutex<mpsc::Receiver<()>>>,
+    encoded: Arc<AtomicUsize>,
+    _input: std::marker::PhantomData<fn(I)>,
+}
+
+impl<I: Send + 'static> Encoder for Gated<I> {
+    type Input = I;
+
+    fn encode(&mut self, inputs: &[I]) -> Result<Embeddings, EncodeError> {
+        self.encoded.fetch_add(inputs.len(), Ordering::SeqCst);
+        let _ = self.wait.lock().expect("not poisoned").recv();
+        Ok(Array2::from_shape_fn((inputs.len(), GATED_DIM), |(_, column)| f32::from(u8::from(column == 0))))
+    }
+}
+
+/// The fixture's image processor and tokenizer around any two encoders.
+pub(crate) fn parts<V, T>(config: &Config, vision: V, text: T) -> Parts<V, T>
+where
+    V: Encoder<Input = PixelBuf>,
+    T: Encoder<Input = Tokens>,
+{
+    let preprocessor = std::fs::read_to_string(fixture("tiny-clip/preprocessor_config.json")).expect("the fixture");
+    let preprocessor = PreprocessorConfig::from_json(&preprocessor).expect("valid");
+    let options = ImageOptions { exif_orientation: true, max_pixels: config.limits.max_pixels };
+    let processor = ImageProcessor::new(&preprocessor, options).expect("supported");
+    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, config.limits.max_text_bytes);
+    Parts {
+        info: ModelInfo {
+            name: "gated".to_owned(),
+            fingerprint: "sha256:0".to_owned(),
+            dim: GATED_DIM,
+            image_size: processor.crop_size(),
+            context_length: 77,
+            logit_scale: LogitScale { value: 100.0, source: LogitScaleSource::Default },
+            provider: "cpu".to_owned(),
+            precision: "f32".to_owned(),
+            onnxruntime: "none".to_owned(),
+        },
+        processor,
+        tokenizer: tokenizer.expect("the fixture"),
+        vision: Sessions { encoders: vec![vision], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
+        text: Sessions { encoders: vec![text], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
+    }
+}
