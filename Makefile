@@ -1,0 +1,42 @@
+# Every command of this repository; `make` alone lists them. Variables are given on the line: make run LISTEN=0.0.0.0:9000
+
+# What `make run` serves: a checkpoint directory in any layout that clipserve reads.
+MODEL ?= tests/fixtures/tiny-clip
+# Where it listens.
+LISTEN ?= 127.0.0.1:8080
+# More arguments, for clipserve (run), the test filter (test) or the benchmark (bench).
+ARGS ?=
+
+# rustup's installer puts cargo here, and a shell that was open before does not know it yet.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+# Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
+export CARGO_TARGET_DIR := $(CURDIR)/target
+
+.PHONY: help build run test lint bench deps clean
+
+help: ## list the commands
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+build: deps ## build the release binary and fetch all that it needs at run time
+	cargo build --release --locked
+
+run: build ## build, then serve MODEL on LISTEN
+	target/release/clipserve serve --model $(MODEL) --listen $(LISTEN) $(ARGS)
+
+test: deps ## run every test
+	cargo test --locked $(ARGS)
+
+lint: deps ## check the format, clippy and the documentation
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
+
+bench: deps ## measure the speed floor: served images per second against bare Session::run
+	cargo bench --locked $(ARGS)
+
+deps: # what the build and the tests call, and the pinned ONNX Runtime; nothing to do takes milliseconds
+	@scripts/bootstrap.sh
+	@scripts/fetch-onnxruntime.sh
+
+clean: ## remove what was built and fetched
+	rm -rf target .onnxruntime

@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Fetches the pinned ONNX Runtime library into a folder: fetch-onnxruntime.sh [--cuda] [FOLDER]
+#
+# FOLDER is by default .onnxruntime at the root of the checkout, where clipserve and its tests look for it. With --cuda it
+# is the CUDA build and the CUDA libraries that it loads (several gigabytes; meant for the container image).
+#
+# The versions and sha256 sums are in onnxruntime-{cpu,cuda}.txt beside this file; pip downloads the wheels and refuses one
+# with another sum. Only the shared libraries and the licence texts are unpacked. The folder appears whole or not at all,
+# and holds a copy of the list it was made from: as long as that equals the pinned one, nothing is done and nothing fetched.
+set -euo pipefail
+# shellcheck source=scripts/packages.sh
+source "${BASH_SOURCE[0]%/*}/packages.sh"
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+variant=cpu
+if [[ ${1-} == --cuda ]]; then
+    variant=cuda
+    shift
+fi
+folder=${1-$here/../.onnxruntime}
+pinned=$here/onnxruntime-$variant.txt
+
+die() {
+    printf 'fetch-onnxruntime: %s\n' "$*" >&2
+    exit 1
+}
+
+stamp=$folder/pinned-$variant-${HOSTTYPE:=$(uname -m)}.txt
+if cmp -s "$pinned" "$stamp"; then exit 0; fi
+
+[[ $(uname -s) == Linux ]] || die "the pinned ONNX Runtime is for Linux; elsewhere install it yourself and set ORT_DYLIB_PATH"
+case $variant-$HOSTTYPE in
+*-x86_64 | cpu-aarch64) ;;
+*) die "there is no $variant build of the pinned ONNX Runtime for $HOSTTYPE; install it yourself and set ORT_DYLIB_PATH" ;;
+esac
+if ! python3 -m pip --version >/dev/null 2>&1; then
+    install_packages "pip for Python 3" python3-pip
+    python3 -m pip --version >/dev/null 2>&1 || die "$(command -v python3) has no pip, and python3-pip did not bring it: install it (python3 -m ensurepip), then run this again"
+fi
+
+mkdir -p "$(dirname "$folder")"
+work=$(mktemp -d "$folder.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/wheels" "$work/new"
+
+printf 'fetch-onnxruntime: fetching %s for %s\n' "$(grep -oE '^onnxruntime[^ ]*' "$pinned")" "$HOSTTYPE" >&2
+# One Python version and the oldest glibc the wheels support, whatever runs here: always the same files.
+python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+    --implementation cp --python-version 3.11 \
+    --platform "manylinux_2_28_$HOSTTYPE" --platform "manylinux_2_27_$HOSTTYPE" --platform "manylinux2014_$HOSTTYPE" \
+    --dest "$work/wheels" --requirement "$pinned" || die "pip could not download the pinned files (see above)"
+
+python3 - "$work/wheels" "$work/new" <<'PY' || die "a wheel does not hold what was expected"
+import pathlib, re, shutil, sys, zipfile
+
+wheels, folder = map(pathlib.Path, sys.argv[1:])
+# The runtime's own libraries and NVIDIA's, side by side so that one search path finds all; not the Python bindings.
+library = re.compile(r"(onnxruntime/capi/libonnxruntime|nvidia/[\w/]+/lib/lib)[^/]*\.so[.\d]*")
+licence = re.compile(r"onnxruntime/(LICENSE|ThirdPartyNotices\.txt)|[^/]+\.dist-info/(licenses/)?L[Ii][Cc][^/]*")
+for wheel in sorted(wheels.glob("*.whl")):
+    package, found = wheel.name.split("-")[0], 0
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            name = pathlib.PurePosixPath(member.filename).name
+            if library.fullmatch(member.filename):
+                found += 1
+            elif licence.fullmatch(member.filename):
+                name = f"{package}-{name}"
+            else:
+                continue
+            with archive.open(member) as source, open(folder / name, "xb") as target:
+                shutil.copyfileobj(source, target)
+            (folder / name).chmod(0o644)
+    if not found:
+        sys.exit(f"{wheel.name}: no shared library inside")
+PY
+
+cp "$pinned" "$work/new/$(basename "$stamp")"
+chmod 755 "$work/new"
+rm -rf "$folder"
+mv -T "$work/new" "$folder"
