@@ -4,6 +4,7 @@
 mod architecture;
 mod command_line;
 mod documentation;
+mod engine;
 mod errors;
 mod lifecycle;
 mod overload;
