@@ -9,7 +9,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{self, ConfigErrors, FlagValue, Loaded, Overrides};
+use crate::config::{self, ConfigErrors, FlagValue, Loaded, Overrides, Precision};
 
 pub mod healthcheck;
 
@@ -33,6 +33,8 @@ struct CommandLine {
 pub enum Command {
     /// Serve a model (what happens when no command is given).
     Serve(ServeArgs),
+    /// Make ONNX graphs from a checkpoint (config.json and model.safetensors), without Python.
+    Export(ExportArgs),
     /// Ask a running service whether it is ready: exit 0 when it is, 1 when it is not.
     Healthcheck(HealthcheckArgs),
 }
@@ -48,6 +50,18 @@ pub struct ServeArgs {
     /// Check the configuration and exit.
     #[arg(long)]
     pub check_config: bool,
+}
+
+/// What `export` takes.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The checkpoint's directory.
+    pub checkpoint: PathBuf,
+    /// The directory to make; `serve --model` takes it. It must not exist, or be empty.
+    pub out: PathBuf,
+    /// Arithmetic of the graphs.
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    pub precision: Precision,
 }
 
 /// What `healthcheck` takes.
@@ -72,6 +86,9 @@ struct ConfigArgs {
     /// The model's directory [model.path].
     #[arg(long, value_name = "DIR")]
     model: Option<String>,
+    /// Where graphs that were made from a checkpoint are kept [model.cache_dir].
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<String>,
     /// Where to listen [server.listen].
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
@@ -123,6 +140,7 @@ impl ConfigArgs {
     fn overrides(&self) -> Overrides {
         let flags = [
             ("--model", "model.path", &self.model),
+            ("--cache-dir", "model.cache_dir", &self.cache_dir),
             ("--listen", "server.listen", &self.listen),
             ("--provider", "engine.provider", &self.provider),
             ("--precision", "engine.precision", &self.precision),
@@ -182,6 +200,16 @@ mod tests {
     }
 
     #[test]
+    fn export_takes_two_directories_and_a_precision() {
+        for (more, precision) in [(&[][..], Precision::F32), (&["--precision", "int8"], Precision::Int8)] {
+            let Ok(Command::Export(args)) = parsed(&[&["export", "from", "to"], more].concat()) else {
+                panic!("{more:?}")
+            };
+            assert_eq!((args.checkpoint, args.out, args.precision), ("from".into(), "to".into(), precision));
+        }
+    }
+
+    #[test]
     fn set_may_be_repeated_and_the_later_one_wins() {
         let args =
             serve(&["--model=m", "--set", "limits.max_images=3", "--set=limits.max_images=4", "--set=model.name=a=b"]);
@@ -214,6 +242,8 @@ mod tests {
             &["--model", "a", "--model", "b"],
             &["serve", "extra"],
             &["--print-config", "--check-config"],
+            &["export", "checkpoint"],
+            &["export", "checkpoint", "out", "--precision", "bf16"],
             &["--model", "m", "healthcheck"],
             &["healthcheck", "--url", "https://localhost/readyz"],
             &["healthcheck", "--print-config"],

@@ -13,9 +13,10 @@ use std::{
 };
 
 use clipserve::{
-    cli::{self, Command, EX_USAGE, HealthcheckArgs, ServeArgs, healthcheck},
+    cli::{self, Command, EX_USAGE, ExportArgs, HealthcheckArgs, ServeArgs, healthcheck},
     config::{Config, ConfigErrors},
     embedder,
+    export::export_checkpoint,
     server::{LoadContext, Server},
     telemetry,
 };
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     };
     let result = match command {
         Command::Serve(args) => serve(&args),
+        Command::Export(args) => export(&args),
         Command::Healthcheck(args) => check_health(&args),
     };
     match result {
@@ -99,6 +101,16 @@ fn stop_signal() -> io::Result<impl Future<Output = ()>> {
             process::exit(1);
         });
     })
+}
+
+/// Writes the graphs and prints their paths, one a line.
+fn export(args: &ExportArgs) -> anyhow::Result<()> {
+    let exported = export_checkpoint(&args.checkpoint, &args.out, args.precision)?;
+    let mut stdout = io::stdout();
+    for graph in exported.graphs() {
+        writeln!(stdout, "{}", graph.display())?;
+    }
+    Ok(())
 }
 
 fn check_health(args: &HealthcheckArgs) -> anyhow::Result<()> {

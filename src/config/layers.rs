@@ -28,6 +28,11 @@ const PREFIX: &str = "CLIPSERVE__";
 const LIBRARY_VARIABLE: &str = "ORT_DYLIB_PATH";
 const LIBRARY_KEY: &str = "engine.library";
 
+/// The folder of caches by the XDG base directory specification, the first one that is set; fill `model.cache_dir` where no
+/// layer did. Second: what to add to the variable.
+const CACHE_VARIABLES: [(&str, &str); 2] = [("XDG_CACHE_HOME", "clipserve"), ("HOME", ".cache/clipserve")];
+const CACHE_KEY: &str = "model.cache_dir";
+
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -134,6 +139,16 @@ impl Settings {
             && settings.get(LIBRARY_KEY).given.text() == Some("")
         {
             settings.set_from_environment(LIBRARY_KEY, LIBRARY_VARIABLE, path, &mut errors);
+        }
+        if settings.get(CACHE_KEY).given.text() == Some("") {
+            // A relative path is to be ignored, says the specification.
+            let set = CACHE_VARIABLES.iter().find_map(|(variable, rest)| {
+                let folder = environment.get(OsStr::new(variable)).map(Path::new).filter(|path| path.is_absolute())?;
+                Some((variable, folder.join(rest)))
+            });
+            if let Some((variable, path)) = set {
+                settings.set_from_environment(CACHE_KEY, variable, path.as_os_str(), &mut errors);
+            }
         }
         (settings, errors)
     }
@@ -362,7 +377,7 @@ mod tests {
                 "batch.text (environment variable CLIPSERVE__BATCH__TEXT): this is a section, with max_batch_size, \
                  max_batch_tokens, max_queue_delay, max_queue_size"
                     .to_owned(),
-                "model.paht (environment variable CLIPSERVE__MODEL__PAHT): no such key; [model] has name, path"
+                "model.paht (environment variable CLIPSERVE__MODEL__PAHT): no such key; [model] has cache_dir, name, path"
                     .to_owned(),
                 format!(
                     "servre.listen (environment variable CLIPSERVE__SERVRE__LISTEN): no such section; there are {sections}"
@@ -393,6 +408,22 @@ mod tests {
         assert_eq!(setting.origin, Origin::Environment(LIBRARY_VARIABLE.to_owned()));
         let (settings, _) = merged(None, &env, &["engine.library=/lib/b.so"], &[]);
         assert_eq!(settings.get(LIBRARY_KEY).given.text(), Some("/lib/b.so"));
+    }
+
+    #[test]
+    fn the_cache_lies_where_the_account_keeps_its_caches_unless_a_layer_says_otherwise() {
+        let (xdg, home) = (("XDG_CACHE_HOME", "/x"), ("HOME", "/home/me"));
+        for (env, set, path) in [
+            (&[][..], &[][..], ""),
+            (&[home], &[], "/home/me/.cache/clipserve"),
+            (&[home, xdg], &[], "/x/clipserve"),
+            (&[home, ("XDG_CACHE_HOME", "relative")], &[], "/home/me/.cache/clipserve"),
+            (&[home, xdg], &["model.cache_dir=/c"], "/c"),
+        ] {
+            let (settings, errors) = merged(None, env, set, &[]);
+            assert_eq!(errors, [""; 0]);
+            assert_eq!(settings.get(CACHE_KEY).given.text(), Some(path), "{env:?} {set:?}");
+        }
     }
 
     #[test]

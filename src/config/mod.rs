@@ -128,6 +128,9 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// The name that answers carry; by default the directory's name.
     pub name: Option<String>,
+    /// Where exports of checkpoints are kept: `model.cache_dir`, else `$XDG_CACHE_HOME/clipserve`, else `~/.cache/clipserve`;
+    /// `None` where none of them is set.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// `[preprocess]`
@@ -215,6 +218,17 @@ pub enum Precision {
     F16,
     /// The model's own 8-bit quantised files.
     Int8,
+}
+
+impl Precision {
+    /// As the configuration, the command line and `/info` spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
 }
 
 /// How a log line looks.

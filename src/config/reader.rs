@@ -183,9 +183,8 @@ impl<'a> Reader<'a> {
         Some(name).filter(|name| !name.is_empty())
     }
 
-    pub(super) fn library(&mut self, key: &'static str) -> Option<PathBuf> {
-        let path =
-            self.text(key, "the path of the ONNX Runtime library, or \"\" for the one beside the executable", |_| true);
+    pub(super) fn optional_path(&mut self, key: &'static str, allowed: &str) -> Option<PathBuf> {
+        let path = self.text(key, allowed, |_| true);
         if path.is_empty() { None } else { Some(path.into()) }
     }
 

@@ -55,7 +55,11 @@ pub(super) fn read_config(settings: &Settings, errors: Vec<ConfigError>) -> Resu
             max_pixels: read.integer("limits.max_pixels", 1..=1_000_000_000),
             max_text_bytes: read.bytes("limits.max_text_bytes", 1..=16 << 20),
         },
-        model: ModelConfig { path: read.model_path("model.path"), name: read.model_name("model.name") },
+        model: ModelConfig {
+            path: read.model_path("model.path"),
+            name: read.model_name("model.name"),
+            cache_dir: read.optional_path("model.cache_dir", "a directory, or \"\" for the one of the user's account"),
+        },
         preprocess: PreprocessConfig {
             threads: read.auto("preprocess.threads", MAX_THREADS, parallelism()),
             exif_orientation: read.boolean("preprocess.exif_orientation"),
@@ -63,7 +67,10 @@ pub(super) fn read_config(settings: &Settings, errors: Vec<ConfigError>) -> Resu
         engine: EngineConfig {
             provider: read.choice("engine.provider"),
             precision: read.choice("engine.precision"),
-            library: read.library("engine.library"),
+            library: read.optional_path(
+                "engine.library",
+                "the path of the ONNX Runtime library, or \"\" for the one beside the executable",
+            ),
             executable_dir: executable_dir(),
             device_id: read.integer("engine.device_id", 0..=127),
             intra_threads: read.auto("engine.intra_threads", MAX_THREADS, parallelism()),
@@ -193,12 +200,12 @@ mod tests {
         assert_eq!((limits.max_body_bytes, limits.max_inflight_requests), (32 << 20, 512));
         assert_eq!((limits.max_inflight_body_bytes, limits.max_images, limits.max_texts), (256 << 20, 64, 1024));
         assert_eq!((limits.max_pixels, limits.max_text_bytes), (50_000_000, 16 << 10));
-        assert_eq!((model.path, model.name), ("m".into(), None));
+        assert_eq!((model.path, model.name, model.cache_dir), ("m".into(), None, None));
         assert_eq!((preprocess.threads, preprocess.exif_orientation), (parallelism(), true));
         assert_eq!((engine.provider, engine.precision, engine.library), (Provider::Auto, Precision::F32, None));
         assert_eq!((engine.device_id, engine.intra_threads), (0, parallelism()));
         assert_eq!((engine.stall_timeout, engine.vision_sessions, engine.text_sessions), (seconds(60), 1, 1));
-        assert_eq!((batch.vision.max_batch_size, batch.vision.max_batch_tokens), (16, usize::MAX));
+        assert_eq!((batch.vision.max_batch_size, batch.vision.max_batch_tokens), (8, usize::MAX));
         assert_eq!((batch.vision.max_queue_delay, batch.vision.max_queue_size), (Duration::ZERO, 256));
         assert_eq!((batch.text.max_batch_size, batch.text.max_batch_tokens), (64, 2048));
         assert_eq!((batch.text.max_queue_delay, batch.text.max_queue_size), (Duration::ZERO, 2048));
@@ -322,9 +329,11 @@ mod tests {
     #[test]
     fn the_table_of_bad_values_has_every_key_that_refuses_any() {
         let (settings, _) = Settings::merge(&Overrides::default(), []);
-        // Any text names a library; a bad secret is not shown, so it has a test of its own.
-        let tested =
-            |key: &str| BAD.iter().any(|(bad, _)| *bad == key) || ["engine.library", "server.api_key"].contains(&key);
+        // Any text names a file or folder; a bad secret is not shown, so it has a test of its own.
+        let tested = |key: &str| {
+            BAD.iter().any(|(bad, _)| *bad == key)
+                || ["engine.library", "model.cache_dir", "server.api_key"].contains(&key)
+        };
         let missing: Vec<_> = settings.keys().filter(|key| !tested(key)).collect();
         assert_eq!(missing, [""; 0]);
     }

@@ -6,6 +6,7 @@
 //! Invariants: all items of a request are admitted or none; the first failing item, in the order of the request, decides the
 //! request's error; a request that is dropped cancels its items.
 
+mod load;
 mod start;
 
 use std::{

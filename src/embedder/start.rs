@@ -5,16 +5,17 @@
 //! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered a
 //! batch of every kind with finite embeddings of one length.
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
-use super::{Embedder, Lane, ModelInfo, Threads};
+use super::{Embedder, Lane, ModelInfo, Threads, load::load};
 use crate::{
     batch::{Admission, BatchPolicy, JobQueue, Worker, WorkerContext},
-    config::{Config, LaneConfig, Precision},
+    config::{Config, LaneConfig},
     encoder::{Embeddings, Encoder, PixelBuf, Tokens},
     engine::{Engine, EngineError, Normalization},
+    export::ExportError,
     health::Health,
-    model::{Model, ModelError, preprocessor::PreprocessorConfig},
+    model::{ModelError, preprocessor::PreprocessorConfig},
     preprocess::{
         image::{ImageOptions, ImageProcessor, UnsupportedPreprocessing},
         pool::PreprocessPool,
@@ -30,6 +31,22 @@ pub enum StartError {
     /// Its directory.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// It is a checkpoint that cannot be exported.
+    #[error("checkpoint {checkpoint}: {error}", checkpoint = .checkpoint.display())]
+    Export {
+        /// Its directory.
+        checkpoint: PathBuf,
+        /// What is wrong with it, or with the cache.
+        error: ExportError,
+    },
+    /// It is a checkpoint, and there is nowhere to keep its graphs.
+    #[error(
+        "the model is a checkpoint, and there is no folder for its graphs: give --cache-dir DIR (model.cache_dir), or set HOME"
+    )]
+    NoCacheDir,
+    /// It lacks what every route needs.
+    #[error("the model has no {0}: both towers with their projections are needed")]
+    Tower(&'static str),
     /// Its preprocessing.
     #[error("preprocessor_config.json: {0}")]
     Preprocessing(#[from] UnsupportedPreprocessing),
@@ -75,19 +92,22 @@ pub struct Parts<V, T> {
 /// Everything that can be wrong with a model, a library or a provider, as one line.
 pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<Embedder, StartError> {
     let engine = Arc::new(Engine::start(&config.engine)?);
-    let model = Model::open(&config.model, config.engine.precision)?;
+    let model = load(&config.model, config.engine.precision)?;
+    let vision = model.vision.ok_or(StartError::Tower("image encoder"))?;
+    let text = model.text.ok_or(StartError::Tower("text encoder"))?;
+    let logit_scale = model.logit_scale.ok_or(StartError::Tower("logit_scale"))?;
     let options =
         ImageOptions { exif_orientation: config.preprocess.exif_orientation, max_pixels: config.limits.max_pixels };
-    let processor = ImageProcessor::new(&model.preprocessor, options)?;
-    let tokenizer = TextTokenizer::open(&model.files.tokenizer, model.context_length, config.limits.max_text_bytes)?;
+    let processor = ImageProcessor::new(&vision.preprocessor, options)?;
+    let tokenizer = TextTokenizer::open(&text.files.tokenizer, text.context_length, config.limits.max_text_bytes)?;
+    let context_length = text.context_length;
 
     let vision = {
-        let (engine, path, normalization) =
-            (Arc::clone(&engine), model.files.vision.clone(), normalization(&model.preprocessor));
+        let (engine, path, normalization) = (Arc::clone(&engine), vision.graph, normalization(&vision.preprocessor));
         sessions(config.engine.vision_sessions, move || engine.vision(&path, &normalization))?
     };
     let text = {
-        let (engine, path) = (Arc::clone(&engine), model.files.text.clone());
+        let (engine, path) = (Arc::clone(&engine), text.files.graph);
         sessions(config.engine.text_sessions, move || engine.text(&path))?
     };
     let image_size = processor.crop_size();
@@ -100,11 +120,10 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         )));
     }
     if let Some(sequence) = text.encoders.first().and_then(crate::engine::TextEncoder::sequence)
-        && sequence != model.context_length
+        && sequence != context_length
     {
         return Err(StartError::Canary(format!(
-            "config.json says {} positions, the text graph is fixed to {sequence}",
-            model.context_length
+            "config.json says {context_length} positions, the text graph is fixed to {sequence}"
         )));
     }
     let mut parts = Parts {
@@ -113,10 +132,10 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             fingerprint: model.fingerprint.to_string(),
             dim: 0,
             image_size,
-            context_length: model.context_length,
-            logit_scale: model.logit_scale,
+            context_length,
+            logit_scale,
             provider: engine.provider_name().to_owned(),
-            precision: precision_name(config.engine.precision).to_owned(),
+            precision: config.engine.precision.name().to_owned(),
             onnxruntime: engine.onnxruntime_version().to_owned(),
         },
         processor,
@@ -140,14 +159,6 @@ fn sessions<E>(
 ) -> Result<Sessions<E>, EngineError> {
     let encoders = (0..count).map(|_| open()).collect::<Result<_, _>>()?;
     Ok(Sessions { encoders, rebuild: Arc::new(move || open().map_err(|error| error.to_string())) })
-}
-
-fn precision_name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::F16 => "f16",
-        Precision::Int8 => "int8",
-    }
 }
 
 fn normalization(config: &PreprocessorConfig) -> Normalization {

@@ -17,7 +17,6 @@ use super::{
     COPIED_FILES, Checkpoint, EXPORTER_VERSION, ExportError, ExportedModel,
     checkpoint::{file_sha256, hex},
     export_opened,
-    metadata::precision_name,
 };
 use crate::config::Precision;
 
@@ -44,7 +43,7 @@ pub fn export_cached(source: &Path, cache_dir: &Path, precision: Precision) -> R
 
 /// Everything that the export depends on, in hexadecimal.
 fn cache_key(source: &Path, weights_digest: &str, precision: Precision) -> Result<String, ExportError> {
-    let mut parts = format!("{EXPORTER_VERSION} {} {weights_digest}\n", precision_name(precision));
+    let mut parts = format!("{EXPORTER_VERSION} {} {weights_digest}\n", precision.name());
     for name in COPIED_FILES {
         let path = source.join(name);
         if path.exists() {

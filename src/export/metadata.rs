@@ -1,9 +1,13 @@
 //! What our graphs say about themselves, as `metadata_props`: the keys, and how their values are written.
 //!
-//! Owns the keys. Numbers are written so that they read back the same; lists are JSON arrays. Invariant: a loader needs nothing
+//! Owns the keys, and reading back what a loader asks a graph for. Numbers are written so that they read back the same; lists are JSON arrays. Invariant: a loader needs nothing
 //! but the graph to know what to feed it and what its answers mean.
 
-use super::{EXPORTER_VERSION, normalization::PixelNormalization};
+use std::{fs, io, path::Path};
+
+use prost::Message;
+
+use super::{EXPORTER_VERSION, normalization::PixelNormalization, proto::StringStringEntryProto};
 use crate::config::Precision;
 use crate::model::clip_config::{Projected, TextConfig, VisionConfig};
 
@@ -46,7 +50,7 @@ impl Provenance<'_> {
     fn entries(&self, projection_dim: usize) -> Entries {
         let mut entries = vec![
             entry(EXPORTER, EXPORTER_VERSION),
-            entry(PRECISION, precision_name(self.precision)),
+            entry(PRECISION, self.precision.name()),
             entry(SOURCE_SHA256, self.source_sha256),
             entry(PROJECTION_DIM, projection_dim),
         ];
@@ -81,12 +85,44 @@ pub(crate) fn text(provenance: &Provenance, config: &Projected<TextConfig>) -> E
     entries
 }
 
-/// As the configuration and the command line spell it.
-pub(crate) fn precision_name(precision: Precision) -> &'static str {
-    match precision {
-        Precision::F32 => "f32",
-        Precision::F16 => "f16",
-        Precision::Int8 => "int8",
+/// What a graph of ours says about itself that a loader cannot see from its inputs and outputs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct GraphInfo {
+    /// The precision it was exported in.
+    pub precision: Precision,
+    /// `exp(logit_scale)`, where the checkpoint has both towers.
+    pub logit_scale: Option<f32>,
+}
+
+/// Our graphs keep their weights outside, so none comes near this, bytes; most graphs from elsewhere are larger.
+const MAX_GRAPH_BYTES: u64 = 32 << 20;
+
+/// `ModelProto` with nothing but its metadata; everything else is skipped.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ModelMetadata {
+    #[prost(message, repeated, tag = "14")]
+    metadata_props: Vec<StringStringEntryProto>,
+}
+
+impl GraphInfo {
+    /// Reads it from a graph's file; `None` for a graph that is not ours (or no graph: the runtime will say what is wrong).
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(graph: &Path) -> io::Result<Option<Self>> {
+        if fs::metadata(graph)?.len() > MAX_GRAPH_BYTES {
+            return Ok(None);
+        }
+        let bytes = fs::read(graph)?;
+        Ok(ModelMetadata::decode(bytes.as_slice()).ok().and_then(|model| Self::of(&model)))
+    }
+
+    fn of(model: &ModelMetadata) -> Option<Self> {
+        let value = |key| model.metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
+        value(EXPORTER)?;
+        let precisions = [Precision::F32, Precision::F16, Precision::Int8];
+        let precision = precisions.into_iter().find(|&precision| value(PRECISION) == Some(precision.name()))?;
+        Some(Self { precision, logit_scale: value(LOGIT_SCALE).and_then(|scale| scale.parse().ok()) })
     }
 }
 

@@ -88,8 +88,13 @@ pub struct ExportedModel {
 }
 
 impl ExportedModel {
-    /// The exported model in `dir`, as far as its files say.
-    fn at(dir: &Path) -> Self {
+    /// The graphs that there are.
+    pub fn graphs(&self) -> impl Iterator<Item = &Path> {
+        [&self.vision, &self.vision_outputs, &self.text, &self.text_outputs].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// The exported model in `dir`, as far as its files say. That they are ours, [`metadata::GraphInfo`] says.
+    pub fn at(dir: &Path) -> Self {
         let onnx = dir.join("onnx");
         let graph = |name: &str| Some(onnx.join(name)).filter(|path| path.exists());
         let size = |name: &str| fs::metadata(onnx.join(name)).map_or(0, |m| m.len());

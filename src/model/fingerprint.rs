@@ -25,12 +25,14 @@ impl Fingerprint {
     /// Names the file that cannot be read.
     pub fn of(files: &ModelFiles) -> Result<Self, ModelError> {
         let mut all = Sha256::new();
-        for graph in [&files.vision, &files.text] {
+        let (vision, text) = (files.vision.as_ref(), files.text.as_ref());
+        for graph in [vision.map(|vision| &vision.graph), text.map(|text| &text.graph)].into_iter().flatten() {
             for path in with_external_data(graph) {
                 all.update(hash(&path)?);
             }
         }
-        for path in [&files.tokenizer, &files.preprocessor] {
+        for path in [text.map(|text| &text.tokenizer), vision.map(|vision| &vision.preprocessor)].into_iter().flatten()
+        {
             all.update(hash(path)?);
         }
         Ok(Self(hex(&all.finalize())))
@@ -86,6 +88,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{TextFiles, VisionFiles};
 
     #[test]
     fn every_file_that_counts_changes_the_fingerprint_and_no_other() {
@@ -96,11 +99,12 @@ mod tests {
             path
         };
         let files = ModelFiles {
-            vision: file("vision_model.onnx"),
-            text: file("text_model.onnx"),
-            tokenizer: file("tokenizer.json"),
-            preprocessor: file("preprocessor_config.json"),
-            config: file("config.json"),
+            vision: Some(VisionFiles {
+                graph: file("vision_model.onnx"),
+                preprocessor: file("preprocessor_config.json"),
+            }),
+            text: Some(TextFiles { graph: file("text_model.onnx"), tokenizer: file("tokenizer.json") }),
+            config: Some(file("config.json")),
             weights: Some(file("model.safetensors")),
         };
         file("vision_model.onnx_data");

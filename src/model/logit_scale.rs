@@ -1,8 +1,9 @@
-//! `logit_scale`: the factor between cosine and logit, which no exported encoder contains.
+//! `logit_scale`: the factor between cosine and logit, which no graph from elsewhere contains.
 //!
-//! Owns where it is looked for, in this order: the checkpoint's weight of that name, `logit_scale_init_value` of
-//! `config.json`, 100 (where OpenAI's training clips it, and where nearly every released checkpoint ends). The first two hold
-//! its natural logarithm, as `CLIPModel` does; [`LogitScale::value`] is the exponential.
+//! Owns where it is looked for, in this order: the checkpoint's weight of that name, the metadata of our own export,
+//! `logit_scale_init_value` of `config.json`, 100 (where OpenAI's training clips it, and where nearly every released checkpoint
+//! ends). The weight and the configuration hold its natural logarithm, as `CLIPModel` does; [`LogitScale::value`] is the
+//! exponential.
 
 use std::{
     fs::File,
@@ -33,6 +34,8 @@ pub struct LogitScale {
 pub enum LogitScaleSource {
     /// The checkpoint's weight.
     Checkpoint,
+    /// The metadata of our own export, which has it from the checkpoint.
+    Export,
     /// `logit_scale_init_value` in `config.json`.
     Config,
     /// Neither: the value that trained models end with.
@@ -46,22 +49,28 @@ struct InitValue {
 }
 
 impl LogitScale {
-    /// Reads the weight from `weights` where there are any, else takes the configuration's value, else 100; both with a warning.
+    /// Reads the weight from `weights` where there are any, else takes `exported` (the exponential already), else the
+    /// configuration's value, else 100; the last two with a warning.
     ///
     /// # Errors
     /// When a file is damaged, or the scale is not a positive finite number.
-    pub fn read(weights: Option<&Path>, config: &Path) -> Result<Self, ModelError> {
+    pub fn read(weights: Option<&Path>, exported: Option<f32>, config: Option<&Path>) -> Result<Self, ModelError> {
         if let Some(path) = weights {
             let weight = read_weight(path).map_err(|reason| ModelError::File { path: path.to_owned(), reason })?;
             if let Some(logarithm) = weight {
                 return Self::from_logarithm(logarithm.into(), path, LogitScaleSource::Checkpoint);
             }
         }
-        let InitValue { logit_scale_init_value } = super::read(config, |text| serde_json::from_str(text))?;
-        let scale = match logit_scale_init_value {
-            Some(logarithm) => Self::from_logarithm(logarithm, config, LogitScaleSource::Config)?,
-            None => Self { value: 100.0, source: LogitScaleSource::Default },
-        };
+        if let Some(value) = exported {
+            return Ok(Self { value, source: LogitScaleSource::Export });
+        }
+        let mut scale = Self { value: 100.0, source: LogitScaleSource::Default };
+        if let Some(config) = config {
+            let InitValue { logit_scale_init_value } = super::read(config, |text| serde_json::from_str(text))?;
+            if let Some(logarithm) = logit_scale_init_value {
+                scale = Self::from_logarithm(logarithm, config, LogitScaleSource::Config)?;
+            }
+        }
         tracing::warn!(logit_scale = scale.value, source = ?scale.source, "the model has no logit_scale weight");
         Ok(scale)
     }
@@ -118,7 +127,7 @@ mod tests {
     }
 
     fn read(path: &Path) -> Result<LogitScale, ModelError> {
-        LogitScale::read(Some(path), Path::new("config.json"))
+        LogitScale::read(Some(path), None, None)
     }
 
     #[test]
@@ -140,16 +149,20 @@ mod tests {
     }
 
     #[test]
-    fn without_the_weight_the_configuration_counts_and_without_that_100() {
+    fn without_the_weight_the_export_counts_then_the_configuration_and_without_that_100() {
         let root = tempfile::tempdir().expect("a folder");
         let config = root.path().join("config.json");
         fs::write(&config, r#"{"model_type": "clip", "logit_scale_init_value": 2.6592}"#).expect("a file");
-        let scale = LogitScale::read(None, &config).expect("a value");
+        let read = |exported, config| LogitScale::read(None, exported, config).expect("a value");
+        let exported = LogitScale { value: 50.0, source: LogitScaleSource::Export };
+        assert_eq!(read(Some(50.0), Some(config.as_path())), exported);
+        let scale = read(None, Some(&config));
         assert_eq!(scale.source, LogitScaleSource::Config);
         assert!((scale.value - 14.285).abs() < 1e-3);
         fs::write(&config, "{}").expect("a file");
-        let scale = LogitScale::read(None, &config).expect("a value");
-        assert_eq!(scale, LogitScale { value: 100.0, source: LogitScaleSource::Default });
+        for config in [Some(config.as_path()), None] {
+            assert_eq!(read(None, config), LogitScale { value: 100.0, source: LogitScaleSource::Default });
+        }
     }
 
     #[test]

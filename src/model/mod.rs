@@ -18,13 +18,13 @@ use std::{
 };
 
 pub use fingerprint::Fingerprint;
-pub use layout::ModelFiles;
+pub use layout::{ModelFiles, TextFiles, VisionFiles, is_checkpoint};
 pub use logit_scale::{LogitScale, LogitScaleSource};
 
 use clip_config::ClipConfig;
 use preprocessor::PreprocessorConfig;
 
-use crate::config::{ModelConfig, Precision};
+use crate::config::ModelConfig;
 
 /// Why a model's directory cannot be served, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,19 @@ pub enum ModelError {
         path: PathBuf,
         /// What the system says.
         reason: String,
+    },
+    /// Nothing that could be run.
+    #[error(
+        "model directory {directory} has no {file}{hint}, nor a checkpoint (config.json and model.safetensors) to make it from",
+        directory = .directory.display()
+    )]
+    NoGraphs {
+        /// The directory.
+        directory: PathBuf,
+        /// The first graph that was looked for, relative to it.
+        file: String,
+        /// What to do, or nothing.
+        hint: String,
     },
     /// A file of the layout is not there.
     #[error("model directory {directory} has no {file}{hint}", directory = .directory.display())]
@@ -62,41 +75,76 @@ pub enum ModelError {
 pub struct Model {
     /// The name that answers carry.
     pub name: String,
-    /// Where its parts are.
-    pub files: ModelFiles,
-    /// Decode, resize, crop and normalise, as `preprocessor_config.json` says.
-    pub preprocessor: PreprocessorConfig,
-    /// Longest sequence of token ids (`max_position_embeddings`).
-    pub context_length: usize,
-    /// `exp(logit_scale)`, and where it came from.
-    pub logit_scale: LogitScale,
+    /// The vision tower, where it has one.
+    pub vision: Option<VisionModel>,
+    /// The text tower, where it has one.
+    pub text: Option<TextModel>,
+    /// `exp(logit_scale)`, and where it came from; `None` without both towers, which it compares.
+    pub logit_scale: Option<LogitScale>,
     /// Hash of everything that the embeddings depend on.
     pub fingerprint: Fingerprint,
 }
 
+/// The vision tower of a [`Model`].
+#[derive(Debug)]
+pub struct VisionModel {
+    /// Crops to `image_embeds`.
+    pub graph: PathBuf,
+    /// Decode, resize, crop and normalise, as `preprocessor_config.json` says.
+    pub preprocessor: PreprocessorConfig,
+}
+
+/// The text tower of a [`Model`].
+#[derive(Debug)]
+pub struct TextModel {
+    /// The graph and the tokenizer.
+    pub files: TextFiles,
+    /// Longest sequence of token ids (`max_position_embeddings`).
+    pub context_length: usize,
+}
+
 impl Model {
-    /// Reads the directory that `config` names.
+    /// Reads the files of the model that `config` names. `exported_logit_scale` is the one in our own export's metadata.
     ///
     /// # Errors
     /// Names the file that is missing or wrong.
-    pub fn open(config: &ModelConfig, precision: Precision) -> Result<Self, ModelError> {
-        let files = ModelFiles::locate(&config.path, precision)?;
-        let clip = read(&files.config, ClipConfig::from_json)?;
-        let preprocessor = read(&files.preprocessor, PreprocessorConfig::from_json)?;
-        let text = clip.text.as_ref().ok_or_else(|| ModelError::File {
-            path: files.config.clone(),
-            reason: "it has no text_config: both towers are needed".to_owned(),
-        })?;
-        let logit_scale = LogitScale::read(files.weights.as_deref(), &files.config)?;
+    pub fn open(
+        config: &ModelConfig,
+        files: ModelFiles,
+        exported_logit_scale: Option<f32>,
+    ) -> Result<Self, ModelError> {
         let fingerprint = Fingerprint::of(&files)?;
-        Ok(Self {
-            name: config.name.clone().unwrap_or_else(|| directory_name(&config.path)),
-            context_length: text.tower.max_position_embeddings,
-            preprocessor,
-            logit_scale,
-            fingerprint,
-            files,
-        })
+        let ModelFiles { vision, text, config: clip, weights } = files;
+        let vision = match vision {
+            Some(files) => {
+                let preprocessor = read(&files.preprocessor, PreprocessorConfig::from_json)?;
+                Some(VisionModel { graph: files.graph, preprocessor })
+            }
+            None => None,
+        };
+        let text = match text {
+            Some(files) => Some(TextModel { context_length: context_length(clip.as_deref())?, files }),
+            None => None,
+        };
+        let logit_scale = if vision.is_some() && text.is_some() {
+            Some(LogitScale::read(weights.as_deref(), exported_logit_scale, clip.as_deref())?)
+        } else {
+            None
+        };
+        let name = config.name.clone().unwrap_or_else(|| directory_name(&config.path));
+        Ok(Self { name, vision, text, logit_scale, fingerprint })
+    }
+}
+
+/// `max_position_embeddings` of the text tower; 77, as every CLIP that `transformers` has defaults to, without a `config.json`.
+fn context_length(config: Option<&Path>) -> Result<usize, ModelError> {
+    let Some(path) = config else { return Ok(77) };
+    match read(path, ClipConfig::from_json)?.text {
+        Some(text) => Ok(text.tower.max_position_embeddings),
+        None => {
+            let reason = "it describes no text tower, but there is a graph of one".to_owned();
+            Err(ModelError::File { path: path.to_owned(), reason })
+        }
     }
 }
 

@@ -24,7 +24,7 @@ const MAX_LINES: usize = 500;
 const BASE: [&str; 3] = ["config", "health", "telemetry"];
 
 /// Which modules of the crate each module may name, besides itself and [`BASE`]. Dependencies point one way: `http ->
-/// embedder -> {preprocess, batch, engine} -> {encoder, model}`, and `export -> model`. A module that is not listed (the
+/// embedder -> {preprocess, batch, engine, export} -> {encoder, model}`. A module that is not listed (the
 /// binary, the command line, the assembly) may name all.
 const MAY_NAME: [(&str, &[&str]); 12] = [
     ("config", &[]),
@@ -38,7 +38,7 @@ const MAY_NAME: [(&str, &[&str]); 12] = [
     ("preprocess", &["batch", "encoder", "model"]),
     ("batch", &["encoder", "model"]),
     ("engine", &["encoder", "model"]),
-    ("embedder", &["preprocess", "batch", "engine", "encoder", "model", "similarity"]),
+    ("embedder", &["preprocess", "batch", "engine", "encoder", "export", "model", "similarity"]),
     ("http", &["embedder", "similarity", "encoder", "model"]),
 ];
 

@@ -19,7 +19,7 @@ use crate::support::fixture;
 /// 9 s at most), because a loaded machine is no fault of the code.
 const HUNG: Duration = Duration::from_secs(120);
 
-fn command(args: &[&str]) -> Command {
+pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CLIPSERVE__")) {
@@ -94,14 +94,14 @@ impl Drop for Running {
 }
 
 /// Runs a start that must fail.
-fn fault(mut command: Command) -> Output {
+pub(crate) fn fault(mut command: Command) -> Output {
     let child = command.spawn().expect("the binary starts");
     let (done, output) = mpsc::channel();
     thread::spawn(move || done.send(child.wait_with_output()));
     output.recv_timeout(HUNG).expect("it ends").expect("readable")
 }
 
-fn assert_fault(name: &str, command: Command, code: i32, expected: &[&str]) {
+pub(crate) fn assert_fault(name: &str, command: Command, code: i32, expected: &[&str]) {
     let output = fault(command);
     let stderr = String::from_utf8(output.stderr).expect("UTF-8");
     assert_eq!(output.status.code(), Some(code), "{name}: {stderr}");
@@ -132,7 +132,7 @@ fn model() -> tempfile::TempDir {
     copy
 }
 
-fn serve(model: &Path, more: &[&str]) -> Command {
+pub(crate) fn serve(model: &Path, more: &[&str]) -> Command {
     // By --set, so that a case can say otherwise by a flag.
     let free = ["--set", "server.listen=127.0.0.1:0", "--set", "engine.provider=cpu"];
     command(&[&["serve", "--model", model.to_str().expect("UTF-8")], &free[..], more].concat())
@@ -196,7 +196,6 @@ fn an_explicit_provider_precision_or_library_that_cannot_be_had_is_refused() {
     let model = fixture("tiny-clip");
     let cases: &[(&str, &[&str], &[&str])] = &[
         ("cuda on a CPU build", &["--provider", "cuda"], &["engine.provider = \"cuda\" cannot start", "CUDA"]),
-        ("f16 without its files", &["--precision", "f16"], &["vision_model_fp16.onnx", "engine.precision"]),
         ("no library", &["--set", "engine.library=/no/such/lib.so"], &["/no/such/lib.so"]),
         (
             "not a library",
@@ -207,6 +206,10 @@ fn an_explicit_provider_precision_or_library_that_cannot_be_had_is_refused() {
     for (name, more, expected) in cases {
         assert_fault(name, serve(&model, more), 1, expected);
     }
+    let graphs_alone = self::model();
+    fs::remove_file(graphs_alone.path().join("model.safetensors")).expect("removed");
+    let expected = &["vision_model_fp16.onnx", "engine.precision"];
+    assert_fault("f16 without its files", serve(graphs_alone.path(), &["--precision", "f16"]), 1, expected);
 }
 
 #[test]

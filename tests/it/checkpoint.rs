@@ -1,0 +1,220 @@
+//! Serving a checkpoint that has no ONNX files: exported at start, kept in the cache, with the reference's numbers.
+//!
+//! Owns what only the whole service or the real binary shows; the graphs themselves have their tests in `tests/export.rs`.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    lifecycle::{assert_fault, command, fault, serve},
+    support::{TestServer, fixture, json, matrix, picture},
+};
+
+/// Distance to the reference, relative to its norm.
+const TOLERANCE: f32 = 1e-5;
+
+/// The fixture's files without its graphs.
+fn checkpoint() -> tempfile::TempDir {
+    let copy = tempfile::tempdir().expect("a folder");
+    for file in ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(fixture("tiny-clip").join(file), copy.path().join(file)).expect("a copy");
+    }
+    copy
+}
+
+fn utf8(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A server of `model` with its cache in `cache`.
+async fn start(model: &Path, cache: &Path, more: &[&str]) -> TestServer {
+    let set = [format!("model.path={}", model.display()), format!("model.cache_dir={}", cache.display())];
+    let set: Vec<&str> = set.iter().map(String::as_str).chain(more.iter().copied()).collect();
+    TestServer::start(&set).await
+}
+
+fn golden(file: &str) -> Value {
+    let text = fs::read_to_string(fixture("golden").join(file)).expect("a golden");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+#[track_caller]
+fn assert_close(name: &str, actual: &[f32], expected: &Value, tolerance: f32) {
+    let expected: Vec<f32> =
+        expected.as_array().expect("a row").iter().map(|v| v.as_f64().expect("a number") as f32).collect();
+    assert_eq!(actual.len(), expected.len(), "{name}");
+    let norm = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let distance = actual.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+    assert!(distance <= tolerance * norm, "{name}: {} of the norm", distance / norm);
+}
+
+/// The embeddings of a few pictures and of every text, against the reference's.
+async fn assert_reference(server: &TestServer, tolerance: f32) {
+    let images = golden("images.json");
+    for name in ["cat_420.jpg", "logo_rgba.png", "tall_333x777.jpg", "coffee_cmyk.jpg", "astronaut.png"] {
+        let body = json(server.post_picture("/embed/image?normalize=false", picture(name)).await, 200).await;
+        let expected = &images["images"][name]["image_embeds_raw"];
+        assert_close(name, &matrix(&body["embeddings"])[0], expected, tolerance);
+    }
+    let texts = golden("texts.json");
+    let texts = texts["texts"].as_array().expect("texts");
+    let all: Vec<&Value> = texts.iter().map(|text| &text["text"]).collect();
+    let body = json(server.post_json("/embed/text", &json!({"texts": all, "normalize": false})).await, 200).await;
+    for (row, text) in matrix(&body["embeddings"]).iter().zip(texts) {
+        assert_close("text", row, &text["text_embeds_raw"], tolerance);
+    }
+}
+
+async fn info(server: &TestServer) -> Value {
+    json(server.get("/info").await, 200).await
+}
+
+/// The one folder in a cache.
+fn only_export(cache: &Path) -> PathBuf {
+    let folders: Vec<PathBuf> = fs::read_dir(cache)
+        .expect("the cache")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.is_dir())
+        .collect();
+    let [one] = folders.as_slice() else { panic!("{folders:?}") };
+    one.clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_served_with_the_numbers_of_the_reference_and_the_second_start_uses_the_cache() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    let name = model.path().file_name().expect("a name").to_str().expect("UTF-8").to_owned();
+    let server = start(model.path(), cache.path(), &[]).await;
+    assert_reference(&server, TOLERANCE).await;
+    let first = info(&server).await;
+    assert_eq!(first["model"]["name"], name, "named after the checkpoint, not the cache");
+    assert_eq!((&first["model"]["dim"], &first["model"]["context_length"]), (&json!(48), &json!(77)));
+    assert_eq!(first["model"]["logit_scale_source"], "checkpoint");
+    server.stop().await;
+
+    let graph = only_export(cache.path()).join("onnx/vision_model.onnx");
+    let made = fs::metadata(&graph).expect("the graph");
+    let server = start(model.path(), cache.path(), &[]).await;
+    assert_eq!(info(&server).await["model"]["fingerprint"], first["model"]["fingerprint"]);
+    server.stop().await;
+    let now = fs::metadata(&graph).expect("the graph");
+    assert_eq!((now.ino(), now.modified().expect("a time")), (made.ino(), made.modified().expect("a time")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_is_exported_in_the_precision_that_is_asked_for() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    for (precision, tolerance) in [("f16", 5e-3), ("int8", 0.2)] {
+        let server = start(model.path(), cache.path(), &[&format!("engine.precision={precision}")]).await;
+        assert_reference(&server, tolerance).await;
+        assert_eq!(info(&server).await["precision"], precision);
+        server.stop().await;
+    }
+    assert_eq!(
+        fs::read_dir(cache.path()).expect("the cache").filter(|e| e.as_ref().is_ok_and(|e| e.path().is_dir())).count(),
+        2
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_export_command_writes_a_directory_that_serves_without_weights_or_cache() {
+    let out = tempfile::tempdir().expect("a folder");
+    let out = out.path().join("model");
+    let from = fixture("tiny-clip");
+    let exported = fault(command(&["export", utf8(&from), utf8(&out)]));
+    assert_eq!(exported.status.code(), Some(0), "{}", String::from_utf8_lossy(&exported.stderr));
+    let printed = String::from_utf8(exported.stdout).expect("UTF-8");
+    assert_eq!(printed.lines().count(), 4, "{printed}");
+    assert!(printed.lines().all(|line| Path::new(line).is_file()), "{printed}");
+    assert!(!out.join("model.safetensors").exists());
+
+    let server = start(&out, Path::new(""), &[]).await;
+    assert_reference(&server, TOLERANCE).await;
+    let info = info(&server).await;
+    assert_eq!(info["model"]["logit_scale_source"], "export");
+    assert!((info["model"]["logit_scale"].as_f64().expect("a number") - 100.03).abs() < 0.01, "{info}");
+    server.stop().await;
+
+    // Once more into the same place, and in a precision that it does not have.
+    assert_fault("twice", command(&["export", utf8(&from), utf8(&out)]), 1, &[utf8(&out), "not empty"]);
+    assert_fault("f16 of f32", serve(&out, &["--precision", "f16"]), 1, &["vision_model.onnx", "f32", "f16"]);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_one_line() {
+    let (model, home) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    let file = home.path().join("file");
+    fs::write(&file, "").expect("written");
+    for cache in [file.as_path(), Path::new("/proc/clipserve")] {
+        assert_fault(
+            "cache",
+            serve(model.path(), &["--cache-dir", utf8(cache)]),
+            1,
+            &[utf8(model.path()), utf8(cache)],
+        );
+    }
+    let mut homeless = serve(model.path(), &[]);
+    homeless.env_remove("HOME").env_remove("XDG_CACHE_HOME");
+    assert_fault("no cache", homeless, 1, &["--cache-dir", "HOME"]);
+}
+
+#[test]
+fn an_export_that_is_cut_short_by_a_full_disk_is_one_line_and_leaves_nothing() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    // A limit on the size of files (in blocks of 512 or 1024 bytes) fails a write in the middle, as a full disk does.
+    let mut limited = Command::new("sh");
+    limited.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_clipserve")]);
+    limited.args(["serve", "--model", utf8(model.path()), "--cache-dir", utf8(cache.path())]);
+    limited.args(["--set", "server.listen=127.0.0.1:0", "--provider", "cpu"]);
+    limited.stdout(Stdio::piped()).stderr(Stdio::piped());
+    assert_fault("full", limited, 1, &[utf8(cache.path()), "_model.onnx_data", "too large"]);
+    let left: Vec<_> =
+        fs::read_dir(cache.path()).expect("the cache").map(|e| e.expect("readable").file_name()).collect();
+    assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
+}
+
+#[test]
+fn what_is_wrong_with_a_checkpoint_is_named() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let cases: [(&str, fn(&Path), &[&str]); 5] = [
+        ("field", |dir| edit(dir, "config.json", "\"hidden_act\"", "\"hidden_akt\""), &["config.json", "hidden_akt"]),
+        (
+            "shape",
+            |dir| edit(dir, "config.json", "\"projection_dim\": 48", "\"projection_dim\": 47"),
+            &["tensor", "_projection.weight", "48", "47"],
+        ),
+        (
+            "tensor",
+            |dir| edit_bytes(dir, b"visual_projection.weight", b"visual_projektion.weight"),
+            &["visual_projektion.weight"],
+        ),
+        ("tokenizer", |dir| fs::remove_file(dir.join("tokenizer.json")).expect("removed"), &["tokenizer.json"]),
+        ("weights", |dir| fs::remove_file(dir.join("model.safetensors")).expect("removed"), &["model.safetensors"]),
+    ];
+    for (name, damage, expected) in cases {
+        let model = checkpoint();
+        damage(model.path());
+        let expected: Vec<&str> = expected.iter().copied().chain([utf8(model.path())]).collect();
+        assert_fault(name, serve(model.path(), &["--cache-dir", utf8(cache.path())]), 1, &expected);
+    }
+}
+
+fn edit(dir: &Path, file: &str, from: &str, to: &str) {
+    edit_file(&dir.join(file), from.as_bytes(), to.as_bytes());
+}
+
+fn edit_bytes(dir: &Path, from: &[u8], to: &[u8]) {
+    edit_file(&dir.join("model.safetensors"), from, to);
+}
+
+fn edit_file(path: &Path, from: &[u8], to: &[u8]) {
+    let bytes = fs::read(path).expect("readable");
+    let at = bytes.windows(from.len()).position(|window| window == from).expect("what is replaced is there");
+    fs::write(path, [&bytes[..at], to, &bytes[at + from.len()..]].concat()).expect("written");
+}
