@@ -1,0 +1,1 @@
+"""The parts of train.py: data, rasters, augment, model, loop, evaluate, export."""
