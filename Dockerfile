@@ -3,7 +3,7 @@
 # Two images from one binary, which finds ONNX Runtime at run time:
 #   docker build -t clipserve .                          # CPU, x86_64 and aarch64
 #   docker build -t clipserve:cuda --target cuda .       # CUDA 13, x86_64; the host brings the driver (580 or later)
-# Another model in the box: --build-arg MODEL=path/in/the/checkout. BuildKit builds only the stages that the target needs.
+# Another checkpoint in the box: --build-arg MODEL=path/in/the/checkout. BuildKit builds only the stages that the target needs.
 
 # ---- what the build calls: the same scripts as `make` on a bare machine ----
 FROM rust:1.95.0-slim-trixie AS tools
@@ -20,6 +20,12 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
     cargo build --release --locked && install -D target/release/clipserve /out/clipserve
 
+# ---- the model in the box, as graphs: the service has no place to write them in a read-only container ----
+FROM build AS model
+ARG MODEL=onnx/emoji-clip
+RUN mkdir -p /models && /out/clipserve export "${MODEL}" "/models/$(basename "${MODEL}")" \
+    && ln -s "$(basename "${MODEL}")" /models/default
+
 # ---- the libraries, each in a stage of its own: a change of the code does not fetch them again ----
 FROM tools AS onnxruntime-cpu
 RUN scripts/fetch-onnxruntime.sh /out
@@ -34,12 +40,11 @@ FROM debian:trixie-slim AS runtime
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends libstdc++6 libgcc-s1 \
     && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/*
-ARG MODEL=tests/fixtures/tiny-clip
-COPY ${MODEL}/ /opt/clipserve/${MODEL}/
+COPY --from=model /models/ /opt/clipserve/models/
 COPY --from=build /out/clipserve /opt/clipserve/clipserve
 # The address is set here and not on the command line, so that the server and its health check read the same one.
 # Answers go out on all interfaces: inside a container there is no other way in.
-ENV CLIPSERVE__MODEL__PATH=/opt/clipserve/${MODEL} \
+ENV CLIPSERVE__MODEL__PATH=/opt/clipserve/models/default \
     CLIPSERVE__SERVER__LISTEN=0.0.0.0:8080 \
     CLIPSERVE__TELEMETRY__LOG_FORMAT=json \
     ORT_DISABLE_TELEMETRY=1

@@ -1,7 +1,7 @@
 # Every command of this repository; `make` alone lists them. Variables are given on the line: make run LISTEN=0.0.0.0:9000
 
-# What `make run` serves: a checkpoint directory in any layout that clipserve reads.
-MODEL ?= tests/fixtures/tiny-clip
+# What `make run` serves: a model directory in any layout that clipserve reads; by default the model in the box.
+MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
 # More arguments, for clipserve (run), the test filter (test) or the benchmark (bench).
@@ -21,7 +21,7 @@ build: deps ## build the release binary and fetch all that it needs at run time
 	cargo build --release --locked
 
 run: build ## build, then serve MODEL on LISTEN
-	target/release/clipserve serve --model $(MODEL) --listen $(LISTEN) $(ARGS)
+	target/release/clipserve serve $(if $(MODEL),--model $(MODEL)) --listen $(LISTEN) $(ARGS)
 
 test: deps ## run every test
 	cargo test --locked $(ARGS)

@@ -83,7 +83,7 @@ struct ConfigArgs {
     /// Set any key of the configuration; may be given several times.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// The model's directory [model.path].
+    /// The model's directory; by default the model in the box [model.path].
     #[arg(long, value_name = "DIR")]
     model: Option<String>,
     /// Where graphs that were made from a checkpoint are kept [model.cache_dir].
@@ -227,7 +227,6 @@ mod tests {
             [
                 r#"server.listen = "here" (--listen): must be an IP address and port, such as "127.0.0.1:8080" or "[::]:8080""#,
                 r#"limits.max_images = "0" (--set): must be an integer from 1 to 65536"#,
-                r#"model.path = "" (default): must be the model's directory: give --model DIR, model.path or CLIPSERVE__MODEL__PATH"#,
                 r#"engine.provider = "tpu" (--provider): must be one of "auto", "cpu", "cuda""#,
             ]
         );

@@ -172,9 +172,12 @@ impl<'a> Reader<'a> {
         value.flatten()
     }
 
-    pub(super) fn model_path(&mut self, key: &'static str) -> PathBuf {
-        let allowed = "the model's directory: give --model DIR, model.path or CLIPSERVE__MODEL__PATH";
-        self.text(key, allowed, |text| !text.is_empty()).into()
+    /// `bundled` is the model in the box, which "" stands for.
+    pub(super) fn model_path(&mut self, key: &'static str, bundled: Option<PathBuf>) -> PathBuf {
+        let allowed = "the model's directory: give --model DIR, model.path or CLIPSERVE__MODEL__PATH (there is no model \
+                       in the box beside this executable)";
+        let path = self.text(key, allowed, |text| !text.is_empty() || bundled.is_some());
+        if path.is_empty() { bundled.unwrap_or_default() } else { path.into() }
     }
 
     pub(super) fn model_name(&mut self, key: &'static str) -> Option<String> {

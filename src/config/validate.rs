@@ -6,7 +6,14 @@
 //! Invariants: every key of the default file is read exactly once; a `Config` leaves this module only when no error was found;
 //! all errors are found in one go, a failed key taking a stand-in value until the end.
 
-use std::{net::SocketAddr, num::NonZeroUsize, ops::RangeInclusive, thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::NonZeroUsize,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use super::{
     BatchConfig, Config, EngineConfig, LaneConfig, LimitsConfig, ModelConfig, PreprocessConfig, ServerConfig,
@@ -24,6 +31,8 @@ const SHUTDOWN: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const QUEUE_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10);
 const MAX_THREADS: u64 = 1024;
 const MAX_SESSIONS: u64 = 64;
+/// Where a source checkout has the model that is served when none is named.
+const BUNDLED_MODEL: &str = "onnx/emoji-clip";
 const MAX_QUEUE_SIZE: u64 = 1_000_000;
 
 /// Reads every key. `errors` are those of the layers; they come first in the answer.
@@ -56,7 +65,7 @@ pub(super) fn read_config(settings: &Settings, errors: Vec<ConfigError>) -> Resu
             max_text_bytes: read.bytes("limits.max_text_bytes", 1..=16 << 20),
         },
         model: ModelConfig {
-            path: read.model_path("model.path"),
+            path: read.model_path("model.path", executable_dir().as_deref().and_then(bundled_model)),
             name: read.model_name("model.name"),
             cache_dir: read.optional_path("model.cache_dir", "a directory, or \"\" for the one of the user's account"),
         },
@@ -112,8 +121,13 @@ pub(super) fn read_listeners(
 }
 
 /// The folder of the running executable, which the system always knows on the platforms we run on.
-fn executable_dir() -> Option<std::path::PathBuf> {
-    std::env::current_exe().ok()?.parent().map(std::path::Path::to_owned)
+fn executable_dir() -> Option<PathBuf> {
+    std::env::current_exe().ok()?.parent().map(Path::to_owned)
+}
+
+/// The model in the box: `onnx/emoji-clip` in the executable's folder or any folder above it, as in a source checkout.
+fn bundled_model(executable_dir: &Path) -> Option<PathBuf> {
+    executable_dir.ancestors().map(|dir| dir.join(BUNDLED_MODEL)).find(|model| model.join("config.json").is_file())
 }
 
 /// The CPUs that this process may use; honours affinity and a cgroup's quota.
@@ -291,7 +305,6 @@ mod tests {
         ("limits.max_texts", &["0", "1048577"]),
         ("limits.max_pixels", &["0", "1000000001", "50MP", "18446744073709551616"]),
         ("limits.max_text_bytes", &["0", "17MiB"]),
-        ("model.path", &[""]),
         ("model.name", &["a\u{7}b"]),
         ("preprocess.threads", &["0", "1025", "Auto", ""]),
         ("preprocess.exif_orientation", &["", "1", "yes", "True"]),
@@ -454,13 +467,26 @@ mod tests {
     }
 
     #[test]
+    fn the_model_in_the_box_is_found_above_the_executable() {
+        let root = tempfile::tempdir().unwrap();
+        let bin = root.path().join("target/release");
+        std::fs::create_dir_all(&bin).unwrap();
+        assert_eq!(bundled_model(&bin), None);
+        let model = root.path().join(BUNDLED_MODEL);
+        std::fs::create_dir_all(&model).unwrap();
+        assert_eq!(bundled_model(&bin), None, "a folder alone is no model");
+        std::fs::write(model.join("config.json"), "{}").unwrap();
+        assert_eq!(bundled_model(&bin), Some(model));
+    }
+
+    #[test]
     fn all_errors_of_all_kinds_are_listed_in_one_go() {
         let errors = loaded(&["no.such=1", "limits.max_texts=5000", "engine.provider=tpu", "server.drain_timeout=7"]);
         let errors = errors.unwrap_err().to_string();
         let keys: Vec<_> = errors.lines().map(|line| line.split(' ').next().unwrap()).collect();
         assert_eq!(
             keys,
-            ["no.such", "server.drain_timeout", "model.path", "engine.provider", "batch.text.max_queue_size"],
+            ["no.such", "server.drain_timeout", "engine.provider", "batch.text.max_queue_size"],
             "{errors}"
         );
     }
