@@ -1,15 +1,16 @@
 //! The facade that the HTTP handlers call: images and texts in, embeddings out. One [`Embedder`] is one loaded model.
 //!
-//! Owns the two lanes (admission, queues, threads) and the waiting for their answers. Does not own HTTP, nor what the lanes
-//! are made of: `start` assembles them.
+//! Owns the lanes (admission, queues, threads) and the waiting for their answers. Does not own HTTP, nor what the lanes are
+//! made of: `start` assembles them. A model without a tower has no lane for it, and says so to whoever asks.
 //!
-//! Invariants: all items of a request are admitted or none; the first failing item, in the order of the request, decides the
+//! Invariants: a model has one lane at least; all items of a request are admitted or none; the first failing item, in the order of the request, decides the
 //! request's error; a request that is dropped cancels its items.
 
 mod load;
 mod start;
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,12 +18,12 @@ use std::{
 use bytes::Bytes;
 use ndarray::Array2;
 
-pub use start::{Parts, Sessions, StartError, start};
+pub use start::{Parts, Sessions, StartError, TextParts, VisionParts, start};
 
 pub use crate::batch::Timings;
 use crate::{
     batch::{Admission, Job, JobError, JobQueue, Permit, Refused, Ticket, Worker},
-    encoder::{InputError, Tokens},
+    encoder::{InputError, PixelBuf, Tokens},
     model::LogitScale,
     preprocess::{pool::PreprocessPool, text::TextTokenizer},
     similarity,
@@ -38,12 +39,12 @@ pub struct ModelInfo {
     pub fingerprint: String,
     /// Length of an embedding.
     pub dim: usize,
-    /// Height and width of the crop that the vision encoder sees.
-    pub image_size: (u32, u32),
-    /// Longest sequence of token ids.
-    pub context_length: usize,
-    /// `exp(logit_scale)`, and where it came from.
-    pub logit_scale: LogitScale,
+    /// Height and width of the crop that the vision encoder sees, where there is one.
+    pub image_size: Option<(u32, u32)>,
+    /// Longest sequence of token ids, where there is a text encoder.
+    pub context_length: Option<usize>,
+    /// `exp(logit_scale)`, and where it came from, where there are both.
+    pub logit_scale: Option<LogitScale>,
     /// The execution provider in use.
     pub provider: String,
     /// The precision in use.
@@ -78,6 +79,24 @@ impl Embedded {
     }
 }
 
+/// What an encoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modality {
+    /// Pictures.
+    Image,
+    /// Texts.
+    Text,
+}
+
+impl fmt::Display for Modality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image => "image",
+            Self::Text => "text",
+        })
+    }
+}
+
 /// Why a request has no embeddings.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
@@ -89,6 +108,9 @@ pub enum EmbedError {
         /// When room is likely.
         retry_after: Duration,
     },
+    /// The model has no such encoder.
+    #[error("the model has no {0} encoder")]
+    NotSupported(Modality),
     /// The server is draining.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -130,6 +152,12 @@ impl<T> Lane<T> {
         })
     }
 
+    /// Refuses from now on; what is queued is finished.
+    fn close(&self) {
+        self.admission.close();
+        self.queue.close();
+    }
+
     fn submit(&self, inputs: impl IntoIterator<Item = T>, permits: Vec<Permit>, deadline: Instant) -> Vec<Ticket> {
         let submit = |(input, permit)| {
             let (job, ticket) = Job::new(input, permit, deadline);
@@ -145,17 +173,24 @@ impl<T> Lane<T> {
 pub struct Embedder {
     info: ModelInfo,
     metrics: Arc<Metrics>,
-    tokenizer: TextTokenizer,
-    images: Lane<Bytes>,
-    texts: Lane<Tokens>,
-    threads: Threads,
+    images: Option<Images>,
+    texts: Option<Texts>,
 }
 
-/// The threads behind the lanes, in the order in which they are drained.
+/// Everything between the bytes of pictures and their embeddings.
 #[derive(Debug)]
-struct Threads {
+struct Images {
+    lane: Lane<Bytes>,
     preprocess: PreprocessPool,
-    vision_queue: Arc<JobQueue<crate::encoder::PixelBuf>>,
+    crops: Arc<JobQueue<PixelBuf>>,
+    workers: Vec<Worker>,
+}
+
+/// Everything between texts and their embeddings.
+#[derive(Debug)]
+struct Texts {
+    tokenizer: TextTokenizer,
+    lane: Lane<Tokens>,
     workers: Vec<Worker>,
 }
 
@@ -165,13 +200,46 @@ impl Embedder {
         &self.info
     }
 
+    fn images(&self) -> Result<&Images, EmbedError> {
+        self.images.as_ref().ok_or(EmbedError::NotSupported(Modality::Image))
+    }
+
+    fn texts(&self) -> Result<&Texts, EmbedError> {
+        self.texts.as_ref().ok_or(EmbedError::NotSupported(Modality::Text))
+    }
+
+    /// Whether the model embeds `modality`: what a handler asks before it reads a body.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotSupported`].
+    pub fn supports(&self, modality: Modality) -> Result<(), EmbedError> {
+        match modality {
+            Modality::Image => self.images().map(|_| ()),
+            Modality::Text => self.texts().map(|_| ()),
+        }
+    }
+
+    /// What cosines are multiplied by, which takes both towers.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotSupported`] names the one that is missing.
+    pub fn logit_scale(&self) -> Result<f32, EmbedError> {
+        self.images()?;
+        self.texts()?;
+        let scale = self.info.logit_scale;
+        scale
+            .map(|scale| scale.value)
+            .ok_or_else(|| EmbedError::Internal("two towers without a logit_scale".to_owned()))
+    }
+
     /// Embeds pictures, given as the bytes of their files.
     ///
     /// # Errors
     /// [`EmbedError`]; a picture that cannot be decoded is named by its index.
     pub async fn embed_images(&self, images: Vec<Bytes>, deadline: Instant) -> Result<Embedded, EmbedError> {
-        let permits = self.images.admit(images.len(), &self.metrics)?;
-        let tickets = self.images.submit(images, permits, deadline);
+        let lane = &self.images()?.lane;
+        let permits = lane.admit(images.len(), &self.metrics)?;
+        let tickets = lane.submit(images, permits, deadline);
         self.join(tickets, deadline).await
     }
 
@@ -185,11 +253,12 @@ impl Embedder {
         truncate: bool,
         deadline: Instant,
     ) -> Result<Embedded, EmbedError> {
-        let permits = self.texts.admit(texts.len(), &self.metrics)?;
+        let Texts { tokenizer, lane, .. } = self.texts()?;
+        let permits = lane.admit(texts.len(), &self.metrics)?;
         let started = Instant::now();
         let mut tokenized = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
-            let text = self.tokenizer.tokenize(text.as_ref(), truncate).map_err(|error| {
+            let text = tokenizer.tokenize(text.as_ref(), truncate).map_err(|error| {
                 self.metrics.text.items(Outcome::Invalid).inc();
                 EmbedError::Item { index, error }
             })?;
@@ -203,7 +272,7 @@ impl Embedder {
         }
         let preprocess = started.elapsed();
         self.metrics.tokenize.observe(preprocess.as_secs_f64());
-        let tickets = self.texts.submit(tokenized, permits, deadline);
+        let tickets = lane.submit(tokenized, permits, deadline);
         let mut embedded = self.join(tickets, deadline).await?;
         embedded.timings.preprocess = preprocess;
         Ok(embedded)
@@ -211,14 +280,18 @@ impl Embedder {
 
     /// Finishes what is queued and ends the threads. Blocks until they are done.
     pub fn shut_down(self) {
-        self.images.admission.close();
-        self.texts.admission.close();
-        // In the order of the data: a stage is closed when the one before it can send nothing more.
-        self.images.queue.close();
-        self.threads.preprocess.join();
-        self.threads.vision_queue.close();
-        self.texts.queue.close();
-        self.threads.workers.into_iter().for_each(Worker::join);
+        let Self { images, texts, .. } = self;
+        if let Some(texts) = &texts {
+            texts.lane.close();
+        }
+        if let Some(Images { lane, preprocess, crops, workers }) = images {
+            // In the order of the data: a stage is closed when the one before it can send nothing more.
+            lane.close();
+            preprocess.join();
+            crops.close();
+            workers.into_iter().for_each(Worker::join);
+        }
+        texts.into_iter().flat_map(|texts| texts.workers).for_each(Worker::join);
     }
 
     /// Waits for every ticket in the order of the request, so that the error of a request does not depend on timing.

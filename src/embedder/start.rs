@@ -7,15 +7,15 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{Embedder, Lane, ModelInfo, Threads, load::load};
+use super::{Embedder, Images, Lane, Modality, ModelInfo, Texts, load::load};
 use crate::{
     batch::{Admission, BatchPolicy, JobQueue, Worker, WorkerContext},
     config::{Config, LaneConfig},
     encoder::{Embeddings, Encoder, PixelBuf, Tokens},
-    engine::{Engine, EngineError, Normalization},
+    engine::{Engine, EngineError, Normalization, TextEncoder, VisionEncoder},
     export::ExportError,
     health::Health,
-    model::{ModelError, preprocessor::PreprocessorConfig},
+    model::{ModelError, TextModel, VisionModel, preprocessor::PreprocessorConfig},
     preprocess::{
         image::{ImageOptions, ImageProcessor, UnsupportedPreprocessing},
         pool::PreprocessPool,
@@ -44,9 +44,11 @@ pub enum StartError {
         "the model is a checkpoint, and there is no folder for its graphs: give --cache-dir DIR (model.cache_dir), or set HOME"
     )]
     NoCacheDir,
-    /// It lacks what every route needs.
-    #[error("the model has no {0}: both towers with their projections are needed")]
-    Tower(&'static str),
+    /// It has no embedding at all.
+    #[error(
+        "the model has no projection (visual_projection, text_projection) behind any of its towers: it embeds nothing"
+    )]
+    NoEncoder,
     /// Its preprocessing.
     #[error("preprocessor_config.json: {0}")]
     Preprocessing(#[from] UnsupportedPreprocessing),
@@ -72,18 +74,30 @@ pub struct Sessions<E> {
     pub rebuild: Arc<dyn Fn() -> Result<E, String> + Send + Sync>,
 }
 
-/// What an [`Embedder`] is assembled from.
+/// What an [`Embedder`] is assembled from; at least one of the two encoders.
 pub struct Parts<V, T> {
     /// What runs.
     pub info: ModelInfo,
+    /// For images.
+    pub vision: Option<VisionParts<V>>,
+    /// For texts.
+    pub text: Option<TextParts<T>>,
+}
+
+/// What embeds images.
+pub struct VisionParts<V> {
     /// From bytes to crops.
     pub processor: ImageProcessor,
+    /// Crops to `image_embeds`.
+    pub sessions: Sessions<V>,
+}
+
+/// What embeds texts.
+pub struct TextParts<T> {
     /// From text to ids.
     pub tokenizer: TextTokenizer,
-    /// Crops to `image_embeds`.
-    pub vision: Sessions<V>,
     /// Ids to `text_embeds`.
-    pub text: Sessions<T>,
+    pub sessions: Sessions<T>,
 }
 
 /// Loads the model of `config` and brings it to the point where it can take requests.
@@ -93,57 +107,32 @@ pub struct Parts<V, T> {
 pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<Embedder, StartError> {
     let engine = Arc::new(Engine::start(&config.engine)?);
     let model = load(&config.model, config.engine.precision)?;
-    let vision = model.vision.ok_or(StartError::Tower("image encoder"))?;
-    let text = model.text.ok_or(StartError::Tower("text encoder"))?;
-    let logit_scale = model.logit_scale.ok_or(StartError::Tower("logit_scale"))?;
-    let options =
-        ImageOptions { exif_orientation: config.preprocess.exif_orientation, max_pixels: config.limits.max_pixels };
-    let processor = ImageProcessor::new(&vision.preprocessor, options)?;
-    let tokenizer = TextTokenizer::open(&text.files.tokenizer, text.context_length, config.limits.max_text_bytes)?;
-    let context_length = text.context_length;
-
-    let vision = {
-        let (engine, path, normalization) = (Arc::clone(&engine), vision.graph, normalization(&vision.preprocessor));
-        sessions(config.engine.vision_sessions, move || engine.vision(&path, &normalization))?
-    };
-    let text = {
-        let (engine, path) = (Arc::clone(&engine), text.files.graph);
-        sessions(config.engine.text_sessions, move || engine.text(&path))?
-    };
-    let image_size = processor.crop_size();
-    if let Some((height, width)) = vision.encoders.first().and_then(crate::engine::VisionEncoder::image_size)
-        && (height, width) != (image_size.0 as usize, image_size.1 as usize)
-    {
-        return Err(StartError::Canary(format!(
-            "preprocessor_config.json makes crops of {}x{} (height x width), the vision graph takes {height}x{width}",
-            image_size.0, image_size.1
-        )));
-    }
-    if let Some(sequence) = text.encoders.first().and_then(crate::engine::TextEncoder::sequence)
-        && sequence != context_length
-    {
-        return Err(StartError::Canary(format!(
-            "config.json says {context_length} positions, the text graph is fixed to {sequence}"
-        )));
+    let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;
+    let text = model.text.map(|text| open_text(&engine, text, config)).transpose()?;
+    if vision.is_none() && text.is_none() {
+        return Err(StartError::NoEncoder);
     }
     let mut parts = Parts {
         info: ModelInfo {
             name: model.name,
             fingerprint: model.fingerprint.to_string(),
             dim: 0,
-            image_size,
-            context_length,
-            logit_scale,
+            image_size: vision.as_ref().map(|vision| vision.processor.crop_size()),
+            context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
+            logit_scale: model.logit_scale,
             provider: engine.provider_name().to_owned(),
             precision: config.engine.precision.name().to_owned(),
             onnxruntime: engine.onnxruntime_version().to_owned(),
         },
-        processor,
-        tokenizer,
         vision,
         text,
     };
     parts.info.dim = warm_up(&mut parts, config)?;
+    for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
+        if !there {
+            tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
+        }
+    }
     tracing::info!(
         model = parts.info.name,
         dim = parts.info.dim,
@@ -151,6 +140,43 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         "the model is loaded and has passed its canary"
     );
     Embedder::assemble(parts, config, metrics, health)
+}
+
+fn open_vision(
+    engine: &Arc<Engine>,
+    model: VisionModel,
+    config: &Config,
+) -> Result<VisionParts<VisionEncoder>, StartError> {
+    let options =
+        ImageOptions { exif_orientation: config.preprocess.exif_orientation, max_pixels: config.limits.max_pixels };
+    let processor = ImageProcessor::new(&model.preprocessor, options)?;
+    let (engine, normalization) = (Arc::clone(engine), normalization(&model.preprocessor));
+    let sessions = sessions(config.engine.vision_sessions, move || engine.vision(&model.graph, &normalization))?;
+    let image_size = processor.crop_size();
+    if let Some((height, width)) = sessions.encoders.first().and_then(VisionEncoder::image_size)
+        && (height, width) != (image_size.0 as usize, image_size.1 as usize)
+    {
+        return Err(StartError::Canary(format!(
+            "preprocessor_config.json makes crops of {}x{} (height x width), the vision graph takes {height}x{width}",
+            image_size.0, image_size.1
+        )));
+    }
+    Ok(VisionParts { processor, sessions })
+}
+
+fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {
+    let TextModel { files, context_length } = model;
+    let tokenizer = TextTokenizer::open(&files.tokenizer, context_length, config.limits.max_text_bytes)?;
+    let engine = Arc::clone(engine);
+    let sessions = sessions(config.engine.text_sessions, move || engine.text(&files.graph))?;
+    if let Some(sequence) = sessions.encoders.first().and_then(TextEncoder::sequence)
+        && sequence != context_length
+    {
+        return Err(StartError::Canary(format!(
+            "config.json says {context_length} positions, the text graph is fixed to {sequence}"
+        )));
+    }
+    Ok(TextParts { tokenizer, sessions })
 }
 
 fn sessions<E>(
@@ -174,31 +200,49 @@ where
     V: Encoder<Input = PixelBuf>,
     T: Encoder<Input = Tokens>,
 {
-    let (height, width) = parts.processor.crop_size();
+    let image_dim = match &mut parts.vision {
+        Some(vision) => Some(warm_up_vision(vision, config.batch.vision.max_batch_size)?),
+        None => None,
+    };
+    let text_dim = match &mut parts.text {
+        Some(text) => Some(warm_up_text(text, &config.batch.text)?),
+        None => None,
+    };
+    match (image_dim, text_dim) {
+        (Some(image), Some(text)) if image != text => Err(StartError::Canary(format!(
+            "the vision encoder answers {image} values, the text encoder {text}: they are not of one model"
+        ))),
+        _ => image_dim.or(text_dim).ok_or(StartError::NoEncoder),
+    }
+}
+
+fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
+    vision: &mut VisionParts<V>,
+    max_batch_size: usize,
+) -> Result<usize, StartError> {
+    let (height, width) = vision.processor.crop_size();
     // Grey ramps of different steepness: cheap, all different, no flat picture among them.
     let picture = |i: usize| {
         let bytes = (0..height as usize * width as usize * 3).map(|at| (at * (i + 1) / 97 % 256) as u8).collect();
         PixelBuf::new(width, height, bytes)
     };
-    let text = |i: usize| {
-        let words = format!("a photo of {}", "word ".repeat(i % parts.tokenizer.context_length()));
-        parts.tokenizer.tokenize(&words, true).map(|text| text.tokens)
+    let pictures: Vec<PixelBuf> = (0..max_batch_size).map(picture).collect();
+    canary("vision", &mut vision.sessions.encoders, &pictures)
+}
+
+fn warm_up_text<T: Encoder<Input = Tokens>>(text: &mut TextParts<T>, lane: &LaneConfig) -> Result<usize, StartError> {
+    let TextParts { tokenizer, sessions } = text;
+    let tokens = |i: usize| {
+        let words = format!("a photo of {}", "word ".repeat(i % tokenizer.context_length()));
+        tokenizer.tokenize(&words, true).map(|text| text.tokens)
     };
-    let pictures: Vec<PixelBuf> = (0..config.batch.vision.max_batch_size).map(picture).collect();
-    let texts: Vec<Tokens> = (0..config.batch.text.max_batch_size)
-        .map(text)
+    let texts: Vec<Tokens> = (0..lane.max_batch_size)
+        .map(tokens)
         .collect::<Result<_, _>>()
         .map_err(|error| StartError::Canary(error.to_string()))?;
-    let fits = (config.batch.text.max_batch_tokens / parts.tokenizer.context_length()).max(1);
+    let fits = (lane.max_batch_tokens / tokenizer.context_length()).max(1);
     let texts = &texts[texts.len().saturating_sub(fits)..];
-    let image_dim = canary("vision", &mut parts.vision.encoders, &pictures)?;
-    let text_dim = canary("text", &mut parts.text.encoders, texts)?;
-    if image_dim != text_dim {
-        return Err(StartError::Canary(format!(
-            "the vision encoder answers {image_dim} values, the text encoder {text_dim}: they are not of one model"
-        )));
-    }
-    Ok(image_dim)
+    canary("text", &mut sessions.encoders, texts)
 }
 
 /// The embeddings must be finite, not zero, and those of an item alone must point where those of the item in a batch point
@@ -250,45 +294,56 @@ impl Embedder {
         V: Encoder<Input = PixelBuf>,
         T: Encoder<Input = Tokens>,
     {
-        let Parts { info, processor, tokenizer, vision, text } = parts;
+        let Parts { info, vision, text } = parts;
         metrics.set_build_info(&BuildInfo {
             provider: info.provider.clone(),
             precision: info.precision.clone(),
             onnxruntime: info.onnxruntime.clone(),
             model: info.name.clone(),
         });
-        let image_queue = Arc::new(JobQueue::new(|_| 1, metrics.preprocess_queue.clone(), metrics.vision.clone()));
-        let vision_queue = Arc::new(JobQueue::new(|_| 1, metrics.vision.queue.clone(), metrics.vision.clone()));
-        let text_queue = Arc::new(JobQueue::new(
-            |tokens: &Tokens| tokens.ids().len(),
-            metrics.text.queue.clone(),
-            metrics.text.clone(),
-        ));
-        let images = Lane {
-            admission: Arc::new(Admission::new(config.batch.vision.max_queue_size)),
-            queue: Arc::clone(&image_queue),
-            reject: Reject::ImageQueue,
-        };
-        let texts = Lane {
-            admission: Arc::new(Admission::new(config.batch.text.max_queue_size)),
-            queue: Arc::clone(&text_queue),
-            reject: Reject::TextQueue,
-        };
-        let mut workers = Vec::new();
-        let vision_lane =
-            Wiring { name: "vision", queue: &vision_queue, admission: &images.admission, metrics: &metrics.vision };
-        vision_lane.spawn(vision, &config.batch.vision, health, &mut workers)?;
-        let text_lane =
-            Wiring { name: "text", queue: &text_queue, admission: &texts.admission, metrics: &metrics.text };
-        text_lane.spawn(text, &config.batch.text, health, &mut workers)?;
+        let images = vision.map(|vision| Images::spawn(vision, config, &metrics, health)).transpose()?;
+        let texts = text.map(|text| Texts::spawn(text, config, &metrics, health)).transpose()?;
+        Ok(Self { info, metrics, images, texts })
+    }
+}
+
+impl Images {
+    fn spawn<V: Encoder<Input = PixelBuf>>(
+        parts: VisionParts<V>,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        health: &Health,
+    ) -> io::Result<Self> {
+        let queue = Arc::new(JobQueue::new(|_| 1, metrics.preprocess_queue.clone(), metrics.vision.clone()));
+        let crops = Arc::new(JobQueue::new(|_| 1, metrics.vision.queue.clone(), metrics.vision.clone()));
+        let admission = Arc::new(Admission::new(config.batch.vision.max_queue_size));
+        let wiring = Wiring { name: "vision", queue: &crops, admission: &admission, metrics: &metrics.vision };
+        let workers = wiring.spawn(parts.sessions, &config.batch.vision, health)?;
         let preprocess = PreprocessPool::start(
             config.preprocess.threads,
-            processor,
-            image_queue,
-            Arc::clone(&vision_queue),
-            Arc::clone(&metrics),
+            parts.processor,
+            Arc::clone(&queue),
+            Arc::clone(&crops),
+            Arc::clone(metrics),
         )?;
-        Ok(Self { info, metrics, tokenizer, images, texts, threads: Threads { preprocess, vision_queue, workers } })
+        Ok(Self { lane: Lane { admission, queue, reject: Reject::ImageQueue }, preprocess, crops, workers })
+    }
+}
+
+impl Texts {
+    fn spawn<T: Encoder<Input = Tokens>>(
+        parts: TextParts<T>,
+        config: &Config,
+        metrics: &Arc<Metrics>,
+        health: &Health,
+    ) -> io::Result<Self> {
+        let length = |tokens: &Tokens| tokens.ids().len();
+        let queue = Arc::new(JobQueue::new(length, metrics.text.queue.clone(), metrics.text.clone()));
+        let admission = Arc::new(Admission::new(config.batch.text.max_queue_size));
+        let wiring = Wiring { name: "text", queue: &queue, admission: &admission, metrics: &metrics.text };
+        let workers = wiring.spawn(parts.sessions, &config.batch.text, health)?;
+        let lane = Lane { admission, queue, reject: Reject::TextQueue };
+        Ok(Self { tokenizer: parts.tokenizer, lane, workers })
     }
 }
 
@@ -306,8 +361,8 @@ impl<T: Send + 'static> Wiring<'_, T> {
         sessions: Sessions<E>,
         lane: &LaneConfig,
         health: &Health,
-        workers: &mut Vec<Worker>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<Worker>> {
+        let mut workers = Vec::new();
         for (i, encoder) in sessions.encoders.into_iter().enumerate() {
             let name = format!("{}-{i}", self.name);
             let context = WorkerContext {
@@ -324,6 +379,6 @@ impl<T: Send + 'static> Wiring<'_, T> {
             let rebuild = Arc::clone(&sessions.rebuild);
             workers.push(Worker::spawn(name, context, encoder, move || rebuild())?);
         }
-        Ok(())
+        Ok(workers)
     }
 }

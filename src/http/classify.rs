@@ -38,6 +38,7 @@ struct Classification<'a> {
 /// JSON, or multipart with file parts as images and the fields `label` and `template`.
 pub(super) async fn classify(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
+    let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
     let limits = &state.config.limits;
     let form;
@@ -60,8 +61,7 @@ pub(super) async fn classify(State(state): State<Arc<AppState>>, request: Reques
     let timings = images.timings.max(texts.timings);
     let image_embeds = images.finish(None, true);
     let label_embeds = ensemble(&texts.finish(None, true), request.labels.len());
-    let logits =
-        similarity::logits_per_image(image_embeds.view(), label_embeds.view(), embedder.info().logit_scale.value);
+    let logits = similarity::logits_per_image(image_embeds.view(), label_embeds.view(), logit_scale);
     let probs = similarity::softmax_rows(logits.view());
     let best_first = |row: ndarray::ArrayView1<'_, f32>| {
         let mut scores: Vec<Score<'_>> =

@@ -13,7 +13,7 @@ use super::{
     reply,
     wire::{EmbedImageQuery, EmbedImageRequest, EmbedResponse, EmbedTextQuery, EmbedTextRequest, EncodingFormat, Rows},
 };
-use crate::embedder::{Embedded, Embedder};
+use crate::embedder::{Embedded, Embedder, Modality};
 
 /// How the embeddings are to be answered.
 struct Output {
@@ -26,6 +26,7 @@ struct Output {
 /// One picture as the body, pictures as file parts, or JSON `{"images": [..]}`.
 pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
+    embedder.supports(Modality::Image)?;
     let payload = Payload::receive(&state, request, &[Accepts::Image, Accepts::Multipart, Accepts::Json]).await?;
     let limit = state.config.limits.max_images;
     let (images, output) = if let Encoding::Json = payload.encoding {
@@ -51,6 +52,7 @@ pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Req
 /// JSON `{"texts": [..]}`, or one text as the body.
 pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
+    embedder.supports(Modality::Text)?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Text]).await?;
     let (texts, truncate, output) = if let Encoding::Json = payload.encoding {
         let EmbedTextRequest { texts, normalize, dimensions, encoding_format, truncate } = payload.json()?;

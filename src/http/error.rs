@@ -45,6 +45,8 @@ pub enum Code {
     Overloaded,
     /// A fault of ours.
     Internal,
+    /// The model has no encoder for it.
+    NotSupported,
     /// The model is still loading.
     NotReady,
     /// The server is draining.
@@ -55,7 +57,7 @@ pub enum Code {
 
 impl Code {
     /// Every code: tests and documentation walk it.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::NotFound,
@@ -67,6 +69,7 @@ impl Code {
         Self::InvalidText,
         Self::Overloaded,
         Self::Internal,
+        Self::NotSupported,
         Self::NotReady,
         Self::ShuttingDown,
         Self::DeadlineExceeded,
@@ -86,6 +89,7 @@ impl Code {
             Self::InvalidText => "invalid_text",
             Self::Overloaded => "overloaded",
             Self::Internal => "internal",
+            Self::NotSupported => "not_supported",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",
             Self::DeadlineExceeded => "deadline_exceeded",
@@ -108,6 +112,7 @@ impl Code {
             Self::InvalidImage | Self::InvalidText => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
             Self::NotReady | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
@@ -202,6 +207,13 @@ impl From<EmbedError> for ApiError {
                 let message = "the queue is full; come back after the time in the Retry-After header";
                 Self::new(Code::Overloaded, message).retry_after(retry_after)
             }
+            EmbedError::NotSupported(modality) => Self::new(
+                Code::NotSupported,
+                format!(
+                    "the model that is served cannot embed {modality}s: it has no {modality} encoder with a projection; GET /info \
+                     says what it has"
+                ),
+            ),
             EmbedError::ShuttingDown => Self::shutting_down(),
             EmbedError::DeadlineExceeded => {
                 let message = "the request took longer than server.request_timeout; send fewer items, or less often";
@@ -270,6 +282,7 @@ mod tests {
             ("invalid_text", 422),
             ("overloaded", 429),
             ("internal", 500),
+            ("not_supported", 501),
             ("not_ready", 503),
             ("shutting_down", 503),
             ("deadline_exceeded", 504),

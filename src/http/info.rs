@@ -21,11 +21,12 @@ struct Info<'a> {
 struct Model<'a> {
     name: &'a str,
     fingerprint: &'a str,
+    towers: Vec<&'static str>,
     dim: usize,
-    image_size: Size,
-    context_length: usize,
-    logit_scale: f32,
-    logit_scale_source: LogitScaleSource,
+    image_size: Option<Size>,
+    context_length: Option<usize>,
+    logit_scale: Option<f32>,
+    logit_scale_source: Option<LogitScaleSource>,
 }
 
 #[derive(Serialize)]
@@ -60,11 +61,17 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response,
             model: Model {
                 name: &info.name,
                 fingerprint: &info.fingerprint,
+                towers: info
+                    .image_size
+                    .map(|_| "vision")
+                    .into_iter()
+                    .chain(info.context_length.map(|_| "text"))
+                    .collect(),
                 dim: info.dim,
-                image_size: Size { height: info.image_size.0, width: info.image_size.1 },
+                image_size: info.image_size.map(|(height, width)| Size { height, width }),
                 context_length: info.context_length,
-                logit_scale: info.logit_scale.value,
-                logit_scale_source: info.logit_scale.source,
+                logit_scale: info.logit_scale.map(|scale| scale.value),
+                logit_scale_source: info.logit_scale.map(|scale| scale.source),
             },
             provider: &info.provider,
             precision: &info.precision,

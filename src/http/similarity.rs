@@ -39,6 +39,7 @@ struct Comparison<'a> {
 /// JSON, or multipart with file parts as images and `text` fields as texts.
 pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
+    let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
     let limits = &state.config.limits;
     let form;
@@ -63,7 +64,6 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
         embed_texts(embedder, texts, options.truncate, deadline)
     )?;
     let ((image_embeds, image_timings), (text_embeds, text_timings)) = (images, texts);
-    let logit_scale = embedder.info().logit_scale.value;
     let logits = similarity::logits_per_image(image_embeds.view(), text_embeds.view(), logit_scale);
     let probs = similarity::softmax_rows(logits.view());
     let response = SimilarityResponse {

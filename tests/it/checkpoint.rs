@@ -28,12 +28,12 @@ fn checkpoint() -> tempfile::TempDir {
     copy
 }
 
-fn utf8(path: &Path) -> &str {
+pub(crate) fn utf8(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
 /// A server of `model` with its cache in `cache`.
-async fn start(model: &Path, cache: &Path, more: &[&str]) -> TestServer {
+pub(crate) async fn start(model: &Path, cache: &Path, more: &[&str]) -> TestServer {
     let set = [format!("model.path={}", model.display()), format!("model.cache_dir={}", cache.display())];
     let set: Vec<&str> = set.iter().map(String::as_str).chain(more.iter().copied()).collect();
     TestServer::start(&set).await
@@ -56,12 +56,22 @@ fn assert_close(name: &str, actual: &[f32], expected: &Value, tolerance: f32) {
 
 /// The embeddings of a few pictures and of every text, against the reference's.
 async fn assert_reference(server: &TestServer, tolerance: f32) {
+    assert_images(server, tolerance).await;
+    assert_texts(server, tolerance).await;
+}
+
+/// The embeddings of a few pictures, against the reference's.
+pub(crate) async fn assert_images(server: &TestServer, tolerance: f32) {
     let images = golden("images.json");
     for name in ["cat_420.jpg", "logo_rgba.png", "tall_333x777.jpg", "coffee_cmyk.jpg", "astronaut.png"] {
         let body = json(server.post_picture("/embed/image?normalize=false", picture(name)).await, 200).await;
         let expected = &images["images"][name]["image_embeds_raw"];
         assert_close(name, &matrix(&body["embeddings"])[0], expected, tolerance);
     }
+}
+
+/// The embeddings of every text, against the reference's.
+pub(crate) async fn assert_texts(server: &TestServer, tolerance: f32) {
     let texts = golden("texts.json");
     let texts = texts["texts"].as_array().expect("texts");
     let all: Vec<&Value> = texts.iter().map(|text| &text["text"]).collect();
@@ -71,7 +81,7 @@ async fn assert_reference(server: &TestServer, tolerance: f32) {
     }
 }
 
-async fn info(server: &TestServer) -> Value {
+pub(crate) async fn info(server: &TestServer) -> Value {
     json(server.get("/info").await, 200).await
 }
 
@@ -179,10 +189,13 @@ fn an_export_that_is_cut_short_by_a_full_disk_is_one_line_and_leaves_nothing() {
     assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
 }
 
+/// A name, what is done to the directory, and what the error must name.
+type Damage = (&'static str, fn(&Path), &'static [&'static str]);
+
 #[test]
 fn what_is_wrong_with_a_checkpoint_is_named() {
     let cache = tempfile::tempdir().expect("a folder");
-    let cases: [(&str, fn(&Path), &[&str]); 5] = [
+    let cases: [Damage; 5] = [
         ("field", |dir| edit(dir, "config.json", "\"hidden_act\"", "\"hidden_akt\""), &["config.json", "hidden_akt"]),
         (
             "shape",

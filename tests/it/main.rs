@@ -10,6 +10,7 @@ mod engine;
 mod errors;
 mod lifecycle;
 mod overload;
+mod partial;
 mod reference;
 mod routes;
 mod support;

@@ -14,7 +14,7 @@ use std::{
 
 use clipserve::{
     config::{self, Config, Overrides},
-    embedder::{self, Embedder, ModelInfo, Parts, Sessions, StartError},
+    embedder::{self, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, VisionParts},
     encoder::{Embeddings, EncodeError, Encoder, PixelBuf, Tokens},
     model::{LogitScale, LogitScaleSource, preprocessor::PreprocessorConfig},
     preprocess::{
@@ -272,16 +272,20 @@ where
             name: "gated".to_owned(),
             fingerprint: "sha256:0".to_owned(),
             dim: GATED_DIM,
-            image_size: processor.crop_size(),
-            context_length: 77,
-            logit_scale: LogitScale { value: 100.0, source: LogitScaleSource::Default },
+            image_size: Some(processor.crop_size()),
+            context_length: Some(77),
+            logit_scale: Some(LogitScale { value: 100.0, source: LogitScaleSource::Default }),
             provider: "cpu".to_owned(),
             precision: "f32".to_owned(),
             onnxruntime: "none".to_owned(),
         },
-        processor,
-        tokenizer: tokenizer.expect("the fixture"),
-        vision: Sessions { encoders: vec![vision], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
-        text: Sessions { encoders: vec![text], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
+        vision: Some(VisionParts {
+            processor,
+            sessions: Sessions { encoders: vec![vision], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
+        }),
+        text: Some(TextParts {
+            tokenizer: tokenizer.expect("the fixture"),
+            sessions: Sessions { encoders: vec![text], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
+        }),
     }
 }
