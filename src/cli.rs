@@ -83,9 +83,12 @@ struct ConfigArgs {
     /// Set any key of the configuration; may be given several times.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// The model's directory; by default the model in the box [model.path].
-    #[arg(long, value_name = "DIR")]
+    /// The model's directory, or its id on the Hugging Face Hub; by default the model in the box [model.path].
+    #[arg(long, value_name = "DIR|OWNER/NAME")]
     model: Option<String>,
+    /// Branch, tag or commit of a model on the hub [model.revision].
+    #[arg(long)]
+    revision: Option<String>,
     /// Where graphs that were made from a checkpoint are kept [model.cache_dir].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<String>,
@@ -140,6 +143,7 @@ impl ConfigArgs {
     fn overrides(&self) -> Overrides {
         let flags = [
             ("--model", "model.path", &self.model),
+            ("--revision", "model.revision", &self.revision),
             ("--cache-dir", "model.cache_dir", &self.cache_dir),
             ("--listen", "server.listen", &self.listen),
             ("--provider", "engine.provider", &self.provider),
@@ -186,12 +190,16 @@ mod tests {
 
     #[test]
     fn serve_is_the_default_command() {
-        let args =
-            ["--model", "m", "--listen", "[::1]:9", "--provider", "cpu", "--precision", "f16", "--log-format", "json"];
+        let args = [
+            ["--model", "m", "--revision", "v1"],
+            ["--listen", "[::1]:9", "--provider", "cpu"],
+            ["--precision", "f16", "--log-format", "json"],
+        ]
+        .concat();
         let with_command = [&["serve"], &args[..]].concat();
         for args in [&args[..], &with_command] {
             let config = serve(args).load([]).unwrap().config;
-            assert_eq!(config.model.path, Path::new("m"));
+            assert_eq!((&*config.model.path, &*config.model.revision), (Path::new("m"), "v1"));
             assert_eq!(config.server.listen.to_string(), "[::1]:9");
             assert_eq!(config.engine.provider, Provider::Cpu);
             assert_eq!(config.engine.precision, Precision::F16);

@@ -6,16 +6,18 @@
 //! Invariants: a `Config` that [`load`] returns is valid; nothing outside this module reads settings from the environment, and
 //! this module gets the environment handed in.
 
-use std::{ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 mod effective;
 mod error;
+mod hub;
 mod layers;
 mod reader;
 mod units;
 mod validate;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use hub::HubConfig;
 pub use layers::{FlagValue, Overrides};
 
 /// A configuration and its printed form.
@@ -35,8 +37,10 @@ pub fn load(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
 ) -> Result<Loaded, ConfigErrors> {
+    let environment: BTreeMap<OsString, OsString> = environment.into_iter().collect();
+    let hub = HubConfig::from_environment(&environment);
     let (settings, errors) = layers::Settings::merge(overrides, environment);
-    let (config, entries) = validate::read_config(&settings, errors)?;
+    let (config, entries) = validate::read_config(&settings, hub, errors)?;
     Ok(Loaded { config, effective: effective::render(&entries) })
 }
 
@@ -124,13 +128,17 @@ pub struct LimitsConfig {
 /// `[model]`
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
-    /// The model's directory.
+    /// The model's directory, or its id on the hub (`owner/name`).
     pub path: PathBuf,
-    /// The name that answers carry; by default the directory's name.
+    /// Of a model on the hub: a branch, a tag or a commit.
+    pub revision: String,
+    /// The name that answers carry; by default the directory's name, or the id on the hub.
     pub name: Option<String>,
     /// Where exports of checkpoints are kept: `model.cache_dir`, else `$XDG_CACHE_HOME/clipserve`, else `~/.cache/clipserve`;
     /// `None` where none of them is set.
     pub cache_dir: Option<PathBuf>,
+    /// How the hub is reached.
+    pub hub: HubConfig,
 }
 
 /// `[preprocess]`

@@ -20,6 +20,7 @@ use super::{
     Secret,
     effective::{Effective, Entry},
     error::ConfigError,
+    hub::is_revision,
     layers::{Given, Setting, Settings},
     units::{format_bytes, format_duration, parse_bytes, parse_duration},
 };
@@ -174,14 +175,19 @@ impl<'a> Reader<'a> {
 
     /// `bundled` is the model in the box, which "" stands for.
     pub(super) fn model_path(&mut self, key: &'static str, bundled: Option<PathBuf>) -> PathBuf {
-        let allowed = "the model's directory: give --model DIR, model.path or CLIPSERVE__MODEL__PATH (there is no model \
-                       in the box beside this executable)";
+        let allowed = "the model's directory or its id on the hub: give --model, model.path or CLIPSERVE__MODEL__PATH (there \
+                       is no model in the box beside this executable)";
         let path = self.text(key, allowed, |text| !text.is_empty() || bundled.is_some());
         if path.is_empty() { bundled.unwrap_or_default() } else { path.into() }
     }
 
+    pub(super) fn revision(&mut self, key: &'static str) -> String {
+        self.text(key, "a branch, a tag or a commit of the model on the hub", is_revision)
+    }
+
     pub(super) fn model_name(&mut self, key: &'static str) -> Option<String> {
-        let allowed = "a name of 256 bytes at most without control characters, or \"\" for the directory's name";
+        let allowed =
+            "a name of 256 bytes at most without control characters, or \"\" for the directory's name or the hub's id";
         let name = self.text(key, allowed, |text| text.len() <= 256 && !text.contains(char::is_control));
         Some(name).filter(|name| !name.is_empty())
     }

@@ -16,8 +16,8 @@ use std::{
 };
 
 use super::{
-    BatchConfig, Config, EngineConfig, LaneConfig, LimitsConfig, ModelConfig, PreprocessConfig, ServerConfig,
-    TelemetryConfig,
+    BatchConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, PreprocessConfig,
+    ServerConfig, TelemetryConfig,
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
@@ -36,7 +36,11 @@ const BUNDLED_MODEL: &str = "onnx/emoji-clip";
 const MAX_QUEUE_SIZE: u64 = 1_000_000;
 
 /// Reads every key. `errors` are those of the layers; they come first in the answer.
-pub(super) fn read_config(settings: &Settings, errors: Vec<ConfigError>) -> Result<(Config, Vec<Entry>), ConfigErrors> {
+pub(super) fn read_config(
+    settings: &Settings,
+    hub: HubConfig,
+    errors: Vec<ConfigError>,
+) -> Result<(Config, Vec<Entry>), ConfigErrors> {
     let mut reader = Reader::new(settings, errors);
     let read = &mut reader;
     // The fields of a struct literal are evaluated as written: this is the order of the default file.
@@ -66,8 +70,10 @@ pub(super) fn read_config(settings: &Settings, errors: Vec<ConfigError>) -> Resu
         },
         model: ModelConfig {
             path: read.model_path("model.path", executable_dir().as_deref().and_then(bundled_model)),
+            revision: read.revision("model.revision"),
             name: read.model_name("model.name"),
             cache_dir: read.optional_path("model.cache_dir", "a directory, or \"\" for the one of the user's account"),
+            hub,
         },
         preprocess: PreprocessConfig {
             threads: read.auto("preprocess.threads", MAX_THREADS, parallelism()),
@@ -214,7 +220,8 @@ mod tests {
         assert_eq!((limits.max_body_bytes, limits.max_inflight_requests), (32 << 20, 512));
         assert_eq!((limits.max_inflight_body_bytes, limits.max_images, limits.max_texts), (256 << 20, 64, 1024));
         assert_eq!((limits.max_pixels, limits.max_text_bytes), (50_000_000, 16 << 10));
-        assert_eq!((model.path, model.name, model.cache_dir), ("m".into(), None, None));
+        assert_eq!((model.path, &*model.revision), ("m".into(), "main"));
+        assert_eq!((model.name, model.cache_dir), (None, None));
         assert_eq!((preprocess.threads, preprocess.exif_orientation), (parallelism(), true));
         assert_eq!((engine.provider, engine.precision, engine.library), (Provider::Auto, Precision::F32, None));
         assert_eq!((engine.device_id, engine.intra_threads), (0, parallelism()));
@@ -230,7 +237,8 @@ mod tests {
     fn every_key_of_the_default_file_is_read_once() {
         let (settings, errors) =
             Settings::merge(&Overrides { set: vec!["model.path=m".into()], ..Overrides::default() }, []);
-        let (_, entries) = read_config(&settings, errors).unwrap();
+        let hub = HubConfig::from_environment(&std::collections::BTreeMap::new());
+        let (_, entries) = read_config(&settings, hub, errors).unwrap();
         let mut read: Vec<_> = entries.iter().map(|entry| entry.key).collect();
         read.sort_unstable();
         assert_eq!(read, settings.keys().collect::<Vec<_>>());
@@ -305,6 +313,7 @@ mod tests {
         ("limits.max_texts", &["0", "1048577"]),
         ("limits.max_pixels", &["0", "1000000001", "50MP", "18446744073709551616"]),
         ("limits.max_text_bytes", &["0", "17MiB"]),
+        ("model.revision", &["", "a b", "../main", "/main"]),
         ("model.name", &["a\u{7}b"]),
         ("preprocess.threads", &["0", "1025", "Auto", ""]),
         ("preprocess.exif_orientation", &["", "1", "yes", "True"]),
