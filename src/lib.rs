@@ -29,7 +29,7 @@
 //! | [`batch`] | admission, jobs, the batching policy, queues, workers |
 //! | [`engine`] | everything that touches ONNX Runtime |
 //! | [`encoder`] | the seam between `batch` and `engine` |
-//! | [`model`] | a model's directory, configuration, fingerprint |
+//! | [`model`] | a model's directory, its download from the hub, configuration, fingerprint |
 //! | [`export`] | CLIP's ONNX graphs, built without Python |
 //! | [`similarity`] | logits, softmax, loss |
 //! | [`config`], [`cli`], [`telemetry`], [`health`] | what every service has |

@@ -15,7 +15,11 @@ use crate::{
     engine::{Engine, EngineError, Normalization, TextEncoder, VisionEncoder},
     export::ExportError,
     health::Health,
-    model::{ModelError, TextModel, VisionModel, preprocessor::PreprocessorConfig},
+    model::{
+        ModelError, TextModel, VisionModel,
+        hub::{self, HubError},
+        preprocessor::PreprocessorConfig,
+    },
     preprocess::{
         image::{ImageOptions, ImageProcessor, UnsupportedPreprocessing},
         pool::PreprocessPool,
@@ -28,6 +32,9 @@ use crate::{
 /// Why a model cannot be served, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// Its download.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// Its directory.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -106,7 +113,8 @@ pub struct TextParts<T> {
 /// Everything that can be wrong with a model, a library or a provider, as one line.
 pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<Embedder, StartError> {
     let engine = Arc::new(Engine::start(&config.engine)?);
-    let model = load(&config.model, config.engine.precision)?;
+    let source = hub::local(&config.model, config.engine.precision)?;
+    let model = load(&source, config.engine.precision)?;
     let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;
     let text = model.text.map(|text| open_text(&engine, text, config)).transpose()?;
     if vision.is_none() && text.is_none() {

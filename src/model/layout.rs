@@ -100,7 +100,7 @@ pub fn is_checkpoint(directory: &Path) -> bool {
 }
 
 /// The suffixes that transformers.js gives a precision, the first one first.
-fn suffixes(precision: Precision) -> &'static [&'static str] {
+pub(super) fn suffixes(precision: Precision) -> &'static [&'static str] {
     match precision {
         Precision::F32 => &[""],
         Precision::F16 => &["_fp16"],

@@ -1,6 +1,6 @@
 //! What a model is: the files of a directory, what its configuration says, and the fingerprint that names its numbers.
 //!
-//! Owns reading a model's directory. Does not run anything: `engine` opens the graphs, `preprocess` builds the image processor
+//! Owns reading a model's directory, and (`hub`) getting one that is not there yet. Does not run anything: `engine` opens the graphs, `preprocess` builds the image processor
 //! and the tokenizer from what is read here.
 //!
 //! Invariants: every file that a [`Model`] names was there when it was loaded; an error names the file, and the field in it.
@@ -8,6 +8,7 @@
 pub mod clip_config;
 mod fields;
 mod fingerprint;
+pub mod hub;
 mod layout;
 mod logit_scale;
 pub mod preprocessor;

@@ -29,14 +29,19 @@ pub(crate) fn command(args: &[&str]) -> Command {
 }
 
 /// A running binary whose log is read line by line; killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     log: mpsc::Receiver<String>,
 }
 
 impl Running {
     fn start(args: &[&str]) -> Self {
-        let mut child = command(args).spawn().expect("the binary starts");
+        Self::spawn(command(args))
+    }
+
+    /// Starts a command whose standard error is piped.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().expect("the binary starts");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         let (send, log) = mpsc::channel();
         thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
@@ -44,7 +49,7 @@ impl Running {
     }
 
     /// The first line that has `what`.
-    fn until(&self, what: &str) -> String {
+    pub(crate) fn until(&self, what: &str) -> String {
         let mut seen = Vec::new();
         for line in self.log.iter() {
             if line.contains(what) {
@@ -62,15 +67,20 @@ impl Running {
         args.extend(["--provider", "cpu"]);
         args.extend(set.iter().flat_map(|pair| ["--set", pair]));
         let running = Self::start(&args);
-        let line = running.until("listening");
-        let start = line.find("127.0.0.1:").expect("an address");
-        let address = line[start..].trim_end_matches(|c: char| !c.is_ascii_digit());
-        let address = address.split('"').next().unwrap_or_default().to_owned();
+        let address = running.address();
         running.until("ready");
         (running, address)
     }
 
-    fn signal(&self, signal: i32) {
+    /// Waits until it listens on 127.0.0.1; the address.
+    pub(crate) fn address(&self) -> String {
+        let line = self.until("listening");
+        let start = line.find("127.0.0.1:").expect("an address");
+        let address = line[start..].trim_end_matches(|c: char| !c.is_ascii_digit());
+        address.split('"').next().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         // SAFETY: sends a signal to a child of ours that has not been waited for.
         #[expect(unsafe_code, reason = "no safe crate among the dependencies sends signals")]
@@ -79,7 +89,7 @@ impl Running {
     }
 
     /// Waits for the end; the exit code.
-    fn exit_code(&mut self) -> Option<i32> {
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
         // The log ends when the process has closed it, which is just before it is gone.
         while self.log.recv_timeout(HUNG).is_ok() {}
         self.child.wait().expect("a child of ours").code()

@@ -8,6 +8,8 @@ mod command_line;
 mod documentation;
 mod engine;
 mod errors;
+mod hub;
+mod hub_stand_in;
 mod lifecycle;
 mod overload;
 mod partial;

@@ -106,7 +106,7 @@ impl TestServer {
     }
 
     /// Waits until `/readyz` answers 200.
-    async fn ready(&self) {
+    pub(crate) async fn ready(&self) {
         loop {
             assert!(!self.running.is_finished(), "the server ended instead of becoming ready");
             if self.get("/readyz").await.status() == StatusCode::OK {
