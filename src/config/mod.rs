@@ -12,6 +12,7 @@ mod effective;
 mod error;
 mod hub;
 mod layers;
+mod process;
 mod reader;
 mod units;
 mod validate;

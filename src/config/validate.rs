@@ -6,14 +6,7 @@
 //! Invariants: every key of the default file is read exactly once; a `Config` leaves this module only when no error was found;
 //! all errors are found in one go, a failed key taking a stand-in value until the end.
 
-use std::{
-    net::SocketAddr,
-    num::NonZeroUsize,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-    thread,
-    time::Duration,
-};
+use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
     BatchConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, PreprocessConfig,
@@ -21,6 +14,7 @@ use super::{
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
+    process::{bundled_model, executable_dir, parallelism},
     reader::Reader,
 };
 
@@ -31,8 +25,6 @@ const SHUTDOWN: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const QUEUE_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10);
 const MAX_THREADS: u64 = 1024;
 const MAX_SESSIONS: u64 = 64;
-/// Where a source checkout has the model that is served when none is named.
-const BUNDLED_MODEL: &str = "onnx/emoji-clip";
 const MAX_QUEUE_SIZE: u64 = 1_000_000;
 
 /// Reads every key. `errors` are those of the layers; they come first in the answer.
@@ -124,21 +116,6 @@ pub(super) fn read_listeners(
     let mut reader = Reader::new(settings, errors);
     let listeners = (reader.address("server.listen"), reader.optional_address("server.admin_listen"));
     if reader.errors.is_empty() { Ok(listeners) } else { Err(ConfigErrors(reader.errors)) }
-}
-
-/// The folder of the running executable, which the system always knows on the platforms we run on.
-fn executable_dir() -> Option<PathBuf> {
-    std::env::current_exe().ok()?.parent().map(Path::to_owned)
-}
-
-/// The model in the box: `onnx/emoji-clip` in the executable's folder or any folder above it, as in a source checkout.
-fn bundled_model(executable_dir: &Path) -> Option<PathBuf> {
-    executable_dir.ancestors().map(|dir| dir.join(BUNDLED_MODEL)).find(|model| model.join("config.json").is_file())
-}
-
-/// The CPUs that this process may use; honours affinity and a cgroup's quota.
-fn parallelism() -> usize {
-    thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// The checks that need two keys; skipped where one of them has failed already.
@@ -351,10 +328,10 @@ mod tests {
     #[test]
     fn the_table_of_bad_values_has_every_key_that_refuses_any() {
         let (settings, _) = Settings::merge(&Overrides::default(), []);
-        // Any text names a file or folder; a bad secret is not shown, so it has a test of its own.
+        // Any text names a file or folder, and none the model in the box; a bad secret is not shown, so it has a test of its own.
         let tested = |key: &str| {
             BAD.iter().any(|(bad, _)| *bad == key)
-                || ["engine.library", "model.cache_dir", "server.api_key"].contains(&key)
+                || ["engine.library", "model.cache_dir", "model.path", "server.api_key"].contains(&key)
         };
         let missing: Vec<_> = settings.keys().filter(|key| !tested(key)).collect();
         assert_eq!(missing, [""; 0]);
@@ -473,19 +450,6 @@ mod tests {
     fn a_failed_value_is_not_compared_with_another_key() {
         assert_eq!(errors(&["batch.vision.max_queue_size=0"]).len(), 1);
         assert_eq!(errors(&["limits.max_body_bytes=x", "server.listen=x", "server.admin_listen=127.0.0.1:0"]).len(), 2);
-    }
-
-    #[test]
-    fn the_model_in_the_box_is_found_above_the_executable() {
-        let root = tempfile::tempdir().unwrap();
-        let bin = root.path().join("target/release");
-        std::fs::create_dir_all(&bin).unwrap();
-        assert_eq!(bundled_model(&bin), None);
-        let model = root.path().join(BUNDLED_MODEL);
-        std::fs::create_dir_all(&model).unwrap();
-        assert_eq!(bundled_model(&bin), None, "a folder alone is no model");
-        std::fs::write(model.join("config.json"), "{}").unwrap();
-        assert_eq!(bundled_model(&bin), Some(model));
     }
 
     #[test]
