@@ -31,6 +31,8 @@ pub struct HubConfig {
     pub token_file: Option<PathBuf>,
     /// `HF_HUB_OFFLINE`: only the cache is looked at.
     pub offline: bool,
+    /// `SSL_CERT_FILE`: the certificates that are trusted (PEM) in place of the bundled ones.
+    pub certificates: Option<PathBuf>,
     /// `HTTPS_PROXY`, else `ALL_PROXY`, in upper or lower case.
     pub proxy: Option<String>,
     /// `NO_PROXY`: hosts that are reached without it, with commas between them.
@@ -59,6 +61,7 @@ impl HubConfig {
             token: text("HF_TOKEN").map(Secret::new),
             token_file: path("HF_TOKEN_PATH").or_else(|| in_home("token")),
             offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            certificates: path("SSL_CERT_FILE"),
             proxy: either("HTTPS_PROXY").or_else(|| either("ALL_PROXY")),
             no_proxy: either("NO_PROXY").unwrap_or_default(),
             retry_delay: Duration::from_millis(500),
@@ -127,13 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn endpoint_offline_and_proxy_are_read_as_people_know_them() {
+    fn endpoint_offline_certificates_and_proxy_are_read_as_people_know_them() {
         assert_eq!(hub(&[]).endpoint, "https://huggingface.co");
         assert_eq!(hub(&[("HF_ENDPOINT", "http://mirror:1/hf/")]).endpoint, "http://mirror:1/hf");
         for (value, offline) in [("1", true), ("ON", true), ("True", true), ("yes", true), ("0", false), ("", false)] {
             assert_eq!(hub(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value:?}");
         }
         assert_eq!(hub(&[("all_proxy", "http://a"), ("HTTPS_PROXY", "http://b")]).proxy.as_deref(), Some("http://b"));
+        assert_eq!(hub(&[("SSL_CERT_FILE", "/c.pem")]).certificates.as_deref(), Some(Path::new("/c.pem")));
         assert_eq!(hub(&[("all_proxy", "http://a"), ("no_proxy", "x,y")]).no_proxy, "x,y");
     }
 

@@ -35,8 +35,13 @@ const SMALL: &str = "preprocessor_config.json";
 /// The fixture model among files that nobody needs.
 fn files() -> BTreeMap<String, Vec<u8>> {
     let mut files: BTreeMap<String, Vec<u8>> = NEEDED.iter().map(|name| ((*name).to_owned(), contents(name))).collect();
-    for other in ["README.md", "model.safetensors", "onnx/model.onnx", "onnx/text_model_fp16.onnx", "pytorch_model.bin"]
-    {
+    for other in [
+        "README.md",
+        "open_clip_model.safetensors",
+        "onnx/model.onnx",
+        "onnx/text_model_fp16.onnx",
+        "pytorch_model.bin",
+    ] {
         files.insert(other.to_owned(), other.into());
     }
     files
@@ -212,7 +217,7 @@ fn faults_of_the_server_that_pass_are_waited_out_and_others_are_not() {
 #[test]
 fn refusals_say_what_to_do() {
     type Change = fn(&mut Case);
-    let cases: [(Change, &[&str]); 6] = [
+    let cases: [(Change, &[&str]); 7] = [
         (|case| case.model.path = "no/such".into(), &["no/such", "neither a directory nor a model on http://"]),
         (|case| case.model.revision = "v9".to_owned(), &["someone/tiny-clip has no revision v9"]),
         (|case| case.hub.require_token("hf_right"), &["(401)", "private", "give a token in HF_TOKEN"]),
@@ -224,6 +229,10 @@ fn refusals_say_what_to_do() {
             &["(401)", "the token", "not valid"],
         ),
         (|case| case.hub.fail(SMALL, Fault::Status(403, "GatedRepo")), &["(403)", "gated", "accept its terms"]),
+        (
+            |case| case.model.hub.certificates = Some(fixture("tiny-clip/config.json")),
+            &["SSL_CERT_FILE: there is no certificate in", "config.json"],
+        ),
         (|case| case.model.hub.endpoint = "nonsense".to_owned(), &["nonsense/api/models", "HF_ENDPOINT"]),
     ];
     for (change, expected) in cases {

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use ureq::{
     Agent, Body, Proxy, RequestBuilder,
     http::{HeaderMap, Response, StatusCode},
+    tls::{PemItem, RootCerts, TlsConfig, parse_pem},
     typestate::WithoutBody,
 };
 
@@ -82,6 +83,7 @@ impl Client {
             .http_status_as_error(false)
             .max_redirects(MAX_REDIRECTS)
             .proxy(proxy(hub)?)
+            .tls_config(TlsConfig::builder().root_certs(trusted(hub)?).build())
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(IDLE_TIMEOUT))
             .timeout_per_read(Some(IDLE_TIMEOUT))
@@ -312,7 +314,10 @@ fn token(hub: &HubConfig) -> Result<Option<Secret>, HubError> {
             Err(error) if [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind()) => {
                 return Ok(None);
             }
-            Err(error) => return Err(HubError::storage(path)(error)),
+            Err(error) => {
+                let reason = format!("{}: {error}", path.display());
+                return Err(HubError::Setting { variable: "HF_TOKEN_PATH", reason });
+            }
         },
         (None, None) => return Ok(None),
     };
@@ -324,6 +329,25 @@ fn token(hub: &HubConfig) -> Result<Option<Secret>, HubError> {
             reason: "the token is not printable ASCII without blanks".to_owned(),
         }),
     }
+}
+
+/// The certificates that a host's must lead to: those of the operator, else Mozilla's, which are compiled in.
+fn trusted(hub: &HubConfig) -> Result<RootCerts, HubError> {
+    let Some(path) = &hub.certificates else { return Ok(RootCerts::WebPki) };
+    let wrong = |reason: String| HubError::Setting { variable: "SSL_CERT_FILE", reason };
+    let text = fs::read(path).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
+    let items: Result<Vec<_>, _> = parse_pem(&text).collect();
+    let items = items.map_err(|error| wrong(error.to_string()))?.into_iter();
+    let certificates: Vec<_> = items
+        .filter_map(|item| match item {
+            PemItem::Certificate(certificate) => Some(certificate),
+            _ => None,
+        })
+        .collect();
+    if certificates.is_empty() {
+        return Err(wrong(format!("there is no certificate in {}", path.display())));
+    }
+    Ok(certificates.into())
 }
 
 fn proxy(hub: &HubConfig) -> Result<Option<Proxy>, HubError> {

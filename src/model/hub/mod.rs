@@ -2,7 +2,7 @@
 //!
 //! Owns the way from `model.path` to a directory. `select` chooses the files, `client` speaks the protocol, `download` brings
 //! one file, `cache` knows the layout. Written here because no crate does it: `hf-hub` 1.0 neither resumes a transfer nor checks
-//! what arrived, and 0.5 checks nothing either.
+//! what arrived, and 0.5 resumes without a check.
 //!
 //! Invariants: a directory of this name goes before the hub; with `HF_HUB_OFFLINE` nothing is asked; what is in the cache
 //! serves when the hub cannot be reached, and the log says so.
@@ -19,6 +19,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::layout::suffixes;
 use crate::config::{HubConfig, ModelConfig, Precision};
 use cache::RepoCache;
 use client::{Client, Listing, RemoteFile};
@@ -184,30 +185,30 @@ impl fmt::Display for RepoId {
 pub fn local(config: &ModelConfig, precision: Precision) -> Result<ModelConfig, HubError> {
     let mut local = config.clone();
     // A path that may not be looked at is not an id either: whoever opens it says what is wrong.
-    if config.path.try_exists().unwrap_or(true) {
+    if config.path.as_os_str().is_empty() || config.path.try_exists().unwrap_or(true) {
         return Ok(local);
     }
     let Some(repo) = config.path.to_str().and_then(RepoId::parse) else {
         return Err(HubError::NotAModel(config.path.clone()));
     };
-    local.path = snapshot(&repo, &config.revision, precision, &config.hub)?;
+    local.path = snapshot(&repo, &config.revision, suffixes(precision), &config.hub)?;
     local.name.get_or_insert_with(|| repo.to_string());
     Ok(local)
 }
 
 /// The folder that holds `revision` of `repo`, as far as it is needed.
-fn snapshot(repo: &RepoId, revision: &str, precision: Precision, hub: &HubConfig) -> Result<PathBuf, HubError> {
+fn snapshot(repo: &RepoId, revision: &str, suffixes: &[&str], hub: &HubConfig) -> Result<PathBuf, HubError> {
     let root = hub.cache.as_ref().ok_or(HubError::NoCache)?;
     let cache = RepoCache::of(root, repo);
     let cached = || {
         let commit = cache.commit(revision)?;
-        select::select(&cache.files(&commit), precision).is_ok().then(|| cache.snapshot(&commit))
+        select::select(&cache.files(&commit), suffixes).is_ok().then(|| cache.snapshot(&commit))
     };
     if hub.offline {
         let (repo, revision) = (repo.clone(), revision.to_owned());
         return cached().ok_or_else(|| HubError::Offline { repo, revision, cache: root.clone() });
     }
-    match download(repo, revision, precision, hub, &cache) {
+    match download(repo, revision, suffixes, hub, &cache) {
         Err(error @ HubError::Unavailable { .. }) => {
             let Some(path) = cached() else { return Err(error) };
             tracing::warn!(%error, "the hub cannot be reached; serving what is in the cache");
@@ -220,14 +221,14 @@ fn snapshot(repo: &RepoId, revision: &str, precision: Precision, hub: &HubConfig
 fn download(
     repo: &RepoId,
     revision: &str,
-    precision: Precision,
+    suffixes: &[&str],
     hub: &HubConfig,
     cache: &RepoCache,
 ) -> Result<PathBuf, HubError> {
     let client = Client::new(hub, repo, revision)?;
     let Listing { commit, files } = client.list()?;
     let unusable = |reason| HubError::Unusable { repo: repo.clone(), reason };
-    let chosen = select::select(&files, precision).map_err(unusable)?;
+    let chosen = select::select(&files, suffixes).map_err(unusable)?;
     // A commit never changes: what is in its snapshot needs no question.
     let there = cache.files(&commit);
     let missing = chosen.iter().filter(|name| !there.contains(*name));

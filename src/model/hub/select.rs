@@ -1,49 +1,69 @@
 //! Which files of a repository are downloaded: what a loader needs, and nothing more.
 //!
-//! Owns the choice, as a pure function of the repository's list of files and the precision. Does not download.
+//! Owns the choice, as a pure function of the repository's list of files and the graphs' suffixes. Does not download.
+//!
+//! A checkpoint goes before graphs that somebody made from it: `logit_scale` is in no such graph, so without the weights
+//! `/similarity` and `/classify` would have the wrong scale.
 //!
 //! Invariants: graphs or a checkpoint, never both; only names spelt out here are ever chosen, so that no name a server makes up
 //! (`../x`, `/x`) reaches the file system.
 
 use std::collections::BTreeSet;
 
-use crate::{config::Precision, model::layout::suffixes};
+/// The two graphs of transformers.js.
+const TRANSFORMERS_JS: [&str; 2] = ["onnx/vision_model", "onnx/text_model"];
+/// The two graphs of Immich, each among files of its own.
+const IMMICH: [&str; 2] = ["visual/model", "textual/model"];
+/// The graph of Optimum, with both towers.
+const OPTIMUM: [&str; 2] = ["onnx/model", "model"];
 
-/// The files to download, from the names of all `files`: the configuration, the tokenizer, and the first of these that is
-/// whole: both ONNX graphs of `precision` with their external data, the checkpoint's weights, one ONNX graph (a model may have
-/// one tower). That is the order in which a directory is searched, too.
+/// The files to download, from the names of all `files`: the configuration, the tokenizer, and the checkpoint, or else the
+/// graphs that have one of `suffixes`, the first of these first, with their external data.
 ///
 /// # Errors
 /// In one line, what is missing.
-pub(super) fn select(files: &BTreeSet<String>, precision: Precision) -> Result<Vec<String>, String> {
-    let has = |name: &&str| files.contains(*name);
-    if !has(&"config.json") {
+pub(super) fn select(files: &BTreeSet<String>, suffixes: &[&str]) -> Result<Vec<String>, String> {
+    if !files.contains("config.json") {
         return Err("it has no config.json".to_owned());
     }
-    let mut chosen: Vec<String> =
-        ["config.json", "preprocessor_config.json"].into_iter().filter(has).map(str::to_owned).collect();
-    let tokenizer: &[&str] = if has(&"tokenizer.json") { &["tokenizer.json"] } else { &["vocab.json", "merges.txt"] };
-    chosen.extend(tokenizer.iter().copied().filter(has).map(str::to_owned));
-
-    let towers = ["vision_model", "text_model"].map(|tower| graph(files, tower, precision));
-    let encoders = match towers {
-        [Some(vision), Some(text)] => [vision, text].concat(),
-        [vision, text] => match (checkpoint(files)?, vision.or(text)) {
-            (Some(weights), _) => weights,
-            (None, Some(graph)) => graph,
-            (None, None) => return Err(missing(files, precision)),
-        },
-    };
-    chosen.extend(encoders);
+    let mut chosen = companions(files, "");
+    if let Some(weights) = checkpoint(files)? {
+        chosen.extend(weights);
+        return Ok(chosen);
+    }
+    let both =
+        |[vision, text]: [&str; 2]| Some([graph(files, vision, suffixes)?, graph(files, text, suffixes)?].concat());
+    let one = |graphs: [&str; 2]| graphs.iter().find_map(|name| graph(files, name, suffixes));
+    if let Some(graphs) = both(TRANSFORMERS_JS) {
+        chosen.extend(graphs);
+    } else if let Some(graphs) = both(IMMICH) {
+        chosen.extend(companions(files, "visual/"));
+        chosen.extend(companions(files, "textual/"));
+        chosen.extend(graphs);
+    } else if let Some(graph) = one(TRANSFORMERS_JS).or_else(|| one(OPTIMUM)) {
+        // A model may have one tower.
+        chosen.extend(graph);
+    } else {
+        return Err(missing(files, suffixes));
+    }
     Ok(chosen)
 }
 
-/// A graph of transformers.js and the files of its external data.
-fn graph(files: &BTreeSet<String>, tower: &str, precision: Precision) -> Option<Vec<String>> {
-    let graph = suffixes(precision)
-        .iter()
-        .map(|suffix| format!("onnx/{tower}{suffix}.onnx"))
-        .find(|graph| files.contains(graph))?;
+/// The small files of a folder that say how inputs are made: of each kind the first that there is.
+fn companions(files: &BTreeSet<String>, folder: &str) -> Vec<String> {
+    let kinds: [&[&[&str]]; 3] = [
+        &[&["config.json"]],
+        &[&["preprocessor_config.json"], &["preprocess_cfg.json"]],
+        &[&["tokenizer.json"], &["vocab.json", "merges.txt"]],
+    ];
+    let path = |name: &&str| format!("{folder}{name}");
+    let there = |names: &&&[&str]| names.iter().all(|name| files.contains(&path(name)));
+    kinds.iter().filter_map(|kind| kind.iter().find(there)).flat_map(|names| names.iter().map(path)).collect()
+}
+
+/// A graph and the files of its external data.
+fn graph(files: &BTreeSet<String>, name: &str, suffixes: &[&str]) -> Option<Vec<String>> {
+    let graph = suffixes.iter().map(|suffix| format!("{name}{suffix}.onnx")).find(|graph| files.contains(graph))?;
     let data = files.iter().filter(|file| file.strip_prefix(&graph).is_some_and(is_external_data)).cloned();
     Some(data.chain([graph.clone()]).collect())
 }
@@ -83,14 +103,13 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn missing(files: &BTreeSet<String>, precision: Precision) -> String {
-    let other = files.iter().find(|file| file.starts_with("onnx/vision_model") && file.ends_with(".onnx"));
+fn missing(files: &BTreeSet<String>, suffixes: &[&str]) -> String {
     let wanted: Vec<String> =
-        suffixes(precision).iter().map(|suffix| format!("onnx/{{vision,text}}_model{suffix}.onnx")).collect();
+        suffixes.iter().map(|suffix| format!("onnx/{{vision,text}}_model{suffix}.onnx")).collect();
     let wanted = wanted.join(" or ");
-    match other {
+    match files.iter().find(|file| file.ends_with(".onnx")) {
         Some(other) => {
-            format!("it has neither model.safetensors nor {wanted}, which engine.precision asks for, but {other}")
+            format!("it has neither model.safetensors nor {wanted}, as engine.precision asks for, but {other}")
         }
         None => format!("it has neither model.safetensors nor {wanted}"),
     }
@@ -99,69 +118,58 @@ fn missing(files: &BTreeSet<String>, precision: Precision) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::Precision, model::layout::suffixes};
 
     fn chosen(files: &str, precision: Precision) -> Result<Vec<String>, String> {
         let files = files.split_whitespace().map(str::to_owned).collect();
-        let mut chosen = select(&files, precision)?;
+        let mut chosen = select(&files, suffixes(precision))?;
         chosen.sort();
         Ok(chosen)
     }
 
-    const TRANSFORMERS_JS: &str = "README.md .gitattributes config.json preprocessor_config.json quantize_config.json \
+    const XENOVA: &str = "README.md .gitattributes config.json preprocessor_config.json quantize_config.json \
         special_tokens_map.json tokenizer.json tokenizer_config.json vocab.json merges.txt \
         onnx/model.onnx onnx/model_fp16.onnx onnx/model_quantized.onnx \
         onnx/vision_model.onnx onnx/vision_model_fp16.onnx onnx/vision_model_quantized.onnx onnx/vision_model_q4.onnx \
         onnx/text_model.onnx onnx/text_model_fp16.onnx onnx/text_model_quantized.onnx onnx/text_model_int8.onnx";
-    const CHECKPOINT: &str = "README.md config.json preprocessor_config.json tokenizer.json vocab.json merges.txt \
+    const OPENAI: &str = "README.md config.json preprocessor_config.json tokenizer.json vocab.json merges.txt \
         flax_model.msgpack pytorch_model.bin tf_model.h5 model.safetensors";
     const SLOW_SHARDS: &str = "config.json vocab.json merges.txt pytorch_model.bin.index.json \
         pytorch_model-00001-of-00002.bin model.safetensors.index.json \
         model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.fp16-00001-of-00001.safetensors";
+    const OF_IMMICH: &str = "README.md config.json visual/model.onnx visual/model.armnn visual/preprocess_cfg.json \
+        visual/fp16/model.armnn textual/model.onnx textual/tokenizer.json textual/vocab.json textual/merges.txt";
 
     #[test]
     fn what_is_needed_is_chosen_and_nothing_more() {
+        use Precision::{F16, F32, Int8};
         let base = "config.json preprocessor_config.json tokenizer.json";
         for (files, precision, expected) in [
-            (TRANSFORMERS_JS, Precision::F32, format!("{base} onnx/vision_model.onnx onnx/text_model.onnx")),
-            (TRANSFORMERS_JS, Precision::F16, format!("{base} onnx/vision_model_fp16.onnx onnx/text_model_fp16.onnx")),
-            (
-                TRANSFORMERS_JS,
-                Precision::Int8,
-                format!("{base} onnx/vision_model_quantized.onnx onnx/text_model_int8.onnx"),
-            ),
-            (CHECKPOINT, Precision::F32, format!("{base} model.safetensors")),
-            (CHECKPOINT, Precision::Int8, format!("{base} model.safetensors")),
+            (XENOVA, F32, &*format!("{base} onnx/vision_model.onnx onnx/text_model.onnx")),
+            (XENOVA, F16, &format!("{base} onnx/vision_model_fp16.onnx onnx/text_model_fp16.onnx")),
+            (XENOVA, Int8, &format!("{base} onnx/vision_model_quantized.onnx onnx/text_model_int8.onnx")),
+            (OPENAI, F32, &format!("{base} model.safetensors")),
+            (OPENAI, Int8, &format!("{base} model.safetensors")),
+            (&format!("{XENOVA} {OPENAI}"), F32, &format!("{base} model.safetensors")),
             (
                 SLOW_SHARDS,
-                Precision::F32,
+                F32,
                 "config.json vocab.json merges.txt model.safetensors.index.json model-00001-of-00002.safetensors \
-                 model-00002-of-00002.safetensors"
-                    .to_owned(),
-            ),
-            // Graphs and weights: the graphs of the precision where there are both, else the weights.
-            (
-                "config.json model.safetensors onnx/vision_model.onnx onnx/text_model.onnx",
-                Precision::F32,
-                "config.json onnx/vision_model.onnx onnx/text_model.onnx".to_owned(),
+                 model-00002-of-00002.safetensors",
             ),
             (
-                "config.json model.safetensors onnx/vision_model.onnx onnx/text_model.onnx",
-                Precision::F16,
-                "config.json model.safetensors".to_owned(),
+                OF_IMMICH,
+                F32,
+                "config.json visual/model.onnx visual/preprocess_cfg.json textual/model.onnx textual/tokenizer.json",
             ),
-            (
-                "config.json model.safetensors onnx/vision_model.onnx",
-                Precision::F32,
-                "config.json model.safetensors".to_owned(),
-            ),
-            ("config.json onnx/text_model.onnx", Precision::F32, "config.json onnx/text_model.onnx".to_owned()),
+            ("config.json model.onnx model.onnx_data vocab.json", F32, "config.json model.onnx model.onnx_data"),
+            ("config.json onnx/text_model.onnx onnx/model.onnx", F32, "config.json onnx/text_model.onnx"),
             (
                 "config.json onnx/text_model.onnx onnx/vision_model.onnx onnx/vision_model.onnx_data \
                  onnx/vision_model.onnx_data_1 onnx/text_model.onnx.data onnx/text_model.onnx_database",
-                Precision::F32,
+                F32,
                 "config.json onnx/text_model.onnx onnx/vision_model.onnx onnx/vision_model.onnx_data \
-                 onnx/vision_model.onnx_data_1 onnx/text_model.onnx.data"
-                    .to_owned(),
+                 onnx/vision_model.onnx_data_1 onnx/text_model.onnx.data",
             ),
         ] {
             let mut expected: Vec<_> = expected.split_whitespace().map(str::to_owned).collect();
@@ -179,7 +187,11 @@ mod tests {
                 Precision::F32,
                 "neither model.safetensors nor onnx/{vision,text}_model.onnx",
             ),
-            ("config.json onnx/vision_model.onnx onnx/text_model.onnx", Precision::F16, "but onnx/vision_model.onnx"),
+            (
+                "config.json onnx/vision_model.onnx",
+                Precision::F16,
+                "_model_fp16.onnx, as engine.precision asks for, but onnx/",
+            ),
             ("config.json model.safetensors.index.json", Precision::F32, "0 of its shards"),
             (
                 "config.json model.safetensors.index.json model-00001-of-00002.safetensors",
@@ -210,7 +222,7 @@ mod tests {
                 "config.json".to_owned(), "onnx/vision_model.onnx".to_owned(), graph.to_owned(), format!("{graph}{rest}"),
                 format!("{graph}_data{rest}"), rest,
             ];
-            for file in select(&files.into(), Precision::F32).expect("both graphs") {
+            for file in select(&files.into(), &[""]).expect("both graphs") {
                 let parts: Vec<&str> = file.split('/').collect();
                 proptest::prop_assert!(parts.len() <= 2 && !parts.contains(&"..") && !parts.contains(&""), "{file}");
             }
