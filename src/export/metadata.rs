@@ -129,3 +129,35 @@ impl GraphInfo {
 fn entry(key: &str, value: impl ToString) -> (String, String) {
     (key.to_owned(), value.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(entries: &[(&str, &str)]) -> Option<GraphInfo> {
+        let entry = |(key, value): &(&str, &str)| StringStringEntryProto { key: (*key).into(), value: (*value).into() };
+        let model = ModelMetadata { metadata_props: entries.iter().map(entry).collect() };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), model.encode_to_vec()).unwrap();
+        GraphInfo::read(file.path()).unwrap()
+    }
+
+    #[test]
+    fn a_graph_of_ours_says_its_precision_and_scale() {
+        let ours = [(EXPORTER, "1"), (PRECISION, "int8"), (LOGIT_SCALE, "99.5")];
+        let info = |logit_scale| Some(GraphInfo { precision: Precision::Int8, logit_scale });
+        assert_eq!((read(&ours), read(&ours[..2])), (info(Some(99.5)), info(None)));
+    }
+
+    #[test]
+    fn what_is_not_ours_or_not_a_graph_is_none_and_no_file_is_an_error() {
+        assert_eq!(read(&[]), None);
+        assert_eq!(read(&[(PRECISION, "f32"), (LOGIT_SCALE, "1")]), None);
+        assert_eq!(read(&[(EXPORTER, "1"), (PRECISION, "f8")]), None);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.onnx");
+        assert!(GraphInfo::read(&path).is_err());
+        fs::write(&path, [0xff; 100]).unwrap();
+        assert_eq!(GraphInfo::read(&path).unwrap(), None);
+    }
+}
