@@ -3,6 +3,7 @@
 //! Owns decoding, resizing, cropping and tokenizing, equal to `CLIPProcessor`, and the threads that do it for pictures.
 //! Knows neither HTTP nor inference.
 
+mod clip_tokenizer;
 pub mod image;
 pub mod pool;
 pub mod resample;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
+use super::clip_tokenizer;
 use crate::encoder::{InputError, InputErrorKind, Tokens};
 
 /// Why a tokenizer cannot be used, in one line for the operator.
@@ -37,7 +38,7 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Loads `tokenizer.json`.
+    /// Loads `tokenizer.json`, or `vocab.json` with the `merges.txt` beside it.
     ///
     /// # Errors
     /// When the file is missing, is not a tokenizer, or does not frame a text with a start and an end token.
@@ -46,7 +47,12 @@ impl TextTokenizer {
         if !path.is_file() {
             return Err(fault("no such file".to_owned()));
         }
-        let mut tokenizer = Tokenizer::from_file(path).map_err(|error| fault(error.to_string()))?;
+        let read = if path.file_name().is_some_and(|name| name == "vocab.json") {
+            clip_tokenizer::read(path)
+        } else {
+            Tokenizer::from_file(path).map_err(|error| error.to_string())
+        };
+        let mut tokenizer = read.map_err(fault)?;
         // The file may carry the settings of whoever saved it; truncation and padding are ours.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| fault(error.to_string()))?;
