@@ -92,6 +92,15 @@ struct ConfigArgs {
     /// Where graphs that were made from a checkpoint are kept [model.cache_dir].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<String>,
+    /// The image encoder's own directory or graph [model.vision].
+    #[arg(long, value_name = "DIR_OR_FILE")]
+    vision_model: Option<String>,
+    /// The text encoder's own directory or graph [model.text].
+    #[arg(long, value_name = "DIR_OR_FILE")]
+    text_model: Option<String>,
+    /// The suffix of the graphs' files, such as q4f16 [model.variant].
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
     /// Where to listen [server.listen].
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
@@ -145,6 +154,9 @@ impl ConfigArgs {
             ("--model", "model.path", &self.model),
             ("--revision", "model.revision", &self.revision),
             ("--cache-dir", "model.cache_dir", &self.cache_dir),
+            ("--vision-model", "model.vision", &self.vision_model),
+            ("--text-model", "model.text", &self.text_model),
+            ("--variant", "model.variant", &self.variant),
             ("--listen", "server.listen", &self.listen),
             ("--provider", "engine.provider", &self.provider),
             ("--precision", "engine.precision", &self.precision),
@@ -215,6 +227,14 @@ mod tests {
             };
             assert_eq!((args.checkpoint, args.out, args.precision), ("from".into(), "to".into(), precision));
         }
+    }
+
+    #[test]
+    fn each_tower_and_the_variant_have_flags() {
+        let args = serve(&["--vision-model", "v", "--text-model", "t/model.onnx", "--variant", "q4f16"]);
+        let model = args.load([]).unwrap().config.model;
+        assert_eq!((model.vision, model.text), (Some("v".into()), Some("t/model.onnx".into())));
+        assert_eq!(model.variant.as_deref(), Some("q4f16"));
     }
 
     #[test]

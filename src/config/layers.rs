@@ -378,7 +378,7 @@ mod tests {
                  max_batch_tokens, max_queue_delay, max_queue_size"
                     .to_owned(),
                 "model.paht (environment variable CLIPSERVE__MODEL__PAHT): no such key; [model] has cache_dir, name, path, \
-                 revision"
+                 revision, text, variant, vision"
                     .to_owned(),
                 format!(
                     "servre.listen (environment variable CLIPSERVE__SERVRE__LISTEN): no such section; there are {sections}"

@@ -129,7 +129,7 @@ pub struct LimitsConfig {
 /// `[model]`
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
-    /// The model's directory, or its id on the hub (`owner/name`).
+    /// The model's directory, or its id on the hub (`owner/name`); empty when a tower has a place of its own.
     pub path: PathBuf,
     /// Of a model on the hub: a branch, a tag or a commit.
     pub revision: String,
@@ -140,6 +140,12 @@ pub struct ModelConfig {
     pub cache_dir: Option<PathBuf>,
     /// How the hub is reached.
     pub hub: HubConfig,
+    /// The image encoder's own place, a directory or a graph; wins over `path`.
+    pub vision: Option<PathBuf>,
+    /// The text encoder's own place, a directory or a graph; wins over `path`.
+    pub text: Option<PathBuf>,
+    /// What stands between `_` and `.onnx` in the names of the graphs, in place of the precision's suffix.
+    pub variant: Option<String>,
 }
 
 /// `[preprocess]`

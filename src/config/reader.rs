@@ -177,12 +177,27 @@ impl<'a> Reader<'a> {
     pub(super) fn model_path(&mut self, key: &'static str, bundled: Option<PathBuf>) -> PathBuf {
         let allowed = "the model's directory or its id on the hub: give --model, model.path or CLIPSERVE__MODEL__PATH (there \
                        is no model in the box beside this executable)";
+        // A tower that has a place of its own is a model, too.
+        let settings = self.settings;
+        let has_tower = ["model.vision", "model.text"].iter().any(|key| settings.get(key).given.text() != Some(""));
+        let bundled = if has_tower { Some(PathBuf::new()) } else { bundled };
         let path = self.text(key, allowed, |text| !text.is_empty() || bundled.is_some());
         if path.is_empty() { bundled.unwrap_or_default() } else { path.into() }
     }
 
     pub(super) fn revision(&mut self, key: &'static str) -> String {
         self.text(key, "a branch, a tag or a commit of the model on the hub", is_revision)
+    }
+
+    /// Part of a file's name, and of `/info`.
+    pub(super) fn variant(&mut self, key: &'static str) -> Option<String> {
+        let allowed =
+            "letters, digits, \"_\", \"-\" and \".\", the first one a letter or digit, 64 at most; or \"\" for none";
+        let variant = self.text(key, allowed, |text| {
+            let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+            text.len() <= 64 && text.bytes().all(known) && !text.starts_with(['_', '-', '.'])
+        });
+        Some(variant).filter(|variant| !variant.is_empty())
     }
 
     pub(super) fn model_name(&mut self, key: &'static str) -> Option<String> {

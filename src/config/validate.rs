@@ -9,7 +9,7 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
-    BatchConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, PreprocessConfig,
+    BatchConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, Precision, PreprocessConfig,
     ServerConfig, TelemetryConfig,
     effective::Entry,
     error::{ConfigError, ConfigErrors},
@@ -23,6 +23,8 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const SHUTDOWN: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const QUEUE_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10);
+/// What `model.vision` and `model.text` take.
+const TOWER_PATH: &str = "a directory or a graph's file, or \"\" for the model's directory";
 const MAX_THREADS: u64 = 1024;
 const MAX_SESSIONS: u64 = 64;
 const MAX_QUEUE_SIZE: u64 = 1_000_000;
@@ -66,6 +68,9 @@ pub(super) fn read_config(
             name: read.model_name("model.name"),
             cache_dir: read.optional_path("model.cache_dir", "a directory, or \"\" for the one of the user's account"),
             hub,
+            vision: read.optional_path("model.vision", TOWER_PATH),
+            text: read.optional_path("model.text", TOWER_PATH),
+            variant: read.variant("model.variant"),
         },
         preprocess: PreprocessConfig {
             threads: read.auto("preprocess.threads", MAX_THREADS, parallelism()),
@@ -140,6 +145,11 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
         ("limits.max_texts", limits.max_texts),
         never_admitted,
     );
+    if config.model.variant.is_some() && config.engine.precision != Precision::F32 {
+        let allowed =
+            format!("\"\" beside engine.precision = {}: each names the files", read.describe("engine.precision"));
+        read.refuse("model.variant", allowed);
+    }
     let (listen_key, admin_key) = ("server.listen", "server.admin_listen");
     if let Some(admin) = config.server.admin_listen
         && read.are_sound(listen_key, admin_key)
@@ -166,7 +176,7 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Loaded, LogFormat, Overrides, Precision, Provider, load};
+    use crate::config::{Loaded, LogFormat, Overrides, Provider, load};
 
     fn loaded(set: &[&str]) -> Result<Loaded, ConfigErrors> {
         load(&Overrides { set: set.iter().map(ToString::to_string).collect(), ..Overrides::default() }, [])
@@ -199,6 +209,7 @@ mod tests {
         assert_eq!((limits.max_pixels, limits.max_text_bytes), (50_000_000, 16 << 10));
         assert_eq!((model.path, &*model.revision), ("m".into(), "main"));
         assert_eq!((model.name, model.cache_dir), (None, None));
+        assert_eq!((model.vision, model.text, model.variant), (None, None, None));
         assert_eq!((preprocess.threads, preprocess.exif_orientation), (parallelism(), true));
         assert_eq!((engine.provider, engine.precision, engine.library), (Provider::Auto, Precision::F32, None));
         assert_eq!((engine.device_id, engine.intra_threads), (0, parallelism()));
@@ -292,6 +303,7 @@ mod tests {
         ("limits.max_text_bytes", &["0", "17MiB"]),
         ("model.revision", &["", "a b", "../main", "/main"]),
         ("model.name", &["a\u{7}b"]),
+        ("model.variant", &["_q4", "a/b", "a b", "ü"]),
         ("preprocess.threads", &["0", "1025", "Auto", ""]),
         ("preprocess.exif_orientation", &["", "1", "yes", "True"]),
         ("engine.provider", &["", "gpu", "CPU", "tensorrt"]),
@@ -329,12 +341,25 @@ mod tests {
     fn the_table_of_bad_values_has_every_key_that_refuses_any() {
         let (settings, _) = Settings::merge(&Overrides::default(), []);
         // Any text names a file or folder, and none the model in the box; a bad secret is not shown, so it has a test of its own.
-        let tested = |key: &str| {
-            BAD.iter().any(|(bad, _)| *bad == key)
-                || ["engine.library", "model.cache_dir", "model.path", "server.api_key"].contains(&key)
-        };
+        let any = ["engine.library", "model.path", "model.cache_dir", "model.vision", "model.text", "server.api_key"];
+        let tested = |key: &str| BAD.iter().any(|(bad, _)| *bad == key) || any.contains(&key);
         let missing: Vec<_> = settings.keys().filter(|key| !tested(key)).collect();
         assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn a_model_is_a_directory_or_a_place_for_a_tower() {
+        for set in ["model.vision=v", "model.text=t"] {
+            assert_eq!(loaded(&[set]).unwrap().config.model.path.as_os_str(), "");
+        }
+    }
+
+    #[test]
+    fn a_variant_and_a_precision_are_at_odds() {
+        assert_eq!(config(&["model.variant=q4f16"]).model.variant.as_deref(), Some("q4f16"));
+        let lines = errors(&["model.variant=q4f16", "engine.precision=f16"]);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("model.variant") && lines[0].contains("engine.precision"), "{lines:?}");
     }
 
     #[test]

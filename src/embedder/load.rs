@@ -17,13 +17,17 @@ use crate::{
 /// # Errors
 /// Names the file, field or tensor that is missing or wrong.
 pub(super) fn load(config: &ModelConfig, precision: Precision) -> Result<Model, StartError> {
-    let exported = ExportedModel::at(&config.path);
-    if let Some(info) = own_graphs(&exported, precision)? {
-        return open_export(config, exported, &info);
+    // Whoever names the graphs means those.
+    let named = config.vision.is_some() || config.text.is_some() || config.variant.is_some();
+    if !named {
+        let exported = ExportedModel::at(&config.path);
+        if let Some(info) = own_graphs(&exported, precision)? {
+            return open_export(config, exported, &info);
+        }
     }
-    match ModelFiles::locate(&config.path, precision) {
+    match ModelFiles::locate(config, precision) {
         Ok(files) => Ok(Model::open(config, files, None)?),
-        Err(ModelError::NoGraphs { .. }) if is_checkpoint(&config.path) => {
+        Err(ModelError::NoGraphs { .. }) if !named && is_checkpoint(&config.path) => {
             let exported = export_checkpoint(config, precision)?;
             let info = own_graphs(&exported, precision)?.ok_or_else(|| {
                 // The cache's folders are complete or not there, so somebody has been at this one.

@@ -120,6 +120,11 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
     }
+    let mut config = config.clone();
+    let vision_batch = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.batch());
+    fit_batches("vision", vision_batch, &mut config.batch.vision)?;
+    let text_batch = text.as_ref().and_then(|text| text.sessions.encoders.first()?.batch());
+    fit_batches("text", text_batch, &mut config.batch.text)?;
     let mut parts = Parts {
         info: ModelInfo {
             name: model.name,
@@ -129,13 +134,13 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
             logit_scale: model.logit_scale,
             provider: engine.provider_name().to_owned(),
-            precision: config.engine.precision.name().to_owned(),
+            precision: config.model.variant.clone().unwrap_or_else(|| config.engine.precision.name().to_owned()),
             onnxruntime: engine.onnxruntime_version().to_owned(),
         },
         vision,
         text,
     };
-    parts.info.dim = warm_up(&mut parts, config)?;
+    parts.info.dim = warm_up(&mut parts, &config)?;
     for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
         if !there {
             tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
@@ -147,7 +152,24 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         fingerprint = parts.info.fingerprint,
         "the model is loaded and has passed its canary"
     );
-    Embedder::assemble(parts, config, metrics, health)
+    Embedder::assemble(parts, &config, metrics, health)
+}
+
+/// A graph exported for single inputs is given one at a time, whatever the configuration says.
+fn fit_batches(encoder: &str, fixed: Option<usize>, lane: &mut LaneConfig) -> Result<(), StartError> {
+    match fixed {
+        None => {}
+        Some(1) => {
+            tracing::info!(encoder, "the graph is fixed to batches of 1: its inputs run one by one");
+            lane.max_batch_size = 1;
+        }
+        Some(batch) => {
+            let reason =
+                format!("the {encoder} graph is fixed to batches of {batch}; export it with any number, or with 1");
+            return Err(StartError::Canary(reason));
+        }
+    }
+    Ok(())
 }
 
 fn open_vision(

@@ -56,6 +56,7 @@ pub struct TextEncoder {
     session: EmbeddingSession,
     input_ids: (String, Ids),
     attention_mask: Option<(String, Ids)>,
+    batch: Option<usize>,
     sequence: Option<usize>,
 }
 
@@ -75,8 +76,13 @@ impl TextEncoder {
             Some(mask) => Some((mask.name.clone(), Ids::for_port(mask).ok_or_else(wrong)?)),
             None => None,
         };
-        let sequence = ids.fixed(1);
-        Ok(Self { session: EmbeddingSession::new(session)?, input_ids, attention_mask, sequence })
+        let (batch, sequence) = (ids.fixed(0), ids.fixed(1));
+        Ok(Self { session: EmbeddingSession::new(session)?, input_ids, attention_mask, batch, sequence })
+    }
+
+    /// The number of texts that the graph is fixed to, if it is.
+    pub fn batch(&self) -> Option<usize> {
+        self.batch
     }
 
     /// The sequence length that the graph is fixed to, if it is.

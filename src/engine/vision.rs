@@ -53,6 +53,7 @@ enum PixelValues {
 pub struct VisionEncoder {
     session: EmbeddingSession,
     input: String,
+    batch: Option<usize>,
     image_size: Option<(usize, usize)>,
     pixel_values: PixelValues,
 }
@@ -84,8 +85,13 @@ impl VisionEncoder {
             _ => return Err(wrong()),
         };
         let image_size = input.fixed(height).zip(input.fixed(width));
-        let input = input.name.clone();
-        Ok(Self { session: EmbeddingSession::new(session)?, input, image_size, pixel_values })
+        let (batch, input) = (input.fixed(0), input.name.clone());
+        Ok(Self { session: EmbeddingSession::new(session)?, input, batch, image_size, pixel_values })
+    }
+
+    /// The number of images that the graph is fixed to, if it is.
+    pub fn batch(&self) -> Option<usize> {
+        self.batch
     }
 
     /// Height and width that the graph is fixed to, if it is.

@@ -31,8 +31,10 @@ impl Fingerprint {
                 all.update(hash(&path)?);
             }
         }
-        for path in [text.map(|text| &text.tokenizer), vision.map(|vision| &vision.preprocessor)].into_iter().flatten()
-        {
+        let merges = text.map(|text| text.tokenizer.with_file_name("merges.txt"));
+        let merges = merges.as_ref().filter(|_| text.is_some_and(|text| text.tokenizer.ends_with("vocab.json")));
+        let tokenizer = text.map(|text| &text.tokenizer);
+        for path in [tokenizer, merges, vision.map(|vision| &vision.preprocessor)].into_iter().flatten() {
             all.update(hash(path)?);
         }
         Ok(Self(hex(&all.finalize())))

@@ -11,7 +11,9 @@ mod fingerprint;
 pub mod hub;
 mod layout;
 mod logit_scale;
+mod open_clip;
 pub mod preprocessor;
+mod search;
 
 use std::{
     fs,
@@ -118,7 +120,11 @@ impl Model {
         let ModelFiles { vision, text, config: clip, weights } = files;
         let vision = match vision {
             Some(files) => {
-                let preprocessor = read(&files.preprocessor, PreprocessorConfig::from_json)?;
+                let preprocessor = if files.preprocessor.ends_with(open_clip::PREPROCESS_FILE) {
+                    read(&files.preprocessor, open_clip::preprocessor)?
+                } else {
+                    read(&files.preprocessor, PreprocessorConfig::from_json)?
+                };
                 Some(VisionModel { graph: files.graph, preprocessor })
             }
             None => None,
@@ -132,7 +138,7 @@ impl Model {
         } else {
             None
         };
-        let name = config.name.clone().unwrap_or_else(|| directory_name(&config.path));
+        let name = config.name.clone().unwrap_or_else(|| directory_name(search::source(config)));
         Ok(Self { name, vision, text, logit_scale, fingerprint })
     }
 }
@@ -140,6 +146,9 @@ impl Model {
 /// `max_position_embeddings` of the text tower; 77, as every CLIP that `transformers` has defaults to, without a `config.json`.
 fn context_length(config: Option<&Path>) -> Result<usize, ModelError> {
     let Some(path) = config else { return Ok(77) };
+    if let Some(length) = read(path, open_clip::context_length)? {
+        return Ok(length);
+    }
     match read(path, ClipConfig::from_json)?.text {
         Some(text) => Ok(text.tower.max_position_embeddings),
         None => {

@@ -184,7 +184,8 @@ impl fmt::Display for RepoId {
 /// When the path is neither there nor an id, and whatever can stand in the way of a download.
 pub fn local(config: &ModelConfig, precision: Precision) -> Result<ModelConfig, HubError> {
     let mut local = config.clone();
-    // A path that may not be looked at is not an id either: whoever opens it says what is wrong.
+    // A path that may not be looked at is not an id either: whoever opens it says what is wrong. None at all: the towers have
+    // places of their own.
     if config.path.as_os_str().is_empty() || config.path.try_exists().unwrap_or(true) {
         return Ok(local);
     }
