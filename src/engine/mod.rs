@@ -8,6 +8,7 @@
 
 mod environment;
 mod graph;
+mod split;
 mod text;
 mod vision;
 
@@ -22,7 +23,12 @@ pub use environment::Runtime;
 pub use text::TextEncoder;
 pub use vision::{Normalization, VisionEncoder};
 
+use split::Tower;
+
 use crate::config::{EngineConfig, Provider};
+
+/// `kOrtSessionOptionsModelExternalInitializersFileFolderPath` of ONNX Runtime.
+const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
 /// Why the engine cannot start, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +132,7 @@ impl Engine {
     /// # Errors
     /// When the file is missing or corrupt, or is not a vision encoder.
     pub fn vision(&self, path: &Path, normalization: &Normalization) -> Result<VisionEncoder, EngineError> {
-        self.open(path)
+        self.open(path, Tower::Vision)
             .and_then(|session| VisionEncoder::new(session, normalization))
             .map_err(|reason| EngineError::Graph { encoder: "vision", path: path.to_owned(), reason })
     }
@@ -136,32 +142,38 @@ impl Engine {
     /// # Errors
     /// When the file is missing or corrupt, or is not a text encoder.
     pub fn text(&self, path: &Path) -> Result<TextEncoder, EngineError> {
-        self.open(path).and_then(TextEncoder::new).map_err(|reason| EngineError::Graph {
+        self.open(path, Tower::Text).and_then(TextEncoder::new).map_err(|reason| EngineError::Graph {
             encoder: "text",
             path: path.to_owned(),
             reason,
         })
     }
 
-    fn open(&self, path: &Path) -> Result<Session, String> {
+    fn open(&self, path: &Path, tower: Tower) -> Result<Session, String> {
         if !path.is_file() {
             return Err("no such file".to_owned());
         }
-        self.session(path).map_err(|error| environment::one_line(error.message()))
+        let part = split::tower_of_both(path, tower).map_err(|error| error.to_string())?;
+        self.session(path, part.as_deref()).map_err(|error| environment::one_line(error.message()))
     }
 
     /// Arena off: it keeps the largest batch's memory for ever, at no gain in speed (measured: +244 MB against +2 MB over
     /// batches of 1 to 32). Memory pattern off: it assumes one input shape. Spinning off: the intra-op threads would burn the
     /// cores that decode pictures. Thread count explicit: ONNX Runtime's own default ignores the container's quota and pins.
-    fn session(&self, path: &Path) -> ort::Result<Session> {
-        Session::builder(self.runtime.environment())?
+    ///
+    /// `part` is what to load of the file, when not all of it.
+    fn session(&self, path: &Path, part: Option<&[u8]>) -> ort::Result<Session> {
+        let mut builder = Session::builder(self.runtime.environment())?
             .with_execution_providers(self.provider.dispatch())?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(self.intra_threads)?
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
-            .with_memory_pattern(false)?
-            .commit_from_file(path)
+            .with_memory_pattern(false)?;
+        let Some(part) = part else { return builder.commit_from_file(path) };
+        // A graph from memory has no folder of its own in which its external data would be found.
+        let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy();
+        builder.with_config_entry(EXTERNAL_DATA_FOLDER, folder)?.commit_from_memory(part)
     }
 }
 

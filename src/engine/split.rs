@@ -1,0 +1,369 @@
+//! One tower out of a graph that holds both: the part of it that `image_embeds` or `text_embeds` depends on.
+//!
+//! Owns telling such a graph from others, and cutting the part out. Runs nothing.
+//!
+//! ONNX Runtime does not leave out what an output does not need, and wants every input fed: a graph of both towers, as Optimum
+//! exports `CLIPModel`, would run both for every image. What is kept is copied as it is, byte for byte, so that nothing which
+//! this module does not know is lost (operators, quantisation, functions, external data). The file is walked by its lengths,
+//! so of the weights only those of the tower are ever read.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io::{self, BufReader, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use prost::{
+    Message,
+    encoding::{WireType, encode_key, encode_varint},
+};
+
+/// Which encoder a graph is opened as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tower {
+    Vision,
+    Text,
+}
+
+impl Tower {
+    /// The output, as every exporter of both towers names it.
+    fn output(self) -> &'static str {
+        match self {
+            Self::Vision => "image_embeds",
+            Self::Text => "text_embeds",
+        }
+    }
+}
+
+/// Field numbers of `onnx.proto3`: `ModelProto.graph`, then those of `GraphProto`, then the names inside its fields.
+mod number {
+    pub(super) const GRAPH: u32 = 7;
+    pub(super) const NODE: u32 = 1;
+    pub(super) const INITIALIZER: u32 = 5;
+    pub(super) const INPUT: u32 = 11;
+    pub(super) const OUTPUT: u32 = 12;
+    pub(super) const VALUE_INFO: u32 = 13;
+    pub(super) const VALUE_INFO_NAME: u32 = 1;
+    pub(super) const TENSOR_NAME: u32 = 8;
+}
+
+/// What of a `NodeProto` says which values it connects. Everything else in it is skipped.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Node {
+    #[prost(string, repeated, tag = "1")]
+    input: Vec<String>,
+    #[prost(string, repeated, tag = "2")]
+    output: Vec<String>,
+    #[prost(message, repeated, tag = "5")]
+    attribute: Vec<Attribute>,
+}
+
+/// The bodies of `If`, `Loop`, `Scan`, which may name values of the graph around them.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Attribute {
+    #[prost(message, optional, tag = "6")]
+    g: Option<Body>,
+    #[prost(message, repeated, tag = "11")]
+    graphs: Vec<Body>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Body {
+    #[prost(message, repeated, tag = "1")]
+    node: Vec<Node>,
+    #[prost(message, repeated, tag = "12")]
+    output: Vec<Named>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
+impl Node {
+    /// Every value that the node, or a body in it, reads; a body's own values are among them, which does no harm.
+    fn reads(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.input.iter().map(String::as_str).collect();
+        for body in self.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs)) {
+            names.extend(body.node.iter().flat_map(Self::reads));
+            names.extend(body.output.iter().map(|output| output.name.as_str()));
+        }
+        names
+    }
+}
+
+/// The graph of `tower` alone, as the bytes of a model file, when the graph at `path` holds both; `None` when it does not, or
+/// is no graph (the runtime will say what is wrong with it).
+///
+/// # Errors
+/// When the file cannot be read.
+pub(super) fn tower_of_both(path: &Path, tower: Tower) -> io::Result<Option<Vec<u8>>> {
+    let length = path.metadata()?.len();
+    let mut file = Source(BufReader::new(File::open(path)?));
+    match file.split(length, tower) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Ok(None),
+        result => result,
+    }
+}
+
+/// One field of a message: where it is in the file.
+#[derive(Clone, Copy)]
+struct Field {
+    number: u32,
+    /// Where its key is.
+    start: u64,
+    /// Where its payload is, for one with a length.
+    payload: u64,
+    end: u64,
+}
+
+/// A file of nested protobuf messages.
+struct Source<R>(BufReader<R>);
+
+impl<R: Read + Seek> Source<R> {
+    fn split(&mut self, length: u64, tower: Tower) -> io::Result<Option<Vec<u8>>> {
+        let model = self.fields(0, length)?;
+        let Some(&graph) = model.iter().find(|field| field.number == number::GRAPH) else { return Ok(None) };
+        let fields = self.fields(graph.payload, graph.end)?;
+        let mut names = HashMap::new();
+        for field in fields.iter().filter(|field| field.number == number::OUTPUT) {
+            names.insert(self.name(field, number::VALUE_INFO_NAME)?, field.start);
+        }
+        let Some(&output) = names.get(tower.output()) else { return Ok(None) };
+        if ![Tower::Vision, Tower::Text].iter().all(|tower| names.contains_key(tower.output())) {
+            return Ok(None);
+        }
+        let mut nodes = Vec::new();
+        for field in fields.iter().filter(|field| field.number == number::NODE) {
+            let node = self.read(field.payload, field.end)?;
+            nodes.push((field.start, Node::decode(node.as_slice()).map_err(|_| damaged())?));
+        }
+        let (kept_nodes, values) = reachable(&nodes, tower.output());
+        let mut kept = Vec::with_capacity(fields.len());
+        for field in fields {
+            let keep = match field.number {
+                number::NODE => kept_nodes.contains(&field.start),
+                number::INITIALIZER => values.contains(&self.name(&field, number::TENSOR_NAME)?),
+                number::INPUT | number::VALUE_INFO => values.contains(&self.name(&field, number::VALUE_INFO_NAME)?),
+                number::OUTPUT => field.start == output,
+                _ => true,
+            };
+            if keep {
+                kept.push(field);
+            }
+        }
+        let graph_length: u64 = kept.iter().map(|field| field.end - field.start).sum();
+        let mut bytes = Vec::with_capacity(usize::try_from(graph_length).map_err(|_| damaged())?);
+        for field in model {
+            if field.start == graph.start {
+                encode_key(number::GRAPH, WireType::LengthDelimited, &mut bytes);
+                encode_varint(graph_length, &mut bytes);
+                for field in &kept {
+                    self.append(field, &mut bytes)?;
+                }
+            } else {
+                self.append(&field, &mut bytes)?;
+            }
+        }
+        Ok(Some(bytes))
+    }
+
+    /// The fields of the message in `start..end`.
+    fn fields(&mut self, start: u64, end: u64) -> io::Result<Vec<Field>> {
+        let mut fields = Vec::new();
+        let mut at = start;
+        self.seek(start)?;
+        while at < end {
+            let start = at;
+            let key = self.varint(&mut at)?;
+            let wire = WireType::try_from(key & 7).map_err(|_| damaged())?;
+            let length = match wire {
+                WireType::Varint => {
+                    self.varint(&mut at)?;
+                    0
+                }
+                WireType::SixtyFourBit => 8,
+                WireType::ThirtyTwoBit => 4,
+                WireType::LengthDelimited => self.varint(&mut at)?,
+                // Groups, which ONNX does not use.
+                WireType::StartGroup | WireType::EndGroup => return Err(damaged()),
+            };
+            let payload = at;
+            at = at.checked_add(length).filter(|&at| at <= end).ok_or_else(damaged)?;
+            self.0.seek_relative(i64::try_from(length).map_err(|_| damaged())?)?;
+            fields.push(Field { number: u32::try_from(key >> 3).map_err(|_| damaged())?, start, payload, end: at });
+        }
+        Ok(fields)
+    }
+
+    fn varint(&mut self, at: &mut u64) -> io::Result<u64> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte)?;
+            *at += 1;
+            value |= u64::from(byte[0] & 0x7f) << shift;
+            if byte[0] < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(damaged())
+    }
+
+    /// The string that is field `number` of the message in `field`; empty where there is none.
+    fn name(&mut self, field: &Field, number: u32) -> io::Result<String> {
+        let inner = self.fields(field.payload, field.end)?;
+        let Some(name) = inner.into_iter().find(|inner| inner.number == number) else { return Ok(String::new()) };
+        String::from_utf8(self.read(name.payload, name.end)?).map_err(|_| damaged())
+    }
+
+    fn read(&mut self, start: u64, end: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.append(&Field { number: 0, start, payload: start, end }, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Appends a whole field, its key included.
+    fn append(&mut self, field: &Field, bytes: &mut Vec<u8>) -> io::Result<()> {
+        self.seek(field.start)?;
+        let length = field.end - field.start;
+        match (&mut self.0).take(length).read_to_end(bytes)? as u64 == length {
+            true => Ok(()),
+            false => Err(damaged()),
+        }
+    }
+
+    /// Goes to `position`; within what is buffered, without reading again.
+    fn seek(&mut self, position: u64) -> io::Result<()> {
+        let current = self.0.stream_position()?;
+        match i64::try_from(i128::from(position) - i128::from(current)) {
+            Ok(distance) => self.0.seek_relative(distance),
+            Err(_) => self.0.seek(SeekFrom::Start(position)).map(|_| ()),
+        }
+    }
+}
+
+fn damaged() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+/// The nodes that `output` depends on, and every value that they and it name.
+fn reachable(nodes: &[(u64, Node)], output: &str) -> (HashSet<u64>, HashSet<String>) {
+    let producers: HashMap<&str, usize> = nodes
+        .iter()
+        .enumerate()
+        .flat_map(|(index, (_, node))| node.output.iter().map(move |name| (name.as_str(), index)))
+        // An optional output that is left out has the name "", and so has an optional input.
+        .filter(|(name, _)| !name.is_empty())
+        .collect();
+    let (mut kept, mut values) = (HashSet::new(), HashSet::new());
+    let mut wanted = vec![output];
+    while let Some(value) = wanted.pop() {
+        if !values.insert(value.to_owned()) {
+            continue;
+        }
+        let Some((start, node)) = producers.get(value).and_then(|&index| nodes.get(index)) else { continue };
+        if kept.insert(*start) {
+            // Other outputs of a node are there, whether or not somebody reads them.
+            values.extend(node.output.iter().cloned());
+            wanted.extend(node.reads());
+        }
+    }
+    (kept, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn field(number: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode_key(number, WireType::LengthDelimited, &mut bytes);
+        encode_varint(payload.len() as u64, &mut bytes);
+        [bytes.as_slice(), payload].concat()
+    }
+
+    fn node(input: &[&str], output: &[&str], attribute: Vec<Attribute>) -> Vec<u8> {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        // Field 4, the operator, is one that `Node` does not know: it must come through.
+        let operator = field(4, b"Operator");
+        field(
+            number::NODE,
+            &[Node { input: names(input), output: names(output), attribute }.encode_to_vec(), operator].concat(),
+        )
+    }
+
+    fn value(number: u32, name: &str) -> Vec<u8> {
+        field(number, &field(number::VALUE_INFO_NAME, name.as_bytes()))
+    }
+
+    /// Weights before their name, as they may be.
+    fn weights(name: &str) -> Vec<u8> {
+        field(number::INITIALIZER, &[field(9, &[7; 20_000]), field(number::TENSOR_NAME, name.as_bytes())].concat())
+    }
+
+    fn model(graph: &[Vec<u8>]) -> Vec<u8> {
+        [field(2, b"exporter"), field(number::GRAPH, &graph.concat()), field(8, b"opset")].concat()
+    }
+
+    fn split(bytes: &[u8], tower: Tower) -> Option<Vec<u8>> {
+        let root = tempfile::tempdir().expect("a folder");
+        let path = root.path().join("model.onnx");
+        fs::write(&path, bytes).expect("a file");
+        tower_of_both(&path, tower).expect("readable")
+    }
+
+    #[test]
+    fn each_tower_keeps_what_it_depends_on_as_it_was_and_nothing_else() {
+        let body = Body {
+            node: vec![Node { input: vec!["v_inside".to_owned()], ..Node::default() }],
+            output: vec![Named { name: "v_out".to_owned() }],
+        };
+        let branch = vec![Attribute { g: Some(body), graphs: Vec::new() }];
+        let vision = [
+            node(&["pixel_values", "v_weights", ""], &["v_1", ""], Vec::new()),
+            node(&["v_1"], &["image_embeds", "v_unused"], branch),
+            weights("v_weights"),
+            weights("v_inside"),
+            weights("v_out"),
+            value(number::INPUT, "pixel_values"),
+            value(number::OUTPUT, "image_embeds"),
+            value(number::VALUE_INFO, "v_1"),
+        ];
+        let text = [
+            node(&["input_ids", "t_weights"], &["text_embeds", ""], Vec::new()),
+            weights("t_weights"),
+            value(number::INPUT, "input_ids"),
+            value(number::OUTPUT, "text_embeds"),
+        ];
+        let logits = [
+            node(&["text_embeds", "image_embeds"], &["logits_per_text"], Vec::new()),
+            value(number::OUTPUT, "logits_per_text"),
+        ];
+        let name = [field(2, b"name of the graph")];
+        let both = model(&[&logits[..], &vision, &name, &text].concat());
+        assert_eq!(split(&both, Tower::Vision), Some(model(&[&vision[..], &name].concat())));
+        assert_eq!(split(&both, Tower::Text), Some(model(&[&name[..], &text].concat())));
+        // One tower is not split, whatever it is opened as.
+        for tower in [Tower::Vision, Tower::Text] {
+            assert_eq!(split(&model(&vision), tower), None);
+        }
+        // Cut anywhere it is no graph of both any more, or at least the part of a whole one.
+        for length in (0..both.len()).step_by(997) {
+            assert_eq!(split(&both[..length], Tower::Text), None, "{length}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_graph_is_left_to_the_runtime() {
+        for bytes in
+            [&b""[..], b"garbage", &[0x3a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f], &[0xff; 64]]
+        {
+            assert_eq!(split(bytes, Tower::Vision), None);
+        }
+    }
+}
