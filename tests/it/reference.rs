@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::support::{TestServer, fixture, json, matrix, picture};
 
-const EMBEDDING_TOLERANCE: f32 = 1e-5;
+pub(crate) const EMBEDDING_TOLERANCE: f32 = 1e-5;
 const LOGIT_TOLERANCE: f32 = 2e-3;
 
 /// The one format whose decoders may differ by a level or two.
@@ -55,7 +55,7 @@ fn golden<T: for<'de> Deserialize<'de>>(name: &str) -> T {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-fn images() -> Vec<(String, Vec<f32>)> {
+pub(crate) fn images() -> Vec<(String, Vec<f32>)> {
     let images: Images = golden("images.json");
     let embedded = images.images.into_iter().filter_map(|(name, image)| Some((name, image.image_embeds_raw?)));
     let embedded: Vec<_> = embedded.collect();
@@ -63,8 +63,14 @@ fn images() -> Vec<(String, Vec<f32>)> {
     embedded
 }
 
+/// Every text with its embedding.
+pub(crate) fn texts() -> Vec<(String, Vec<f32>)> {
+    let Texts { texts } = golden("texts.json");
+    texts.into_iter().map(|text| (text.text, text.text_embeds_raw)).collect()
+}
+
 #[track_caller]
-fn assert_close(name: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
+pub(crate) fn assert_close(name: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(actual.len(), expected.len(), "{name}");
     let norm = expected.iter().map(|v| v * v).sum::<f32>().sqrt();
     let worst = actual.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
