@@ -132,6 +132,7 @@ def fetch(folder: Path, log=print):
             subprocess.run(["apt-get", "download", package], cwd=deb, check=True,
                            stdout=subprocess.DEVNULL)
             found = sorted(deb.glob(f"{package}_*.deb"))
+        debx.mkdir(parents=True, exist_ok=True)  # dpkg-deb makes only the last folder of a path
         subprocess.run(["dpkg-deb", "-x", str(found[-1]), str(debx / package)], check=True)
 
 
