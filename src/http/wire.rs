@@ -3,6 +3,8 @@
 //! Owns names, defaults and validation of single fields. Does not own where a request's images and texts come from
 //! (`extract`).
 //!
+//! The options stand in each shape again, because serde can flatten a shared part or refuse unknown fields, not both.
+//!
 //! Invariants: a field that is not known is refused, so a typo cannot silently become a default; strings are borrowed from
 //! the body where JSON allows it (a base64 image is not copied before it is decoded).
 
