@@ -154,8 +154,9 @@ impl Server {
                 }
                 () = &mut shutdown => {}
             }
-            tracing::info!(delay = ?config.server.shutdown_delay, "draining: /readyz says so, requests are still served");
+            // In this order: who reads the log line may rely on what it says.
             state.start_draining();
+            tracing::info!(delay = ?config.server.shutdown_delay, "draining: /readyz says so, requests are still served");
             time::sleep(config.server.shutdown_delay).await;
             tracing::info!(timeout = ?config.server.drain_timeout, "the listener closes, requests in flight finish");
             drain.begin();
