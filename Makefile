@@ -4,7 +4,7 @@
 MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
-# More arguments, for clipserve (run), the test filter (test) or the benchmark (bench).
+# More arguments, for clipserve (run), the test filter (test) or the benchmark (bench, bench-peers).
 ARGS ?=
 
 # rustup's installer puts cargo here, and a shell that was open before does not know it yet.
@@ -12,10 +12,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test lint bench deps clean
+.PHONY: help build run test lint bench bench-peers deps clean
 
 help: ## list the commands
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 build: deps ## build the release binary and fetch all that it needs at run time
 	cargo build --release --locked
@@ -31,8 +31,12 @@ lint: deps ## check the format, clippy and the documentation
 	cargo clippy --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 
-bench: deps ## measure the speed floor: served images per second against bare Session::run
-	cargo bench --locked $(ARGS)
+bench: deps ## measure the speed: against bare ONNX Runtime, and over connections and rates (ARGS="load --help")
+	cargo bench --locked --bench serve -- $(ARGS)
+
+bench-peers: deps ## measure beside infinity and transformers (12 minutes; installs 7 GB) and write docs/benchmarks.md
+	@benches/peers/install.sh
+	cargo bench --locked --bench serve -- compare $(ARGS)
 
 deps: # what the build and the tests call, and the pinned ONNX Runtime; nothing to do takes milliseconds
 	@scripts/bootstrap.sh

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails loudly, in its helpers too")]
 
 mod architecture;
+mod benchmarks;
 mod bundled;
 mod checkpoint;
 mod command_line;

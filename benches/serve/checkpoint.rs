@@ -1,0 +1,110 @@
+//! A checkpoint of ViT-B/32's size with seeded random weights, in the layout of `transformers`, made without Python.
+//!
+//! Owns the list of `CLIPModel`'s tensors. Every service of the comparison serves this one folder, so that they compute the
+//! same numbers, which `compare` checks. Made once (605 MB) and kept under `target/`; nothing is downloaded.
+
+use std::{collections::BTreeMap, fs, path::Path, time::Instant};
+
+use clipserve::{
+    export::{SyntheticWeights, WeightSource},
+    model::clip_config::{ClipConfig, TransformerConfig},
+};
+use safetensors::{Dtype, tensor::TensorView};
+
+use crate::{Result, services::Places};
+
+/// What does not depend on the sizes, from the model of the tests: CLIP's own tokenizer and preprocessing.
+const COPIED: [&str; 6] = [
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// Makes [`Places::checkpoint`] where it is not there yet.
+pub(crate) fn make(places: &Places) -> Result<()> {
+    let folder = places.checkpoint();
+    if folder.is_dir() {
+        return Ok(());
+    }
+    eprintln!("making a checkpoint of ViT-B/32's size with random weights in {}", folder.display());
+    let started = Instant::now();
+    let partial = folder.with_extension("partial");
+    fs::create_dir_all(&partial)?;
+    write(&ClipConfig::default(), &places.fixture(), &partial)?;
+    fs::rename(&partial, &folder)?;
+    eprintln!("made in {:.1} s", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
+fn write(config: &ClipConfig, fixture: &Path, folder: &Path) -> Result<()> {
+    let weights = SyntheticWeights::new(config, 0);
+    let mut tensors = BTreeMap::new();
+    for (name, shape) in shapes(config) {
+        let values = weights.read(&name, &shape)?;
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        tensors.insert(name, (shape, bytes));
+    }
+    let views = tensors
+        .iter()
+        .map(|(name, (shape, bytes))| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>>>()?;
+    // `transformers` refuses a file that does not say what it was written for.
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    safetensors::serialize_to_file(views, Some(metadata), &folder.join("model.safetensors"))?;
+    fs::write(folder.join("config.json"), config.to_json())?;
+    for name in COPIED {
+        fs::copy(fixture.join(name), folder.join(name))?;
+    }
+    Ok(())
+}
+
+/// The tensors of `CLIPModel` with both towers.
+fn shapes(config: &ClipConfig) -> Vec<(String, Vec<usize>)> {
+    let mut shapes = vec![("logit_scale".to_owned(), vec![])];
+    if let Some(text) = &config.text {
+        let (tower, width) = (&text.tower, text.tower.transformer.hidden_size);
+        shapes.push(("text_projection.weight".to_owned(), vec![text.projection_dim, width]));
+        let embeddings = "text_model.embeddings";
+        shapes.push((format!("{embeddings}.token_embedding.weight"), vec![tower.vocab_size, width]));
+        shapes.push((format!("{embeddings}.position_embedding.weight"), vec![tower.max_position_embeddings, width]));
+        affine(&mut shapes, "text_model.final_layer_norm", &[width]);
+        blocks(&mut shapes, "text_model", &tower.transformer);
+    }
+    if let Some(vision) = &config.vision {
+        let (tower, width) = (&vision.tower, vision.tower.transformer.hidden_size);
+        shapes.push(("visual_projection.weight".to_owned(), vec![vision.projection_dim, width]));
+        let embeddings = "vision_model.embeddings";
+        let patch = vec![width, tower.num_channels, tower.patch_size, tower.patch_size];
+        shapes.push((format!("{embeddings}.class_embedding"), vec![width]));
+        shapes.push((format!("{embeddings}.patch_embedding.weight"), patch));
+        shapes.push((format!("{embeddings}.position_embedding.weight"), vec![tower.num_positions(), width]));
+        // The name is misspelt in `transformers`.
+        affine(&mut shapes, "vision_model.pre_layrnorm", &[width]);
+        affine(&mut shapes, "vision_model.post_layernorm", &[width]);
+        blocks(&mut shapes, "vision_model", &tower.transformer);
+    }
+    shapes
+}
+
+fn blocks(shapes: &mut Vec<(String, Vec<usize>)>, tower: &str, config: &TransformerConfig) {
+    let (width, inner) = (config.hidden_size, config.intermediate_size);
+    for layer in 0..config.num_hidden_layers {
+        let layer = format!("{tower}.encoder.layers.{layer}");
+        for projection in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+            affine(shapes, &format!("{layer}.self_attn.{projection}"), &[width, width]);
+        }
+        affine(shapes, &format!("{layer}.layer_norm1"), &[width]);
+        affine(shapes, &format!("{layer}.layer_norm2"), &[width]);
+        affine(shapes, &format!("{layer}.mlp.fc1"), &[inner, width]);
+        affine(shapes, &format!("{layer}.mlp.fc2"), &[width, inner]);
+    }
+}
+
+/// A weight and its bias, as long as the weight has rows.
+fn affine(shapes: &mut Vec<(String, Vec<usize>)>, name: &str, weight: &[usize]) {
+    shapes.push((format!("{name}.weight"), weight.to_vec()));
+    shapes.push((format!("{name}.bias"), weight[..1].to_vec()));
+}

@@ -1,0 +1,334 @@
+//! clipserve in each precision beside infinity and a plain loop around `transformers`: one run, one machine, one checkpoint.
+//!
+//! Owns the order of the measurements and what is written: `benchmarks.md` (machine, versions, one table, the bars) and
+//! `benchmarks.svg`. All services are started once and paused except the one that is measured; within a round each measurement
+//! goes through all of them before the next one begins, so that a busy machine hits all alike. Before the first round every
+//! service embeds the same picture and the same text, and services that claim the same arithmetic must agree.
+//!
+//! A precision that this build or this machine does not have is left out, and the page says so with the reason.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use clap::Parser;
+use serde_json::Value;
+use tokio::task::LocalSet;
+
+use crate::{
+    ENDLESS, PICTURE, Result,
+    bare::Bare,
+    chart, checkpoint,
+    figures::{figure, milliseconds},
+    load::{
+        self, Load, Pace,
+        connection::Connection,
+        request::{Ask, Template, Wire},
+        summary::Summary,
+    },
+    machine,
+    process::Service,
+    report::{self, Column, Kind, Measure},
+    services::{self, Places},
+};
+
+/// The least cosine between two services' embeddings of one input, where both compute in f32.
+const SAME: f64 = 0.9999;
+
+/// The same where ours computes in fewer bits: far above what another picture or a wrong crop would give.
+const SIMILAR: f64 = 0.95;
+
+/// Texts of the cached measurement: all of them are asked for in its warm-up.
+const CACHED: u64 = 1000;
+
+#[derive(Parser)]
+pub(crate) struct Options {
+    /// Rounds.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Seconds of each throughput measurement, after a warm-up; latencies take half of them.
+    #[arg(long, default_value_t = 6.0)]
+    seconds: f64,
+    /// clipserve's precisions.
+    #[arg(long, value_delimiter = ',', default_value = "f32,bf16,int8")]
+    precisions: Vec<String>,
+    /// A key of clipserve's configuration, for all of its measurements; may be given several times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    set: Vec<String>,
+    /// What switches the embedding cache on: texts from the cache are then measured too, at f32. May be given several times.
+    #[arg(long, value_name = "SECTION.KEY=VALUE")]
+    cached_set: Vec<String>,
+    /// Where benchmarks.md and benchmarks.svg are written.
+    #[arg(long, default_value = "docs")]
+    out: PathBuf,
+}
+
+/// One service and its numbers.
+struct Contender {
+    column: Column,
+    service: Service,
+    wire: Wire,
+    images: Template,
+    texts: Template,
+    bare: Option<Bare>,
+    /// A second process with the embedding cache on.
+    cached: Option<(Service, Template)>,
+}
+
+/// The comparison while it runs.
+struct Comparison<'a> {
+    options: &'a Options,
+    contenders: Vec<Contender>,
+    /// The least and the most CPU that the generator took, in CPUs.
+    generator_cpu: (f64, f64),
+    refused: u64,
+}
+
+pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
+    checkpoint::make(places)?;
+    let (contenders, missing) = start(places, options)?;
+    let mut comparison = Comparison { options, contenders, generator_cpu: (f64::INFINITY, 0.0), refused: 0 };
+    comparison.check_numbers()?;
+    for round in 1..=options.rounds {
+        eprintln!("round {round} of {}", options.rounds);
+        comparison.round()?;
+    }
+    comparison.memory()?;
+    let columns: Vec<Column> = comparison.contenders.iter().map(|contender| contender.column.clone()).collect();
+    let page = page(places, &comparison, &columns, &missing)?;
+    println!("{page}");
+    let out = places.root.join(&options.out);
+    fs::create_dir_all(&out)?;
+    fs::write(out.join("benchmarks.md"), page)?;
+    fs::write(out.join("benchmarks.svg"), chart::svg(&columns))?;
+    eprintln!("written to {}", out.join("benchmarks.md").display());
+    Ok(())
+}
+
+/// Starts every service and pauses it. Also what could not be started of ours, and why.
+fn start(places: &Places, options: &Options) -> Result<(Vec<Contender>, Vec<String>)> {
+    let picture = fs::read(places.root.join(PICTURE))?;
+    let contender = |name: &str, kind, wire, service: Service| -> Result<Contender> {
+        let texts = Template::new(Ask::Text, wire, &picture, ENDLESS)?;
+        let images = Template::new(Ask::Image, wire, &picture, ENDLESS)?;
+        service.pause()?;
+        let column = Column::new(name.to_owned(), kind);
+        Ok(Contender { column, service, wire, images, texts, bare: None, cached: None })
+    };
+    let (mut contenders, mut missing) = (Vec::new(), Vec::new());
+    for precision in &options.precisions {
+        eprintln!("starting clipserve, {precision}");
+        let started = Bare::open(places, precision)
+            .and_then(|bare| Ok((bare, services::clipserve(places, &places.checkpoint(), precision, &options.set)?)));
+        match started {
+            Ok((bare, service)) => {
+                let bare_bar = [("f32", 0.95), ("bf16", 0.9)].into_iter().find(|(name, _)| name == precision);
+                let kind = Kind::Ours { bare_bar: bare_bar.map(|(_, bar)| bar) };
+                let mut ours = contender(&format!("clipserve {precision}"), kind, Wire::Native, service)?;
+                ours.bare = Some(bare);
+                if precision == "f32" && !options.cached_set.is_empty() {
+                    let set = [&options.set[..], &options.cached_set].concat();
+                    let cached = services::clipserve(places, &places.checkpoint(), precision, &set)?;
+                    cached.pause()?;
+                    ours.cached = Some((cached, Template::new(Ask::Text, Wire::Native, &picture, CACHED)?));
+                }
+                contenders.push(ours);
+            }
+            Err(error) => missing.push(format!("{precision}: {}", error.to_string().trim())),
+        }
+    }
+    eprintln!("starting infinity");
+    contenders.push(contender("infinity", Kind::Infinity, Wire::Infinity, services::infinity(places)?)?);
+    eprintln!("starting the transformers loop");
+    let plain = services::transformers(places)?;
+    contenders.push(contender("transformers + FastAPI", Kind::Transformers, Wire::Native, plain)?);
+    Ok((contenders, missing))
+}
+
+impl Comparison<'_> {
+    /// Everything once.
+    fn round(&mut self) -> Result<()> {
+        let seconds = self.options.seconds;
+        for at in 0..self.contenders.len() {
+            if let Some(bare) = &mut self.contenders[at].bare {
+                bare.round(seconds)?;
+            }
+            let rate = self.load(at, Ask::Image, 32, seconds)?.rate;
+            self.contenders[at].column.push(Measure::Images, rate);
+        }
+        // Right after 32 connections: what is compared is flatness.
+        for at in 0..self.contenders.len() {
+            if matches!(self.contenders[at].column.kind, Kind::Ours { .. }) {
+                for (measure, connections) in [(Measure::Images128, 128), (Measure::Images512, 512)] {
+                    let rate = self.load(at, Ask::Image, connections, seconds)?.rate;
+                    self.contenders[at].column.push(measure, rate);
+                }
+            }
+        }
+        for at in 0..self.contenders.len() {
+            let rate = self.load(at, Ask::Text, 32, seconds)?.rate;
+            self.contenders[at].column.push(Measure::Texts, rate);
+        }
+        for (ask, p50, p99) in
+            [(Ask::Image, Measure::ImageP50, Measure::ImageP99), (Ask::Text, Measure::TextP50, Measure::TextP99)]
+        {
+            for at in 0..self.contenders.len() {
+                let summary = self.load(at, ask, 1, seconds / 2.0)?;
+                let column = &mut self.contenders[at].column;
+                column.push(p50, milliseconds(summary.latency(0.5)));
+                column.push(p99, milliseconds(summary.latency(0.99)));
+            }
+        }
+        for at in 0..self.contenders.len() {
+            if let Some((service, template)) = &self.contenders[at].cached {
+                service.resume()?;
+                let summary = measure(service, template, 32, seconds)?;
+                service.pause()?;
+                self.note(&summary);
+                self.contenders[at].column.push(Measure::CachedTexts, summary.rate);
+            }
+        }
+        Ok(())
+    }
+
+    /// A closed loop against one service; a failure of any request ends the run.
+    fn load(&mut self, at: usize, ask: Ask, connections: usize, seconds: f64) -> Result<Summary> {
+        let contender = &self.contenders[at];
+        let template = if ask == Ask::Image { &contender.images } else { &contender.texts };
+        contender.service.resume()?;
+        let summary = measure(&contender.service, template, connections, seconds)
+            .map_err(|error| format!("{}, {connections} connections: {error}", contender.column.name))?;
+        contender.service.pause()?;
+        if let Some(failure) = &summary.first_failure {
+            return Err(format!("{}, {connections} connections: {failure}", contender.column.name).into());
+        }
+        eprintln!(
+            "  {}, {ask:?}, {connections} connections: {} /s, p50 {} ms, {} refused",
+            contender.column.name,
+            figure(summary.rate),
+            figure(milliseconds(summary.latency(0.5))),
+            summary.refused
+        );
+        self.note(&summary);
+        Ok(summary)
+    }
+
+    fn note(&mut self, summary: &Summary) {
+        let (least, most) = self.generator_cpu;
+        self.generator_cpu = (least.min(summary.generator_cpu), most.max(summary.generator_cpu));
+        self.refused += summary.refused;
+    }
+
+    /// The same input gives the same embedding everywhere: else the services do not do the same work.
+    fn check_numbers(&mut self) -> Result<()> {
+        for (ask, measure) in [(Ask::Image, Measure::ImageCosine), (Ask::Text, Measure::TextCosine)] {
+            let embeddings =
+                self.contenders.iter().map(|contender| contender.embedding(ask)).collect::<Result<Vec<_>>>()?;
+            let infinity = self.contenders.iter().position(|contender| contender.column.kind == Kind::Infinity);
+            let reference = embeddings[infinity.ok_or("infinity is always there")?].clone();
+            for (contender, embedding) in self.contenders.iter_mut().zip(embeddings) {
+                let cosine = cosine(&embedding, &reference);
+                let name = &contender.column.name;
+                let least = if name.ends_with("bf16") || name.ends_with("int8") { SIMILAR } else { SAME };
+                if embedding.len() != reference.len() || cosine < least {
+                    return Err(format!("{name} and infinity disagree on the same {ask:?}: cosine {cosine:.6}").into());
+                }
+                contender.column.push(measure, cosine);
+            }
+        }
+        Ok(())
+    }
+
+    fn memory(&mut self) -> Result<()> {
+        for contender in &mut self.contenders {
+            let memory = contender.service.memory()?;
+            contender.column.push(Measure::Resident, memory.resident / 1e6);
+            contender.column.push(Measure::Peak, memory.peak / 1e6);
+            if let Some(bare) = &contender.bare {
+                bare.samples(bare.best().0).iter().for_each(|rate| contender.column.push(Measure::Bare, *rate));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Contender {
+    /// The first embedding of an answer.
+    fn embedding(&self, ask: Ask) -> Result<Vec<f64>> {
+        let template = if ask == Ask::Image { &self.images } else { &self.texts };
+        self.service.resume()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answer = LocalSet::new().block_on(&runtime, async {
+            Connection::open(self.service.address()).await?.fetch(template.request(1)).await
+        });
+        self.service.pause()?;
+        let answer: Value = serde_json::from_slice(&answer.map_err(|error| format!("{}: {error}", self.column.name))?)?;
+        let embedding = match self.wire {
+            Wire::Native => &answer["embeddings"][0],
+            Wire::Infinity => &answer["data"][0]["embedding"],
+        };
+        let numbers =
+            embedding.as_array().ok_or_else(|| format!("{}: an answer without an embedding", self.column.name))?;
+        Ok(numbers.iter().filter_map(Value::as_f64).collect())
+    }
+}
+
+fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn measure(service: &Service, template: &Template, connections: usize, seconds: f64) -> Result<Summary> {
+    load::run(&Load {
+        address: service.address(),
+        template,
+        connections,
+        pace: Pace::Closed,
+        // Two batches of 32 on the slowest, so that its bursts are under way.
+        warm_up: Duration::from_secs_f64(if connections == 1 { 0.5 } else { 2.0 }),
+        window: Duration::from_secs_f64(seconds),
+        // The peers work off what they have queued even when its client has gone, so it must be over before the next one.
+        drain: Duration::from_secs(if connections > 32 { 3 } else { 20 }),
+        slo: Duration::from_secs(1),
+    })
+}
+
+/// `benchmarks.md`.
+fn page(places: &Places, comparison: &Comparison<'_>, columns: &[Column], missing: &[String]) -> Result<String> {
+    let (rounds, seconds) = (comparison.options.rounds, comparison.options.seconds);
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let (least, most) = comparison.generator_cpu;
+    let left_out = missing.iter().map(|missing| format!("* Not measured: {missing}\n"));
+    Ok(format!(
+        "# How fast clipserve is, beside others\n\n\
+         Written by `make bench-peers` (`cargo bench --bench serve -- {}`) on {}: one run, one machine, do not edit.\n\n\
+         ![The table as bars](benchmarks.svg)\n\n\
+         {}\n\
+         In brackets: the ratio to infinity. Rounds: {rounds}, {seconds} s for each throughput and half of it for latencies. Figures \
+         are medians over the rounds, ratios medians of the ratios of each round. What is measured is taken in turn within a round, everything else is paused.\n\n\
+         ## What it is held to\n\n\
+         {}\n\
+         ## How\n\n\
+         * Machine: {}.\n\
+         * Versions: {}.\n\
+         * Model: ViT-B/32's sizes, random weights, one checkpoint for all; clipserve serves the graphs that it makes of it.\n\
+         * Images: a JPEG of 640x480, 85 KB; each request is another file with the same pixels. Raw body for clipserve and the \
+         transformers loop, base64 in JSON for infinity, which takes nothing else. Texts: captions of 7 to 16 words, no two alike, \
+         one a request. Answers: JSON with 512 floats.\n\
+         * Load: closed loop on the same machine, whose generator takes {:.0} to {:.0} % of one CPU away from each service. At 512 \
+         connections clipserve refuses what its queue does not hold (429); the client waits as long as `Retry-After` says \
+         ({} refusals in this run), and only answers count.\n\
+         * Services: as their users start them. infinity: PyTorch engine on the CPU. transformers + FastAPI: \
+         [`fastapi_transformers.py`](../benches/peers/fastapi_transformers.py).\n\
+         * Memory: of the process at the end of the run, mapped weights included.\n\
+         {}",
+        arguments.join(" "),
+        machine::today(),
+        report::table(columns),
+        report::bar_table(&report::bars(columns)),
+        machine::describe()?,
+        machine::versions(places)?.join(", "),
+        least * 100.0,
+        most * 100.0,
+        comparison.refused,
+        left_out.collect::<String>(),
+    ))
+}

@@ -1,0 +1,165 @@
+//! The speed floor: what the service does with the hardware, against what ONNX Runtime alone does with it.
+//!
+//! Three measurements:
+//!
+//! 1. Requests per second of the load generator itself, against the cheapest route: what it could not measure beyond.
+//! 2. Images per second with a ViT-B/32-sized model and 640x480 JPEGs at 32 connections (closed loop), as a ratio to bare
+//!    `Session::run` at its best batch size. Rounds of the two alternate; medians.
+//! 3. CPU time per request outside decode, resize and `run`, with the small fixture model at one connection, from the
+//!    threads' own CPU clocks.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use clap::Parser;
+use http::{Request, Uri};
+use http_body_util::Full;
+use tokio::task::LocalSet;
+
+use crate::{
+    ENDLESS, PICTURE, Result, Served,
+    bare::Bare,
+    checkpoint,
+    figures::median,
+    load::{
+        self, Load, Pace,
+        connection::Connection,
+        request::{Ask, Template, Wire},
+    },
+    machine,
+    process::Service,
+    services::{self, Places},
+};
+
+#[derive(Parser)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    served: Served,
+    /// Seconds of each measurement of each round.
+    #[arg(long, default_value_t = 8.0)]
+    seconds: f64,
+    /// Rounds, each with bare sessions and the service.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Connections to the service.
+    #[arg(long, default_value_t = 32)]
+    connections: usize,
+}
+
+pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
+    println!("machine: {}\n", machine::describe()?);
+    checkpoint::make(places)?;
+    generator(places, options)?;
+    throughput(places, options)?;
+    overhead(places)
+}
+
+fn generator(places: &Places, options: &Options) -> Result<()> {
+    let service = services::clipserve(places, &places.fixture(), "f32", &[])?;
+    let template = Template::new(Ask::Livez, Wire::Native, &fs::read(places.root.join(PICTURE))?, ENDLESS)?;
+    let summary = load::run(&closed(&service, &template, options.connections, 3.0))?;
+    println!("the load generator alone, GET /livez:\n\n{}", load::table::header(1000));
+    println!("{}\n", load::table::row("/livez", options.connections, &summary));
+    Ok(())
+}
+
+fn throughput(places: &Places, options: &Options) -> Result<()> {
+    let precision = &options.served.precision;
+    let template = Template::new(Ask::Image, Wire::Native, &fs::read(places.root.join(PICTURE))?, ENDLESS)?;
+    let mut bare = Bare::open(places, precision)?;
+    let service = services::clipserve(places, &places.checkpoint(), precision, &options.served.set)?;
+    let mut served = Vec::new();
+    for round in 1..=options.rounds {
+        service.pause()?;
+        bare.round(options.seconds)?;
+        service.resume()?;
+        let summary = load::run(&closed(&service, &template, options.connections, options.seconds))?;
+        if let Some(failure) = summary.first_failure {
+            return Err(failure.into());
+        }
+        println!("round {round}: served {:.1} images/s", summary.rate);
+        served.push(summary.rate);
+    }
+    println!("\n| what | images/s (median of {}) |\n|---|---|", options.rounds);
+    for (batch, rate) in bare.rates() {
+        println!("| bare Session::run, {precision}, batch {batch} | {rate:.1} |");
+    }
+    let (batch, best) = bare.best();
+    let rate = median(&served);
+    println!("| served, {precision}, {} connections, 640x480 JPEG | {rate:.1} |", options.connections);
+    let ratios: Vec<f64> = served.iter().zip(bare.samples(batch)).map(|(served, bare)| served / bare).collect();
+    println!(
+        "\nserved / bare at its best batch ({batch}, {best:.1} images/s), median of the rounds: {:.3}\n",
+        median(&ratios)
+    );
+    Ok(())
+}
+
+/// A closed loop with what all measurements here share.
+fn closed<'a>(service: &Service, template: &'a Template, connections: usize, seconds: f64) -> Load<'a> {
+    Load {
+        address: service.address(),
+        template,
+        connections,
+        pace: Pace::Closed,
+        warm_up: Duration::from_secs(1),
+        window: Duration::from_secs_f64(seconds),
+        drain: Duration::from_secs(5),
+        slo: Duration::from_secs(1),
+    }
+}
+
+/// CPU per request outside decode, resize and `run`: what the I/O threads take, and what the preprocess and session threads
+/// take beyond the stage times that the service itself measures.
+fn overhead(places: &Places) -> Result<()> {
+    const REQUESTS: u64 = 2000;
+    let set = ["engine.intra_threads=1", "preprocess.threads=1"].map(str::to_owned);
+    let service = services::clipserve(places, &places.fixture(), "f32", &set)?;
+    let template = Template::new(Ask::Image, Wire::Native, &fs::read(places.root.join(PICTURE))?, ENDLESS)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let mut connection = Connection::open(service.address()).await?;
+        for number in 0..200 {
+            connection.fetch(template.request(number)).await?;
+        }
+        let (cpu, stages) = (service.cpu_by_thread(group)?, stages(&mut connection).await?);
+        for number in 0..REQUESTS {
+            connection.fetch(template.request(number)).await?;
+        }
+        let (cpu_after, stages_after) = (service.cpu_by_thread(group)?, self::stages(&mut connection).await?);
+        let per_request = |seconds: f64| seconds / REQUESTS as f64 * 1e3;
+        let of = |group: &str| per_request(cpu_after.get(group).unwrap_or(&0.0) - cpu.get(group).unwrap_or(&0.0));
+        let stage = |name: &str| per_request(stages_after[name] - stages[name]);
+        let (decode, resize, run) = (stage("decode"), stage("resize"), stage("image_inference"));
+        let (io, preprocess, session) = (of("io"), of("preprocess"), of("session"));
+        let own = io + (preprocess - decode - resize).max(0.0) + (session - run).max(0.0);
+        println!("| CPU per request, 640x480 JPEG, one connection | ms |\n|---|---|");
+        println!("| decode | {decode:.3} |\n| resize and crop | {resize:.3} |\n| run (fixture model) | {run:.3} |");
+        println!("| I/O threads | {io:.3} |");
+        println!("| preprocess thread beyond decode and resize | {:.3} |", preprocess - decode - resize);
+        println!("| session thread beyond run | {:.3} |", session - run);
+        println!("\nown overhead: {own:.3} ms of CPU per request (bar: 0.3)\n");
+        Ok(())
+    })
+}
+
+/// Whose work a thread of the service does.
+fn group(thread: &str) -> &'static str {
+    match thread {
+        name if name.starts_with("preprocess") => "preprocess",
+        name if name.starts_with("vision") || name.starts_with("text") => "session",
+        _ => "io",
+    }
+}
+
+/// Seconds so far in each stage.
+async fn stages(connection: &mut Connection) -> Result<BTreeMap<String, f64>> {
+    let mut request = Request::new(Full::default());
+    *request.uri_mut() = Uri::from_static("/metrics");
+    request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
+    let text = String::from_utf8(connection.fetch(request).await?.to_vec())?;
+    let stage = |line: &str| {
+        let (name, value) = line.strip_prefix("clipserve_stage_duration_seconds_sum{stage=\"")?.split_once("\"} ")?;
+        Some((name.to_owned(), value.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(stage).collect())
+}

@@ -1,0 +1,267 @@
+//! The load generator: closed loop and open loop over HTTP/1.1, on one thread.
+//!
+//! Owns who asks when, and what of it counts. Does not own what is asked ([`request`]), one connection ([`connection`]), the
+//! arrival times ([`schedule`]) or the numbers ([`summary`]).
+//!
+//! **Closed loop**: each of n connections asks again when it is answered. It finds the capacity, and its latencies are those of
+//! n patient clients. A connection that is refused with 429 waits as long as `Retry-After` says.
+//!
+//! **Open loop**: requests arrive at times that were drawn beforehand, whether or not earlier ones have been answered, and a
+//! latency counts from the arrival, not from the moment a connection was free to send it. So a service that falls behind shows
+//! it (no coordinated omission).
+//!
+//! Invariants: an answer counts when its status is 200 and its body is about as long as that of a first request, made and
+//! looked at before the load. Every request of the window has exactly one outcome. One thread and no TLS, pool or redirects:
+//! on a small machine the generator takes from what it measures, so it also says how much CPU it took.
+
+pub(crate) mod connection;
+pub(crate) mod request;
+pub(crate) mod schedule;
+pub(crate) mod summary;
+pub(crate) mod table;
+
+use std::{
+    cell::{Cell, RefCell},
+    fs,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    rc::Rc,
+    sync::mpsc as blocking,
+    thread,
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::{JoinSet, LocalSet},
+    time::{sleep, sleep_until, timeout, timeout_at},
+};
+
+use self::{
+    connection::{Answer, Connection},
+    request::Template,
+    schedule::Schedule,
+    summary::{Outcome, Recorder, Summary},
+};
+use crate::Result;
+
+/// A request that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a connection does after a fault of the transport, and after a 429 that does not say: it must not turn into a busy loop.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Arrivals that may wait between the schedule and the connections: more than any backlog that is still worth measuring.
+const BACKLOG: usize = 1 << 17;
+
+/// One measurement.
+pub(crate) struct Load<'a> {
+    /// The service.
+    pub(crate) address: SocketAddr,
+    /// What is asked.
+    pub(crate) template: &'a Template,
+    /// Connections: all of them busy (closed loop), or as many as may be in use at once (open loop).
+    pub(crate) connections: usize,
+    /// When a request is made.
+    pub(crate) pace: Pace,
+    /// Before the window.
+    pub(crate) warm_up: Duration,
+    /// The window.
+    pub(crate) window: Duration,
+    /// What is in flight when the window ends may take so long to finish; then its connections are cut.
+    pub(crate) drain: Duration,
+    /// Answers within this time are the goodput.
+    pub(crate) slo: Duration,
+}
+
+/// When a request is made.
+pub(crate) enum Pace {
+    /// When the last one of the same connection is answered.
+    Closed,
+    /// At these times after the start.
+    Open(Schedule),
+}
+
+/// Runs one measurement on the calling thread.
+///
+/// # Errors
+/// When the first request is not answered with 200. What fails later is counted.
+pub(crate) fn run(load: &Load<'_>) -> Result<Summary> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let plausible = probe(load.address, load.template).await?;
+        let started = Instant::now();
+        let window = started + load.warm_up..started + load.warm_up + load.window;
+        let recorder = Recorder::new(started, window.clone(), load.slo);
+        let clients = Rc::new(Clients {
+            address: load.address,
+            plausible,
+            recorder: RefCell::new(recorder),
+            over: Cell::new(false),
+        });
+        let cpu = thread_cpu()?;
+        let other_cpu = match &load.pace {
+            Pace::Closed => {
+                closed(&clients, load, window.end).await;
+                Duration::ZERO
+            }
+            Pace::Open(schedule) => open(&clients, load, schedule.clone(), started, window.end).await?,
+        };
+        let cpu = thread_cpu()? - cpu + other_cpu;
+        let recorder = clients.recorder.borrow();
+        Ok(recorder.summary(matches!(load.pace, Pace::Open(_)), cpu.as_secs_f64() / started.elapsed().as_secs_f64()))
+    })
+}
+
+/// One request before the load: fails early and whole, and says how long an answer is.
+async fn probe(address: SocketAddr, template: &Template) -> Result<RangeInclusive<usize>> {
+    let answer = Connection::open(address).await?.ask(template.request(0)).await?;
+    if answer.status != StatusCode::OK {
+        return Err(format!("{}: {} {}", template.path(), answer.status, String::from_utf8_lossy(&answer.start)).into());
+    }
+    // The digits of floats vary.
+    Ok(answer.length / 2..=answer.length * 2)
+}
+
+/// What all connections of one measurement share.
+struct Clients {
+    address: SocketAddr,
+    plausible: RangeInclusive<usize>,
+    recorder: RefCell<Recorder>,
+    /// No further request is made.
+    over: Cell<bool>,
+}
+
+impl Clients {
+    /// Asks once, on a new connection where `connection` has none. What kind of answer it was, and how long to wait before
+    /// asking again.
+    async fn ask(&self, connection: &mut Option<Connection>, template: &Template, number: u64) -> (Outcome, Duration) {
+        let answer = timeout(PATIENCE, async {
+            if connection.as_ref().is_none_or(Connection::is_closed) {
+                *connection = Some(Connection::open(self.address).await?);
+            }
+            let open = connection.as_mut().ok_or("just opened")?;
+            open.ask(template.request(number)).await
+        });
+        let failure = match answer.await {
+            Ok(Ok(answer)) => match self.judge(&answer) {
+                Ok(()) => return (Outcome::Answered, Duration::ZERO),
+                Err(_) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
+                    return (Outcome::Refused, answer.retry_after.unwrap_or(PAUSE));
+                }
+                Err(failure) => failure,
+            },
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+        };
+        *connection = None;
+        (Outcome::Failed(failure), PAUSE)
+    }
+
+    fn judge(&self, answer: &Answer) -> std::result::Result<(), String> {
+        if answer.status != StatusCode::OK {
+            return Err(format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.start)));
+        }
+        if !self.plausible.contains(&answer.length) {
+            return Err(format!("an answer of {} bytes, where {:?} are expected", answer.length, self.plausible));
+        }
+        Ok(())
+    }
+}
+
+async fn closed(clients: &Rc<Clients>, load: &Load<'_>, end: Instant) {
+    let mut tasks = JoinSet::new();
+    let numbers = Rc::new(Cell::new(0));
+    for _ in 0..load.connections {
+        let (clients, numbers, template) = (Rc::clone(clients), Rc::clone(&numbers), load.template.clone());
+        tasks.spawn_local(async move {
+            let mut connection = None;
+            while !clients.over.get() {
+                numbers.set(numbers.get() + 1);
+                let asked = Instant::now();
+                let (outcome, pause) = clients.ask(&mut connection, &template, numbers.get()).await;
+                let now = Instant::now();
+                clients.recorder.borrow_mut().closed(asked, now, outcome);
+                if !pause.is_zero() {
+                    // A refused client has nothing to wait for once the window is over.
+                    let _ = timeout_at(end.into(), sleep(pause)).await;
+                }
+            }
+        });
+    }
+    sleep_until(end.into()).await;
+    clients.over.set(true);
+    let _ = timeout(load.drain, async { while tasks.join_next().await.is_some() {} }).await;
+}
+
+/// The CPU time of the thread that keeps the schedule.
+async fn open(
+    clients: &Rc<Clients>,
+    load: &Load<'_>,
+    schedule: Schedule,
+    started: Instant,
+    end: Instant,
+) -> Result<Duration> {
+    // A thread of its own: tokio's timer ticks in milliseconds, which is more than a short answer takes.
+    let (arrive, arrivals) = mpsc::channel(BACKLOG);
+    let (stop, stopped) = blocking::channel::<()>();
+    let pacer = thread::spawn(move || pace(schedule, started, end, &arrive, &stopped));
+    let arrivals = Rc::new(Mutex::new(arrivals));
+    let mut tasks = JoinSet::new();
+    for _ in 0..load.connections {
+        let (clients, arrivals, template) = (Rc::clone(clients), Rc::clone(&arrivals), load.template.clone());
+        tasks.spawn_local(async move {
+            let mut connection = None;
+            loop {
+                let next = arrivals.lock().await.recv().await;
+                let Some((number, arrival)) = next else { return };
+                clients.recorder.borrow_mut().arrived(arrival);
+                let (outcome, _) = clients.ask(&mut connection, &template, number).await;
+                clients.recorder.borrow_mut().open(arrival, Instant::now(), outcome);
+            }
+        });
+    }
+    sleep_until(end.into()).await;
+    let _ = timeout(load.drain, async { while tasks.join_next().await.is_some() {} }).await;
+    // Arrivals that no connection has taken are the window's too.
+    if let Ok(mut waiting) = arrivals.try_lock() {
+        while let Ok((_, arrival)) = waiting.try_recv() {
+            clients.recorder.borrow_mut().arrived(arrival);
+        }
+    }
+    drop(stop);
+    pacer.join().map_err(|_| "the schedule's thread failed")?
+}
+
+/// Sends each arrival at its time; late ones at once. Returns the thread's CPU time.
+fn pace(
+    schedule: Schedule,
+    started: Instant,
+    end: Instant,
+    arrive: &mpsc::Sender<(u64, Instant)>,
+    stopped: &blocking::Receiver<()>,
+) -> Result<Duration> {
+    for (number, after) in (1..).zip(schedule) {
+        let arrival = started + after;
+        if arrival >= end {
+            break;
+        }
+        let wait = arrival.saturating_duration_since(Instant::now());
+        // Waiting on a channel that nobody sends to is a sleep that can be ended.
+        if !wait.is_zero() && stopped.recv_timeout(wait) == Err(blocking::RecvTimeoutError::Disconnected) {
+            break;
+        }
+        if arrive.blocking_send((number, arrival)).is_err() {
+            break;
+        }
+    }
+    thread_cpu()
+}
+
+/// The time that the calling thread has spent on a CPU.
+fn thread_cpu() -> Result<Duration> {
+    // The first field is in nanoseconds.
+    let statistics = fs::read_to_string("/proc/thread-self/schedstat")?;
+    Ok(Duration::from_nanos(statistics.split_whitespace().next().ok_or("schedstat is empty")?.parse()?))
+}

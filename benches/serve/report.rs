@@ -1,0 +1,216 @@
+//! The comparison's numbers as Markdown: the table, and what the service is held to.
+//!
+//! Pure: takes numbers, gives text. Invariants: a figure is the median over the rounds; a ratio is the median of the
+//! ratios of each round, since a machine that drifts hits both sides of one round alike.
+
+use std::collections::BTreeMap;
+
+use super::figures::{figure, median};
+
+/// What is compared. The order is that of the table's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Measure {
+    /// Images per second at 32 connections.
+    Images,
+    /// The same at 128.
+    Images128,
+    /// The same at 512.
+    Images512,
+    /// Images per second of ONNX Runtime alone, at its best batch size.
+    Bare,
+    /// Milliseconds of one image at one connection: the median.
+    ImageP50,
+    /// The same: the 99th percentile.
+    ImageP99,
+    /// Texts per second at 32 connections, all different.
+    Texts,
+    /// Texts per second at 32 connections, from an embedding cache.
+    CachedTexts,
+    /// Milliseconds of one text at one connection: the median.
+    TextP50,
+    /// The same: the 99th percentile.
+    TextP99,
+    /// Memory at the end, MB.
+    Resident,
+    /// The most memory there was, MB.
+    Peak,
+    /// Cosine of an image's embedding to infinity's.
+    ImageCosine,
+    /// Cosine of a text's embedding to infinity's.
+    TextCosine,
+}
+
+impl Measure {
+    const ALL: [Self; 14] = [
+        Self::Images,
+        Self::Images128,
+        Self::Images512,
+        Self::Bare,
+        Self::ImageP50,
+        Self::ImageP99,
+        Self::Texts,
+        Self::CachedTexts,
+        Self::TextP50,
+        Self::TextP99,
+        Self::Resident,
+        Self::Peak,
+        Self::ImageCosine,
+        Self::TextCosine,
+    ];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Images => "images/s, 32 connections",
+            Self::Images128 => "images/s, 128 connections",
+            Self::Images512 => "images/s, 512 connections",
+            Self::Bare => "images/s, ONNX Runtime alone",
+            Self::ImageP50 => "one image at one connection, p50 ms",
+            Self::ImageP99 => "one image at one connection, p99 ms",
+            Self::Texts => "texts/s, 32 connections",
+            Self::CachedTexts => "cached texts/s, 32 connections",
+            Self::TextP50 => "one text at one connection, p50 ms",
+            Self::TextP99 => "one text at one connection, p99 ms",
+            Self::Resident => "resident memory, MB",
+            Self::Peak => "peak memory, MB",
+            Self::ImageCosine => "cosine to infinity's embedding, image",
+            Self::TextCosine => "cosine to infinity's embedding, text",
+        }
+    }
+}
+
+/// Whose numbers they are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    /// clipserve, and the part of bare ONNX Runtime's speed that it is held to in this precision.
+    Ours { bare_bar: Option<f64> },
+    /// infinity: what ratios are to.
+    Infinity,
+    /// The plain loop around `transformers`.
+    Transformers,
+}
+
+/// One service's numbers, one for each round.
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    /// The column's heading.
+    pub(crate) name: String,
+    /// Whose it is.
+    pub(crate) kind: Kind,
+    /// By measure.
+    pub(crate) samples: BTreeMap<Measure, Vec<f64>>,
+}
+
+impl Column {
+    /// Without numbers yet.
+    pub(crate) fn new(name: String, kind: Kind) -> Self {
+        Self { name, kind, samples: BTreeMap::new() }
+    }
+
+    /// One more round.
+    pub(crate) fn push(&mut self, measure: Measure, value: f64) {
+        self.samples.entry(measure).or_default().push(value);
+    }
+
+    /// The median over the rounds.
+    pub(crate) fn median(&self, measure: Measure) -> Option<f64> {
+        self.samples.get(&measure).filter(|samples| !samples.is_empty()).map(|samples| median(samples))
+    }
+
+    /// The median over the rounds of this one's `measure` to `other`'s `of`.
+    pub(crate) fn ratio(&self, measure: Measure, other: &Self, of: Measure) -> Option<f64> {
+        let (ours, theirs) = (self.samples.get(&measure)?, other.samples.get(&of)?);
+        let ratios: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        (!ratios.is_empty()).then(|| median(&ratios))
+    }
+}
+
+/// The table: one column for each service, ratios to infinity in brackets.
+pub(crate) fn table(columns: &[Column]) -> String {
+    let infinity = columns.iter().find(|column| column.kind == Kind::Infinity);
+    let names: Vec<_> = columns.iter().map(|column| column.name.as_str()).collect();
+    let mut table = format!("| | {} |\n|---|{}\n", names.join(" | "), "---:|".repeat(names.len()));
+    for measure in Measure::ALL {
+        if columns.iter().all(|column| column.median(measure).is_none()) {
+            continue;
+        }
+        let cells = columns.iter().map(|column| cell(column, measure, infinity));
+        table += &format!("| {} | {} |\n", measure.title(), cells.collect::<Vec<_>>().join(" | "));
+    }
+    table
+}
+
+fn cell(column: &Column, measure: Measure, infinity: Option<&Column>) -> String {
+    let Some(value) = column.median(measure) else { return "-".to_owned() };
+    if matches!(measure, Measure::ImageCosine | Measure::TextCosine) {
+        return format!("{value:.6}");
+    }
+    let ratio = infinity
+        .filter(|infinity| infinity.name != column.name)
+        .and_then(|infinity| column.ratio(measure, infinity, measure));
+    match ratio {
+        Some(ratio) => format!("{} ({ratio:.2})", figure(value)),
+        None => figure(value),
+    }
+}
+
+/// One requirement, and how it was met.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Bar {
+    what: String,
+    value: f64,
+    required: f64,
+    /// Whether more is better.
+    at_least: bool,
+}
+
+impl Bar {
+    fn met(&self) -> bool {
+        if self.at_least { self.value >= self.required } else { self.value <= self.required }
+    }
+
+    fn row(&self) -> String {
+        let (sign, word) = if self.at_least { ("≥", "over") } else { ("≤", "under") };
+        let margin = (self.value / self.required - 1.0) * if self.at_least { 100.0 } else { -100.0 };
+        let verdict = if self.met() {
+            format!("**met**, {margin:.0} % {word}")
+        } else {
+            format!("**missed** by {:.0} %", -margin)
+        };
+        format!("| {} | {sign} {} | {} | {verdict} |\n", self.what, figure(self.required), figure(self.value))
+    }
+}
+
+/// What the service is held to, for each precision.
+pub(crate) fn bars(columns: &[Column]) -> Vec<Bar> {
+    let mut bars = Vec::new();
+    let infinity = columns.iter().find(|column| column.kind == Kind::Infinity);
+    for column in columns {
+        let Kind::Ours { bare_bar } = column.kind else { continue };
+        let mut add = |what: &str, value: Option<f64>, required: f64, at_least: bool| {
+            if let Some(value) = value {
+                bars.push(Bar { what: format!("{}: {what}", column.name), value, required, at_least });
+            }
+        };
+        if let Some(bar) = bare_bar {
+            let ratio = column.ratio(Measure::Images, column, Measure::Bare);
+            add("images/s served, of ONNX Runtime alone", ratio, bar, true);
+        }
+        let to_infinity = |measure| infinity.and_then(|infinity| column.ratio(measure, infinity, measure));
+        add("images/s at 32 connections, of infinity's", to_infinity(Measure::Images), 4.0, true);
+        add("p50 of one image at one connection, of infinity's", to_infinity(Measure::ImageP50), 0.25, false);
+        add("texts/s at 32 connections, of infinity's", to_infinity(Measure::Texts), 5.0, true);
+        add("resident memory, of infinity's", to_infinity(Measure::Resident), 0.5, false);
+        for (measure, connections) in [(Measure::Images128, 128), (Measure::Images512, 512)] {
+            let what = format!("images/s at {connections} connections, of that at 32");
+            add(&what, column.ratio(measure, column, Measure::Images), 0.95, true);
+        }
+        add("cached texts/s", column.median(Measure::CachedTexts), 20_000.0, true);
+    }
+    bars
+}
+
+/// The bars as a table.
+pub(crate) fn bar_table(bars: &[Bar]) -> String {
+    let rows: String = bars.iter().map(Bar::row).collect();
+    format!("| bar | required | measured | |\n|---|---:|---:|---|\n{rows}")
+}

@@ -1,0 +1,109 @@
+//! The services that are measured, as commands: clipserve, infinity, and the plain loop around `transformers`.
+//!
+//! Owns their command lines and how each says that it is ready. Each has what its user would give it: the checkpoint, an
+//! address, and nothing to tune; clipserve also takes `--set` from the command line of the benchmark.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{
+    Result,
+    process::{Ready, Service},
+};
+
+/// Where the checkpoint, the graphs and the peers' Python are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// The root of the checkout.
+    pub(crate) root: PathBuf,
+}
+
+impl Places {
+    /// Of the checkout that this program was built from.
+    pub(crate) fn new() -> Self {
+        Self { root: PathBuf::from(env!("CARGO_MANIFEST_DIR")) }
+    }
+
+    /// What the benchmarks make.
+    pub(crate) fn made(&self) -> PathBuf {
+        self.root.join("target/bench")
+    }
+
+    /// The checkpoint that every service serves.
+    pub(crate) fn checkpoint(&self) -> PathBuf {
+        self.made().join("clip-vit-b-32")
+    }
+
+    /// The graphs that clipserve makes of it.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.made().join("cache")
+    }
+
+    /// The small model of the tests.
+    pub(crate) fn fixture(&self) -> PathBuf {
+        self.root.join("tests/fixtures/tiny-clip")
+    }
+
+    /// The folder that `benches/peers/install.sh` makes.
+    pub(crate) fn peers(&self) -> PathBuf {
+        self.made().join("peers")
+    }
+}
+
+/// The release binary with `model` and these `section.key=value`.
+pub(crate) fn clipserve(places: &Places, model: &Path, precision: &str, set: &[String]) -> Result<Service> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
+    command.current_dir(&places.root).args(["serve", "--listen", "127.0.0.1:0", "--provider", "cpu"]);
+    command.arg("--model").arg(model).arg("--cache-dir").arg(places.cache()).args(["--precision", precision]);
+    for pair in set {
+        command.args(["--set", pair]);
+    }
+    let ready = |line: &str| match line.rsplit_once("address=") {
+        Some((_, address)) => Some(Ready::At(address.trim().parse().ok()?)),
+        None => line.trim_end().ends_with("ready").then_some(Ready::Serves),
+    };
+    Service::start(command, ready, None)
+}
+
+/// infinity with its PyTorch engine, as its documentation starts it on a CPU.
+pub(crate) fn infinity(places: &Places) -> Result<Service> {
+    let address = free_address()?;
+    let mut command = python(places, "infinity_emb")?;
+    command.args(["v2", "--engine", "torch", "--device", "cpu", "--served-model-name", "bench", "--model-id"]);
+    command.arg(places.checkpoint()).args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
+    command.env("INFINITY_ANONYMOUS_USAGE_STATS", "0").env("DO_NOT_TRACK", "1");
+    Service::start(command, uvicorn_is_ready, Some(address))
+}
+
+/// `benches/peers/fastapi_transformers.py`.
+pub(crate) fn transformers(places: &Places) -> Result<Service> {
+    let address = free_address()?;
+    let mut command = python(places, "uvicorn")?;
+    command.env("CLIP_CHECKPOINT", places.checkpoint()).arg("--app-dir").arg(places.root.join("benches/peers"));
+    command.args(["fastapi_transformers:app", "--host", "127.0.0.1", "--port", &address.port().to_string()]);
+    Service::start(command, uvicorn_is_ready, Some(address))
+}
+
+/// A program of the peers' Python, which reaches no hub.
+fn python(places: &Places, program: &str) -> Result<Command> {
+    let path = places.peers().join("bin").join(program);
+    if !path.is_file() {
+        return Err(format!("{} is not there: run benches/peers/install.sh", path.display()).into());
+    }
+    let mut command = Command::new(path);
+    command.env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_OFFLINE", "1");
+    Ok(command)
+}
+
+/// Both peers are uvicorn applications.
+fn uvicorn_is_ready(line: &str) -> Option<Ready> {
+    line.contains("Uvicorn running on").then_some(Ready::Serves)
+}
+
+/// An address that was free a moment ago: the peers cannot be asked to take a free one and say which.
+fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
