@@ -42,7 +42,7 @@ impl Bare {
     /// # Errors
     /// When this build has no such precision, or the machine not what it needs.
     pub(crate) fn open(places: &Places, precision: &str) -> Result<Self> {
-        let known = Precision::from_str(precision, false)?;
+        let known = Precision::from_str(precision, false).map_err(|_| "this build has no such precision")?;
         let model = export::export_cached(&places.checkpoint(), &places.cache(), known)?;
         let graph = model.vision.ok_or("the checkpoint has no vision tower")?;
         let session = session(&places.root.join(".onnxruntime"), &graph, precision == "bf16")?;

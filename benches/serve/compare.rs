@@ -45,7 +45,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Seconds of each throughput measurement, after a warm-up; latencies take half of them.
-    #[arg(long, default_value_t = 6.0)]
+    #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// clipserve's precisions.
     #[arg(long, value_delimiter = ',', default_value = "f32,bf16,int8")]
@@ -132,6 +132,8 @@ fn start(places: &Places, options: &Options) -> Result<(Vec<Contender>, Vec<Stri
                 }
                 contenders.push(ours);
             }
+            // Every build and machine has it: without it something else is wrong.
+            Err(error) if precision == "f32" => return Err(error),
             Err(error) => missing.push(format!("{precision}: {}", error.to_string().trim())),
         }
     }
@@ -191,14 +193,19 @@ impl Comparison<'_> {
 
     /// A closed loop against one service; a failure of any request ends the run.
     fn load(&mut self, at: usize, ask: Ask, connections: usize, seconds: f64) -> Result<Summary> {
-        let contender = &self.contenders[at];
+        let contender = &mut self.contenders[at];
         let template = if ask == Ask::Image { &contender.images } else { &contender.texts };
         contender.service.resume()?;
-        let summary = measure(&contender.service, template, connections, seconds)
-            .map_err(|error| format!("{}, {connections} connections: {error}", contender.column.name))?;
+        let measured = measure(&contender.service, template, connections, seconds);
+        let name = &contender.column.name;
+        let summary = measured
+            .map_err(|error| format!("{name}, {connections} connections: {error}; {}", contender.service.state()))?;
         contender.service.pause()?;
         if let Some(failure) = &summary.first_failure {
             return Err(format!("{}, {connections} connections: {failure}", contender.column.name).into());
+        }
+        if summary.answered == 0 {
+            return Err(format!("{}, {connections} connections: no answer in a minute", contender.column.name).into());
         }
         eprintln!(
             "  {}, {ask:?}, {connections} connections: {} /s, p50 {} ms, {} refused",

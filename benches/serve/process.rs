@@ -4,12 +4,12 @@
 //! exists is ready and dies with its value; what it logs is read to the end, so that it never blocks on its own log.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -25,6 +25,7 @@ const LINES: usize = 20;
 /// A running service.
 pub(crate) struct Service {
     child: Child,
+    log: Arc<Mutex<VecDeque<String>>>,
     address: SocketAddr,
 }
 
@@ -50,26 +51,43 @@ impl Service {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let log = child.stderr.take().ok_or("the log is piped")?;
         let (sender, lines) = mpsc::channel();
+        let last = Arc::new(Mutex::new(VecDeque::new()));
+        let kept = Arc::clone(&last);
         thread::spawn(move || {
             for line in BufReader::new(log).lines().map_while(std::io::Result::ok) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                if kept.len() == LINES {
+                    kept.pop_front();
+                }
+                kept.push_back(line.clone());
                 // Nobody listens any more once it is ready.
                 let _ = sender.send(line);
             }
         });
-        let mut service = Self { child, address: known.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0))) };
-        let mut seen = Vec::new();
+        let address = known.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let mut service = Self { child, log: last, address };
         loop {
             let Ok(line) = lines.recv_timeout(START) else {
-                let from = seen.len().saturating_sub(LINES);
                 let program = command.get_program().to_string_lossy();
-                return Err(format!("{program} did not start:\n{}", seen[from..].join("\n")).into());
+                return Err(format!("{program} did not start: {}", service.state()).into());
             };
             match ready(&line) {
                 Some(Ready::At(address)) => service.address = address,
                 Some(Ready::Serves) => return Ok(service),
-                None => seen.push(line),
+                None => {}
             }
         }
+    }
+
+    /// Whether it has ended, and what it logged last: for the message of an error.
+    pub(crate) fn state(&mut self) -> String {
+        let state = match self.child.try_wait() {
+            Ok(Some(status)) => status.to_string(),
+            Ok(None) => "it still runs".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        format!("{state}; its last lines:\n{}", Vec::from_iter(log.iter().map(String::as_str)).join("\n"))
     }
 
     /// Where it listens.

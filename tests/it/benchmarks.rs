@@ -102,6 +102,18 @@ fn an_open_loop_counts_latency_from_the_arrival_and_what_was_never_answered() {
 }
 
 #[test]
+fn a_window_is_prolonged_until_a_slow_service_has_answered() {
+    let (start, mut recorder) = recorder();
+    recorder.closed(start, start + 900 * MS, Outcome::Answered);
+    assert_eq!(recorder.answered(), 0);
+    recorder.prolong(start + 5000 * MS);
+    for _ in 0..8 {
+        recorder.closed(start + 900 * MS, start + 4900 * MS, Outcome::Answered);
+    }
+    assert_eq!((recorder.answered(), recorder.summary(false, 0.0).rate), (8, 2.0));
+}
+
+#[test]
 fn a_window_without_an_answer_has_no_rate_and_names_the_first_failure() {
     let (start, mut recorder) = recorder();
     for failure in ["first", "second"] {

@@ -33,9 +33,9 @@ use std::{
 
 use http::StatusCode;
 use tokio::{
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, watch},
     task::{JoinSet, LocalSet},
-    time::{sleep, sleep_until, timeout, timeout_at},
+    time::{sleep_until, timeout},
 };
 
 use self::{
@@ -52,6 +52,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What a connection does after a fault of the transport, and after a 429 that does not say: it must not turn into a busy loop.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Answers that make a rate: a whole batch of the services that we know. A slow one may not give that many in a short window.
+const ENOUGH: usize = 32;
+
+/// By how much a window that does not hold enough answers is prolonged.
+const MORE: Duration = Duration::from_millis(250);
+
 /// Arrivals that may wait between the schedule and the connections: more than any backlog that is still worth measuring.
 const BACKLOG: usize = 1 << 17;
 
@@ -67,7 +73,7 @@ pub(crate) struct Load<'a> {
     pub(crate) pace: Pace,
     /// Before the window.
     pub(crate) warm_up: Duration,
-    /// The window.
+    /// The window. That of a closed loop goes on until it holds an answer for each connection, or [`ENOUGH`].
     pub(crate) window: Duration,
     /// What is in flight when the window ends may take so long to finish; then its connections are cut.
     pub(crate) drain: Duration,
@@ -94,12 +100,7 @@ pub(crate) fn run(load: &Load<'_>) -> Result<Summary> {
         let started = Instant::now();
         let window = started + load.warm_up..started + load.warm_up + load.window;
         let recorder = Recorder::new(started, window.clone(), load.slo);
-        let clients = Rc::new(Clients {
-            address: load.address,
-            plausible,
-            recorder: RefCell::new(recorder),
-            over: Cell::new(false),
-        });
+        let clients = Rc::new(Clients { address: load.address, plausible, recorder: RefCell::new(recorder) });
         let cpu = thread_cpu()?;
         let other_cpu = match &load.pace {
             Pace::Closed => {
@@ -129,8 +130,6 @@ struct Clients {
     address: SocketAddr,
     plausible: RangeInclusive<usize>,
     recorder: RefCell<Recorder>,
-    /// No further request is made.
-    over: Cell<bool>,
 }
 
 impl Clients {
@@ -170,28 +169,34 @@ impl Clients {
     }
 }
 
-async fn closed(clients: &Rc<Clients>, load: &Load<'_>, end: Instant) {
+async fn closed(clients: &Rc<Clients>, load: &Load<'_>, mut end: Instant) {
     let mut tasks = JoinSet::new();
     let numbers = Rc::new(Cell::new(0));
+    let (finish, over) = watch::channel(false);
     for _ in 0..load.connections {
         let (clients, numbers, template) = (Rc::clone(clients), Rc::clone(&numbers), load.template.clone());
+        let mut over = over.clone();
         tasks.spawn_local(async move {
             let mut connection = None;
-            while !clients.over.get() {
+            while !*over.borrow() {
                 numbers.set(numbers.get() + 1);
                 let asked = Instant::now();
                 let (outcome, pause) = clients.ask(&mut connection, &template, numbers.get()).await;
-                let now = Instant::now();
-                clients.recorder.borrow_mut().closed(asked, now, outcome);
+                clients.recorder.borrow_mut().closed(asked, Instant::now(), outcome);
                 if !pause.is_zero() {
-                    // A refused client has nothing to wait for once the window is over.
-                    let _ = timeout_at(end.into(), sleep(pause)).await;
+                    let _ = timeout(pause, over.wait_for(|over| *over)).await;
                 }
             }
         });
     }
+    let (enough, last_end) = (load.connections.min(ENOUGH) as u64, end + PATIENCE);
     sleep_until(end.into()).await;
-    clients.over.set(true);
+    while clients.recorder.borrow().answered() < enough && end < last_end {
+        end += MORE;
+        clients.recorder.borrow_mut().prolong(end);
+        sleep_until(end.into()).await;
+    }
+    let _ = finish.send(true);
     let _ = timeout(load.drain, async { while tasks.join_next().await.is_some() {} }).await;
 }
 

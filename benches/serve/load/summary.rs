@@ -88,6 +88,16 @@ impl Recorder {
         }
     }
 
+    /// Answers in the window so far.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered
+    }
+
+    /// Moves the window's end, before what it then holds has been taken down.
+    pub(crate) fn prolong(&mut self, end: Instant) {
+        self.window.end = end;
+    }
+
     /// A closed loop's request.
     pub(crate) fn closed(&mut self, asked: Instant, ended: Instant, outcome: Outcome) {
         if ended < self.window.start {
