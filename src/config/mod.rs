@@ -124,6 +124,10 @@ pub struct LimitsConfig {
     pub max_pixels: u64,
     /// UTF-8 bytes of one text, checked before it is tokenized.
     pub max_text_bytes: usize,
+    /// The `outputs` of one request, bytes of f32.
+    pub max_output_bytes: usize,
+    /// The `outputs` of all requests together, from admission to the end of their answers, bytes of f32.
+    pub max_inflight_output_bytes: usize,
 }
 
 /// `[model]`

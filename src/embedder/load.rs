@@ -9,7 +9,7 @@ use super::StartError;
 use crate::{
     config::{ModelConfig, Precision},
     export::{ExportedModel, export_cached, metadata::GraphInfo},
-    model::{Model, ModelError, ModelFiles, is_checkpoint},
+    model::{Graphs, Model, ModelError, ModelFiles, is_checkpoint},
 };
 
 /// Reads the model of `config`, after exporting it where it is a checkpoint.
@@ -53,7 +53,9 @@ fn export_checkpoint(config: &ModelConfig, precision: Precision) -> Result<Expor
 
 /// The model of these graphs, with the other files from where the operator has them.
 fn open_export(config: &ModelConfig, exported: ExportedModel, info: &GraphInfo) -> Result<Model, StartError> {
-    let files = ModelFiles::beside(&config.path, exported.vision, exported.text)?;
+    let vision = Graphs::new(exported.vision, exported.vision_outputs);
+    let text = Graphs::new(exported.text, exported.text_outputs);
+    let files = ModelFiles::beside(&config.path, vision, text)?;
     Ok(Model::open(config, files, info.logit_scale)?)
 }
 

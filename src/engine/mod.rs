@@ -8,11 +8,16 @@
 
 mod environment;
 mod graph;
+mod outputs;
 mod split;
 mod text;
+mod tower;
 mod vision;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use ort::{
     ep,
@@ -20,12 +25,19 @@ use ort::{
 };
 
 pub use environment::Runtime;
-pub use text::TextEncoder;
-pub use vision::{Normalization, VisionEncoder};
+pub use text::{TextEncoder, TokenInput};
+pub use tower::{TowerEncoder, TowerInput};
+pub use vision::{Normalization, PixelInput, VisionEncoder};
 
+use graph::{EmbeddingSession, StopHandle};
+use outputs::OutputsSession;
 use split::Tower;
+use tower::Outputs;
 
-use crate::config::{EngineConfig, Provider};
+use crate::{
+    config::{EngineConfig, Provider},
+    model::Graphs,
+};
 
 /// `kOrtSessionOptionsModelExternalInitializersFileFolderPath` of ONNX Runtime.
 const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -127,26 +139,67 @@ impl Engine {
         self.runtime.version()
     }
 
-    /// Opens a vision graph.
+    /// Opens the vision graphs.
     ///
     /// # Errors
-    /// When the file is missing or corrupt, or is not a vision encoder.
-    pub fn vision(&self, path: &Path, normalization: &Normalization) -> Result<VisionEncoder, EngineError> {
-        self.open(path, Tower::Vision)
-            .and_then(|session| VisionEncoder::new(session, normalization))
-            .map_err(|reason| EngineError::Graph { encoder: "vision", path: path.to_owned(), reason })
+    /// When a file is missing or corrupt, or is not a vision encoder.
+    pub fn vision(
+        self: &Arc<Self>,
+        graphs: &Graphs,
+        normalization: &Normalization,
+    ) -> Result<VisionEncoder, EngineError> {
+        let normalization = normalization.clone();
+        self.tower(Tower::Vision, graphs, move |session| PixelInput::of(session, &normalization))
     }
 
-    /// Opens a text graph.
+    /// Opens the text graphs.
     ///
     /// # Errors
-    /// When the file is missing or corrupt, or is not a text encoder.
-    pub fn text(&self, path: &Path) -> Result<TextEncoder, EngineError> {
-        self.open(path, Tower::Text).and_then(TextEncoder::new).map_err(|reason| EngineError::Graph {
-            encoder: "text",
-            path: path.to_owned(),
-            reason,
-        })
+    /// When a file is missing or corrupt, or is not a text encoder.
+    pub fn text(self: &Arc<Self>, graphs: &Graphs) -> Result<TextEncoder, EngineError> {
+        self.tower(Tower::Text, graphs, TokenInput::of)
+    }
+
+    /// The graph of embeddings now, that of all outputs when it is asked for; now, where there is no other.
+    fn tower<I: TowerInput>(
+        self: &Arc<Self>,
+        tower: Tower,
+        graphs: &Graphs,
+        input: impl Fn(&Session) -> Result<I, String> + Send + 'static,
+    ) -> Result<TowerEncoder<I>, EngineError> {
+        let fault = |path: &Path| {
+            let path = path.to_owned();
+            move |reason| EngineError::Graph { encoder: tower.name(), path, reason }
+        };
+        let first = graphs.first();
+        let stop = StopHandle::new().map_err(fault(first))?;
+        let embedding = graphs.embedding().map(|path| {
+            let open = || {
+                let session = self.open(path, tower)?;
+                let input = input(&session)?;
+                Ok((EmbeddingSession::new(session, stop.clone())?, input))
+            };
+            open().map_err(fault(path))
+        });
+        let embedding = embedding.transpose()?;
+        let outputs = match graphs.outputs() {
+            None => Outputs::None,
+            Some(path) => {
+                let (engine, path, stop) = (Arc::clone(self), path.to_owned(), stop.clone());
+                let open = move || {
+                    let session = engine.open(&path, tower)?;
+                    let input = input(&session)?;
+                    Ok((OutputsSession::new(session, stop.clone())?, input))
+                };
+                if embedding.is_some() {
+                    Outputs::Closed(Box::new(open))
+                } else {
+                    let (session, input) = open().map_err(fault(first))?;
+                    Outputs::Open(session, input)
+                }
+            }
+        };
+        Ok(TowerEncoder::new(embedding, outputs, stop))
     }
 
     fn open(&self, path: &Path, tower: Tower) -> Result<Session, String> {

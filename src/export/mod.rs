@@ -27,7 +27,7 @@ mod graph;
 mod int8;
 pub mod metadata;
 mod normalization;
-pub mod outputs;
+mod outputs;
 mod proto;
 mod synthetic;
 mod text;

@@ -26,8 +26,8 @@ impl Fingerprint {
     pub fn of(files: &ModelFiles) -> Result<Self, ModelError> {
         let mut all = Sha256::new();
         let (vision, text) = (files.vision.as_ref(), files.text.as_ref());
-        for graph in [vision.map(|vision| &vision.graph), text.map(|text| &text.graph)].into_iter().flatten() {
-            for path in with_external_data(graph) {
+        for graphs in [vision.map(|vision| &vision.graphs), text.map(|text| &text.graphs)].into_iter().flatten() {
+            for path in with_external_data(graphs.first()) {
                 all.update(hash(&path)?);
             }
         }
@@ -90,7 +90,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{TextFiles, VisionFiles};
+    use crate::model::{Graphs, TextFiles, VisionFiles};
 
     #[test]
     fn every_file_that_counts_changes_the_fingerprint_and_no_other() {
@@ -102,10 +102,13 @@ mod tests {
         };
         let files = ModelFiles {
             vision: Some(VisionFiles {
-                graph: file("vision_model.onnx"),
+                graphs: Graphs::Embedding(file("vision_model.onnx")),
                 preprocessor: file("preprocessor_config.json"),
             }),
-            text: Some(TextFiles { graph: file("text_model.onnx"), tokenizer: file("tokenizer.json") }),
+            text: Some(TextFiles {
+                graphs: Graphs::Embedding(file("text_model.onnx")),
+                tokenizer: file("tokenizer.json"),
+            }),
             config: Some(file("config.json")),
             weights: Some(file("model.safetensors")),
         };

@@ -20,11 +20,62 @@ pub struct ModelFiles {
     pub weights: Option<PathBuf>,
 }
 
+/// The graphs of one tower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Graphs {
+    /// The embedding and nothing else: graphs from elsewhere.
+    Embedding(PathBuf),
+    /// Our export of a tower with its projection.
+    Both {
+        /// The embedding.
+        embedding: PathBuf,
+        /// The embedding and every output of the reference classes.
+        outputs: PathBuf,
+    },
+    /// Our export of a tower without projection.
+    Outputs(PathBuf),
+}
+
+impl Graphs {
+    /// Those that there are; `None` for none at all.
+    pub fn new(embedding: Option<PathBuf>, outputs: Option<PathBuf>) -> Option<Self> {
+        match (embedding, outputs) {
+            (Some(embedding), Some(outputs)) => Some(Self::Both { embedding, outputs }),
+            (Some(embedding), None) => Some(Self::Embedding(embedding)),
+            (None, Some(outputs)) => Some(Self::Outputs(outputs)),
+            (None, None) => None,
+        }
+    }
+
+    /// The graph of the embedding alone.
+    pub fn embedding(&self) -> Option<&Path> {
+        match self {
+            Self::Embedding(embedding) | Self::Both { embedding, .. } => Some(embedding),
+            Self::Outputs(_) => None,
+        }
+    }
+
+    /// The graph of all outputs.
+    pub fn outputs(&self) -> Option<&Path> {
+        match self {
+            Self::Outputs(outputs) | Self::Both { outputs, .. } => Some(outputs),
+            Self::Embedding(_) => None,
+        }
+    }
+
+    /// The one that is opened at the start, from whose file (and weights) the tower's numbers follow.
+    pub fn first(&self) -> &Path {
+        match self {
+            Self::Embedding(graph) | Self::Both { embedding: graph, .. } | Self::Outputs(graph) => graph,
+        }
+    }
+}
+
 /// What images need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VisionFiles {
     /// Crops to `image_embeds`.
-    pub graph: PathBuf,
+    pub graphs: Graphs,
     /// `preprocessor_config.json` of `transformers`, or `preprocess_cfg.json` of open_clip.
     pub preprocessor: PathBuf,
 }
@@ -33,7 +84,7 @@ pub struct VisionFiles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextFiles {
     /// Token ids to `text_embeds`.
-    pub graph: PathBuf,
+    pub graphs: Graphs,
     /// `tokenizer.json`, or `vocab.json` with `merges.txt` beside it.
     pub tokenizer: PathBuf,
 }
@@ -43,17 +94,13 @@ impl ModelFiles {
     ///
     /// # Errors
     /// Names the first file that is missing.
-    pub fn beside(
-        directory: &Path,
-        vision_graph: Option<PathBuf>,
-        text_graph: Option<PathBuf>,
-    ) -> Result<Self, ModelError> {
+    pub fn beside(directory: &Path, vision: Option<Graphs>, text: Option<Graphs>) -> Result<Self, ModelError> {
         let part = |file: &str| one_of(directory, &[file.to_owned()], "");
-        let vision = |graph| Ok(VisionFiles { graph, preprocessor: part("preprocessor_config.json")? });
-        let text = |graph| Ok(TextFiles { graph, tokenizer: part("tokenizer.json")? });
+        let vision_files = |graphs| Ok(VisionFiles { graphs, preprocessor: part("preprocessor_config.json")? });
+        let text_files = |graphs| Ok(TextFiles { graphs, tokenizer: part("tokenizer.json")? });
         Ok(Self {
-            vision: vision_graph.map(vision).transpose()?,
-            text: text_graph.map(text).transpose()?,
+            vision: vision.map(vision_files).transpose()?,
+            text: text.map(text_files).transpose()?,
             config: Some(part("config.json")?),
             weights: part("model.safetensors").ok(),
         })

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     ModelError,
-    layout::{ModelFiles, TextFiles, VisionFiles, suffixes},
+    layout::{Graphs, ModelFiles, TextFiles, VisionFiles, suffixes},
 };
 use crate::config::{ModelConfig, Precision};
 
@@ -73,11 +73,16 @@ impl ModelFiles {
             None => beside(&vision, "config.json"),
         };
         let vision = match vision {
-            Some(graph) => Some(VisionFiles { preprocessor: companion(&graph, &VISION.companions)?, graph }),
+            Some(graph) => Some(VisionFiles {
+                preprocessor: companion(&graph, &VISION.companions)?,
+                graphs: Graphs::Embedding(graph),
+            }),
             None => None,
         };
         let text = match text {
-            Some(graph) => Some(TextFiles { tokenizer: companion(&graph, &TEXT.companions)?, graph }),
+            Some(graph) => {
+                Some(TextFiles { tokenizer: companion(&graph, &TEXT.companions)?, graphs: Graphs::Embedding(graph) })
+            }
             None => None,
         };
         Ok(Self { vision, text, config: clip, weights })
@@ -190,7 +195,8 @@ mod tests {
     fn found(root: &Path, files: ModelFiles) -> [String; 4] {
         let relative = |path: PathBuf| path.strip_prefix(root).expect("below").display().to_string();
         let (vision, text) = (files.vision.expect("vision"), files.text.expect("text"));
-        [vision.graph, vision.preprocessor, text.graph, text.tokenizer].map(relative)
+        let graph = |graphs: Graphs| graphs.first().to_owned();
+        [graph(vision.graphs), vision.preprocessor, graph(text.graphs), text.tokenizer].map(relative)
     }
 
     const WHOLE: [&str; 5] =
@@ -235,12 +241,12 @@ mod tests {
         let files = ModelFiles::locate(&config(&given), Precision::F32).expect("found");
         assert_eq!(files.config, Some(text.path().join("config.json")));
         assert_eq!(files.text.expect("text").tokenizer, text.path().join("tokenizer.json"));
-        assert_eq!(files.vision.expect("vision").graph, vision.path().join("model.onnx"));
+        assert_eq!(files.vision.expect("vision").graphs, Graphs::Embedding(vision.path().join("model.onnx")));
         let whole = directory(&WHOLE);
         let given = [at("path", whole.path().to_owned()), at("text", text.path().to_owned())];
         let files = ModelFiles::locate(&config(&given), Precision::F32).expect("found");
-        assert_eq!(files.text.expect("text").graph, text.path().join("model.onnx"));
-        assert_eq!(files.vision.expect("vision").graph, whole.path().join(WHOLE[0]));
+        assert_eq!(files.text.expect("text").graphs.first(), text.path().join("model.onnx"));
+        assert_eq!(files.vision.expect("vision").graphs.first(), whole.path().join(WHOLE[0]));
         let one = ModelFiles::locate(&config(&given[1..]), Precision::F32).expect("found");
         assert!(one.vision.is_none() && one.text.is_some());
     }

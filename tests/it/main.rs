@@ -13,6 +13,7 @@ mod hub_stand_in;
 mod layouts;
 mod lifecycle;
 mod onnx;
+mod outputs;
 mod overload;
 mod partial;
 mod reference;
