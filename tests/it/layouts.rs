@@ -19,27 +19,27 @@ use crate::{
 
 const PICTURES: [&str; 4] = ["astronaut.png", "cat_420.jpg", "logo_rgba.png", "tall_333x777.jpg"];
 
-fn vision() -> Model {
+pub(crate) fn vision() -> Model {
     Model::read(&fixture("tiny-clip/onnx/vision_model.onnx"))
 }
 
-fn text() -> Model {
+pub(crate) fn text() -> Model {
     Model::read(&fixture("tiny-clip/onnx/text_model.onnx"))
 }
 
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
 /// Copies files of the fixture into `to`.
-fn copy(files: &[&str], to: &Path) {
+pub(crate) fn copy(files: &[&str], to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for file in files {
         fs::copy(fixture("tiny-clip").join(file), to.join(file)).expect("a copy");
     }
 }
 
-fn at(key: &str, path: impl AsRef<Path>) -> String {
+pub(crate) fn at(key: &str, path: impl AsRef<Path>) -> String {
     format!("{key}={}", path.as_ref().display())
 }
 

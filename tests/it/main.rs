@@ -18,3 +18,4 @@ mod partial;
 mod reference;
 mod routes;
 mod support;
+mod towers;
