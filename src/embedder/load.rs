@@ -3,7 +3,10 @@
 //! Owns the order in which a directory's contents count: our own export, graphs from elsewhere in the precision that was asked
 //! for, a checkpoint, which is exported under `model.cache_dir`. Does not own any layout (`model`) nor exporting (`export`).
 //!
-//! Invariant: what is served has the precision that was asked for.
+//! Invariant: what is served has the precision that was asked for; a graph of ours that says otherwise is refused wherever it
+//! was named.
+
+use std::path::Path;
 
 use super::StartError;
 use crate::{
@@ -22,16 +25,17 @@ pub(super) fn load(model: &LocalModel, precision: Precision) -> Result<Model, St
         return open_checkpoint(config, precision);
     }
     // Whoever names the graphs means those.
-    let named = config.vision.is_some() || config.text.is_some() || config.variant.is_some();
-    if !named {
-        let exported = ExportedModel::at(&config.path);
-        if let Some(info) = own_graphs(&exported, precision)? {
-            return open_export(config, exported, &info);
-        }
+    if config.vision.is_some() || config.text.is_some() || config.variant.is_some() {
+        let files = ModelFiles::locate(&with_own_graphs(config)?, precision)?;
+        return open_graphs(config, files, precision);
+    }
+    let exported = ExportedModel::at(&config.path);
+    if let Some(info) = own_graphs(&exported, precision)? {
+        return open_export(config, exported, &info);
     }
     match ModelFiles::locate(config, precision) {
-        Ok(files) => Ok(Model::open(config, files, None)?),
-        Err(ModelError::NoGraphs { .. }) if !named && is_checkpoint(&config.path) => open_checkpoint(config, precision),
+        Ok(files) => open_graphs(config, files, precision),
+        Err(ModelError::NoGraphs { .. }) if is_checkpoint(&config.path) => open_checkpoint(config, precision),
         Err(error) => Err(error.into()),
     }
 }
@@ -59,20 +63,69 @@ fn open_export(config: &ModelConfig, exported: ExportedModel, info: &GraphInfo) 
     Ok(Model::open(config, files, info.logit_scale)?)
 }
 
+/// The model of graphs that were found, each of which may be ours.
+fn open_graphs(config: &ModelConfig, files: ModelFiles, precision: Precision) -> Result<Model, StartError> {
+    // A variant names the files in place of the precision, so there is none that they could contradict.
+    let precision = Some(precision).filter(|_| config.variant.is_none());
+    let scale = |graph: Option<&Path>| -> Result<Option<f32>, ModelError> {
+        let info = graph.map(|graph| own_graph(graph, precision)).transpose()?.flatten();
+        Ok(info.and_then(|info| info.logit_scale))
+    };
+    let vision = scale(files.vision.as_ref().map(|vision| &*vision.graph))?;
+    let text = scale(files.text.as_ref().map(|text| &*text.graph))?;
+    if let (Some(vision), Some(text)) = (vision, text)
+        && vision != text
+    {
+        tracing::warn!(
+            vision,
+            text,
+            "the towers come from checkpoints with different logit_scale; the text tower's is used"
+        );
+    }
+    Ok(Model::open(config, files, text.or(vision))?)
+}
+
+/// The configuration with the graph itself for the place of a tower where that is a directory of our own export: its graphs'
+/// names have no suffix, whatever their precision.
+fn with_own_graphs(config: &ModelConfig) -> Result<ModelConfig, ModelError> {
+    let mut named = config.clone();
+    if config.variant.is_some() {
+        return Ok(named);
+    }
+    let graphs: [(&mut _, fn(ExportedModel) -> _); 2] =
+        [(&mut named.vision, |exported| exported.vision), (&mut named.text, |exported| exported.text)];
+    for (place, graph) in graphs {
+        let directory = place.as_deref().unwrap_or(&config.path);
+        if !directory.as_os_str().is_empty()
+            && let Some(graph) = graph(ExportedModel::at(directory))
+            && own_graph(&graph, None)?.is_some()
+        {
+            *place = Some(graph);
+        }
+    }
+    Ok(named)
+}
+
 /// What the graphs say about themselves; `None` when they are not ours, or there are none.
 fn own_graphs(exported: &ExportedModel, precision: Precision) -> Result<Option<GraphInfo>, ModelError> {
     let mut found = None;
     for graph in exported.graphs() {
-        let fault = |reason: String| ModelError::File { path: graph.to_owned(), reason };
-        let Some(info) = GraphInfo::read(graph).map_err(|error| fault(error.to_string()))? else { return Ok(None) };
-        if info.precision != precision {
-            return Err(fault(format!(
-                "this graph was exported in {}, but engine.precision is {}",
-                info.precision.name(),
-                precision.name()
-            )));
-        }
+        let Some(info) = own_graph(graph, Some(precision))? else { return Ok(None) };
         found = Some(info);
     }
     Ok(found)
+}
+
+/// What the graph says about itself, which must have `precision` where one is asked for; `None` when it is not ours.
+fn own_graph(graph: &Path, precision: Option<Precision>) -> Result<Option<GraphInfo>, ModelError> {
+    let fault = |reason: String| ModelError::File { path: graph.to_owned(), reason };
+    let info = GraphInfo::read(graph).map_err(|error| fault(error.to_string()))?;
+    match (info, precision) {
+        (Some(info), Some(precision)) if info.precision != precision => Err(fault(format!(
+            "this graph was exported in {}, but engine.precision is {}",
+            info.precision.name(),
+            precision.name()
+        ))),
+        _ => Ok(info),
+    }
 }

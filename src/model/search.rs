@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::{
     ModelError,
     layout::{ModelFiles, TextFiles, VisionFiles},
-    tower::{Suffixes, Tower, companion_folders},
+    tower::{Suffixes, Tower, companion_folders, folder_above},
 };
 use crate::config::{ModelConfig, Precision};
 
@@ -55,14 +55,14 @@ impl ModelFiles {
     }
 }
 
-/// Where the model comes from, for its name: the first place that was given.
+/// Where the model comes from, for its name: the first place that was given, and of a graph the model's folder.
 pub(super) fn source(config: &ModelConfig) -> &Path {
     if !config.path.as_os_str().is_empty() {
         return &config.path;
     }
     let place = config.vision.as_deref().or(config.text.as_deref()).unwrap_or(&config.path);
     match place.parent() {
-        Some(folder) if place.is_file() => folder,
+        Some(folder) if place.is_file() => folder_above(folder).unwrap_or(folder),
         _ => place,
     }
 }

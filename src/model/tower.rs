@@ -59,7 +59,7 @@ pub(super) fn companion_folders(graph: &Path) -> impl Iterator<Item = &Path> {
 }
 
 /// The model's folder, where `folder` is one of the [`GRAPH_FOLDERS`] in it.
-fn folder_above(folder: &Path) -> Option<&Path> {
+pub(super) fn folder_above(folder: &Path) -> Option<&Path> {
     folder.parent().filter(|_| GRAPH_FOLDERS.iter().any(|name| folder.ends_with(name)))
 }
 

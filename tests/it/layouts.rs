@@ -91,7 +91,7 @@ async fn assert_serves(set: &[String], bound: Bound) {
 }
 
 /// What a start with these settings says.
-async fn refusal(set: &[String]) -> String {
+pub(crate) async fn refusal(set: &[String]) -> String {
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     let config = configuration(&set);
     let context = Server::bind(config.clone()).await.expect("a free port").context().clone();

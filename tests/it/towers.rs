@@ -7,6 +7,7 @@ use std::{fs, path::Path, time::Duration};
 use clipserve::{
     config::{Config, Precision},
     embedder,
+    export::export_checkpoint,
     model::hub::{self, HubError, LocalModel},
 };
 use serde_json::json;
@@ -15,13 +16,15 @@ use tempfile::TempDir;
 use crate::{
     checkpoint::{assert_images, assert_texts, info},
     hub_stand_in::{COMMIT, Files, HubStandIn, ID},
-    layouts::{at, copy, folder, text, vision},
+    layouts::{at, copy, folder, refusal, text, vision},
     partial::assert_not_supported,
     support::{TestServer, configuration, fixture},
 };
 
 /// Distance to the reference, relative to its norm.
 const TOLERANCE: f32 = 1e-5;
+/// That of half precision.
+const F16_TOLERANCE: f32 = 5e-3;
 const NO_PATH: &str = "model.path=";
 
 async fn start(set: &[&str]) -> TestServer {
@@ -77,6 +80,63 @@ async fn two_directories_serve_as_one_model_named_after_the_first() {
     let model = &info(&server).await["model"];
     assert_eq!((&model["towers"], &model["name"]), (&json!(["vision", "text"]), &json!(name(&images))));
     server.stop().await;
+}
+
+/// Our own export of the fixture, without its weights.
+fn export(precision: Precision) -> TempDir {
+    let parent = folder();
+    export_checkpoint(&fixture("tiny-clip"), &parent.path().join("export"), precision).expect("an export");
+    parent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_graphs_bring_their_logit_scale_wherever_they_are_named() {
+    for (precision, name, tolerance) in [(Precision::F32, "f32", TOLERANCE), (Precision::F16, "f16", F16_TOLERANCE)] {
+        let parent = export(precision);
+        let root = parent.path().join("export");
+        let (dir, file) = (at("model.vision", &root), at("model.text", root.join("onnx/text_model.onnx")));
+        let engine = format!("engine.precision={name}");
+        for set in [&[&*dir, &*file][..], &[&*at("model.path", &root), &*file]] {
+            let server = start(&[set, &[&*engine]].concat()).await;
+            assert_images(&server, tolerance).await;
+            assert_texts(&server, tolerance).await;
+            let info = info(&server).await;
+            let model = &info["model"];
+            assert_eq!((&model["logit_scale_source"], &model["name"]), (&json!("export"), &json!("export")), "{set:?}");
+            assert!((model["logit_scale"].as_f64().expect("a number") - 100.03).abs() < 0.01, "{info}");
+            server.stop().await;
+        }
+        let server = start(&[&*file, &*engine]).await;
+        assert_texts(&server, tolerance).await;
+        assert_eq!(info(&server).await["model"]["name"], "export", "the model's folder, not `onnx`");
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_graph_of_another_precision_is_refused_wherever_it_is_named() {
+    let (half, full) = (export(Precision::F16), export(Precision::F32));
+    let graph = |root: &TempDir, name: &str| root.path().join("export").join(name);
+    let (vision, text) = ("onnx/vision_model.onnx", "onnx/text_model.onnx");
+    // A name that promises another precision than the graph has.
+    let renamed = folder();
+    copy(&["config.json", "preprocessor_config.json"], renamed.path());
+    fs::create_dir(renamed.path().join("onnx")).expect("a folder");
+    fs::copy(graph(&full, vision), renamed.path().join("onnx/vision_model_fp16.onnx")).expect("a copy");
+    for (set, precision, named, actual) in [
+        (&[at("model.vision", graph(&half, ""))][..], "f32", vision, "f16"),
+        (&[at("model.text", graph(&half, ""))], "f32", text, "f16"),
+        (&[at("model.vision", graph(&half, vision))], "f32", vision, "f16"),
+        (&[at("model.text", graph(&half, text))], "int8", text, "f16"),
+        (&[at("model.vision", graph(&full, vision)), at("model.text", graph(&half, text))], "f16", vision, "f32"),
+        (&[at("model.path", graph(&half, "")), at("model.text", graph(&full, text))], "f32", vision, "f16"),
+        (&[at("model.vision", renamed.path())], "f16", "vision_model_fp16.onnx", "f32"),
+    ] {
+        let engine = format!("engine.precision={precision}");
+        let error = refusal(&[&[NO_PATH.to_owned(), engine.clone()], set].concat()).await;
+        let expected = [named, &format!("exported in {actual}"), &format!("engine.precision is {precision}")];
+        assert!(expected.iter().all(|part| error.contains(part)), "{set:?} {engine}: {error}");
+    }
 }
 
 const VISION_ID: &str = "someone/clip-vision";
