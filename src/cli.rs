@@ -86,17 +86,17 @@ struct ConfigArgs {
     /// The model's directory, or its id on the Hugging Face Hub; by default the model in the box [model.path].
     #[arg(long, value_name = "DIR|OWNER/NAME")]
     model: Option<String>,
-    /// Branch, tag or commit of a model on the hub [model.revision].
+    /// Branch, tag or commit of what is on the hub [model.revision].
     #[arg(long)]
     revision: Option<String>,
     /// Where graphs that were made from a checkpoint are kept [model.cache_dir].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<String>,
-    /// The image encoder's own directory or graph [model.vision].
-    #[arg(long, value_name = "DIR_OR_FILE")]
+    /// The image encoder's own directory, graph, or id on the hub [model.vision].
+    #[arg(long, value_name = "DIR|FILE|OWNER/NAME")]
     vision_model: Option<String>,
-    /// The text encoder's own directory or graph [model.text].
-    #[arg(long, value_name = "DIR_OR_FILE")]
+    /// The text encoder's own directory, graph, or id on the hub [model.text].
+    #[arg(long, value_name = "DIR|FILE|OWNER/NAME")]
     text_model: Option<String>,
     /// The suffix of the graphs' files, such as q4f16 [model.variant].
     #[arg(long, value_name = "NAME")]

@@ -135,18 +135,19 @@ pub struct LimitsConfig {
 pub struct ModelConfig {
     /// The model's directory, or its id on the hub (`owner/name`); empty when a tower has a place of its own.
     pub path: PathBuf,
-    /// Of a model on the hub: a branch, a tag or a commit.
+    /// Of every place on the hub: a branch, a tag or a commit.
     pub revision: String,
-    /// The name that answers carry; by default the directory's name, or the id on the hub.
+    /// The name that answers carry; by default that of the first place of `path`, `vision` and `text`: its directory's name, or
+    /// its id on the hub.
     pub name: Option<String>,
     /// Where exports of checkpoints are kept: `model.cache_dir`, else `$XDG_CACHE_HOME/clipserve`, else `~/.cache/clipserve`;
     /// `None` where none of them is set.
     pub cache_dir: Option<PathBuf>,
     /// How the hub is reached.
     pub hub: HubConfig,
-    /// The image encoder's own place, a directory or a graph; wins over `path`.
+    /// The image encoder's own place, a directory, a graph, or an id on the hub; wins over `path`.
     pub vision: Option<PathBuf>,
-    /// The text encoder's own place, a directory or a graph; wins over `path`.
+    /// The text encoder's own place, a directory, a graph, or an id on the hub; wins over `path`.
     pub text: Option<PathBuf>,
     /// What stands between `_` and `.onnx` in the names of the graphs, in place of the precision's suffix.
     pub variant: Option<String>,

@@ -24,7 +24,7 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(1)..=HOUR;
 const SHUTDOWN: RangeInclusive<Duration> = Duration::ZERO..=HOUR;
 const QUEUE_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(10);
 /// What `model.vision` and `model.text` take.
-const TOWER_PATH: &str = "a directory or a graph's file, or \"\" for the model's directory";
+const TOWER_PATH: &str = "a directory, a graph's file or an id on the hub, or \"\" for the model's directory";
 const MAX_THREADS: u64 = 1024;
 const MAX_SESSIONS: u64 = 64;
 const MAX_QUEUE_SIZE: u64 = 1_000_000;

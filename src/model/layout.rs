@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 
 use super::ModelError;
-use crate::config::Precision;
 
 /// The parts of a model that were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,15 +110,6 @@ impl ModelFiles {
 pub fn is_checkpoint(directory: &Path) -> bool {
     let has = |file: &str| directory.join(file).is_file();
     has("config.json") && (has("model.safetensors") || has("model.safetensors.index.json"))
-}
-
-/// The suffixes that transformers.js gives a precision, the first one first.
-pub(super) fn suffixes(precision: Precision) -> &'static [&'static str] {
-    match precision {
-        Precision::F32 => &[""],
-        Precision::F16 => &["_fp16"],
-        Precision::Int8 => &["_int8", "_quantized"],
-    }
 }
 
 fn one_of(directory: &Path, candidates: &[String], hint: &str) -> Result<PathBuf, ModelError> {

@@ -1,7 +1,7 @@
 //! What a model is: the files of a directory, what its configuration says, and the fingerprint that names its numbers.
 //!
-//! Owns reading a model's directory, and (`hub`) getting one that is not there yet. Does not run anything: `engine` opens the graphs, `preprocess` builds the image processor
-//! and the tokenizer from what is read here.
+//! Owns reading a model's directory, and (`hub`) getting one that is not there yet. Does not run anything: `engine` opens the
+//! graphs, `preprocess` builds the image processor and the tokenizer from what is read here.
 //!
 //! Invariants: every file that a [`Model`] names was there when it was loaded; an error names the file, and the field in it.
 
@@ -14,6 +14,7 @@ mod logit_scale;
 mod open_clip;
 pub mod preprocessor;
 mod search;
+mod tower;
 
 use std::{
     fs,

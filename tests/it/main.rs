@@ -19,3 +19,4 @@ mod partial;
 mod reference;
 mod routes;
 mod support;
+mod towers;

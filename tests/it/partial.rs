@@ -67,7 +67,7 @@ async fn serve_cut(part: &Cut) -> (TestServer, tempfile::TempDir, tempfile::Temp
 }
 
 /// What every route but those of the tower answers.
-async fn assert_not_supported(server: &TestServer, missing: &str, routes: &[&str]) {
+pub(crate) async fn assert_not_supported(server: &TestServer, missing: &str, routes: &[&str]) {
     for route in routes {
         let answer = match *route {
             "/embed/image" => server.post_picture(route, picture("cat_420.jpg")).await,
