@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::ModelError;
 
+/// The files beside a tokenizer that may say what it pads with (`pad_token`), the first that does.
+pub const SPECIAL_TOKENS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
+
 /// The parts of a model that were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFiles {

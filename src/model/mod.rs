@@ -22,7 +22,7 @@ use std::{
 };
 
 pub use fingerprint::Fingerprint;
-pub use layout::{Graphs, ModelFiles, TextFiles, VisionFiles, is_checkpoint};
+pub use layout::{Graphs, ModelFiles, SPECIAL_TOKENS, TextFiles, VisionFiles, is_checkpoint};
 pub use logit_scale::{LogitScale, LogitScaleSource};
 
 use clip_config::{ClipConfig, TransformerConfig};

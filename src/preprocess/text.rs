@@ -11,7 +11,10 @@ use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use super::clip_tokenizer;
-use crate::encoder::{InputError, InputErrorKind, Tokens};
+use crate::{
+    encoder::{InputError, InputErrorKind, Tokens},
+    model::SPECIAL_TOKENS,
+};
 
 /// Why a tokenizer cannot be used, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -119,9 +122,6 @@ impl TextTokenizer {
         Ok(Tokenized { tokens: Tokens::new([kept, &[end]].concat()), truncated })
     }
 }
-
-/// The files beside a tokenizer that may say its `pad_token`, the first that does.
-const SPECIAL_TOKENS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
 /// A special token as `transformers` saves it: its text, or an object with it.
 #[derive(Deserialize)]

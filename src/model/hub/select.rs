@@ -10,7 +10,10 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use crate::model::tower::{Suffixes, Tower, companion_folders};
+use crate::model::{
+    SPECIAL_TOKENS,
+    tower::{Suffixes, Tower, companion_folders},
+};
 
 /// What is wanted of a repository.
 #[derive(Debug)]
@@ -51,6 +54,8 @@ pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Select
         for tower in Tower::BOTH {
             chosen.extend(beside("model.safetensors", &tower.companions(), files).unwrap_or_default());
         }
+        // The states of padding are among a checkpoint's outputs, and depend on what it is.
+        chosen.extend(SPECIAL_TOKENS.map(str::to_owned).into_iter().filter(|name| files.contains(name)));
         chosen.extend(weights);
         return Ok(Selection { files: chosen, checkpoint: true, absent: None });
     }
@@ -212,7 +217,11 @@ mod tests {
             (XENOVA, int8, &format!("{SMALL} onnx/vision_model_quantized.onnx onnx/text_model_int8.onnx")),
             (OPENAI, "", &format!("{SMALL} model.safetensors")),
             (OPENAI, int8, &format!("{SMALL} model.safetensors")),
-            (&format!("{XENOVA} {OPENAI}"), "", &format!("{SMALL} model.safetensors")),
+            (
+                &format!("{XENOVA} {OPENAI}"),
+                "",
+                &format!("{SMALL} tokenizer_config.json special_tokens_map.json model.safetensors"),
+            ),
             (
                 SLOW_SHARDS,
                 "",
