@@ -12,10 +12,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test lint bench deps clean
+.PHONY: help build run test lint bench fetch-openvino deps clean
 
 help: ## list the commands
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 build: deps ## build the release binary and fetch all that it needs at run time
 	cargo build --release --locked
@@ -33,6 +33,9 @@ lint: deps ## check the format, clippy and the documentation
 
 bench: deps ## measure the speed floor: served images per second against bare Session::run
 	cargo bench --locked $(ARGS)
+
+fetch-openvino: deps ## fetch OpenVINO for --precision bf16 (x86_64, 140 MB)
+	@scripts/fetch-onnxruntime.sh --openvino
 
 deps: # what the build and the tests call, and the pinned ONNX Runtime; nothing to do takes milliseconds
 	@scripts/bootstrap.sh

@@ -175,7 +175,7 @@ mod tests {
     use clap::{CommandFactory, error::ErrorKind};
 
     use super::*;
-    use crate::config::{LogFormat, Precision, Provider};
+    use crate::config::{LogFormat, Precision, PrecisionChoice, Provider};
 
     fn parsed(args: &[&str]) -> Result<Command, clap::Error> {
         parse(["clipserve"].iter().chain(args).map(OsString::from))
@@ -214,7 +214,7 @@ mod tests {
             assert_eq!((&*config.model.path, &*config.model.revision), (Path::new("m"), "v1"));
             assert_eq!(config.server.listen.to_string(), "[::1]:9");
             assert_eq!(config.engine.provider, Provider::Cpu);
-            assert_eq!(config.engine.precision, Precision::F16);
+            assert_eq!(config.engine.precision, PrecisionChoice::F16);
             assert_eq!(config.telemetry.log_format, LogFormat::Json);
         }
     }

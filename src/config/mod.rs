@@ -168,13 +168,15 @@ pub struct EngineConfig {
     /// Which execution provider runs the encoders.
     pub provider: Provider,
     /// Which arithmetic the encoders use.
-    pub precision: Precision,
+    pub precision: PrecisionChoice,
     /// The ONNX Runtime library, in the order of search: `engine.library`, `ORT_DYLIB_PATH`; `None`: beside the executable.
     pub library: Option<PathBuf>,
     /// The folder of the running executable, where the library is looked for when none is given.
     pub executable_dir: Option<PathBuf>,
     /// Which CUDA device.
     pub device_id: i32,
+    /// Where TensorRT keeps the engines that it builds: below `model.cache_dir`; `None` where there is none.
+    pub tensorrt_cache: Option<PathBuf>,
     /// Threads inside one run of one session (intra-op threads).
     pub intra_threads: usize,
     /// A run longer than this is aborted and turns `/livez` to 503 until the worker is back.
@@ -219,6 +221,7 @@ pub struct TelemetryConfig {
 /// Which execution provider runs the encoders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum Provider {
     /// CUDA where it starts, else the CPU; says which in the log, `/info` and `build_info`.
     Auto,
@@ -226,17 +229,48 @@ pub enum Provider {
     Cpu,
     /// NVIDIA CUDA; refuses to start where CUDA does not.
     Cuda,
+    /// NVIDIA TensorRT over CUDA; refuses to start where it does not.
+    TensorRt,
+    /// OpenVINO on the CPU; refuses to start where it does not.
+    OpenVino,
 }
 
 /// Which arithmetic the encoders use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum PrecisionChoice {
+    /// bf16 where the CPU has instructions for it and OpenVINO is there, else f32; says which in the log and `/info`.
+    Auto,
     /// 32-bit floats: the reference's numbers.
     F32,
+    /// 16-bit floats of 8 bits' precision, by OpenVINO from the graphs of f32; refuses to start where that cannot be.
+    Bf16,
     /// The model's own half-precision files.
     F16,
     /// The model's own 8-bit quantised files.
+    Int8,
+}
+
+impl PrecisionChoice {
+    /// What the graphs that are loaded hold.
+    pub fn graphs(self) -> Precision {
+        match self {
+            Self::Auto | Self::F32 | Self::Bf16 => Precision::F32,
+            Self::F16 => Precision::F16,
+            Self::Int8 => Precision::Int8,
+        }
+    }
+}
+
+/// What a graph holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// Half-precision floats.
+    F16,
+    /// 8-bit integers.
     Int8,
 }
 
@@ -299,7 +333,7 @@ mod tests {
     fn the_shipped_files_are_valid() {
         assert_eq!(shipped("cpu.toml").engine.provider, Provider::Cpu);
         let cuda = shipped("cuda.toml");
-        assert_eq!((cuda.engine.provider, cuda.engine.precision), (Provider::Cuda, Precision::F32));
+        assert_eq!((cuda.engine.provider, cuda.engine.precision), (Provider::Cuda, PrecisionChoice::F32));
         assert_eq!(shipped("default.toml").engine.provider, Provider::Auto);
     }
 }

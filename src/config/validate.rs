@@ -9,8 +9,8 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
-    BatchConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, Precision, PreprocessConfig,
-    ServerConfig, TelemetryConfig,
+    BatchConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, Precision, PrecisionChoice,
+    PreprocessConfig, Provider, ServerConfig, TelemetryConfig,
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
@@ -38,7 +38,7 @@ pub(super) fn read_config(
     let mut reader = Reader::new(settings, errors);
     let read = &mut reader;
     // The fields of a struct literal are evaluated as written: this is the order of the default file.
-    let config = Config {
+    let mut config = Config {
         server: ServerConfig {
             listen: read.address("server.listen"),
             admin_listen: read.optional_address("server.admin_listen"),
@@ -87,6 +87,7 @@ pub(super) fn read_config(
             ),
             executable_dir: executable_dir(),
             device_id: read.integer("engine.device_id", 0..=127),
+            tensorrt_cache: None,
             intra_threads: read.auto("engine.intra_threads", MAX_THREADS, parallelism()),
             stall_timeout: read.duration("engine.stall_timeout", TIMEOUT),
             vision_sessions: read.auto("engine.vision.sessions", MAX_SESSIONS, 1),
@@ -111,6 +112,7 @@ pub(super) fn read_config(
             log_format: read.choice("telemetry.log_format"),
         },
     };
+    config.engine.tensorrt_cache = config.model.cache_dir.as_ref().map(|cache| cache.join("tensorrt"));
     check_across(read, &config);
     if reader.errors.is_empty() { Ok((config, reader.entries)) } else { Err(ConfigErrors(reader.errors)) }
 }
@@ -153,7 +155,8 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
         ("limits.max_texts", limits.max_texts),
         never_admitted,
     );
-    if config.model.variant.is_some() && config.engine.precision != Precision::F32 {
+    check_precision(read, config.engine.provider, config.engine.precision);
+    if config.model.variant.is_some() && config.engine.precision.graphs() != Precision::F32 {
         let allowed =
             format!("\"\" beside engine.precision = {}: each names the files", read.describe("engine.precision"));
         read.refuse("model.variant", allowed);
@@ -166,6 +169,17 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
         let allowed = format!("another port than {listen_key} = {}", read.describe(listen_key));
         read.refuse(admin_key, allowed);
     }
+}
+
+/// The pairs that no machine can have.
+fn check_precision(read: &mut Reader<'_>, provider: Provider, precision: PrecisionChoice) {
+    let allowed = match (provider, precision) {
+        (Provider::Cpu | Provider::Cuda | Provider::TensorRt, PrecisionChoice::Bf16) => "\"openvino\" or \"auto\"",
+        (Provider::OpenVino, PrecisionChoice::F16 | PrecisionChoice::Int8) => "another provider",
+        _ => return,
+    };
+    let allowed = format!("{allowed} beside engine.precision = {}", read.describe("engine.precision"));
+    read.refuse("engine.provider", allowed);
 }
 
 fn check_at_least(read: &mut Reader<'_>, large: (&'static str, usize), small: (&'static str, usize), why: &str) {

@@ -131,8 +131,9 @@ pub struct TextParts<T> {
 /// Everything that can be wrong with a model, a library or a provider, as one line.
 pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<Embedder, StartError> {
     let engine = Arc::new(Engine::start(&config.engine)?);
-    let source = hub::local(&config.model, config.engine.precision)?;
-    let model = load(&source, config.engine.precision)?;
+    let graphs = config.engine.precision.graphs();
+    let source = hub::local(&config.model, graphs)?;
+    let model = load(&source, graphs)?;
     let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;
     let text = model.text.map(|text| open_text(&engine, text, config)).transpose()?;
     if vision.is_none() && text.is_none() {
@@ -152,7 +153,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
             logit_scale: model.logit_scale,
             provider: engine.provider_name().to_owned(),
-            precision: config.model.variant.clone().unwrap_or_else(|| config.engine.precision.name().to_owned()),
+            precision: config.model.variant.clone().unwrap_or_else(|| engine.precision_name(graphs).to_owned()),
             onnxruntime: engine.onnxruntime_version().to_owned(),
         },
         vision,

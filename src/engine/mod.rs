@@ -8,7 +8,9 @@
 
 mod environment;
 mod graph;
+mod openvino;
 mod outputs;
+mod provider;
 mod split;
 mod text;
 mod tower;
@@ -19,10 +21,7 @@ use std::{
     sync::Arc,
 };
 
-use ort::{
-    ep,
-    session::{Session, builder::GraphOptimizationLevel},
-};
+use ort::session::Session;
 
 pub use environment::Runtime;
 pub use text::{TextEncoder, TokenInput};
@@ -31,11 +30,12 @@ pub use vision::{Normalization, PixelInput, VisionEncoder};
 
 use graph::{EmbeddingSession, StopHandle};
 use outputs::OutputsSession;
+use provider::RunningProvider;
 use split::Tower;
 use tower::Outputs;
 
 use crate::{
-    config::{EngineConfig, Provider},
+    config::{EngineConfig, Precision},
     model::Graphs,
 };
 
@@ -67,6 +67,14 @@ pub enum EngineError {
         /// What ONNX Runtime said.
         reason: String,
     },
+    /// An explicit precision that this machine does not have.
+    #[error("engine.precision = \"{precision}\" cannot be had: {reason}")]
+    Precision {
+        /// The precision's name.
+        precision: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// A graph file that is missing, corrupt, or cannot be run.
     #[error("{encoder} encoder {path}: {reason}", path = .path.display())]
     Graph {
@@ -77,13 +85,6 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: String,
     },
-}
-
-/// The provider that really runs, after `auto` has been decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RunningProvider {
-    Cpu,
-    Cuda { device_id: i32 },
 }
 
 /// A loaded library with a provider that starts: what sessions are made with.
@@ -98,24 +99,9 @@ impl Engine {
     /// Loads the library and settles the execution provider. No model is touched yet.
     ///
     /// # Errors
-    /// When the library is missing, too old or broken, or an explicit provider does not start.
+    /// When the library is missing, too old or broken, or an explicit provider or precision cannot be had.
     pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
-        let runtime = environment::load(config.library.as_deref(), config.executable_dir.as_deref())?;
-        let cuda = RunningProvider::Cuda { device_id: config.device_id };
-        let provider = match config.provider {
-            Provider::Cpu => RunningProvider::Cpu,
-            Provider::Cuda => match runtime.try_provider(cuda) {
-                Ok(()) => cuda,
-                Err(reason) => return Err(EngineError::Provider { provider: "cuda", reason }),
-            },
-            Provider::Auto => match runtime.try_provider(cuda) {
-                Ok(()) => cuda,
-                Err(reason) => {
-                    tracing::info!(reason, "engine.provider = \"auto\": CUDA does not start, the CPU is used");
-                    RunningProvider::Cpu
-                }
-            },
-        };
+        let (runtime, provider) = provider::settle(config)?;
         let engine = Self { runtime, provider, intra_threads: config.intra_threads };
         tracing::info!(
             provider = engine.provider_name(),
@@ -126,12 +112,24 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The execution provider in use: `cpu` or `cuda`.
+    /// The execution provider in use: `cpu`, `cuda`, `tensorrt` or `openvino`.
     pub fn provider_name(&self) -> &'static str {
-        match self.provider {
-            RunningProvider::Cpu => "cpu",
-            RunningProvider::Cuda { .. } => "cuda",
-        }
+        self.provider.name()
+    }
+
+    /// The arithmetic in use, with graphs of `graphs`: their own, or `bf16`.
+    pub fn precision_name(&self, graphs: Precision) -> &'static str {
+        if self.provider.is_bf16() { "bf16" } else { graphs.name() }
+    }
+
+    /// Whether each batch size wants a run of its own before the first request.
+    pub fn warms_each_batch_size(&self) -> bool {
+        self.provider.warms_each_batch_size()
+    }
+
+    /// The library's file.
+    pub fn library(&self) -> &Path {
+        self.runtime.library()
     }
 
     /// ONNX Runtime's version.
@@ -210,43 +208,12 @@ impl Engine {
         self.session(path, part.as_deref()).map_err(|error| environment::one_line(error.message()))
     }
 
-    /// Arena off: it keeps the largest batch's memory for ever, at no gain in speed (measured: +244 MB against +2 MB over
-    /// batches of 1 to 32). Memory pattern off: it assumes one input shape. Spinning off: the intra-op threads would burn the
-    /// cores that decode pictures. Thread count explicit: ONNX Runtime's own default ignores the container's quota and pins.
-    ///
     /// `part` is what to load of the file, when not all of it.
     fn session(&self, path: &Path, part: Option<&[u8]>) -> ort::Result<Session> {
-        let mut builder = Session::builder(self.runtime.environment())?
-            .with_execution_providers(self.provider.dispatch())?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(self.intra_threads)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
-            .with_memory_pattern(false)?;
+        let mut builder = provider::builder(self.runtime, &self.provider, self.intra_threads)?;
         let Some(part) = part else { return builder.commit_from_file(path) };
         // A graph from memory has no folder of its own in which its external data would be found.
         let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy();
         builder.with_config_entry(EXTERNAL_DATA_FOLDER, folder)?.commit_from_memory(part)
-    }
-}
-
-impl RunningProvider {
-    /// In order of priority; `error_on_failure`, because by default ONNX Runtime falls back to the CPU without a word.
-    fn dispatch(self) -> Vec<ep::ExecutionProviderDispatch> {
-        let cpu = ep::CPU::default().with_arena_allocator(false).build();
-        match self {
-            Self::Cpu => vec![cpu],
-            Self::Cuda { device_id } => {
-                let cuda = ep::CUDA::default()
-                    .with_device_id(device_id)
-                    .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
-                    // The default, EXHAUSTIVE, tries every algorithm again for each new batch size: hundreds of
-                    // milliseconds against a few, and the patch embedding is the only convolution there is.
-                    .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-                    .build()
-                    .error_on_failure();
-                vec![cuda, cpu]
-            }
-        }
     }
 }

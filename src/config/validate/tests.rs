@@ -37,7 +37,7 @@ fn the_default_file_holds_the_defaults() {
     assert_eq!((model.name, model.cache_dir), (None, None));
     assert_eq!((model.vision, model.text, model.variant), (None, None, None));
     assert_eq!((preprocess.threads, preprocess.exif_orientation), (parallelism(), true));
-    assert_eq!((engine.provider, engine.precision, engine.library), (Provider::Auto, Precision::F32, None));
+    assert_eq!((engine.provider, engine.precision, engine.library), (Provider::Auto, PrecisionChoice::F32, None));
     assert_eq!((engine.device_id, engine.intra_threads), (0, parallelism()));
     assert_eq!((engine.stall_timeout, engine.vision_sessions, engine.text_sessions), (seconds(60), 1, 1));
     assert_eq!((batch.vision.max_batch_size, batch.vision.max_batch_tokens), (8, usize::MAX));
@@ -90,7 +90,7 @@ fn good_values_arrive_in_their_fields() {
     assert_eq!((config.limits.max_body_bytes, config.limits.max_pixels, config.limits.max_text_bytes), (1, 1000, 512));
     assert_eq!(config.model.name.as_deref(), Some("Näme"));
     assert_eq!((config.preprocess.threads, config.preprocess.exif_orientation), (7, false));
-    assert_eq!((config.engine.provider, config.engine.precision), (Provider::Cuda, Precision::Int8));
+    assert_eq!((config.engine.provider, config.engine.precision), (Provider::Cuda, PrecisionChoice::Int8));
     assert_eq!((config.engine.library, config.engine.device_id), (Some("/lib/x.so".into()), 127));
     assert_eq!((config.engine.intra_threads, config.engine.vision_sessions, config.engine.text_sessions), (5, 3, 2));
     assert_eq!(config.batch.vision.max_queue_delay, Duration::from_micros(500));
@@ -125,8 +125,8 @@ const BAD: &[(&str, &[&str])] = &[
     ("model.variant", &["_q4", "a/b", "a b", "ü"]),
     ("preprocess.threads", &["0", "1025", "Auto", ""]),
     ("preprocess.exif_orientation", &["", "1", "yes", "True"]),
-    ("engine.provider", &["", "gpu", "CPU", "tensorrt"]),
-    ("engine.precision", &["", "fp16", "bf16"]),
+    ("engine.provider", &["", "gpu", "CPU", "tensor-rt", "open_vino"]),
+    ("engine.precision", &["", "fp16", "BF16", "int4"]),
     ("engine.device_id", &["-1", "128", "cuda:0"]),
     ("engine.intra_threads", &["0", "1025"]),
     ("engine.stall_timeout", &["0s", "60"]),
@@ -299,4 +299,26 @@ fn all_errors_of_all_kinds_are_listed_in_one_go() {
     let errors = errors.unwrap_err().to_string();
     let keys: Vec<_> = errors.lines().map(|line| line.split(' ').next().unwrap()).collect();
     assert_eq!(keys, ["no.such", "server.drain_timeout", "engine.provider", "batch.text.max_queue_size"], "{errors}");
+}
+
+#[test]
+fn a_precision_that_the_provider_does_not_have_is_refused() {
+    for (provider, precision, expected) in [
+        ("cpu", "bf16", "\"openvino\" or \"auto\""),
+        ("cuda", "bf16", "\"openvino\" or \"auto\""),
+        ("tensorrt", "bf16", "\"openvino\" or \"auto\""),
+        ("openvino", "f16", "another provider"),
+        ("openvino", "int8", "another provider"),
+    ] {
+        let lines = errors(&[&format!("engine.provider={provider}"), &format!("engine.precision={precision}")]);
+        let line = format!(
+            "engine.provider = \"{provider}\" (--set): must be {expected} beside engine.precision = \"{precision}\" (--set)"
+        );
+        assert_eq!(lines, [line]);
+    }
+    for (provider, precision) in
+        [("auto", "bf16"), ("openvino", "bf16"), ("openvino", "f32"), ("openvino", "auto"), ("cpu", "auto")]
+    {
+        config(&[&format!("engine.provider={provider}"), &format!("engine.precision={precision}")]);
+    }
 }
