@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use self::turbo::Jpeg;
 use super::{
-    Decoded, Limits, convert,
+    Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
     orientation::Orientation,
 };
@@ -23,8 +23,8 @@ const MAX_SCANS: u64 = 32;
 /// Scans that even the largest picture may have. Smaller ones may have more, as many as take the same time.
 const MAX_SCANS_OF_LARGEST: u64 = 12;
 
-/// Decodes a JPEG.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+/// Decodes a JPEG into the memory of `buffer`.
+pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
     let jpeg = Jpeg::open(bytes)?;
     let (width, height) = limits.check(FORMAT, jpeg.width as u64, jpeg.height as u64)?;
     let markers = Markers::walk(bytes);
@@ -38,14 +38,14 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
     }
     let four_channels = jpeg.four_channels;
     // The decoder keeps count too, should it find scans where the walk does not.
-    let mut data = jpeg.decode(max_scans)?;
+    let mut data = jpeg.decode(max_scans, buffer)?;
     if four_channels {
         // Pillow takes every four-channel JPEG for Adobe's, which stores the complement of each ink.
         data.iter_mut().for_each(|sample| *sample = !*sample);
         data = convert::cmyk(data);
     }
     let orientation = Orientation::find(markers.exif.as_deref(), markers.xmp);
-    Ok(Decoded { width, height, data, orientation })
+    Ok(Decoded { image: RgbImage::new(width, height, data), orientation })
 }
 
 /// What the markers of a file say.
