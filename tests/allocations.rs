@@ -116,8 +116,15 @@ fn assert_within(what: &str, taken: Taken, count: usize, bytes: usize) {
 fn a_jpeg_takes_its_crop_and_nothing_else() {
     const CROP: usize = 224 * 224 * 3;
     let _alone = alone();
-    for name in ["photo_640x480.jpg", "cat_exif_6.jpg", "tall_333x777.jpg", "coffee_cmyk.jpg", "coffee_large.jpg"] {
-        let options = ImageOptions { exif_orientation: true, max_pixels: 50_000_000 };
+    for (name, fast_decode) in [
+        ("photo_640x480.jpg", false),
+        ("cat_exif_6.jpg", false),
+        ("tall_333x777.jpg", false),
+        ("coffee_cmyk.jpg", false),
+        ("coffee_large.jpg", false),
+        ("coffee_large.jpg", true),
+    ] {
+        let options = ImageOptions { exif_orientation: true, fast_decode, max_pixels: 50_000_000 };
         let config = PreprocessorConfig::from_json("{}").expect("the defaults");
         let mut processor = ImageProcessor::new(&config, options).expect("supported");
         let bytes = picture(name);
@@ -131,7 +138,7 @@ fn a_jpeg_takes_its_crop_and_nothing_else() {
 #[test]
 fn a_png_takes_its_crop_and_what_its_decoder_takes() {
     let _alone = alone();
-    let options = ImageOptions { exif_orientation: true, max_pixels: 50_000_000 };
+    let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
     let config = PreprocessorConfig::from_json("{}").expect("the defaults");
     let mut processor = ImageProcessor::new(&config, options).expect("supported");
     let bytes = picture("astronaut.png");

@@ -75,6 +75,7 @@ pub(super) fn read_config(
         preprocess: PreprocessConfig {
             threads: read.auto("preprocess.threads", MAX_THREADS, parallelism()),
             exif_orientation: read.boolean("preprocess.exif_orientation"),
+            fast_decode: read.boolean("preprocess.fast_decode"),
         },
         engine: EngineConfig {
             provider: read.choice("engine.provider"),
@@ -246,6 +247,7 @@ mod tests {
             "model.name=Näme",
             "preprocess.threads=7",
             "preprocess.exif_orientation=false",
+            "preprocess.fast_decode=true",
             "engine.provider=cuda",
             "engine.precision=int8",
             "engine.library=/lib/x.so",
@@ -266,7 +268,8 @@ mod tests {
             (1, 1000, 512)
         );
         assert_eq!(config.model.name.as_deref(), Some("Näme"));
-        assert_eq!((config.preprocess.threads, config.preprocess.exif_orientation), (7, false));
+        let preprocess = &config.preprocess;
+        assert_eq!((preprocess.threads, preprocess.exif_orientation, preprocess.fast_decode), (7, false, true));
         assert_eq!((config.engine.provider, config.engine.precision), (Provider::Cuda, Precision::Int8));
         assert_eq!((config.engine.library, config.engine.device_id), (Some("/lib/x.so".into()), 127));
         assert_eq!(
@@ -306,6 +309,7 @@ mod tests {
         ("model.variant", &["_q4", "a/b", "a b", "ü"]),
         ("preprocess.threads", &["0", "1025", "Auto", ""]),
         ("preprocess.exif_orientation", &["", "1", "yes", "True"]),
+        ("preprocess.fast_decode", &["", "0", "on"]),
         ("engine.provider", &["", "gpu", "CPU", "tensorrt"]),
         ("engine.precision", &["", "fp16", "bf16"]),
         ("engine.device_id", &["-1", "128", "cuda:0"]),

@@ -120,6 +120,10 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
     }
+    let fingerprint = match vision {
+        Some(_) => model.fingerprint.with_pictures_by(&config.preprocess),
+        None => model.fingerprint,
+    };
     let mut config = config.clone();
     let vision_batch = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.batch());
     fit_batches("vision", vision_batch, &mut config.batch.vision)?;
@@ -128,7 +132,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let mut parts = Parts {
         info: ModelInfo {
             name: model.name,
-            fingerprint: model.fingerprint.to_string(),
+            fingerprint: fingerprint.to_string(),
             dim: 0,
             image_size: vision.as_ref().map(|vision| vision.processor.crop_size()),
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
@@ -177,8 +181,11 @@ fn open_vision(
     model: VisionModel,
     config: &Config,
 ) -> Result<VisionParts<VisionEncoder>, StartError> {
-    let options =
-        ImageOptions { exif_orientation: config.preprocess.exif_orientation, max_pixels: config.limits.max_pixels };
+    let options = ImageOptions {
+        exif_orientation: config.preprocess.exif_orientation,
+        fast_decode: config.preprocess.fast_decode,
+        max_pixels: config.limits.max_pixels,
+    };
     let processor = ImageProcessor::new(&model.preprocessor, options)?;
     let (engine, normalization) = (Arc::clone(engine), normalization(&model.preprocessor));
     let sessions = sessions(config.engine.vision_sessions, move || engine.vision(&model.graph, &normalization))?;

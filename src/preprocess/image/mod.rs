@@ -1,7 +1,8 @@
 //! A picture's bytes to the `u8` crop that the vision encoder takes, equal to Pillow and `CLIPImageProcessor` to the byte.
 //!
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
-//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB, `memory` gives one picture's to the next, `preprocess::resample` resizes. Does not catch panics of the decoders: whoever calls does, once for all steps.
+//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB, `reduction` says
+//! where `fast_decode` leaves the reference, `memory` gives one picture's to the next, `preprocess::resample` resizes. Does not catch panics of the decoders: whoever calls does, once for all steps.
 //!
 //! Invariants: the size of a picture is checked from its header before memory for a pixel is taken; a truncated file is refused,
 //! never half shown; alpha is dropped, never composited; the crop has the size that [`ImageProcessor::crop_size`] says, and depends
@@ -18,11 +19,12 @@ mod memory;
 mod orientation;
 mod png;
 mod raster;
+mod reduction;
 mod sniff;
 mod webp;
 
 pub use self::error::{ImageError, ImageFormatName};
-use self::orientation::Orientation;
+use self::{orientation::Orientation, reduction::Reduction};
 use super::resample::{Axis, Resizer, Source, Window};
 use crate::{
     encoder::PixelBuf,
@@ -34,6 +36,9 @@ use crate::{
 pub struct ImageOptions {
     /// Whether a picture is turned as its EXIF (or XMP) orientation says.
     pub exif_orientation: bool,
+    /// Whether a JPEG much larger than the resized picture is decoded at 1/2, 1/4 or 1/8 of its sides, which changes the crop a
+    /// little (see `reduction`).
+    pub fast_decode: bool,
     /// Width x height at most, checked before decoding. One picture takes at most 8 bytes a pixel while it is decoded (4:4:4
     /// progressive JPEG: 9, in CMYK 12), and some 16 MiB, besides what is kept from the one before.
     pub max_pixels: u64,
@@ -48,13 +53,21 @@ const MAX_KEPT_BYTES: usize = 16 << 20;
 pub struct RgbImage {
     columns: Axis,
     rows: Axis,
+    reduction: Reduction,
     data: Vec<u8>,
 }
 
 impl RgbImage {
     /// A picture as it was sent.
     fn new(width: u32, height: u32, data: Vec<u8>) -> Self {
-        Self { columns: Axis::whole(width), rows: Axis::whole(height), data }
+        Self::reduced(width, height, Reduction::Whole, data)
+    }
+
+    /// A picture of `width x height`, reduced: its last row and column may stand for less than the others.
+    fn reduced(width: u32, height: u32, reduction: Reduction, data: Vec<u8>) -> Self {
+        let denominator = reduction.denominator();
+        let axis = |side: u32| Axis::first(f64::from(side) / f64::from(denominator), side.div_ceil(denominator));
+        Self { columns: axis(width), rows: axis(height), reduction, data }
     }
 
     /// Pixels per row.
@@ -65,6 +78,12 @@ impl RgbImage {
     /// Rows.
     pub fn height(&self) -> u32 {
         self.rows.samples() as u32
+    }
+
+    /// Width and height before any reduction. Exact: the denominators are powers of two.
+    fn full_size(&self) -> (u32, u32) {
+        let side = |axis: Axis| (axis.length() * f64::from(self.reduction.denominator())) as u32;
+        (side(self.columns), side(self.rows))
     }
 
     /// The samples: `height * width * 3` bytes, rows first, RGB interleaved.
@@ -142,7 +161,11 @@ impl ImageProcessor {
         self.scratch.trim();
         let buffer = std::mem::take(&mut self.scratch.pixels);
         let decoded = match sniff::sniff(bytes)? {
-            ImageFormatName::Jpeg => jpeg::decode(bytes, &limits, buffer),
+            ImageFormatName::Jpeg => {
+                let jpeg = jpeg::open(bytes, &limits)?;
+                let reduction = self.reduction(jpeg.size(), jpeg.orientation());
+                jpeg.decode(reduction, buffer)
+            }
             ImageFormatName::Png => png::decode(bytes, &limits, buffer),
             ImageFormatName::WebP => webp::decode(bytes, &limits, buffer),
             ImageFormatName::Gif => gif::decode(bytes, &limits),
@@ -156,11 +179,22 @@ impl ImageProcessor {
         Ok(image)
     }
 
+    /// How far a JPEG of that size, as stored, is to be reduced. Nearest takes single pixels, which a reduced picture lacks.
+    fn reduction(&self, (width, height): (u32, u32), orientation: Orientation) -> Reduction {
+        let Some((to, resample)) = self.resize else { return Reduction::Whole };
+        if !self.options.fast_decode || resample == Resample::Nearest {
+            return Reduction::Whole;
+        }
+        let sideways = self.options.exif_orientation && orientation.is_sideways();
+        let upright = if sideways { (height, width) } else { (width, height) };
+        Reduction::between(upright, resized(upright, to))
+    }
+
     /// Resizes and cuts out the middle, as `CLIPImageProcessor`'s `resize` and `center_crop`; where the picture is then smaller
     /// than the crop, black surrounds it.
     pub fn crop(&mut self, image: RgbImage) -> PixelBuf {
         let source = Source::of(image.columns, image.rows, &image.data);
-        let (width, height) = (image.width(), image.height());
+        let (width, height) = image.full_size();
         let (size, resample) = match self.resize {
             // No filter: the same size is a copy.
             None => ((width as usize, height as usize), Resample::Nearest),

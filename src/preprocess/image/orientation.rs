@@ -33,6 +33,11 @@ impl Orientation {
         }
     }
 
+    /// Whether upright rows are stored as columns.
+    pub(super) fn is_sideways(self) -> bool {
+        matches!(self, Self::Transpose | Self::Rotate90Clockwise | Self::Transverse | Self::Rotate270Clockwise)
+    }
+
     /// Turns `image` upright. Where that takes a second buffer, it is `spare`, which then holds the first.
     pub(super) fn apply(self, image: &mut RgbImage, spare: &mut Vec<u8>) {
         let (width, height) = (image.columns.samples(), image.rows.samples());
@@ -195,6 +200,7 @@ mod tests {
             orientation.apply(&mut turned, &mut vec![99; 100]);
             let pixels: Vec<u8> = turned.data.iter().step_by(3).copied().collect();
             assert_eq!((turned.width(), pixels.as_slice()), (width, expected.as_slice()), "{orientation:?}");
+            assert_eq!(orientation.is_sideways(), width == 2);
         }
     }
 }

@@ -8,6 +8,8 @@ use ndarray_npy::NpzReader;
 use super::*;
 use crate::model::preprocessor::PreprocessorConfig;
 
+mod fast_decode;
+
 fn fixtures() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"))
 }
@@ -17,7 +19,7 @@ fn picture(name: &str) -> Vec<u8> {
 }
 
 fn processor(json: &str) -> ImageProcessor {
-    let options = ImageOptions { exif_orientation: true, max_pixels: 50_000_000 };
+    let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
     ImageProcessor::new(&PreprocessorConfig::from_json(json).unwrap(), options).unwrap()
 }
 
@@ -26,7 +28,7 @@ fn clip() -> ImageProcessor {
 }
 
 fn with_limit(max_pixels: u64) -> ImageProcessor {
-    let options = ImageOptions { exif_orientation: true, max_pixels };
+    let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels };
     ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap()
 }
 
@@ -58,7 +60,7 @@ mod goldens {
 
     #[test]
     fn a_picture_is_turned_by_its_orientation_and_not_when_that_is_switched_off() {
-        let options = ImageOptions { exif_orientation: false, max_pixels: 50_000_000 };
+        let options = ImageOptions { exif_orientation: false, fast_decode: false, max_pixels: 50_000_000 };
         let mut as_stored = ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap();
         for orientation in 2..=8 {
             let bytes = picture(&format!("cat_exif_{orientation}.jpg"));
@@ -158,7 +160,7 @@ mod geometry {
 
     #[test]
     fn crops_of_no_fixed_size_are_refused_at_the_start() {
-        let options = ImageOptions { exif_orientation: true, max_pixels: 1 };
+        let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 1 };
         for json in [r#"{"do_center_crop": false}"#, r#"{"do_center_crop": false, "do_resize": false, "size": [2, 2]}"#]
         {
             let config = PreprocessorConfig::from_json(json).unwrap();
