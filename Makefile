@@ -23,7 +23,7 @@ build: deps ## build the release binary and fetch all that it needs at run time
 run: build ## build, then serve MODEL on LISTEN
 	target/release/clipserve serve $(if $(MODEL),--model $(MODEL)) --listen $(LISTEN) $(ARGS)
 
-test: deps ## run every test
+test: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## run every test
 	cargo test --locked $(ARGS)
 
 lint: deps ## check the format, clippy and the documentation

@@ -255,7 +255,7 @@ mod tests {
             [
                 r#"server.listen = "here" (--listen): must be an IP address and port, such as "127.0.0.1:8080" or "[::]:8080""#,
                 r#"limits.max_images = "0" (--set): must be an integer from 1 to 65536"#,
-                r#"engine.provider = "tpu" (--provider): must be one of "auto", "cpu", "cuda""#,
+                r#"engine.provider = "tpu" (--provider): must be one of "auto", "cpu", "cuda", "tensorrt", "openvino""#,
             ]
         );
     }

@@ -160,6 +160,8 @@ pub struct PreprocessConfig {
     pub threads: usize,
     /// Whether a picture is turned as its EXIF orientation says.
     pub exif_orientation: bool,
+    /// Whether a large JPEG is decoded at a part of its size, which changes embeddings a little.
+    pub fast_decode: bool,
 }
 
 /// `[engine]`

@@ -77,6 +77,7 @@ pub(super) fn read_config(
         preprocess: PreprocessConfig {
             threads: read.auto("preprocess.threads", MAX_THREADS, parallelism()),
             exif_orientation: read.boolean("preprocess.exif_orientation"),
+            fast_decode: read.boolean("preprocess.fast_decode"),
         },
         engine: EngineConfig {
             provider: read.choice("engine.provider"),

@@ -139,6 +139,10 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
     }
+    let fingerprint = match vision {
+        Some(_) => model.fingerprint.with_pictures_by(&config.preprocess),
+        None => model.fingerprint,
+    };
     let mut config = config.clone();
     let vision_batch = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.input()?.batch());
     fit_batches("vision", vision_batch, &mut config.batch.vision)?;
@@ -147,7 +151,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let mut parts = Parts {
         info: ModelInfo {
             name: model.name,
-            fingerprint: model.fingerprint.to_string(),
+            fingerprint: fingerprint.to_string(),
             dim: None,
             image_size: vision.as_ref().map(|vision| vision.processor.crop_size()),
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
@@ -159,7 +163,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         vision,
         text,
     };
-    parts.info.dim = warm_up(&mut parts, &config)?;
+    parts.info.dim = warm_up(&mut parts, &config, engine.warms_each_batch_size())?;
     for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
         if !there {
             tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
@@ -199,8 +203,11 @@ fn open_vision(
     model: VisionModel,
     config: &Config,
 ) -> Result<VisionParts<VisionEncoder>, StartError> {
-    let options =
-        ImageOptions { exif_orientation: config.preprocess.exif_orientation, max_pixels: config.limits.max_pixels };
+    let options = ImageOptions {
+        exif_orientation: config.preprocess.exif_orientation,
+        fast_decode: config.preprocess.fast_decode,
+        max_pixels: config.limits.max_pixels,
+    };
     let processor = ImageProcessor::new(&model.preprocessor, options)?;
     let (engine, normalization) = (Arc::clone(engine), normalization(&model.preprocessor));
     let abilities = Abilities::of(&model.graphs, model.outputs);

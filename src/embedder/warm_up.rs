@@ -11,18 +11,23 @@ use crate::{
     similarity,
 };
 
-/// Runs every session at its largest batch and at one item, and returns the length of the embeddings, where there are any.
-pub(super) fn warm_up<V, T>(parts: &mut Parts<V, T>, config: &Config) -> Result<Option<usize>, StartError>
+/// Runs every session at its largest batch and at one item, at every power of two in between when `each_batch_size`, and returns
+/// the length of the embeddings, where there are any.
+pub(super) fn warm_up<V, T>(
+    parts: &mut Parts<V, T>,
+    config: &Config,
+    each_batch_size: bool,
+) -> Result<Option<usize>, StartError>
 where
     V: Encoder<Input = PixelBuf>,
     T: Encoder<Input = Tokens>,
 {
     let image_dim = match &mut parts.vision {
-        Some(vision) => warm_up_vision(vision, config.batch.vision.max_batch_size)?,
+        Some(vision) => warm_up_vision(vision, config.batch.vision.max_batch_size, each_batch_size)?,
         None => None,
     };
     let text_dim = match &mut parts.text {
-        Some(text) => warm_up_text(text, &config.batch.text)?,
+        Some(text) => warm_up_text(text, &config.batch.text, each_batch_size)?,
         None => None,
     };
     match (image_dim, text_dim) {
@@ -36,6 +41,7 @@ where
 fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
     vision: &mut VisionParts<V>,
     max_batch_size: usize,
+    each_batch_size: bool,
 ) -> Result<Option<usize>, StartError> {
     let (height, width) = vision.processor.crop_size();
     // Grey ramps of different steepness: cheap, all different, no flat picture among them.
@@ -44,12 +50,13 @@ fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
         PixelBuf::new(width, height, bytes)
     };
     let pictures: Vec<PixelBuf> = (0..max_batch_size).map(picture).collect();
-    canary("vision", vision.abilities, &mut vision.sessions.encoders, &pictures)
+    canary("vision", vision.abilities, &mut vision.sessions.encoders, &pictures, each_batch_size)
 }
 
 fn warm_up_text<T: Encoder<Input = Tokens>>(
     text: &mut TextParts<T>,
     lane: &LaneConfig,
+    each_batch_size: bool,
 ) -> Result<Option<usize>, StartError> {
     let TextParts { abilities, tokenizer, sessions } = text;
     let tokens = |i: usize| {
@@ -62,7 +69,7 @@ fn warm_up_text<T: Encoder<Input = Tokens>>(
         .map_err(|error| StartError::Canary(error.to_string()))?;
     let fits = (lane.max_batch_tokens / tokenizer.context_length()).max(1);
     let texts = &texts[texts.len().saturating_sub(fits)..];
-    canary("text", *abilities, &mut sessions.encoders, texts)
+    canary("text", *abilities, &mut sessions.encoders, texts, each_batch_size)
 }
 
 /// The embeddings must be finite, not zero, and those of an item alone must point where those of the item in a batch point
@@ -73,6 +80,7 @@ fn canary<E: Encoder>(
     abilities: Abilities,
     encoders: &mut [E],
     inputs: &[E::Input],
+    each_batch_size: bool,
 ) -> Result<Option<usize>, StartError> {
     let mut dim = 0;
     for encoder in encoders {
@@ -90,6 +98,11 @@ fn canary<E: Encoder>(
             }
         };
         let mut batch = run(inputs)?;
+        // The largest first, so that what it takes is there for the others.
+        let between = (1..).map(|power| inputs.len() >> power).take_while(|&size| size > 1);
+        for size in between.filter(|_| each_batch_size) {
+            run(&inputs[..size])?;
+        }
         let last = inputs.len().saturating_sub(1);
         let mut alone = run(&inputs[last..])?;
         similarity::normalize(&mut batch);

@@ -105,9 +105,7 @@ pub(super) fn cpu_computes_in_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         let cpuid = raw_cpuid::CpuId::new();
-        cpuid
-            .get_extended_feature_info()
-            .is_some_and(|features| features.has_amx_bf16() || features.has_avx512_bf16())
+        cpuid.get_extended_feature_info().is_some_and(|features| features.has_amx_bf16() || features.has_avx512_bf16())
     }
     #[cfg(not(target_arch = "x86_64"))]
     false
@@ -183,6 +181,8 @@ mod tests {
     #[test]
     fn the_precision_is_always_said() {
         assert!(options(true, 2).contains(r#""INFERENCE_PRECISION_HINT":"bf16""#));
-        assert!(options(false, 3).contains(r#""INFERENCE_PRECISION_HINT":"f32""#) && options(false, 3).contains("\"3\""));
+        assert!(
+            options(false, 3).contains(r#""INFERENCE_PRECISION_HINT":"f32""#) && options(false, 3).contains("\"3\"")
+        );
     }
 }

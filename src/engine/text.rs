@@ -99,7 +99,7 @@ impl TokenInput {
 impl TowerInput for TokenInput {
     type Item = Tokens;
 
-    fn tensors(&mut self, items: &[Tokens]) -> ort::Result<Vec<NamedInput<'_>>> {
+    fn tensors<'a>(&'a mut self, items: &'a [Tokens]) -> ort::Result<Vec<NamedInput<'a>>> {
         let longest = items.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(0);
         let shape = [items.len(), self.sequence.unwrap_or(longest)];
         self.input_ids.1.fill(items.iter().flat_map(|tokens| padded(tokens.ids(), shape[1])));

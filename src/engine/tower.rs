@@ -20,7 +20,7 @@ pub trait TowerInput: Send + 'static {
     ///
     /// # Errors
     /// When the runtime cannot make one.
-    fn tensors(&mut self, items: &[Self::Item]) -> ort::Result<Vec<NamedInput<'_>>>;
+    fn tensors<'a>(&'a mut self, items: &'a [Self::Item]) -> ort::Result<Vec<NamedInput<'a>>>;
 
     /// How many positions of the outputs belong to `item`; `None` where every item has as many.
     fn positions(item: &Self::Item) -> Option<usize>;

@@ -108,13 +108,18 @@ impl PixelInput {
 impl TowerInput for PixelInput {
     type Item = PixelBuf;
 
-    fn tensors(&mut self, items: &[PixelBuf]) -> ort::Result<Vec<NamedInput<'_>>> {
+    fn tensors<'a>(&'a mut self, items: &'a [PixelBuf]) -> ort::Result<Vec<NamedInput<'a>>> {
         let batch = items.len();
         let (height, width) = items.first().map_or((0, 0), |first| (first.height() as usize, first.width() as usize));
         let hwc = [batch, height, width, 3];
         let nchw = [batch, 3, height, width];
         let tensor: SessionInputValue<'_> = match &mut self.pixel_values {
             PixelValues::U8(buffer) => {
+                if let [alone] = items {
+                    // As it is: nothing is to be joined or converted.
+                    let tensor = TensorRef::from_array_view((hwc, alone.as_bytes()))?;
+                    return Ok(vec![(self.name.as_str().into(), tensor.into())]);
+                }
                 buffer.clear();
                 items.iter().for_each(|item| buffer.extend_from_slice(item.as_bytes()));
                 TensorRef::from_array_view((hwc, buffer.as_slice()))?.into()

@@ -279,6 +279,8 @@ impl Serialize for Rows<'_> {
     }
 }
 
+/// One row of numbers. serde_json writes each as the shortest that parses to the same f32, and faster than anything else that was
+/// measured on rows of 512 and 768: within 10 % of its own formatter (zmij) called by hand, ahead of ryu, lexical and std.
 struct Row<'a>(ndarray::ArrayView1<'a, f32>);
 
 impl Serialize for Row<'_> {
@@ -328,7 +330,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Strings<'a> {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::array;
+    use ndarray::{ArrayView2, array};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -349,6 +352,25 @@ mod tests {
         let error = serde_json::from_str::<EmbedTextRequest<'_>>(r#"{"texts": "a", "normalise": true}"#);
         let error = error.expect_err("a typo").to_string();
         assert!(error.contains("unknown field `normalise`") && error.contains("`normalize`"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_parses_to_the_value_it_was(values in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL | prop::num::f32::ZERO, 1..40)) {
+            let rows = ArrayView2::from_shape((1, values.len()), &values).expect("one row");
+            let json = serde_json::to_string(&Rows::floats(rows)).expect("JSON");
+            let parsed: Vec<Vec<f32>> = serde_json::from_str(&json).expect("JSON");
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&parsed[0]), bits(&values));
+            // As few digits as that takes: no longer than Rust's own shortest form, in scientific notation.
+            for (text, value) in json.trim_matches(['[', ']']).split(',').zip(&values) {
+                let digits = |text: &str| {
+                    let mantissa = text.split('e').next().unwrap_or_default().trim_start_matches('-');
+                    mantissa.replace('.', "").trim_matches('0').len()
+                };
+                prop_assert_eq!(digits(text), digits(&format!("{value:e}")), "{}", text);
+            }
+        }
     }
 
     #[test]

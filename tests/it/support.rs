@@ -274,7 +274,7 @@ where
 {
     let preprocessor = std::fs::read_to_string(fixture("tiny-clip/preprocessor_config.json")).expect("the fixture");
     let preprocessor = PreprocessorConfig::from_json(&preprocessor).expect("valid");
-    let options = ImageOptions { exif_orientation: true, max_pixels: config.limits.max_pixels };
+    let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: config.limits.max_pixels };
     let processor = ImageProcessor::new(&preprocessor, options).expect("supported");
     let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, config.limits.max_text_bytes);
     Parts {

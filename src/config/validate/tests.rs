@@ -37,6 +37,7 @@ fn the_default_file_holds_the_defaults() {
     assert_eq!((model.name, model.cache_dir), (None, None));
     assert_eq!((model.vision, model.text, model.variant), (None, None, None));
     assert_eq!((preprocess.threads, preprocess.exif_orientation), (parallelism(), true));
+    assert!(!preprocess.fast_decode);
     assert_eq!((engine.provider, engine.precision, engine.library), (Provider::Auto, PrecisionChoice::F32, None));
     assert_eq!((engine.device_id, engine.intra_threads), (0, parallelism()));
     assert_eq!((engine.stall_timeout, engine.vision_sessions, engine.text_sessions), (seconds(60), 1, 1));
@@ -72,6 +73,7 @@ fn good_values_arrive_in_their_fields() {
         "model.name=Näme",
         "preprocess.threads=7",
         "preprocess.exif_orientation=false",
+        "preprocess.fast_decode=true",
         "engine.provider=cuda",
         "engine.precision=int8",
         "engine.library=/lib/x.so",
@@ -89,7 +91,8 @@ fn good_values_arrive_in_their_fields() {
     assert_eq!((config.server.header_timeout, config.server.shutdown_delay), (HOUR, Duration::ZERO));
     assert_eq!((config.limits.max_body_bytes, config.limits.max_pixels, config.limits.max_text_bytes), (1, 1000, 512));
     assert_eq!(config.model.name.as_deref(), Some("Näme"));
-    assert_eq!((config.preprocess.threads, config.preprocess.exif_orientation), (7, false));
+    let preprocess = &config.preprocess;
+    assert_eq!((preprocess.threads, preprocess.exif_orientation, preprocess.fast_decode), (7, false, true));
     assert_eq!((config.engine.provider, config.engine.precision), (Provider::Cuda, PrecisionChoice::Int8));
     assert_eq!((config.engine.library, config.engine.device_id), (Some("/lib/x.so".into()), 127));
     assert_eq!((config.engine.intra_threads, config.engine.vision_sessions, config.engine.text_sessions), (5, 3, 2));
@@ -125,6 +128,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("model.variant", &["_q4", "a/b", "a b", "ü"]),
     ("preprocess.threads", &["0", "1025", "Auto", ""]),
     ("preprocess.exif_orientation", &["", "1", "yes", "True"]),
+    ("preprocess.fast_decode", &["", "0", "on"]),
     ("engine.provider", &["", "gpu", "CPU", "tensor-rt", "open_vino"]),
     ("engine.precision", &["", "fp16", "BF16", "int4"]),
     ("engine.device_id", &["-1", "128", "cuda:0"]),
