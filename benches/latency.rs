@@ -18,6 +18,7 @@ use std::{
 };
 
 use clipserve::{
+    config::Precision,
     export,
     model::{clip_config::ClipConfig, preprocessor::PreprocessorConfig},
     preprocess::image::{ImageOptions, ImageProcessor},
@@ -54,7 +55,7 @@ fn main() -> Result<()> {
 fn synthetic_model(root: &Path, preprocessing: &Path) -> Result<PathBuf> {
     let model = root.join("target/bench/vit-b-32");
     if !model.join("onnx/text_model.onnx").is_file() {
-        export::write_synthetic_model(&ClipConfig::default(), 0, preprocessing, &model)?;
+        export::write_synthetic_model(&ClipConfig::default(), Precision::F32, 0, preprocessing, &model)?;
     }
     Ok(model)
 }

@@ -27,7 +27,7 @@ use std::{
 };
 
 use clap::Parser;
-use clipserve::{export, model::clip_config::ClipConfig};
+use clipserve::{config::Precision, export, model::clip_config::ClipConfig};
 use ort::{
     ep,
     session::{Session, builder::GraphOptimizationLevel},
@@ -77,7 +77,13 @@ fn synthetic_model(root: &Path) -> Result<PathBuf> {
     if !model.join("onnx/text_model.onnx").is_file() {
         println!("making a ViT-B/32-sized model with random weights in {}", model.display());
         let started = Instant::now();
-        export::write_synthetic_model(&ClipConfig::default(), 0, &root.join("tests/fixtures/tiny-clip"), &model)?;
+        export::write_synthetic_model(
+            &ClipConfig::default(),
+            Precision::F32,
+            0,
+            &root.join("tests/fixtures/tiny-clip"),
+            &model,
+        )?;
         println!("made in {:.1} s", started.elapsed().as_secs_f64());
     }
     Ok(model)

@@ -383,7 +383,7 @@ fn embeddings_of_a_synthetic_model_differ_by_input() {
     let vision = format!(r#"{{{tower}, "image_size": 32, "patch_size": 8}}"#);
     let config = format!(r#"{{"projection_dim": 24, "text_config": {text}, "vision_config": {vision}}}"#);
     let config = ClipConfig::from_json(&config).unwrap();
-    let model = write_synthetic_model(&config, 7, &fixture("tiny-clip"), &out).unwrap();
+    let model = write_synthetic_model(&config, Precision::F32, 7, &fixture("tiny-clip"), &out).unwrap();
     assert_eq!(ClipConfig::from_json(&fs::read_to_string(out.join("config.json")).unwrap()).unwrap(), config);
     assert!(out.join("preprocessor_config.json").exists() && out.join("tokenizer.json").exists());
 

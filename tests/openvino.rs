@@ -1,9 +1,9 @@
-//! bf16 by OpenVINO: close to f32, the same whatever the batch, and nowhere but where it was asked for.
+//! bf16 and int8 by OpenVINO: close to f32, the same whatever the batch, and nowhere but where they were asked for.
 //!
 //! On its own, because a process can hold only one ONNX Runtime, and on CPUs that are not Intel's OpenVINO brings its own. What
 //! a CPU without bf16 instructions answers is tested too: each machine runs one half of the first test.
 #![cfg(target_arch = "x86_64")]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on fails loudly, in its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails loudly, in its helpers too")]
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use clipserve::{
     config::{self, EngineConfig, Overrides, Precision},
     encoder::{Embeddings, Encoder, PixelBuf, Tokens},
     engine::{Engine, EngineError, Normalization},
-    export::export_checkpoint,
-    model::{Graphs, preprocessor::PreprocessorConfig},
+    export::{ExportError, ExportedModel, export_checkpoint, write_synthetic_model},
+    model::{Graphs, clip_config::ClipConfig, preprocessor::PreprocessorConfig},
     preprocess::{
         image::{ImageOptions, ImageProcessor},
         text::TextTokenizer,
@@ -32,6 +32,11 @@ fn engine(set: &[&str]) -> Result<Arc<Engine>, EngineError> {
     let set = [&["model.path=m"], set].concat().into_iter().map(str::to_owned).collect();
     let config: EngineConfig = config::load(&Overrides { set, ..Overrides::default() }, []).unwrap().config.engine;
     Engine::start(&config).map(Arc::new)
+}
+
+/// The CPU's own engine on the library that OpenVINO runs on, of which the process has one.
+fn cpu_engine(beside: &Engine) -> Arc<Engine> {
+    engine(&["engine.provider=cpu", &format!("engine.library={}", beside.library().display())]).unwrap()
 }
 
 fn computes_in_bf16() -> bool {
@@ -128,8 +133,8 @@ fn bf16_is_close_to_f32_and_f32_stays_f32_in_the_same_process() {
     let auto = engine(&["engine.precision=auto"]).unwrap();
     assert_eq!((auto.provider_name(), auto.precision_name(Precision::F32)), ("openvino", "bf16"));
     // The plugin is registered by now, where it is one: a session of the CPU provider must not move to it.
+    let cpu = cpu_engine(&bf16);
     let library = format!("engine.library={}", bf16.library().display());
-    let cpu = engine(&["engine.provider=cpu", &library]).unwrap();
     let openvino_f32 = engine(&["engine.provider=openvino", "engine.precision=f32", &library]).unwrap();
     assert_eq!((cpu.provider_name(), cpu.precision_name(Precision::F32)), ("cpu", "f32"));
     assert_eq!((openvino_f32.provider_name(), openvino_f32.precision_name(Precision::F32)), ("openvino", "f32"));
@@ -146,4 +151,57 @@ fn bf16_is_close_to_f32_and_f32_stays_f32_in_the_same_process() {
             assert!(distance < 1e-5, "{checkpoint} {kind}: f32 by two providers differs by {distance:e}");
         }
     }
+}
+
+/// A checkpoint whose layers are of whole groups, with seeded weights in the precision asked for.
+fn synthetic(precision: Precision, hidden: usize, out: &Path) -> Result<ExportedModel, ExportError> {
+    let tower = serde_json::json!({
+        "hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "image_size": 64, "patch_size": 16, "max_position_embeddings": 32, "vocab_size": 1000, "projection_dim": 64,
+        "eos_token_id": 999,
+    });
+    let mut config = serde_json::json!({"model_type": "clip", "projection_dim": 64});
+    let without = |fields: &[&str]| {
+        let mut tower = tower.clone();
+        fields.iter().for_each(|field| drop(tower.as_object_mut().unwrap().remove(*field)));
+        tower
+    };
+    config["text_config"] = without(&["image_size", "patch_size"]);
+    config["vision_config"] = without(&["max_position_embeddings", "vocab_size", "eos_token_id"]);
+    let config = ClipConfig::from_json(&config.to_string()).unwrap();
+    write_synthetic_model(&config, precision, 7, &root("tests/fixtures/tiny-clip"), out)
+}
+
+#[test]
+fn int8_is_close_to_f32_and_the_same_in_every_batch() {
+    let int8 = engine(&["engine.provider=openvino", "engine.precision=int8"]).unwrap();
+    assert_eq!((int8.provider_name(), int8.precision_name(Precision::Int8Weights)), ("openvino", "int8"));
+    let dir = tempfile::tempdir().unwrap();
+    let [exact, small] = [Precision::F32, Precision::Int8Weights]
+        .map(|precision| synthetic(precision, 128, &dir.path().join(precision.name())).unwrap());
+    let crops: Vec<PixelBuf> = (1..=9)
+        .map(|i| PixelBuf::new(64, 64, (0..64 * 64 * 3).map(|at: usize| (at * i * 31 / 7 % 256) as u8).collect()))
+        .collect();
+    let texts: Vec<Tokens> =
+        (0..9).map(|i| Tokens::new((0..i + 2).map(|at| 7 * at * (i + 1) % 900).chain([999]).collect())).collect();
+    let none = Normalization { rescale_factor: None, mean_std: None };
+    let cpu = cpu_engine(&int8);
+    let graphs = |graph: Option<PathBuf>| Graphs::Embedding(graph.unwrap());
+    let (vision, text) = (graphs(exact.vision), graphs(exact.text));
+    let expected =
+        [cpu.vision(&vision, &none).unwrap().encode(&crops).unwrap(), cpu.text(&text).unwrap().encode(&texts).unwrap()];
+    let mut vision = int8.vision(&graphs(small.vision), &none).unwrap();
+    let mut text = int8.text(&graphs(small.text)).unwrap();
+    let actual = [vision.encode(&crops).unwrap(), text.encode(&texts).unwrap()];
+    for (kind, i) in [("images", 0), ("texts", 1)] {
+        let cosine = lowest_cosine(&actual[i], &expected[i]);
+        println!("lowest cosine of int8 to f32, {kind}: {cosine:.6}");
+        assert!(cosine >= 0.995, "{kind}: {cosine}");
+        assert!(largest_distance(&actual[i], &expected[i]) > 1e-3, "{kind}: this is f32, not int8");
+    }
+    for i in [0, 4, 8] {
+        assert_eq!(vision.encode(&crops[i..=i]).unwrap().row(0), actual[0].row(i), "image {i} alone");
+    }
+    let odd = synthetic(Precision::Int8Weights, 96, &dir.path().join("odd")).unwrap_err().to_string();
+    assert!(odd.contains("hidden_size is 96") && odd.contains("multiples of 128"), "{odd}");
 }

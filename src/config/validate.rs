@@ -157,7 +157,7 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
         never_admitted,
     );
     check_precision(read, config.engine.provider, config.engine.precision);
-    if config.model.variant.is_some() && config.engine.precision.graphs() != Precision::F32 {
+    if config.model.variant.is_some() && config.engine.graphs() != Precision::F32 {
         let allowed =
             format!("\"\" beside engine.precision = {}: each names the files", read.describe("engine.precision"));
         read.refuse("model.variant", allowed);
@@ -176,7 +176,7 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
 fn check_precision(read: &mut Reader<'_>, provider: Provider, precision: PrecisionChoice) {
     let allowed = match (provider, precision) {
         (Provider::Cpu | Provider::Cuda | Provider::TensorRt, PrecisionChoice::Bf16) => "\"openvino\" or \"auto\"",
-        (Provider::OpenVino, PrecisionChoice::F16 | PrecisionChoice::Int8) => "another provider",
+        (Provider::OpenVino, PrecisionChoice::F16) => "another provider",
         _ => return,
     };
     let allowed = format!("{allowed} beside engine.precision = {}", read.describe("engine.precision"));

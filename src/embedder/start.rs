@@ -131,7 +131,7 @@ pub struct TextParts<T> {
 /// Everything that can be wrong with a model, a library or a provider, as one line.
 pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<Embedder, StartError> {
     let engine = Arc::new(Engine::start(&config.engine)?);
-    let graphs = config.engine.precision.graphs();
+    let graphs = config.engine.graphs();
     let source = hub::local(&config.model, graphs)?;
     let model = load(&source, graphs)?;
     let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;

@@ -119,7 +119,11 @@ impl Engine {
 
     /// The arithmetic in use, with graphs of `graphs`: their own, or `bf16`.
     pub fn precision_name(&self, graphs: Precision) -> &'static str {
-        if self.provider.is_bf16() { "bf16" } else { graphs.name() }
+        match graphs {
+            Precision::F32 if self.provider.is_bf16() => "bf16",
+            Precision::Int8Weights => Precision::Int8.name(),
+            graphs => graphs.name(),
+        }
     }
 
     /// Whether each batch size wants a run of its own before the first request.

@@ -1,4 +1,4 @@
-//! OpenVINO on the CPU: bf16 arithmetic, which ONNX Runtime's own CPU kernels do not have on x86.
+//! OpenVINO on the CPU: bf16 arithmetic, which ONNX Runtime's own CPU kernels do not have on x86, and a faster int8.
 //!
 //! Owns where its files are, in which of its two forms it is used, its options, and whether the CPU is fit for it. Does not own
 //! the choice to use it (`provider`).
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use ort::{device::Device, environment::Environment, memory::DeviceType};
 
 use super::{EngineError, environment};
-use crate::config::EngineConfig;
+use crate::config::{EngineConfig, Precision};
 
 const PROVIDER: &str = "OpenVINOExecutionProvider";
 const PLUGIN_FILE: &str = "libonnxruntime_providers_openvino_plugin.so";
@@ -79,12 +79,25 @@ pub(super) fn is_cuda_build(config: &EngineConfig) -> bool {
     library.is_some_and(|library| library.with_file_name(CUDA_FILE).is_file())
 }
 
+/// What OpenVINO computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arithmetic {
+    /// f32.
+    F32,
+    /// bf16, from graphs of f32.
+    Bf16,
+    /// 8-bit integers, from graphs of 8-bit weights; everything else in f32.
+    Int8,
+}
+
 /// OpenVINO's properties. The precision is always said: its own default is bf16 in one form and f32 in the other. One stream:
 /// a session runs one batch at a time. Not pinned: a container's cores are not the first ones.
-pub(super) fn options(bf16: bool, threads: usize) -> String {
-    let precision = if bf16 { "bf16" } else { "f32" };
+pub(super) fn options(arithmetic: Arithmetic, threads: usize) -> String {
+    let precision = if arithmetic == Arithmetic::Bf16 { "bf16" } else { "f32" };
+    let group = if arithmetic == Arithmetic::Int8 { Precision::INT8_GROUP } else { 0 };
     serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": precision,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": group.to_string(),
         "INFERENCE_NUM_THREADS": threads.to_string(),
         "NUM_STREAMS": "1",
         "ENABLE_CPU_PINNING": "NO",
@@ -180,9 +193,13 @@ mod tests {
 
     #[test]
     fn the_precision_is_always_said() {
-        assert!(options(true, 2).contains(r#""INFERENCE_PRECISION_HINT":"bf16""#));
-        assert!(
-            options(false, 3).contains(r#""INFERENCE_PRECISION_HINT":"f32""#) && options(false, 3).contains("\"3\"")
-        );
+        for (arithmetic, hint, group) in
+            [(Arithmetic::F32, "f32", "0"), (Arithmetic::Bf16, "bf16", "0"), (Arithmetic::Int8, "f32", "128")]
+        {
+            let options: serde_json::Value = serde_json::from_str(&options(arithmetic, 3)).expect("JSON");
+            let cpu = &options["CPU"];
+            assert_eq!((&cpu["INFERENCE_PRECISION_HINT"], &cpu["INFERENCE_NUM_THREADS"]), (&hint.into(), &"3".into()));
+            assert_eq!(cpu["DYNAMIC_QUANTIZATION_GROUP_SIZE"], group, "{arithmetic:?}");
+        }
     }
 }

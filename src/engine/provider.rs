@@ -16,7 +16,7 @@ use ort::{
 use super::{
     EngineError,
     environment::{self, Runtime},
-    openvino::{self, OpenVino},
+    openvino::{self, Arithmetic, OpenVino},
 };
 use crate::config::{EngineConfig, PrecisionChoice, Provider};
 
@@ -30,7 +30,7 @@ pub(super) enum RunningProvider {
     /// NVIDIA TensorRT, and CUDA for what it does not take.
     TensorRt { device_id: i32, fp16: bool, cache: Option<PathBuf> },
     /// Intel's OpenVINO on the CPU.
-    OpenVino { form: OpenVino, bf16: bool },
+    OpenVino { form: OpenVino, arithmetic: Arithmetic },
 }
 
 impl RunningProvider {
@@ -46,7 +46,7 @@ impl RunningProvider {
 
     /// Whether it computes in bf16, whatever the graphs hold.
     pub(super) fn is_bf16(&self) -> bool {
-        matches!(self, Self::OpenVino { bf16: true, .. })
+        matches!(self, Self::OpenVino { arithmetic: Arithmetic::Bf16, .. })
     }
 
     /// Whether a batch size that was never run costs its first batch time: GPUs choose their kernels then.
@@ -57,21 +57,22 @@ impl RunningProvider {
 
 /// Loads the library that the configuration needs and settles what runs.
 pub(super) fn settle(config: &EngineConfig) -> Result<(&'static Runtime, RunningProvider), EngineError> {
-    let wants_bf16 = match config.precision {
-        PrecisionChoice::Bf16 => true,
-        PrecisionChoice::Auto => openvino::cpu_computes_in_bf16(),
-        PrecisionChoice::F32 | PrecisionChoice::F16 | PrecisionChoice::Int8 => false,
+    let arithmetic = match config.precision {
+        PrecisionChoice::Bf16 => Arithmetic::Bf16,
+        PrecisionChoice::Auto if openvino::cpu_computes_in_bf16() => Arithmetic::Bf16,
+        PrecisionChoice::Int8 => Arithmetic::Int8,
+        PrecisionChoice::Auto | PrecisionChoice::F32 | PrecisionChoice::F16 => Arithmetic::F32,
     };
     let required = config.provider == Provider::OpenVino || config.precision == PrecisionChoice::Bf16;
     if required {
-        return openvino(config, wants_bf16).map_err(|reason| match (config.provider, reason) {
+        return openvino(config, arithmetic).map_err(|reason| match (config.provider, reason) {
             (_, Unusable::Library(error)) => error,
             (Provider::OpenVino, Unusable::Reason(reason)) => EngineError::Provider { provider: "openvino", reason },
             (_, Unusable::Reason(reason)) => EngineError::Precision { precision: "bf16", reason },
         });
     }
-    if config.provider == Provider::Auto && wants_bf16 && !openvino::is_cuda_build(config) {
-        match openvino(config, true) {
+    if config.provider == Provider::Auto && arithmetic == Arithmetic::Bf16 && !openvino::is_cuda_build(config) {
+        match openvino(config, arithmetic) {
             Ok(running) => {
                 tracing::info!("engine.precision = \"auto\": the CPU computes in bf16, OpenVINO is used");
                 return Ok(running);
@@ -115,8 +116,8 @@ enum Unusable {
     Reason(String),
 }
 
-fn openvino(config: &EngineConfig, bf16: bool) -> Result<(&'static Runtime, RunningProvider), Unusable> {
-    if bf16 && !openvino::cpu_computes_in_bf16() {
+fn openvino(config: &EngineConfig, arithmetic: Arithmetic) -> Result<(&'static Runtime, RunningProvider), Unusable> {
+    if arithmetic == Arithmetic::Bf16 && !openvino::cpu_computes_in_bf16() {
         let reason = format!(
             "{} has neither AMX-BF16 nor AVX512-BF16 instructions; use f32 or int8",
             openvino::cpu_name().unwrap_or_else(|| "this CPU".to_owned())
@@ -128,7 +129,7 @@ fn openvino(config: &EngineConfig, bf16: bool) -> Result<(&'static Runtime, Runn
         openvino::Missing::OpenVino(reason) => Unusable::Reason(reason),
     })?;
     let runtime = environment::load(Some(&library), None).map_err(Unusable::Library)?;
-    let provider = RunningProvider::OpenVino { form, bf16 };
+    let provider = RunningProvider::OpenVino { form, arithmetic };
     runtime.try_provider(&provider).map_err(Unusable::Reason)?;
     Ok((runtime, provider))
 }
@@ -174,8 +175,8 @@ pub(super) fn builder(
             let providers = [tensorrt.build().error_on_failure(), cuda(*device_id).build().error_on_failure(), cpu];
             Ok(builder.with_execution_providers(providers)?)
         }
-        RunningProvider::OpenVino { form, bf16 } => {
-            let options = openvino::options(*bf16, intra_threads);
+        RunningProvider::OpenVino { form, arithmetic } => {
+            let options = openvino::options(*arithmetic, intra_threads);
             let builder = match form {
                 OpenVino::Plugin(_) => {
                     let devices = openvino::cpu_devices(environment);

@@ -79,6 +79,8 @@ impl Suffixes {
             (None, Precision::F32) => (&[""], ""),
             (None, Precision::F16) => (&["_fp16"], BY_PRECISION),
             (None, Precision::Int8) => (&["_int8", "_quantized"], BY_PRECISION),
+            // No exporter's but our own, whose names have no suffix.
+            (None, Precision::Int8Weights) => (&["_int8_weights"], BY_PRECISION),
         };
         Self { suffixes: suffixes.iter().map(ToString::to_string).collect(), hint }
     }

@@ -199,7 +199,7 @@ impl Case {
 
     fn local(&self, set: &[&str]) -> Result<LocalModel, HubError> {
         let config = self.config(set);
-        hub::local(&config.model, config.engine.precision.graphs())
+        hub::local(&config.model, config.engine.graphs())
     }
 
     fn error(&self, set: &[&str]) -> String {

@@ -312,7 +312,6 @@ fn a_precision_that_the_provider_does_not_have_is_refused() {
         ("cuda", "bf16", "\"openvino\" or \"auto\""),
         ("tensorrt", "bf16", "\"openvino\" or \"auto\""),
         ("openvino", "f16", "another provider"),
-        ("openvino", "int8", "another provider"),
     ] {
         let lines = errors(&[&format!("engine.provider={provider}"), &format!("engine.precision={precision}")]);
         let line = format!(
@@ -320,9 +319,14 @@ fn a_precision_that_the_provider_does_not_have_is_refused() {
         );
         assert_eq!(lines, [line]);
     }
-    for (provider, precision) in
-        [("auto", "bf16"), ("openvino", "bf16"), ("openvino", "f32"), ("openvino", "auto"), ("cpu", "auto")]
-    {
+    for (provider, precision) in [
+        ("auto", "bf16"),
+        ("openvino", "bf16"),
+        ("openvino", "int8"),
+        ("openvino", "f32"),
+        ("openvino", "auto"),
+        ("cpu", "auto"),
+    ] {
         config(&[&format!("engine.provider={provider}"), &format!("engine.precision={precision}")]);
     }
 }

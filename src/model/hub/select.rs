@@ -171,7 +171,7 @@ mod tests {
     fn wanted(set: &str, towers: &[Tower], checkpoint: bool) -> Wanted {
         let set = ["model.path=m", set].into_iter().filter(|pair| !pair.is_empty()).map(str::to_owned).collect();
         let config = config::load(&Overrides { set, ..Overrides::default() }, []).expect("valid").config;
-        let suffixes = Suffixes::of(&config.model, config.engine.precision.graphs());
+        let suffixes = Suffixes::of(&config.model, config.engine.graphs());
         Wanted { towers: towers.to_vec(), checkpoint, suffixes }
     }
 
