@@ -30,6 +30,11 @@ RUN mkdir -p /models && /out/clipserve export "${MODEL}" "/models/$(basename "${
 FROM tools AS onnxruntime-cpu
 RUN scripts/fetch-onnxruntime.sh /out
 
+# bf16 on CPUs, where there is a build of OpenVINO: an empty folder elsewhere.
+FROM tools AS openvino
+ARG TARGETARCH
+RUN if [[ ${TARGETARCH:-amd64} == amd64 ]]; then scripts/fetch-onnxruntime.sh --openvino /out; else mkdir /out; fi
+
 FROM tools AS onnxruntime-cuda
 RUN scripts/fetch-onnxruntime.sh --cuda /out
 
@@ -79,3 +84,4 @@ CMD ["serve", "--config", "/opt/clipserve/cuda.toml"]
 # ---- docker build ----
 FROM runtime AS cpu
 COPY --from=onnxruntime-cpu /out/ /opt/clipserve/
+COPY --from=openvino /out/ /opt/clipserve/openvino/

@@ -12,7 +12,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test lint bench bench-peers deps clean
+.PHONY: help build run test lint bench bench-peers fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -23,7 +23,7 @@ build: deps ## build the release binary and fetch all that it needs at run time
 run: build ## build, then serve MODEL on LISTEN
 	target/release/clipserve serve $(if $(MODEL),--model $(MODEL)) --listen $(LISTEN) $(ARGS)
 
-test: deps ## run every test
+test: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## run every test
 	cargo test --locked $(ARGS)
 
 lint: deps ## check the format, clippy and the documentation
@@ -34,9 +34,12 @@ lint: deps ## check the format, clippy and the documentation
 bench: deps ## measure the speed: against bare ONNX Runtime, and over connections and rates (ARGS="load --help")
 	cargo bench --locked --bench serve -- $(ARGS)
 
-bench-peers: deps ## measure beside infinity and transformers (12 minutes; installs 7 GB) and write docs/benchmarks.md
+bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure beside infinity and transformers (12 minutes, 7 GB) and write docs/benchmarks.md
 	@benches/peers/install.sh
 	cargo bench --locked --bench serve -- compare $(ARGS)
+
+fetch-openvino: deps ## fetch OpenVINO for --precision bf16 (x86_64, 140 MB)
+	@scripts/fetch-onnxruntime.sh --openvino
 
 deps: # what the build and the tests call, and the pinned ONNX Runtime; nothing to do takes milliseconds
 	@scripts/bootstrap.sh

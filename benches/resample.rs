@@ -19,7 +19,7 @@ use std::{
 
 use clipserve::{
     model::preprocessor::Resample,
-    preprocess::resample::{Source, Window, resize},
+    preprocess::resample::{Resizer, Source, Window},
 };
 
 const SIZES: [(u32, u32); 3] = [(640, 480), (1920, 1280), (4000, 3000)];
@@ -42,6 +42,7 @@ fn main() {
         "picture", "whole", "crop", "Pillow", "Pillow/whole", "Pillow/crop"
     );
     for (width, height) in SIZES {
+        let mut resizer = Resizer::default();
         let data = noise(width as usize * height as usize * 3);
         let source = Source::new(width, height, &data);
         let size = (EDGE * width as usize / height as usize, EDGE);
@@ -49,8 +50,8 @@ fn main() {
         let crop = Window { left: (size.0 - EDGE) / 2, width: EDGE, ..whole.clone() };
         let [mut wholes, mut crops, mut pillows] = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
-            wholes.push(time(|| resize(source, size, &whole, Resample::Bicubic)));
-            crops.push(time(|| resize(source, size, &crop, Resample::Bicubic)));
+            wholes.push(time(|| resizer.resize(source, size, &whole, Resample::Bicubic)));
+            crops.push(time(|| resizer.resize(source, size, &crop, Resample::Bicubic)));
             if let Some(pillow) = &mut pillow {
                 pillows.push(pillow.round((width, height), size));
             }
@@ -68,7 +69,7 @@ fn main() {
 }
 
 /// The quickest of a few calls: what the machine can do, less what disturbed it.
-fn time<T>(work: impl Fn() -> T) -> Duration {
+fn time<T>(mut work: impl FnMut() -> T) -> Duration {
     let calls = (0..3).map(|_| {
         let start = Instant::now();
         black_box(work());

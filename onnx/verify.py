@@ -2,8 +2,8 @@
 
     verify.py compare CHECKPOINT [--clipserve BINARY] [--url http://HOST:PORT] [--images DIR] [--texts FILE.json]
         CHECKPOINT is a folder or a hub id. --clipserve exports it with that binary and runs the graphs; --url asks a service
-        that is serving it. Prints, per path and modality, the distance to transformers relative to its norm; fails above 1e-5
-        (exported graphs) or 1e-4 (the service, whose pictures also went through our decoders).
+        that is serving it, for embeddings and for every other output. Prints, per path and modality, the distance to transformers
+        relative to its norm; fails above 1e-5 (1e-4 for the service's image embeddings, whose pictures went through our decoders).
     verify.py made-up OUT --tokenizer DIR
         Writes the CLIPModel checkpoints among those of `fixtures`, but with a real tokenizer's vocabulary and three channels, so
         that `compare` can run on them through the whole service.
@@ -14,6 +14,7 @@ Wants: pip install torch transformers pillow numpy safetensors, and onnxruntime 
 """
 
 import argparse
+import io
 import json
 import os
 import pathlib
@@ -212,11 +213,52 @@ def post(url, body, content_type):
         return np.array(json.load(answer)["embeddings"], dtype=np.float32)
 
 
+OUTPUTS = ["pooler_output", "last_hidden_state", "hidden_states", "attentions"]
+
+
+def post_outputs(url, body, content_type):
+    headers = {"content-type": content_type, "accept": "application/x-npz"}
+    with urllib.request.urlopen(urllib.request.Request(url, data=body, headers=headers)) as answer:
+        return np.load(io.BytesIO(answer.read()))
+
+
+def rows(output):
+    """One row an item: what comes for each block is a tuple in transformers and has the blocks first in our answer."""
+    array = np.stack([o.numpy() for o in output], axis=1) if isinstance(output, tuple) else output.numpy()
+    return array.reshape(len(array), -1)
+
+
+def report_outputs(url, model, processor, tokenizer, files, texts, limit):
+    """Every other output of the service, for a few pictures and texts, padding included; and padding that is attended to."""
+    from PIL import Image, ImageOps
+    ok = True
+    ours_of = lambda archive, name: np.moveaxis(archive[name], 0, 1) if name in ("hidden_states", "attentions") else archive[name]
+    flat = lambda array: array.reshape(len(array), -1)
+    with torch.no_grad():
+        for file in files[:3]:
+            picture = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+            pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
+            theirs = model.vision_model(pixel_values=pixels, output_hidden_states=True, output_attentions=True)
+            ours = post_outputs(f"{url}/embed/image?outputs={','.join(OUTPUTS)}", file.read_bytes(), "application/octet-stream")
+            for name in OUTPUTS:
+                ok &= report(name, "image", flat(ours_of(ours, name)), rows(theirs[name]), limit)
+        for padding, masked in (("longest", True), ("max_length", True), ("max_length", False)):
+            tokens = tokenizer(texts, padding=padding, truncation=True, max_length=model.config.text_config.max_position_embeddings, return_tensors="pt")
+            mask = dict(attention_mask=tokens["attention_mask"]) if masked else {}
+            theirs = model.text_model(input_ids=tokens["input_ids"], output_hidden_states=True, output_attentions=True, **mask)
+            body = dict(texts=texts, outputs=OUTPUTS, padding=padding, attention_mask=masked)
+            ours = post_outputs(f"{url}/embed/text", json.dumps(body).encode(), "application/json")
+            for name in OUTPUTS:
+                label = f"{name}, {padding}{'' if masked else ', no mask'}"
+                ok &= report(label, "text", flat(ours_of(ours, name)), rows(theirs[name]), limit)
+    return ok
+
+
 def report(path, modality, ours, theirs, limit):
     distance = np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)
     cosine = (ours * theirs).sum(1) / np.linalg.norm(ours, axis=1) / np.linalg.norm(theirs, axis=1)
     ok = bool(distance.max() <= limit)
-    print(f"{path:<16} {modality:<6} {len(ours):>5} {np.median(distance):>10.1e} {distance.max():>10.1e} {1 - cosine.min():>10.1e} "
+    print(f"{path:<38} {modality:<6} {len(ours):>5} {np.median(distance):>10.1e} {distance.max():>10.1e} {1 - cosine.min():>10.1e} "
           f"{limit:>8.0e}  {'ok' if ok else 'FAIL'}")
     return ok
 
@@ -225,7 +267,8 @@ def compare(args):
     from PIL import Image, ImageOps
     from transformers import AutoTokenizer, CLIPImageProcessor
 
-    model = CLIPModel.from_pretrained(args.checkpoint, dtype=torch.float32).eval()
+    # Attention probabilities come from the eager form only.
+    model = CLIPModel.from_pretrained(args.checkpoint, dtype=torch.float32, attn_implementation="eager").eval()
     processor = CLIPImageProcessor.from_pretrained(args.checkpoint)
     bytes_only = CLIPImageProcessor.from_pretrained(args.checkpoint, do_rescale=False, do_normalize=False)
     tokenizer = AutoTokenizer.from_pretrained(args.checkpoint)
@@ -252,7 +295,7 @@ def compare(args):
     image_embeds, text_embeds = np.stack(image_embeds), np.stack(text_embeds)
 
     print(f"{args.checkpoint}: transformers {transformers.__version__}, distance to it relative to its norm")
-    print(f"{'path':<16} {'input':<6} {'n':>5} {'median':>10} {'worst':>10} {'1 - cos':>10} {'limit':>8}")
+    print(f"{'path':<38} {'input':<6} {'n':>5} {'median':>10} {'worst':>10} {'1 - cos':>10} {'limit':>8}")
     ok = True
     if args.clipserve:
         import onnxruntime
@@ -270,6 +313,7 @@ def compare(args):
         ok &= report("service", "image", np.concatenate(ours), image_embeds, 1e-4)
         body = json.dumps({"texts": texts, "normalize": False}).encode()
         ok &= report("service", "text", post(f"{url}/embed/text", body, "application/json"), text_embeds, 1e-5)
+        ok &= report_outputs(url, model, processor, tokenizer, kept, texts[:8], 1e-5)
     return ok
 
 

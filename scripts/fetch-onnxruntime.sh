@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# Fetches the pinned ONNX Runtime library into a folder: fetch-onnxruntime.sh [--cuda] [FOLDER]
+# Fetches the pinned ONNX Runtime library into a folder: fetch-onnxruntime.sh [--cuda | --openvino] [FOLDER]
 #
 # FOLDER is by default .onnxruntime at the root of the checkout, where clipserve and its tests look for it. With --cuda it
 # is the CUDA build and the CUDA libraries that it loads (several gigabytes; meant for the container image).
 #
-# The versions and sha256 sums are in onnxruntime-{cpu,cuda}.txt beside this file; pip downloads the wheels and refuses one
+# With --openvino it is OpenVINO, which computes in bf16 on CPUs, in its two forms: plugin/ goes with the library in the folder
+# above and takes Intel's CPUs, runtime/ has an ONNX Runtime of its own and takes any. FOLDER is then by default
+# .onnxruntime/openvino.
+#
+# The versions and sha256 sums are in onnxruntime-{cpu,cuda,openvino}.txt beside this file; pip downloads the wheels and refuses one
 # with another sum. Only the shared libraries and the licence texts are unpacked. The folder appears whole or not at all,
 # and holds a copy of the list it was made from: as long as that equals the pinned one, nothing is done and nothing fetched.
 set -euo pipefail
@@ -13,11 +17,19 @@ source "${BASH_SOURCE[0]%/*}/packages.sh"
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 variant=cpu
-if [[ ${1-} == --cuda ]]; then
+default=$here/../.onnxruntime
+case ${1-} in
+--cuda)
     variant=cuda
     shift
-fi
-folder=${1-$here/../.onnxruntime}
+    ;;
+--openvino)
+    variant=openvino
+    default=$default/openvino
+    shift
+    ;;
+esac
+folder=${1-$default}
 pinned=$here/onnxruntime-$variant.txt
 
 die() {
@@ -56,21 +68,33 @@ import pathlib, re, shutil, sys, zipfile
 wheels, folder = map(pathlib.Path, sys.argv[1:])
 # The runtime's own libraries and NVIDIA's, side by side so that one search path finds all; not the Python bindings.
 library = re.compile(r"(onnxruntime/capi/libonnxruntime|nvidia/[\w/]+/lib/lib)[^/]*\.so[.\d]*")
-licence = re.compile(r"onnxruntime/(LICENSE|ThirdPartyNotices\.txt)|[^/]+\.dist-info/(licenses/)?L[Ii][Cc][^/]*")
+# Of OpenVINO what its CPU device needs, each file once (they are there under up to three names). The two forms have files of
+# the same name, so each has a folder of its own.
+forms = {"onnxruntime_ep_openvino": "plugin", "onnxruntime_openvino": "runtime"}
+openvino = re.compile(
+    r"onnxruntime(_ep_openvino|/capi)/lib(onnxruntime\.so[.\d]+|onnxruntime_providers_(openvino|openvino_plugin|shared)\.so"
+    r"|openvino(_onnx_frontend|_ir_frontend)?\.so\.\d{4}|openvino_intel_cpu_plugin\.so|(tbb\w*|hwloc)\.so\.\d+)"
+)
+licence = re.compile(
+    r"onnxruntime\w*/(LICENSE|ThirdPartyNotices\.txt|third-party-programs\.txt)|[^/]+\.dist-info/(licenses/)?L[Ii][Cc][^/]*"
+)
 for wheel in sorted(wheels.glob("*.whl")):
     package, found = wheel.name.split("-")[0], 0
+    target_folder = folder / forms.get(package, "")
+    target_folder.mkdir(exist_ok=True)
+    wanted = openvino if package in forms else library
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
             name = pathlib.PurePosixPath(member.filename).name
-            if library.fullmatch(member.filename):
+            if wanted.fullmatch(member.filename):
                 found += 1
             elif licence.fullmatch(member.filename):
                 name = f"{package}-{name}"
             else:
                 continue
-            with archive.open(member) as source, open(folder / name, "xb") as target:
+            with archive.open(member) as source, open(target_folder / name, "xb") as target:
                 shutil.copyfileobj(source, target)
-            (folder / name).chmod(0o644)
+            (target_folder / name).chmod(0o644)
     if not found:
         sys.exit(f"{wheel.name}: no shared library inside")
 PY

@@ -86,17 +86,17 @@ struct ConfigArgs {
     /// The model's directory, or its id on the Hugging Face Hub; by default the model in the box [model.path].
     #[arg(long, value_name = "DIR|OWNER/NAME")]
     model: Option<String>,
-    /// Branch, tag or commit of a model on the hub [model.revision].
+    /// Branch, tag or commit of what is on the hub [model.revision].
     #[arg(long)]
     revision: Option<String>,
     /// Where graphs that were made from a checkpoint are kept [model.cache_dir].
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<String>,
-    /// The image encoder's own directory or graph [model.vision].
-    #[arg(long, value_name = "DIR_OR_FILE")]
+    /// The image encoder's own directory, graph, or id on the hub [model.vision].
+    #[arg(long, value_name = "DIR|FILE|OWNER/NAME")]
     vision_model: Option<String>,
-    /// The text encoder's own directory or graph [model.text].
-    #[arg(long, value_name = "DIR_OR_FILE")]
+    /// The text encoder's own directory, graph, or id on the hub [model.text].
+    #[arg(long, value_name = "DIR|FILE|OWNER/NAME")]
     text_model: Option<String>,
     /// The suffix of the graphs' files, such as q4f16 [model.variant].
     #[arg(long, value_name = "NAME")]
@@ -175,7 +175,7 @@ mod tests {
     use clap::{CommandFactory, error::ErrorKind};
 
     use super::*;
-    use crate::config::{LogFormat, Precision, Provider};
+    use crate::config::{LogFormat, Precision, PrecisionChoice, Provider};
 
     fn parsed(args: &[&str]) -> Result<Command, clap::Error> {
         parse(["clipserve"].iter().chain(args).map(OsString::from))
@@ -214,7 +214,7 @@ mod tests {
             assert_eq!((&*config.model.path, &*config.model.revision), (Path::new("m"), "v1"));
             assert_eq!(config.server.listen.to_string(), "[::1]:9");
             assert_eq!(config.engine.provider, Provider::Cpu);
-            assert_eq!(config.engine.precision, Precision::F16);
+            assert_eq!(config.engine.precision, PrecisionChoice::F16);
             assert_eq!(config.telemetry.log_format, LogFormat::Json);
         }
     }
@@ -255,7 +255,7 @@ mod tests {
             [
                 r#"server.listen = "here" (--listen): must be an IP address and port, such as "127.0.0.1:8080" or "[::]:8080""#,
                 r#"limits.max_images = "0" (--set): must be an integer from 1 to 65536"#,
-                r#"engine.provider = "tpu" (--provider): must be one of "auto", "cpu", "cuda""#,
+                r#"engine.provider = "tpu" (--provider): must be one of "auto", "cpu", "cuda", "tensorrt", "openvino""#,
             ]
         );
     }

@@ -5,9 +5,13 @@
 //!
 //! Invariant: row `i` of the answer belongs to input `i`, and depends on no other input.
 
+mod outputs;
+
 use std::sync::Arc;
 
 use ndarray::Array2;
+
+pub use outputs::{Output, OutputSet, OutputShape, TowerOutputs};
 
 /// One preprocessed picture: `u8` RGB, height x width x channel, after resize and centre crop, before rescale and normalise
 /// (what `CLIPImageProcessor` holds just before `do_rescale`).
@@ -44,10 +48,14 @@ impl PixelBuf {
     }
 }
 
-/// The `input_ids` of one text: starts with the start token, ends with the end token, at most the model's context length.
-/// Never empty, never padded: padding is the encoder's business.
+/// The `input_ids` of one text: starts with the start token, at most the model's context length. Never empty. For an embedding
+/// they end with the end token, since padding to the batch is the encoder's business; whoever asks for the states of padding
+/// positions pads here, because those depend on the pad token and on whether they are attended to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tokens(Vec<u32>);
+pub struct Tokens {
+    ids: Vec<u32>,
+    attended: usize,
+}
 
 impl Tokens {
     /// Wraps the ids of one text.
@@ -56,12 +64,28 @@ impl Tokens {
     /// When `ids` is empty: a tokenizer that adds its special tokens never gives that.
     pub fn new(ids: Vec<u32>) -> Self {
         assert!(!ids.is_empty(), "a text has at least its special tokens");
-        Self(ids)
+        Self { attended: ids.len(), ids }
+    }
+
+    /// With `pad` behind it up to `length` ids, which are attended to when `attend`.
+    pub fn padded(mut self, length: usize, pad: u32, attend: bool) -> Self {
+        if length > self.ids.len() {
+            self.ids.resize(length, pad);
+        }
+        if attend {
+            self.attended = self.ids.len();
+        }
+        self
     }
 
     /// The ids.
     pub fn ids(&self) -> &[u32] {
-        &self.0
+        &self.ids
+    }
+
+    /// How many of them, from the first, are attended to: `attention_mask` is 1 for these and 0 for the rest.
+    pub fn attended(&self) -> usize {
+        self.attended
     }
 }
 
@@ -118,6 +142,15 @@ pub trait Encoder: Send + 'static {
     /// # Errors
     /// When the batch as a whole failed; the encoder stays usable.
     fn encode(&mut self, inputs: &[Self::Input]) -> Result<Embeddings, EncodeError>;
+
+    /// Answers `outputs` for each of `inputs` (at least one) in order, and the embedding where there is a projection.
+    ///
+    /// # Errors
+    /// When the batch as a whole failed; always, in an encoder that has nothing but embeddings.
+    fn encode_outputs(&mut self, inputs: &[Self::Input], outputs: OutputSet) -> Result<Vec<TowerOutputs>, EncodeError> {
+        let _ = (inputs, outputs);
+        Err(EncodeError::Runtime("this encoder has embeddings only".to_owned()))
+    }
 
     /// A handle by which the stall watchdog may abort a run that never ends.
     fn interrupt(&self) -> Interrupt {

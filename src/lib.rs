@@ -32,11 +32,12 @@
 //! | [`model`] | a model's directory, its download from the hub, configuration, fingerprint |
 //! | [`export`] | CLIP's ONNX graphs, built without Python |
 //! | [`similarity`] | logits, softmax, loss |
-//! | [`config`], [`cli`], [`telemetry`], [`health`] | what every service has |
+//! | [`config`], [`cli`], [`telemetry`], [`health`], [`budget`] | what every service has |
 //!
 //! Dependencies point one way, `http -> embedder -> {preprocess, batch, engine} -> {encoder, model}`; a test holds them to it.
 
 pub mod batch;
+pub mod budget;
 pub mod cli;
 pub mod config;
 pub mod embedder;

@@ -12,9 +12,8 @@ use std::{
 
 use clipserve::{
     config::Precision,
-    export::{
-        EXPORTER_VERSION, ExportedModel, export_cached, export_checkpoint, metadata, outputs, write_synthetic_model,
-    },
+    encoder::Output,
+    export::{EXPORTER_VERSION, ExportedModel, export_cached, export_checkpoint, metadata, write_synthetic_model},
     model::clip_config::ClipConfig,
 };
 use ndarray::{Array2, Array3, Array4, ArrayD, Axis, IxDyn, stack};
@@ -200,18 +199,19 @@ fn check_outputs(path: &Path, inputs: &[(&'static str, SessionInputValue)], pref
         let distance = distance(actual, expected);
         assert!(distance < F32_BAR, "{prefix} {name}: {distance:e}");
     };
-    for name in [outputs::POOLER_OUTPUT, outputs::LAST_HIDDEN_STATE] {
-        check(name, &get(name), &golden.get(&format!("{prefix}.{name}")));
-    }
-    let mut check_layers = |kind: &str, name: fn(usize) -> String| {
-        let expected: ArrayD<f32> = golden.get(&format!("{prefix}.{kind}"));
-        for (index, expected) in expected.outer_iter().enumerate() {
-            check(&name(index), &get(&name(index)), &expected.to_owned());
+    for output in Output::ALL {
+        let name = output.name();
+        let expected: ArrayD<f32> = golden.get(&format!("{prefix}.{name}"));
+        if !output.is_per_block() {
+            check(name, &get(name), &expected);
+            continue;
         }
-        assert!(run.get(name(expected.len_of(Axis(0)))).is_none(), "one {kind} too many");
-    };
-    check_layers("hidden_states", outputs::hidden_state);
-    check_layers("attentions", outputs::attention);
+        for (index, expected) in expected.outer_iter().enumerate() {
+            let name = output.of_block(index);
+            check(&name, &get(&name), &expected.to_owned());
+        }
+        assert!(run.get(output.of_block(expected.len_of(Axis(0)))).is_none(), "one of {name} too many");
+    }
     let embeds = if prefix == "image" { "image_embeds" } else { "text_embeds" };
     if golden.has(embeds) {
         check(embeds, &get(embeds), &golden.get(embeds));
@@ -341,7 +341,7 @@ fn every_precision_has_the_other_outputs() {
         let (_dir, model) = export("tiny-clip", precision);
         let mut golden = Golden::open(&fixture("golden/outputs.npz"));
         let mut text = session(&model.text_outputs.unwrap());
-        let states = run(&mut text, text_inputs(&mut golden), outputs::LAST_HIDDEN_STATE);
+        let states = run(&mut text, text_inputs(&mut golden), Output::LastHiddenState.name());
         let distance = distance(&states, &golden.get("text.last_hidden_state"));
         assert!(distance > F32_BAR && distance < 0.1, "{precision:?}: {distance:e}");
         session(&model.vision_outputs.unwrap());
@@ -383,7 +383,7 @@ fn embeddings_of_a_synthetic_model_differ_by_input() {
     let vision = format!(r#"{{{tower}, "image_size": 32, "patch_size": 8}}"#);
     let config = format!(r#"{{"projection_dim": 24, "text_config": {text}, "vision_config": {vision}}}"#);
     let config = ClipConfig::from_json(&config).unwrap();
-    let model = write_synthetic_model(&config, 7, &fixture("tiny-clip"), &out).unwrap();
+    let model = write_synthetic_model(&config, Precision::F32, 7, &fixture("tiny-clip"), &out).unwrap();
     assert_eq!(ClipConfig::from_json(&fs::read_to_string(out.join("config.json")).unwrap()).unwrap(), config);
     assert!(out.join("preprocessor_config.json").exists() && out.join("tokenizer.json").exists());
 

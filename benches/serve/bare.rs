@@ -1,61 +1,75 @@
 //! ONNX Runtime alone: images per second of nothing but `Session::run`, on the graph that clipserve serves.
 //!
-//! Owns bare sessions with the options of the service, so that the two differ in everything but the arithmetic. A process can
-//! have one environment of ONNX Runtime; it is made here.
+//! Owns bare sessions with the options of the service (`src/engine/provider.rs`), so that the two differ in everything but the
+//! arithmetic. Each is a process of its own, this program again: a process can load one ONNX Runtime, and OpenVINO comes with
+//! another one on some CPUs. It takes a line `batch seconds` on its input, answers a line with the rate, and rests in between.
 
 use std::{
     collections::BTreeMap,
     fs,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    sync::OnceLock,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
     time::Instant,
 };
 
-use clap::ValueEnum;
 use clipserve::{config::Precision, export};
 use ort::{
-    environment::Environment,
-    ep,
+    ep::{self, ArbitrarilyConfigurableExecutionProvider as _},
     memory::DeviceType,
     session::{Session, builder::GraphOptimizationLevel},
     value::TensorRef,
 };
 
-use crate::{Result, figures::median, services::Places};
+use crate::{Result, arithmetic::Arithmetic, figures::median, services::Places};
 
 /// The batch sizes that are tried.
 const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 
-/// The name under which ONNX Runtime's OpenVINO plugin is registered and offers its devices.
+/// The name under which ONNX Runtime offers OpenVINO.
 const OPENVINO: &str = "OpenVINOExecutionProvider";
 
-/// One precision's session, and what it has reached.
+/// A process with one session, and what it has reached.
 pub(crate) struct Bare {
-    session: Session,
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
     rates: BTreeMap<usize, Vec<f64>>,
 }
 
 impl Bare {
-    /// The vision graph of the checkpoint in `precision`.
+    /// The vision graph of the checkpoint in `arithmetic`.
     ///
     /// # Errors
-    /// When this build has no such precision, or the machine not what it needs.
-    pub(crate) fn open(places: &Places, precision: &str) -> Result<Self> {
-        let known = Precision::from_str(precision, false).map_err(|_| "this build has no such precision")?;
-        let model = export::export_cached(&places.checkpoint(), &places.cache(), known)?;
+    /// When the machine has not what it needs.
+    pub(crate) fn open(places: &Places, arithmetic: Arithmetic) -> Result<Self> {
+        let model = export::export_cached(&places.checkpoint(), &places.cache(), arithmetic.graphs())?;
         let graph = model.vision.ok_or("the checkpoint has no vision tower")?;
-        let session = session(&places.root.join(".onnxruntime"), &graph, precision == "bf16")?;
-        Ok(Self { session, rates: BTreeMap::new() })
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["bare", arithmetic.name()]).arg(graph).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let input = child.stdin.take().ok_or("the input is piped")?;
+        let output = BufReader::new(child.stdout.take().ok_or("the output is piped")?);
+        let mut bare = Self { child, input, output, rates: BTreeMap::new() };
+        bare.rate(1, 0.0).map_err(|_| format!("bare ONNX Runtime does not run in {}: see above", arithmetic.name()))?;
+        Ok(bare)
     }
 
     /// One round: every batch size for its share of `seconds`.
     pub(crate) fn round(&mut self, seconds: f64) -> Result<()> {
         for batch in BATCHES {
-            let rate = rate(&mut self.session, batch, seconds / BATCHES.len() as f64)?;
+            let rate = self.rate(batch, seconds / BATCHES.len() as f64)?;
             self.rates.entry(batch).or_default().push(rate);
         }
         Ok(())
+    }
+
+    fn rate(&mut self, batch: usize, seconds: f64) -> Result<f64> {
+        writeln!(self.input, "{batch} {seconds}")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        Ok(line.trim().parse()?)
     }
 
     /// Median images per second of each batch size.
@@ -74,67 +88,102 @@ impl Bare {
     }
 }
 
-/// A session as `src/engine` makes it.
-fn session(libraries: &Path, graph: &Path, openvino: bool) -> Result<Session> {
-    let environment = environment(libraries)?;
+impl Drop for Bare {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The process's own `main`.
+pub(crate) fn serve(places: &Places, arithmetic: Arithmetic, graph: &Path) -> Result<()> {
+    let mut session = session(&places.root.join(".onnxruntime"), graph, arithmetic)?;
+    for line in std::io::stdin().lines() {
+        let line = line?;
+        let (batch, seconds) = line.split_once(' ').ok_or("a line is `batch seconds`")?;
+        println!("{}", run(&mut session, batch.parse()?, seconds.parse()?)?);
+    }
+    Ok(())
+}
+
+/// Which ONNX Runtime, and how it comes to OpenVINO.
+enum Library {
+    /// The CPU build on its own.
+    Own(PathBuf),
+    /// The CPU build with OpenVINO's plugin.
+    Plugin(PathBuf, PathBuf),
+    /// OpenVINO's own build.
+    BuiltIn(PathBuf),
+}
+
+/// As the service chooses (`src/engine/openvino.rs`): the plugin on Intel's CPUs, OpenVINO's own build on others.
+fn library(folder: &Path, arithmetic: Arithmetic) -> Result<Library> {
+    let find = |folder: &Path| {
+        let files = fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+        let is_library = |path: &PathBuf| path.to_string_lossy().contains("/libonnxruntime.so");
+        files.filter(is_library).max()
+    };
+    let own = find(folder).ok_or("no ONNX Runtime in .onnxruntime: run `make build`")?;
+    if !arithmetic.is_openvino() {
+        return Ok(Library::Own(own));
+    }
+    if fs::read_to_string("/proc/cpuinfo")?.contains("GenuineIntel") {
+        let plugin = folder.join("openvino/plugin/libonnxruntime_providers_openvino_plugin.so");
+        return Ok(Library::Plugin(own, plugin));
+    }
+    let built_in = find(&folder.join("openvino/runtime")).ok_or("no OpenVINO: run `make fetch-openvino`")?;
+    Ok(Library::BuiltIn(built_in))
+}
+
+fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic) -> Result<Session> {
+    let library = library(libraries, arithmetic)?;
+    let (Library::Own(file) | Library::Plugin(file, _) | Library::BuiltIn(file)) = &library;
+    let environment = ort::init_from(file)?.with_telemetry(false).build()?;
+    if let Library::Plugin(_, plugin) = &library {
+        environment.register_ep_library(OPENVINO, plugin)?;
+    }
     let threads = thread::available_parallelism()?.get();
+    let hint = if arithmetic == Arithmetic::Bf16 { "bf16" } else { "f32" };
+    let group = if arithmetic == Arithmetic::Int8OpenVino { Precision::INT8_GROUP } else { 0 };
+    let options = serde_json::json!({"CPU": {
+        "INFERENCE_PRECISION_HINT": hint,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": group.to_string(),
+        "INFERENCE_NUM_THREADS": threads.to_string(),
+        "NUM_STREAMS": "1",
+        "ENABLE_CPU_PINNING": "NO",
+    }})
+    .to_string();
     let open = || -> ort::Result<Session> {
-        let builder = Session::builder(environment)?;
-        let builder = if openvino {
-            let options =
-                format!(r#"{{"CPU":{{"INFERENCE_PRECISION_HINT":"bf16","INFERENCE_NUM_THREADS":"{threads}"}}}}"#);
-            let options = [(format!("{OPENVINO}.load_config"), options)];
-            let devices = environment.devices().filter(|device| {
-                device.ep().is_ok_and(|name| name == OPENVINO) && device.hardware_device().ty() == DeviceType::CPU
-            });
-            builder.with_devices(devices, Some(&options))?.with_disable_cpu_fallback()?
-        } else {
-            // Explicit: once a plugin is registered, sessions that do not name a device run on the plugin's.
-            let devices =
-                environment.devices().filter(|device| device.ep().is_ok_and(|name| name == "CPUExecutionProvider"));
-            builder
-                .with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])?
-                .with_devices(devices, None)?
-        };
-        builder
+        let builder = Session::builder(&environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(threads)?
+            .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
-            .with_memory_pattern(false)?
-            .commit_from_file(graph)
+            .with_memory_pattern(false)?;
+        let mut builder = match &library {
+            Library::Own(_) => {
+                builder.with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])?
+            }
+            Library::Plugin(..) => {
+                let devices = environment.devices().filter(|device| {
+                    device.ep().is_ok_and(|name| name == OPENVINO) && device.hardware_device().ty() == DeviceType::CPU
+                });
+                let options = [(format!("{OPENVINO}.load_config"), options)];
+                builder.with_devices(devices.take(1), Some(&options))?.with_disable_cpu_fallback()?
+            }
+            Library::BuiltIn(_) => {
+                let provider =
+                    ep::OpenVINO::default().with_device_type("CPU").with_arbitrary_config("load_config", options);
+                builder.with_execution_providers([provider.build().error_on_failure()])?.with_disable_cpu_fallback()?
+            }
+        };
+        builder.commit_from_file(graph)
     };
     Ok(open()?)
 }
 
-/// The environment, with the OpenVINO plugin where the library's folder has it.
-fn environment(libraries: &Path) -> Result<&'static Environment> {
-    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
-    if let Some(environment) = ENVIRONMENT.get() {
-        return Ok(environment);
-    }
-    let library = find(libraries, "libonnxruntime.so").ok_or("no ONNX Runtime in .onnxruntime: run `make build`")?;
-    let environment = ort::init_from(library)?.with_telemetry(false).build()?;
-    if let Some(plugin) = find(libraries, "libonnxruntime_providers_openvino_plugin.so") {
-        environment.register_ep_library(OPENVINO, plugin)?;
-    }
-    Ok(ENVIRONMENT.get_or_init(|| environment))
-}
-
-/// The file in `folder`, or in a folder of it, whose name begins so.
-fn find(folder: &Path, name: &str) -> Option<PathBuf> {
-    let mut folders = Vec::new();
-    for path in fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())) {
-        if path.is_dir() {
-            folders.push(path);
-        } else if path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(name)) {
-            return Some(path);
-        }
-    }
-    folders.iter().find_map(|folder| find(folder, name))
-}
-
 /// Images per second of nothing but `run`.
-fn rate(session: &mut Session, batch: usize, seconds: f64) -> Result<f64> {
+fn run(session: &mut Session, batch: usize, seconds: f64) -> Result<f64> {
     let pixels: Vec<u8> = (0..batch * 224 * 224 * 3).map(|i| (i * 31 % 251) as u8).collect();
     let mut run = || -> Result<()> {
         let input = TensorRef::from_array_view(([batch, 224, 224, 3], pixels.as_slice()))?;

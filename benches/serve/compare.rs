@@ -1,11 +1,11 @@
-//! clipserve in each precision beside infinity and a plain loop around `transformers`: one run, one machine, one checkpoint.
+//! clipserve in each arithmetic beside infinity and a plain loop around `transformers`: one run, one machine, one checkpoint.
 //!
 //! Owns the order of the measurements and what is written: `benchmarks.md` (machine, versions, one table, the bars) and
 //! `benchmarks.svg`. All services are started once and paused except the one that is measured; within a round each measurement
 //! goes through all of them before the next one begins, so that a busy machine hits all alike. Before the first round every
 //! service embeds the same picture and the same text, and services that claim the same arithmetic must agree.
 //!
-//! A precision that this build or this machine does not have is left out, and the page says so with the reason.
+//! An arithmetic that this machine does not have is left out, and the page says so with the reason.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -15,6 +15,7 @@ use tokio::task::LocalSet;
 
 use crate::{
     ENDLESS, PICTURE, Result,
+    arithmetic::Arithmetic,
     bare::Bare,
     chart, checkpoint,
     figures::{figure, milliseconds},
@@ -47,9 +48,9 @@ pub(crate) struct Options {
     /// Seconds of each throughput measurement, after a warm-up; latencies take half of them.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// clipserve's precisions.
-    #[arg(long, value_delimiter = ',', default_value = "f32,bf16,int8")]
-    precisions: Vec<String>,
+    /// clipserve's arithmetics.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "f32,bf16,int8-openvino")]
+    arithmetics: Vec<Arithmetic>,
     /// A key of clipserve's configuration, for all of its measurements; may be given several times.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
@@ -71,6 +72,30 @@ struct Contender {
     bare: Option<Bare>,
     /// A second process with the embedding cache on.
     cached: Option<(Service, Template)>,
+}
+
+impl Contender {
+    /// What runs inside one of ours, by its own account.
+    fn engine(&self) -> Result<Option<String>> {
+        if !matches!(self.column.kind, Kind::Ours { .. }) {
+            return Ok(None);
+        }
+        let info: Value =
+            serde_json::from_slice(&self.with_connection(async |mut connection| connection.get("/info").await)?)?;
+        let text = |value: &Value| value.as_str().unwrap_or("unknown").to_owned();
+        let (provider, version) = (text(&info["provider"]), text(&info["versions"]["onnxruntime"]));
+        Ok(Some(format!("{} by the provider {provider} of ONNX Runtime {version}", self.column.name)))
+    }
+
+    /// A connection while the service is not paused.
+    fn with_connection<T>(&self, ask: impl AsyncFnOnce(Connection) -> Result<T>) -> Result<T> {
+        self.service.resume()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let answer =
+            LocalSet::new().block_on(&runtime, async { ask(Connection::open(self.service.address()).await?).await });
+        self.service.pause()?;
+        answer.map_err(|error| format!("{}: {error}", self.column.name).into())
+    }
 }
 
 /// The comparison while it runs.
@@ -114,27 +139,27 @@ fn start(places: &Places, options: &Options) -> Result<(Vec<Contender>, Vec<Stri
         Ok(Contender { column, service, wire, images, texts, bare: None, cached: None })
     };
     let (mut contenders, mut missing) = (Vec::new(), Vec::new());
-    for precision in &options.precisions {
-        eprintln!("starting clipserve, {precision}");
-        let started = Bare::open(places, precision)
-            .and_then(|bare| Ok((bare, services::clipserve(places, &places.checkpoint(), precision, &options.set)?)));
+    for &arithmetic in &options.arithmetics {
+        let name = arithmetic.name();
+        eprintln!("starting clipserve, {name}");
+        let started = Bare::open(places, arithmetic)
+            .and_then(|bare| Ok((bare, services::clipserve(places, &places.checkpoint(), arithmetic, &options.set)?)));
         match started {
             Ok((bare, service)) => {
-                let bare_bar = [("f32", 0.95), ("bf16", 0.9)].into_iter().find(|(name, _)| name == precision);
-                let kind = Kind::Ours { bare_bar: bare_bar.map(|(_, bar)| bar) };
-                let mut ours = contender(&format!("clipserve {precision}"), kind, Wire::Native, service)?;
+                let kind = Kind::Ours { bare_bar: arithmetic.bare_bar() };
+                let mut ours = contender(&format!("clipserve {name}"), kind, Wire::Native, service)?;
                 ours.bare = Some(bare);
-                if precision == "f32" && !options.cached_set.is_empty() {
+                if arithmetic == Arithmetic::F32 && !options.cached_set.is_empty() {
                     let set = [&options.set[..], &options.cached_set].concat();
-                    let cached = services::clipserve(places, &places.checkpoint(), precision, &set)?;
+                    let cached = services::clipserve(places, &places.checkpoint(), arithmetic, &set)?;
                     cached.pause()?;
                     ours.cached = Some((cached, Template::new(Ask::Text, Wire::Native, &picture, CACHED)?));
                 }
                 contenders.push(ours);
             }
             // Every build and machine has it: without it something else is wrong.
-            Err(error) if precision == "f32" => return Err(error),
-            Err(error) => missing.push(format!("{precision}: {}", error.to_string().trim())),
+            Err(error) if arithmetic == Arithmetic::F32 => return Err(error),
+            Err(error) => missing.push(format!("{name}: {}", error.to_string().trim())),
         }
     }
     eprintln!("starting infinity");
@@ -234,7 +259,8 @@ impl Comparison<'_> {
             for (contender, embedding) in self.contenders.iter_mut().zip(embeddings) {
                 let cosine = cosine(&embedding, &reference);
                 let name = &contender.column.name;
-                let least = if name.ends_with("bf16") || name.ends_with("int8") { SIMILAR } else { SAME };
+                let is_exact = !matches!(contender.column.kind, Kind::Ours { .. }) || name.ends_with("f32");
+                let least = if is_exact { SAME } else { SIMILAR };
                 if embedding.len() != reference.len() || cosine < least {
                     return Err(format!("{name} and infinity disagree on the same {ask:?}: cosine {cosine:.6}").into());
                 }
@@ -261,13 +287,8 @@ impl Contender {
     /// The first embedding of an answer.
     fn embedding(&self, ask: Ask) -> Result<Vec<f64>> {
         let template = if ask == Ask::Image { &self.images } else { &self.texts };
-        self.service.resume()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let answer = LocalSet::new().block_on(&runtime, async {
-            Connection::open(self.service.address()).await?.fetch(template.request(1)).await
-        });
-        self.service.pause()?;
-        let answer: Value = serde_json::from_slice(&answer.map_err(|error| format!("{}: {error}", self.column.name))?)?;
+        let answer = self.with_connection(async |mut connection| connection.fetch(template.request(1)).await)?;
+        let answer: Value = serde_json::from_slice(&answer)?;
         let embedding = match self.wire {
             Wire::Native => &answer["embeddings"][0],
             Wire::Infinity => &answer["data"][0]["embedding"],
@@ -303,6 +324,8 @@ fn page(places: &Places, comparison: &Comparison<'_>, columns: &[Column], missin
     let (rounds, seconds) = (comparison.options.rounds, comparison.options.seconds);
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let (least, most) = comparison.generator_cpu;
+    let engines = comparison.contenders.iter().filter_map(|contender| contender.engine().transpose());
+    let engines = engines.collect::<Result<Vec<_>>>()?;
     let left_out = missing.iter().map(|missing| format!("* Not measured: {missing}\n"));
     Ok(format!(
         "# How fast clipserve is, beside others\n\n\
@@ -323,7 +346,7 @@ fn page(places: &Places, comparison: &Comparison<'_>, columns: &[Column], missin
          * Load: closed loop on the same machine, whose generator takes {:.0} to {:.0} % of one CPU away from each service. At 512 \
          connections clipserve refuses what its queue does not hold (429); the client waits as long as `Retry-After` says \
          ({} refusals in this run), and only answers count.\n\
-         * Services: as their users start them. infinity: PyTorch engine on the CPU. transformers + FastAPI: \
+         * Services: {}, nothing else set. infinity: PyTorch engine on the CPU, nothing else said. transformers + FastAPI: \
          [`fastapi_transformers.py`](../benches/peers/fastapi_transformers.py).\n\
          * Memory: of the process at the end of the run, mapped weights included.\n\
          {}",
@@ -336,6 +359,7 @@ fn page(places: &Places, comparison: &Comparison<'_>, columns: &[Column], missin
         least * 100.0,
         most * 100.0,
         comparison.refused,
+        engines.join(", "),
         left_out.collect::<String>(),
     ))
 }

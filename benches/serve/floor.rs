@@ -11,12 +11,11 @@
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use clap::Parser;
-use http::{Request, Uri};
-use http_body_util::Full;
 use tokio::task::LocalSet;
 
 use crate::{
     ENDLESS, PICTURE, Result, Served,
+    arithmetic::Arithmetic,
     bare::Bare,
     checkpoint,
     figures::median,
@@ -54,7 +53,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
 }
 
 fn generator(places: &Places, options: &Options) -> Result<()> {
-    let service = services::clipserve(places, &places.fixture(), "f32", &[])?;
+    let service = services::clipserve(places, &places.fixture(), Arithmetic::F32, &[])?;
     let template = Template::new(Ask::Livez, Wire::Native, &fs::read(places.root.join(PICTURE))?, ENDLESS)?;
     let summary = load::run(&closed(&service, &template, options.connections, 3.0))?;
     println!("the load generator alone, GET /livez:\n\n{}", load::table::header(1000));
@@ -63,10 +62,11 @@ fn generator(places: &Places, options: &Options) -> Result<()> {
 }
 
 fn throughput(places: &Places, options: &Options) -> Result<()> {
-    let precision = &options.served.precision;
+    let arithmetic = options.served.arithmetic;
+    let name = arithmetic.name();
     let template = Template::new(Ask::Image, Wire::Native, &fs::read(places.root.join(PICTURE))?, ENDLESS)?;
-    let mut bare = Bare::open(places, precision)?;
-    let service = services::clipserve(places, &places.checkpoint(), precision, &options.served.set)?;
+    let mut bare = Bare::open(places, arithmetic)?;
+    let service = services::clipserve(places, &places.checkpoint(), arithmetic, &options.served.set)?;
     let mut served = Vec::new();
     for round in 1..=options.rounds {
         service.pause()?;
@@ -81,11 +81,11 @@ fn throughput(places: &Places, options: &Options) -> Result<()> {
     }
     println!("\n| what | images/s (median of {}) |\n|---|---|", options.rounds);
     for (batch, rate) in bare.rates() {
-        println!("| bare Session::run, {precision}, batch {batch} | {rate:.1} |");
+        println!("| bare Session::run, {name}, batch {batch} | {rate:.1} |");
     }
     let (batch, best) = bare.best();
     let rate = median(&served);
-    println!("| served, {precision}, {} connections, 640x480 JPEG | {rate:.1} |", options.connections);
+    println!("| served, {name}, {} connections, 640x480 JPEG | {rate:.1} |", options.connections);
     let ratios: Vec<f64> = served.iter().zip(bare.samples(batch)).map(|(served, bare)| served / bare).collect();
     println!(
         "\nserved / bare at its best batch ({batch}, {best:.1} images/s), median of the rounds: {:.3}\n",
@@ -113,7 +113,7 @@ fn closed<'a>(service: &Service, template: &'a Template, connections: usize, sec
 fn overhead(places: &Places) -> Result<()> {
     const REQUESTS: u64 = 2000;
     let set = ["engine.intra_threads=1", "preprocess.threads=1"].map(str::to_owned);
-    let service = services::clipserve(places, &places.fixture(), "f32", &set)?;
+    let service = services::clipserve(places, &places.fixture(), Arithmetic::F32, &set)?;
     let template = Template::new(Ask::Image, Wire::Native, &fs::read(places.root.join(PICTURE))?, ENDLESS)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
@@ -153,10 +153,7 @@ fn group(thread: &str) -> &'static str {
 
 /// Seconds so far in each stage.
 async fn stages(connection: &mut Connection) -> Result<BTreeMap<String, f64>> {
-    let mut request = Request::new(Full::default());
-    *request.uri_mut() = Uri::from_static("/metrics");
-    request.headers_mut().insert(http::header::HOST, http::HeaderValue::from_static("localhost"));
-    let text = String::from_utf8(connection.fetch(request).await?.to_vec())?;
+    let text = String::from_utf8(connection.get("/metrics").await?.to_vec())?;
     let stage = |line: &str| {
         let (name, value) = line.strip_prefix("clipserve_stage_duration_seconds_sum{stage=\"")?.split_once("\"} ")?;
         Some((name.to_owned(), value.parse().ok()?))

@@ -36,10 +36,6 @@ pub(crate) fn describe() -> Result<String> {
 /// `name version` of what runs.
 pub(crate) fn versions(places: &Places) -> Result<Vec<String>> {
     let mut versions = vec![format!("clipserve {} ({})", env!("CARGO_PKG_VERSION"), commit(&places.root))];
-    let libraries = fs::read_dir(places.root.join(".onnxruntime"))?;
-    let names = libraries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()));
-    versions
-        .extend(names.filter_map(|name| Some(format!("ONNX Runtime {}", name.strip_prefix("libonnxruntime.so.")?))));
     let python = places.peers().join("bin/python");
     if python.is_file() {
         let code = "import sys, platform, importlib.metadata as m; print('Python', platform.python_version()); \

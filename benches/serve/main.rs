@@ -3,7 +3,7 @@
 //! ```text
 //! make bench                                    floor, then sweep: clipserve alone, no Python
 //! make bench ARGS="floor --rounds 5"            served against bare ONNX Runtime; the CPU time that is the service's own
-//! make bench ARGS="sweep --precision int8"      connections and rates, for images, texts and similarity
+//! make bench ARGS="sweep --arithmetic bf16"     connections and rates, for images, texts and similarity
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
 //! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
 //! ```
@@ -20,6 +20,7 @@
     reason = "a program that people run: it prints, and stops where it cannot go on"
 )]
 
+mod arithmetic;
 mod bare;
 mod chart;
 mod checkpoint;
@@ -38,6 +39,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
+    arithmetic::Arithmetic,
     load::{
         Load, Pace,
         request::{Ask, Template, Wire},
@@ -74,14 +76,22 @@ enum Command {
     Load(LoadOptions),
     /// clipserve in each precision beside infinity and a plain transformers loop.
     Compare(compare::Options),
+    /// One bare session, for the others.
+    #[command(hide = true)]
+    Bare {
+        /// Its arithmetic.
+        arithmetic: Arithmetic,
+        /// Its graph.
+        graph: PathBuf,
+    },
 }
 
 /// clipserve under test.
 #[derive(Args, Clone)]
 struct Served {
     /// Arithmetic of the encoders.
-    #[arg(long, default_value = "f32")]
-    precision: String,
+    #[arg(long, value_enum, default_value = "f32")]
+    arithmetic: Arithmetic,
     /// A key of the service's configuration; may be given several times.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
@@ -138,6 +148,7 @@ fn main() -> Result<()> {
         Some(Command::Sweep(options)) => sweep::run(&places, &options),
         Some(Command::Load(options)) => load(&places, &options),
         Some(Command::Compare(options)) => compare::run(&places, &options),
+        Some(Command::Bare { arithmetic, graph }) => bare::serve(&places, arithmetic, &graph),
     }
 }
 

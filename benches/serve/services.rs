@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     Result,
+    arithmetic::Arithmetic,
     process::{Ready, Service},
 };
 
@@ -54,10 +55,11 @@ impl Places {
 }
 
 /// The release binary with `model` and these `section.key=value`.
-pub(crate) fn clipserve(places: &Places, model: &Path, precision: &str, set: &[String]) -> Result<Service> {
+pub(crate) fn clipserve(places: &Places, model: &Path, arithmetic: Arithmetic, set: &[String]) -> Result<Service> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
-    command.current_dir(&places.root).args(["serve", "--listen", "127.0.0.1:0", "--provider", "cpu"]);
-    command.arg("--model").arg(model).arg("--cache-dir").arg(places.cache()).args(["--precision", precision]);
+    command.current_dir(&places.root).args(["serve", "--listen", "127.0.0.1:0"]);
+    command.arg("--model").arg(model).arg("--cache-dir").arg(places.cache());
+    arithmetic.flags(&mut command);
     for pair in set {
         command.args(["--set", pair]);
     }

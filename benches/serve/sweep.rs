@@ -53,8 +53,8 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     println!("machine: {}\n", machine::describe()?);
     checkpoint::make(places)?;
     let picture = fs::read(places.root.join(PICTURE))?;
-    let service = services::clipserve(places, &places.checkpoint(), &options.served.precision, &options.served.set)?;
-    println!("ViT-B/32, {}, 640x480 JPEGs\n\n{}", options.served.precision, load::table::header(options.slo));
+    let service = services::clipserve(places, &places.checkpoint(), options.served.arithmetic, &options.served.set)?;
+    println!("ViT-B/32, {}, 640x480 JPEGs\n\n{}", options.served.arithmetic.name(), load::table::header(options.slo));
     for ask in &options.ask {
         let template = Template::new(*ask, Wire::Native, &picture, ENDLESS)?;
         let measure = |connections, pace, note: &str| -> Result<_> {

@@ -17,17 +17,26 @@ use tracing::Span;
 
 use super::Permit;
 use crate::{
-    encoder::InputError,
+    encoder::{InputError, OutputSet, TowerOutputs},
     telemetry::{LaneMetrics, Outcome},
 };
 
 /// What an item's request gets.
 #[derive(Debug)]
 pub struct Answer {
-    /// `dim` values, as the projection gives them (not normalised).
-    pub embedding: Vec<f32>,
+    /// What the encoder made of it.
+    pub encoded: Encoded,
     /// Where the time went.
     pub timings: Timings,
+}
+
+/// What an encoder made of one item.
+#[derive(Debug)]
+pub enum Encoded {
+    /// `dim` values, as the projection gives them (not normalised).
+    Embedding(Vec<f32>),
+    /// What [`Job::asking`] asked for.
+    Outputs(TowerOutputs),
 }
 
 /// Where an item's time went.
@@ -92,11 +101,18 @@ impl<T> Job<T> {
             reply,
             deadline,
             span: Span::current(),
+            outputs: OutputSet::EMPTY,
             timings: Timings::default(),
             waiting_since: Instant::now(),
             _permit: permit,
         };
         (Self { input, head }, Ticket(answer))
+    }
+
+    /// Asks for `outputs` besides the embedding.
+    pub fn asking(mut self, outputs: OutputSet) -> Self {
+        self.head.outputs = outputs;
+        self
     }
 }
 
@@ -106,6 +122,7 @@ pub struct JobHead {
     reply: oneshot::Sender<Result<Answer, JobError>>,
     deadline: Instant,
     span: Span,
+    outputs: OutputSet,
     timings: Timings,
     waiting_since: Instant,
     _permit: Permit,
@@ -124,6 +141,11 @@ impl JobHead {
     /// The request's span, for logs about this job.
     pub fn span(&self) -> &Span {
         &self.span
+    }
+
+    /// What is wanted besides the embedding.
+    pub fn outputs(&self) -> OutputSet {
+        self.outputs
     }
 
     /// When the job began to wait where it waits now.
@@ -167,11 +189,11 @@ impl JobHead {
         self.waiting_since = Instant::now();
     }
 
-    /// Answers with an embedding that took `inference` to compute.
-    pub(super) fn complete(mut self, embedding: Vec<f32>, inference: Duration) {
+    /// Answers with what took `inference` to compute.
+    pub(super) fn complete(mut self, encoded: Encoded, inference: Duration) {
         self.timings.inference = inference;
         let timings = self.timings;
-        self.answer(Ok(Answer { embedding, timings }));
+        self.answer(Ok(Answer { encoded, timings }));
     }
 
     /// Answers with an error.

@@ -29,7 +29,7 @@ mod worker;
 mod tests;
 
 pub use admission::{Admission, Permit, Refused};
-pub use job::{Answer, Job, JobError, JobHead, Ticket, Timings};
+pub use job::{Answer, Encoded, Job, JobError, JobHead, Ticket, Timings};
 pub use policy::{BatchPolicy, Decision, Waiting};
 pub use queue::JobQueue;
 pub use worker::{Worker, WorkerContext};

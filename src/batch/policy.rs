@@ -5,9 +5,12 @@
 //! Work-conserving: with `max_queue_delay` zero, a free session takes what is there at once, and load alone makes batches
 //! bigger. The oldest item is always in the batch, so nothing starves. Items are of a *cost* (1 for an image, the token count
 //! for a text); a batch costs `longest x count`, because shorter texts are padded to the longest. The items that join the
-//! oldest are those nearest to it in length, as long as padding stays a small part of the work.
+//! oldest are those nearest to it in length, as long as padding stays a small part of the work, and of which the same outputs
+//! are wanted: one run computes the same for all.
 
 use std::time::{Duration, Instant};
+
+use crate::encoder::OutputSet;
 
 /// Of the padded cost of a batch, how much may be padding. A quarter: a run's time is nearly linear in its padded tokens, and
 /// below that splitting a batch costs more in per-run overhead than the padding it saves.
@@ -31,6 +34,8 @@ pub struct Waiting {
     pub cost: usize,
     /// Since when it waits.
     pub since: Instant,
+    /// What is wanted of it besides the embedding.
+    pub outputs: OutputSet,
 }
 
 /// What a free session should do now.
@@ -61,13 +66,13 @@ impl BatchPolicy {
     /// The batch around the oldest item, and whether it can grow no further.
     fn choose(&self, queue: &[Waiting]) -> (Vec<usize>, bool) {
         let Some(oldest) = queue.first() else { return (Vec::new(), false) };
-        let uniform = queue.iter().all(|item| item.cost == oldest.cost);
+        let uniform = queue.iter().all(|item| (item.cost, item.outputs) == (oldest.cost, oldest.outputs));
         if uniform {
             let fits = (self.max_batch_cost / oldest.cost.max(1)).min(self.max_batch_size).max(1);
             return ((0..queue.len().min(fits)).collect(), queue.len() >= fits);
         }
         // By length, then by age: a window that grows from the oldest item to whichever neighbour is nearer in length.
-        let mut by_cost: Vec<usize> = (0..queue.len()).collect();
+        let mut by_cost: Vec<usize> = (0..queue.len()).filter(|&i| queue[i].outputs == oldest.outputs).collect();
         by_cost.sort_by_key(|&i| (queue[i].cost, i));
         let start = by_cost.iter().position(|&i| i == 0).unwrap_or(0);
         let (mut low, mut high) = (start, start);
@@ -79,7 +84,8 @@ impl BatchPolicy {
             let shorter = low.checked_sub(1).map(|i| queue[by_cost[i]].cost);
             let longer = by_cost.get(high + 1).map(|&i| queue[i].cost);
             let take_longer = match (shorter, longer) {
-                (None, None) => break false,
+                // What is left, if anything, makes a batch of its own, since other outputs of it are wanted.
+                (None, None) => break by_cost.len() < queue.len(),
                 (Some(_), None) => false,
                 (None, Some(_)) => true,
                 (Some(s), Some(l)) => l.abs_diff(oldest.cost) < s.abs_diff(oldest.cost),
@@ -116,7 +122,8 @@ mod unit {
     /// A queue of such costs whose items came 1 ms apart, the last one now.
     fn queue(now: Instant, costs: &[usize]) -> Vec<Waiting> {
         let age = |i: usize| Duration::from_millis((costs.len() - 1 - i) as u64);
-        costs.iter().enumerate().map(|(i, &cost)| Waiting { cost, since: now - age(i) }).collect()
+        let item = |(i, &cost)| Waiting { cost, since: now - age(i), outputs: OutputSet::EMPTY };
+        costs.iter().enumerate().map(item).collect()
     }
 
     #[test]
@@ -158,6 +165,20 @@ mod unit {
         for (name, policy, costs, flush, expected) in cases {
             assert_eq!(&policy.decide(now, &queue(now, costs), *flush), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn items_of_which_other_outputs_are_wanted_make_a_batch_of_their_own() {
+        let now = Instant::now();
+        let mut mixed = queue(now, &[1, 1, 1, 1]);
+        for i in [1, 2] {
+            mixed[i].outputs = [crate::encoder::Output::Attentions].into_iter().collect();
+        }
+        let patient = policy(8, 99, 50);
+        assert_eq!(patient.decide(now, &mixed, false), Decision::Take(vec![0, 3]), "complete: it does not wait");
+        mixed.remove(0);
+        assert_eq!(patient.decide(now, &mixed, false), Decision::Take(vec![0, 1]));
+        assert_eq!(policy(1, 99, 0).decide(now, &mixed, false), Decision::Take(vec![0]));
     }
 
     proptest! {

@@ -70,7 +70,11 @@ impl<T> JobQueue<T> {
             let waiting: Vec<Waiting> = state
                 .jobs
                 .iter()
-                .map(|job| Waiting { cost: (self.cost)(&job.input), since: job.head.waiting_since() })
+                .map(|Job { input, head }| Waiting {
+                    cost: (self.cost)(input),
+                    since: head.waiting_since(),
+                    outputs: head.outputs(),
+                })
                 .collect();
             match policy.decide(now, &waiting, state.closed) {
                 Decision::Take(indices) => {

@@ -13,9 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Admission, BatchPolicy, Job, JobError, JobHead, JobQueue};
+use ndarray::ArrayView1;
+
+use super::{Admission, BatchPolicy, Encoded, Job, JobError, JobHead, JobQueue};
 use crate::{
-    encoder::{Embeddings, Encoder},
+    encoder::{EncodeError, Encoder, OutputSet},
     health::Heartbeat,
     telemetry::{LaneMetrics, Outcome, panic_text},
 };
@@ -66,6 +68,8 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
     let mut encoder = Some(encoder);
     while let Some(batch) = context.queue.take_batch(&context.policy) {
         let (inputs, heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
+        // The policy batches only jobs that want the same.
+        let outputs = heads.first().map_or(OutputSet::EMPTY, JobHead::outputs);
         if encoder.is_none() {
             match rebuild() {
                 Ok(fresh) => {
@@ -87,17 +91,17 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
         let result = {
             let _busy = context.heartbeat.busy();
             // The encoder is dropped after a panic, so no broken invariant of it can be seen.
-            catch_unwind(AssertUnwindSafe(|| live.encode(&inputs)))
+            catch_unwind(AssertUnwindSafe(|| encode(live, &inputs, outputs)))
         };
         let took = started.elapsed();
         context.metrics.inference.observe(took.as_secs_f64());
         match result {
-            Ok(Ok(embeddings)) if embeddings.nrows() == heads.len() => {
+            Ok(Ok(encoded)) if encoded.len() == heads.len() => {
                 context.admission.observe_run(heads.len(), took);
-                answer_all(heads, &embeddings, took, &context.metrics);
+                answer_all(heads, encoded, took, &context.metrics);
             }
-            Ok(Ok(embeddings)) => {
-                let text = format!("the encoder answered {} rows for {} inputs", embeddings.nrows(), heads.len());
+            Ok(Ok(encoded)) => {
+                let text = format!("the encoder answered {} rows for {} inputs", encoded.len(), heads.len());
                 fail_all(heads, &context.metrics, &text);
             }
             Ok(Err(error)) => fail_all(heads, &context.metrics, &error.to_string()),
@@ -110,11 +114,27 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
     }
 }
 
-fn answer_all(heads: Vec<JobHead>, embeddings: &Embeddings, took: Duration, metrics: &LaneMetrics) {
-    for (head, row) in heads.into_iter().zip(embeddings.rows()) {
-        if row.iter().all(|value| value.is_finite()) {
+/// One answer for each input; `None` where it is not finite.
+fn encode<E: Encoder>(
+    encoder: &mut E,
+    inputs: &[E::Input],
+    outputs: OutputSet,
+) -> Result<Vec<Option<Encoded>>, EncodeError> {
+    if outputs.is_empty() {
+        let embeddings = encoder.encode(inputs)?;
+        let finite = |row: ArrayView1<'_, f32>| row.iter().all(|value| value.is_finite());
+        let answer = |row: ArrayView1<'_, f32>| finite(row).then(|| Encoded::Embedding(row.to_vec()));
+        return Ok(embeddings.rows().into_iter().map(answer).collect());
+    }
+    let answers = encoder.encode_outputs(inputs, outputs)?;
+    Ok(answers.into_iter().map(|answer| answer.is_finite().then(|| Encoded::Outputs(answer))).collect())
+}
+
+fn answer_all(heads: Vec<JobHead>, encoded: Vec<Option<Encoded>>, took: Duration, metrics: &LaneMetrics) {
+    for (head, encoded) in heads.into_iter().zip(encoded) {
+        if let Some(encoded) = encoded {
             metrics.items(Outcome::Ok).inc();
-            head.complete(row.to_vec(), took);
+            head.complete(encoded, took);
         } else {
             metrics.items(Outcome::Failed).inc();
             head.fail(JobError::OutputInvalid);

@@ -1,8 +1,8 @@
 //! Where models come from that are not a directory: the variables of the Hugging Face Hub's own tools.
 //!
 //! Owns their names, defaults and precedence, which are those of `huggingface_hub`, so that a cache, a token or a mirror that
-//! somebody has set up works here as it does there. They are not keys of the configuration: `model.path` alone says whether the
-//! hub is asked at all, so nothing here is an error before that.
+//! somebody has set up works here as it does there. They are not keys of the configuration: `model.path`, `model.vision` and
+//! `model.text` say whether the hub is asked at all, so nothing here is an error before that.
 //!
 //! Invariant: reads the environment that it is handed, and no file.
 

@@ -124,6 +124,10 @@ pub struct LimitsConfig {
     pub max_pixels: u64,
     /// UTF-8 bytes of one text, checked before it is tokenized.
     pub max_text_bytes: usize,
+    /// The `outputs` of one request, bytes of f32.
+    pub max_output_bytes: usize,
+    /// The `outputs` of all requests together, from admission to the end of their answers, bytes of f32.
+    pub max_inflight_output_bytes: usize,
 }
 
 /// `[model]`
@@ -131,18 +135,19 @@ pub struct LimitsConfig {
 pub struct ModelConfig {
     /// The model's directory, or its id on the hub (`owner/name`); empty when a tower has a place of its own.
     pub path: PathBuf,
-    /// Of a model on the hub: a branch, a tag or a commit.
+    /// Of every place on the hub: a branch, a tag or a commit.
     pub revision: String,
-    /// The name that answers carry; by default the directory's name, or the id on the hub.
+    /// The name that answers carry; by default that of the first place of `path`, `vision` and `text`: its directory's name, or
+    /// its id on the hub.
     pub name: Option<String>,
     /// Where exports of checkpoints are kept: `model.cache_dir`, else `$XDG_CACHE_HOME/clipserve`, else `~/.cache/clipserve`;
     /// `None` where none of them is set.
     pub cache_dir: Option<PathBuf>,
     /// How the hub is reached.
     pub hub: HubConfig,
-    /// The image encoder's own place, a directory or a graph; wins over `path`.
+    /// The image encoder's own place, a directory, a graph, or an id on the hub; wins over `path`.
     pub vision: Option<PathBuf>,
-    /// The text encoder's own place, a directory or a graph; wins over `path`.
+    /// The text encoder's own place, a directory, a graph, or an id on the hub; wins over `path`.
     pub text: Option<PathBuf>,
     /// What stands between `_` and `.onnx` in the names of the graphs, in place of the precision's suffix.
     pub variant: Option<String>,
@@ -155,6 +160,8 @@ pub struct PreprocessConfig {
     pub threads: usize,
     /// Whether a picture is turned as its EXIF orientation says.
     pub exif_orientation: bool,
+    /// Whether a large JPEG is decoded at a part of its size, which changes embeddings a little.
+    pub fast_decode: bool,
 }
 
 /// `[engine]`
@@ -163,13 +170,15 @@ pub struct EngineConfig {
     /// Which execution provider runs the encoders.
     pub provider: Provider,
     /// Which arithmetic the encoders use.
-    pub precision: Precision,
+    pub precision: PrecisionChoice,
     /// The ONNX Runtime library, in the order of search: `engine.library`, `ORT_DYLIB_PATH`; `None`: beside the executable.
     pub library: Option<PathBuf>,
     /// The folder of the running executable, where the library is looked for when none is given.
     pub executable_dir: Option<PathBuf>,
     /// Which CUDA device.
     pub device_id: i32,
+    /// Where TensorRT keeps the engines that it builds: below `model.cache_dir`; `None` where there is none.
+    pub tensorrt_cache: Option<PathBuf>,
     /// Threads inside one run of one session (intra-op threads).
     pub intra_threads: usize,
     /// A run longer than this is aborted and turns `/livez` to 503 until the worker is back.
@@ -214,6 +223,7 @@ pub struct TelemetryConfig {
 /// Which execution provider runs the encoders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub enum Provider {
     /// CUDA where it starts, else the CPU; says which in the log, `/info` and `build_info`.
     Auto,
@@ -221,27 +231,66 @@ pub enum Provider {
     Cpu,
     /// NVIDIA CUDA; refuses to start where CUDA does not.
     Cuda,
+    /// NVIDIA TensorRT over CUDA; refuses to start where it does not.
+    TensorRt,
+    /// OpenVINO on the CPU; refuses to start where it does not.
+    OpenVino,
 }
 
 /// Which arithmetic the encoders use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum PrecisionChoice {
+    /// bf16 where the CPU has instructions for it and OpenVINO is there, else f32; says which in the log and `/info`.
+    Auto,
     /// 32-bit floats: the reference's numbers.
     F32,
+    /// 16-bit floats of 8 bits' precision, by OpenVINO from the graphs of f32; refuses to start where that cannot be.
+    Bf16,
     /// The model's own half-precision files.
     F16,
     /// The model's own 8-bit quantised files.
     Int8,
 }
 
+impl EngineConfig {
+    /// What the graphs that are loaded hold.
+    pub fn graphs(&self) -> Precision {
+        match (self.precision, self.provider) {
+            (PrecisionChoice::Auto | PrecisionChoice::F32 | PrecisionChoice::Bf16, _) => Precision::F32,
+            (PrecisionChoice::F16, _) => Precision::F16,
+            (PrecisionChoice::Int8, Provider::OpenVino) => Precision::Int8Weights,
+            (PrecisionChoice::Int8, _) => Precision::Int8,
+        }
+    }
+}
+
+/// What a graph holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// Half-precision floats.
+    F16,
+    /// 8-bit integers: weights, and activations that are quantised as the graph says.
+    Int8,
+    /// 8-bit weights, from which OpenVINO makes products of 8-bit integers; others would compute in f32.
+    Int8Weights,
+}
+
 impl Precision {
+    /// Of [`Precision::Int8Weights`]: how many values of a row OpenVINO quantises with one scale. 256 is 5 % faster and does not
+    /// divide the sizes of every CLIP; whole rows are slower.
+    pub const INT8_GROUP: usize = 128;
+
     /// As the configuration, the command line and `/info` spell it.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Int8 => "int8",
+            Self::Int8Weights => "int8-weights",
         }
     }
 }
@@ -294,7 +343,7 @@ mod tests {
     fn the_shipped_files_are_valid() {
         assert_eq!(shipped("cpu.toml").engine.provider, Provider::Cpu);
         let cuda = shipped("cuda.toml");
-        assert_eq!((cuda.engine.provider, cuda.engine.precision), (Provider::Cuda, Precision::F32));
+        assert_eq!((cuda.engine.provider, cuda.engine.precision), (Provider::Cuda, PrecisionChoice::F32));
         assert_eq!(shipped("default.toml").engine.provider, Provider::Auto);
     }
 }

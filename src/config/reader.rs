@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn revision(&mut self, key: &'static str) -> String {
-        self.text(key, "a branch, a tag or a commit of the model on the hub", is_revision)
+        self.text(key, "a branch, a tag or a commit on the hub", is_revision)
     }
 
     /// Part of a file's name, and of `/info`.

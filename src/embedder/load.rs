@@ -1,76 +1,141 @@
-//! From `model.path` to a [`Model`]: which kind of directory it is, and the export of a checkpoint.
+//! From the places of a model to a [`Model`]: which kind of directory it is, and the export of a checkpoint.
 //!
 //! Owns the order in which a directory's contents count: our own export, graphs from elsewhere in the precision that was asked
 //! for, a checkpoint, which is exported under `model.cache_dir`. Does not own any layout (`model`) nor exporting (`export`).
 //!
-//! Invariant: what is served has the precision that was asked for.
+//! Invariant: what is served has the precision that was asked for; a graph of ours that says otherwise is refused wherever it
+//! was named.
+
+use std::path::Path;
 
 use super::StartError;
 use crate::{
     config::{ModelConfig, Precision},
     export::{ExportedModel, export_cached, metadata::GraphInfo},
-    model::{Model, ModelError, ModelFiles, is_checkpoint},
+    model::{Graphs, Model, ModelError, ModelFiles, hub::LocalModel, is_checkpoint},
 };
 
-/// Reads the model of `config`, after exporting it where it is a checkpoint.
+/// Reads the model, after exporting it where it is a checkpoint.
 ///
 /// # Errors
 /// Names the file, field or tensor that is missing or wrong.
-pub(super) fn load(config: &ModelConfig, precision: Precision) -> Result<Model, StartError> {
+pub(super) fn load(model: &LocalModel, precision: Precision) -> Result<Model, StartError> {
+    let config = &model.config;
+    if model.is_checkpoint {
+        return open_checkpoint(config, precision);
+    }
     // Whoever names the graphs means those.
-    let named = config.vision.is_some() || config.text.is_some() || config.variant.is_some();
-    if !named {
-        let exported = ExportedModel::at(&config.path);
-        if let Some(info) = own_graphs(&exported, precision)? {
-            return open_export(config, exported, &info);
-        }
+    if config.vision.is_some() || config.text.is_some() || config.variant.is_some() {
+        let files = ModelFiles::locate(&with_own_graphs(config)?, precision)?;
+        return open_graphs(config, files, precision);
+    }
+    let exported = ExportedModel::at(&config.path);
+    if let Some(info) = own_graphs(&exported, precision)? {
+        return open_export(config, exported, &info);
     }
     match ModelFiles::locate(config, precision) {
-        Ok(files) => Ok(Model::open(config, files, None)?),
-        Err(ModelError::NoGraphs { .. }) if !named && is_checkpoint(&config.path) => {
-            let exported = export_checkpoint(config, precision)?;
-            let info = own_graphs(&exported, precision)?.ok_or_else(|| {
-                // The cache's folders are complete or not there, so somebody has been at this one.
-                let reason = "the export in the cache is damaged; remove this directory".to_owned();
-                ModelError::File { path: exported.dir.clone(), reason }
-            })?;
-            open_export(config, exported, &info)
-        }
+        Ok(files) => open_graphs(config, files, precision),
+        Err(ModelError::NoGraphs { .. }) if is_checkpoint(&config.path) => open_checkpoint(config, precision),
         Err(error) => Err(error.into()),
     }
 }
 
-fn export_checkpoint(config: &ModelConfig, precision: Precision) -> Result<ExportedModel, StartError> {
+fn open_checkpoint(config: &ModelConfig, precision: Precision) -> Result<Model, StartError> {
     let cache = config.cache_dir.as_deref().ok_or(StartError::NoCacheDir)?;
     tracing::info!(
         checkpoint = %config.path.display(),
         cache = %cache.display(),
         "the model is a checkpoint: it is exported, unless the cache has it"
     );
-    export_cached(&config.path, cache, precision)
-        .map_err(|error| StartError::Export { checkpoint: config.path.clone(), error })
+    let exported = export_cached(&config.path, cache, precision)
+        .map_err(|error| StartError::Export { checkpoint: config.path.clone(), error })?;
+    let info = own_graphs(&exported, precision)?.ok_or_else(|| {
+        // The cache's folders are complete or not there, so somebody has been at this one.
+        let reason = "the export in the cache is damaged; remove this directory".to_owned();
+        ModelError::File { path: exported.dir.clone(), reason }
+    })?;
+    open_export(config, exported, &info)
 }
 
 /// The model of these graphs, with the other files from where the operator has them.
 fn open_export(config: &ModelConfig, exported: ExportedModel, info: &GraphInfo) -> Result<Model, StartError> {
-    let files = ModelFiles::beside(&config.path, exported.vision, exported.text)?;
+    let vision = Graphs::new(exported.vision, exported.vision_outputs);
+    let text = Graphs::new(exported.text, exported.text_outputs);
+    let files = ModelFiles::beside(&config.path, vision, text)?;
     Ok(Model::open(config, files, info.logit_scale)?)
+}
+
+/// The model of graphs that were found, each of which may be ours.
+fn open_graphs(config: &ModelConfig, mut files: ModelFiles, precision: Precision) -> Result<Model, StartError> {
+    // A variant names the files in place of the precision, so there is none that they could contradict.
+    let precision = Some(precision).filter(|_| config.variant.is_none());
+    let scale = |graphs: Option<&mut Graphs>| -> Result<Option<f32>, ModelError> {
+        let Some(graphs) = graphs else { return Ok(None) };
+        let graph = graphs.first().to_owned();
+        let Some(info) = own_graph(&graph, precision)? else { return Ok(None) };
+        // Of our own export, the graph of all outputs lies beside that of the embedding.
+        let name = graph.file_name().unwrap_or_default().to_string_lossy().replace("_model.onnx", "_outputs.onnx");
+        let outputs = graph.with_file_name(name);
+        if outputs != graph && outputs.is_file() && own_graph(&outputs, precision)?.is_some() {
+            *graphs = Graphs::Both { embedding: graph, outputs };
+        }
+        Ok(info.logit_scale)
+    };
+    let vision = scale(files.vision.as_mut().map(|vision| &mut vision.graphs))?;
+    let text = scale(files.text.as_mut().map(|text| &mut text.graphs))?;
+    if let (Some(vision), Some(text)) = (vision, text)
+        && vision != text
+    {
+        tracing::warn!(
+            vision,
+            text,
+            "the towers come from checkpoints with different logit_scale; the text tower's is used"
+        );
+    }
+    Ok(Model::open(config, files, text.or(vision))?)
+}
+
+/// The configuration with the graph itself for the place of a tower where that is a directory of our own export: its graphs'
+/// names have no suffix, whatever their precision.
+fn with_own_graphs(config: &ModelConfig) -> Result<ModelConfig, ModelError> {
+    let mut named = config.clone();
+    if config.variant.is_some() {
+        return Ok(named);
+    }
+    let graphs: [(&mut _, fn(ExportedModel) -> _); 2] =
+        [(&mut named.vision, |exported| exported.vision), (&mut named.text, |exported| exported.text)];
+    for (place, graph) in graphs {
+        let directory = place.as_deref().unwrap_or(&config.path);
+        if !directory.as_os_str().is_empty()
+            && let Some(graph) = graph(ExportedModel::at(directory))
+            && own_graph(&graph, None)?.is_some()
+        {
+            *place = Some(graph);
+        }
+    }
+    Ok(named)
 }
 
 /// What the graphs say about themselves; `None` when they are not ours, or there are none.
 fn own_graphs(exported: &ExportedModel, precision: Precision) -> Result<Option<GraphInfo>, ModelError> {
     let mut found = None;
     for graph in exported.graphs() {
-        let fault = |reason: String| ModelError::File { path: graph.to_owned(), reason };
-        let Some(info) = GraphInfo::read(graph).map_err(|error| fault(error.to_string()))? else { return Ok(None) };
-        if info.precision != precision {
-            return Err(fault(format!(
-                "this graph was exported in {}, but engine.precision is {}",
-                info.precision.name(),
-                precision.name()
-            )));
-        }
+        let Some(info) = own_graph(graph, Some(precision))? else { return Ok(None) };
         found = Some(info);
     }
     Ok(found)
+}
+
+/// What the graph says about itself, which must have `precision` where one is asked for; `None` when it is not ours.
+fn own_graph(graph: &Path, precision: Option<Precision>) -> Result<Option<GraphInfo>, ModelError> {
+    let fault = |reason: String| ModelError::File { path: graph.to_owned(), reason };
+    let info = GraphInfo::read(graph).map_err(|error| fault(error.to_string()))?;
+    match (info, precision) {
+        (Some(info), Some(precision)) if info.precision != precision => Err(fault(format!(
+            "this graph was exported in {}, but engine.precision is {}",
+            info.precision.name(),
+            precision.name()
+        ))),
+        _ => Ok(info),
+    }
 }

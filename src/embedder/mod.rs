@@ -7,7 +7,9 @@
 //! request's error; a request that is dropped cancels its items.
 
 mod load;
+mod outputs;
 mod start;
+mod warm_up;
 
 use std::{
     fmt,
@@ -16,14 +18,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView1};
 
-pub use start::{Parts, Sessions, StartError, TextParts, VisionParts, start};
+pub use outputs::{Outputs, PadTo, Padding};
+pub use start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts, start};
 
 pub use crate::batch::Timings;
 use crate::{
-    batch::{Admission, Job, JobError, JobQueue, Permit, Refused, Ticket, Worker},
-    encoder::{InputError, PixelBuf, Tokens},
+    batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Worker},
+    budget::ByteBudget,
+    encoder::{InputError, OutputSet, OutputShape, PixelBuf, Tokens},
     model::LogitScale,
     preprocess::{pool::PreprocessPool, text::TextTokenizer},
     similarity,
@@ -37,8 +41,8 @@ pub struct ModelInfo {
     pub name: String,
     /// Two models with the same fingerprint give the same embeddings.
     pub fingerprint: String,
-    /// Length of an embedding.
-    pub dim: usize,
+    /// Length of an embedding; `None` for a model without any projection, which has other outputs only.
+    pub dim: Option<usize>,
     /// Height and width of the crop that the vision encoder sees, where there is one.
     pub image_size: Option<(u32, u32)>,
     /// Longest sequence of token ids, where there is a text encoder.
@@ -63,20 +67,28 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// What the client asked for: the first `dimensions` values, scaled to length 1 when `normalize`.
+    /// What the client asked for: see [`finish`].
     ///
     /// # Panics
     /// When `dimensions` is more than the model's.
     pub fn finish(self, dimensions: Option<usize>, normalize: bool) -> Array2<f32> {
-        let mut embeddings = match dimensions {
-            Some(dimensions) => similarity::truncate_dimensions(&self.embeddings, dimensions),
-            None => self.embeddings,
-        };
-        if normalize {
-            similarity::normalize(&mut embeddings);
-        }
-        embeddings
+        finish(self.embeddings, dimensions, normalize)
     }
+}
+
+/// The first `dimensions` values of each row, scaled to length 1 when `normalize`.
+///
+/// # Panics
+/// When `dimensions` is more than a row has.
+pub fn finish(embeddings: Array2<f32>, dimensions: Option<usize>, normalize: bool) -> Array2<f32> {
+    let mut embeddings = match dimensions {
+        Some(dimensions) => similarity::truncate_dimensions(&embeddings, dimensions),
+        None => embeddings,
+    };
+    if normalize {
+        similarity::normalize(&mut embeddings);
+    }
+    embeddings
 }
 
 /// What an encoder takes.
@@ -97,6 +109,17 @@ impl fmt::Display for Modality {
     }
 }
 
+/// What a model does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// The tower.
+    Encoder(Modality),
+    /// The tower's projection, so it has no embedding.
+    Projection(Modality),
+    /// A graph of the tower's other outputs.
+    Outputs(Modality),
+}
+
 /// Why a request has no embeddings.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
@@ -108,9 +131,17 @@ pub enum EmbedError {
         /// When room is likely.
         retry_after: Duration,
     },
-    /// The model has no such encoder.
-    #[error("the model has no {0} encoder")]
-    NotSupported(Modality),
+    /// The model cannot do it.
+    #[error("the model cannot do it: {0:?}")]
+    NotSupported(Lack),
+    /// What was asked for is larger than `limits.max_output_bytes`.
+    #[error("outputs of {bytes} bytes")]
+    OutputsTooLarge {
+        /// What they would take.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The server is draining.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -158,10 +189,17 @@ impl<T> Lane<T> {
         self.queue.close();
     }
 
-    fn submit(&self, inputs: impl IntoIterator<Item = T>, permits: Vec<Permit>, deadline: Instant) -> Vec<Ticket> {
+    /// One job for each input, which asks for `outputs` besides the embedding.
+    fn submit(
+        &self,
+        inputs: impl IntoIterator<Item = T>,
+        outputs: OutputSet,
+        permits: Vec<Permit>,
+        deadline: Instant,
+    ) -> Vec<Ticket> {
         let submit = |(input, permit)| {
             let (job, ticket) = Job::new(input, permit, deadline);
-            self.queue.push(job);
+            self.queue.push(job.asking(outputs));
             ticket
         };
         inputs.into_iter().zip(permits).map(submit).collect()
@@ -175,11 +213,14 @@ pub struct Embedder {
     metrics: Arc<Metrics>,
     images: Option<Images>,
     texts: Option<Texts>,
+    max_output_bytes: usize,
+    output_budget: ByteBudget,
 }
 
 /// Everything between the bytes of pictures and their embeddings.
 #[derive(Debug)]
 struct Images {
+    abilities: Abilities,
     lane: Lane<Bytes>,
     preprocess: PreprocessPool,
     crops: Arc<JobQueue<PixelBuf>>,
@@ -189,6 +230,7 @@ struct Images {
 /// Everything between texts and their embeddings.
 #[derive(Debug)]
 struct Texts {
+    abilities: Abilities,
     tokenizer: TextTokenizer,
     lane: Lane<Tokens>,
     workers: Vec<Worker>,
@@ -201,31 +243,54 @@ impl Embedder {
     }
 
     fn images(&self) -> Result<&Images, EmbedError> {
-        self.images.as_ref().ok_or(EmbedError::NotSupported(Modality::Image))
+        self.images.as_ref().ok_or(EmbedError::NotSupported(Lack::Encoder(Modality::Image)))
     }
 
     fn texts(&self) -> Result<&Texts, EmbedError> {
-        self.texts.as_ref().ok_or(EmbedError::NotSupported(Modality::Text))
+        self.texts.as_ref().ok_or(EmbedError::NotSupported(Lack::Encoder(Modality::Text)))
     }
 
-    /// Whether the model embeds `modality`: what a handler asks before it reads a body.
+    fn abilities(&self, modality: Modality) -> Result<Abilities, EmbedError> {
+        match modality {
+            Modality::Image => self.images().map(|images| images.abilities),
+            Modality::Text => self.texts().map(|texts| texts.abilities),
+        }
+    }
+
+    /// Whether the model has a tower for `modality`: what a handler asks before it reads a body.
     ///
     /// # Errors
     /// [`EmbedError::NotSupported`].
     pub fn supports(&self, modality: Modality) -> Result<(), EmbedError> {
-        match modality {
-            Modality::Image => self.images().map(|_| ()),
-            Modality::Text => self.texts().map(|_| ()),
-        }
+        self.abilities(modality).map(|_| ())
+    }
+
+    /// The length of the embeddings of `modality`.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotSupported`] when it has none.
+    pub fn dim(&self, modality: Modality) -> Result<usize, EmbedError> {
+        let lack = EmbedError::NotSupported(Lack::Projection(modality));
+        self.info.dim.filter(|_| matches!(self.abilities(modality), Ok(Abilities { embeds: true, .. }))).ok_or(lack)
+    }
+
+    /// The shapes of the other outputs of `modality`.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotSupported`] when the model has no graph of them.
+    pub fn output_shape(&self, modality: Modality) -> Result<OutputShape, EmbedError> {
+        self.abilities(modality)?.outputs.ok_or(EmbedError::NotSupported(Lack::Outputs(modality)))
     }
 
     /// What cosines are multiplied by, which takes both towers.
     ///
     /// # Errors
-    /// [`EmbedError::NotSupported`] names the one that is missing.
+    /// [`EmbedError::NotSupported`] names the one that is missing or has no embedding.
     pub fn logit_scale(&self) -> Result<f32, EmbedError> {
-        self.images()?;
-        self.texts()?;
+        for modality in [Modality::Image, Modality::Text] {
+            self.abilities(modality)?;
+            self.dim(modality)?;
+        }
         let scale = self.info.logit_scale;
         scale
             .map(|scale| scale.value)
@@ -237,10 +302,10 @@ impl Embedder {
     /// # Errors
     /// [`EmbedError`]; a picture that cannot be decoded is named by its index.
     pub async fn embed_images(&self, images: Vec<Bytes>, deadline: Instant) -> Result<Embedded, EmbedError> {
-        let lane = &self.images()?.lane;
+        let (lane, dim) = (&self.images()?.lane, self.dim(Modality::Image)?);
         let permits = lane.admit(images.len(), &self.metrics)?;
-        let tickets = lane.submit(images, permits, deadline);
-        self.join(tickets, deadline).await
+        let tickets = lane.submit(images, OutputSet::EMPTY, permits, deadline);
+        embeddings(tickets, dim, deadline).await
     }
 
     /// Embeds texts; one that is longer than the context length is cut when `truncate`, else refused.
@@ -253,8 +318,22 @@ impl Embedder {
         truncate: bool,
         deadline: Instant,
     ) -> Result<Embedded, EmbedError> {
-        let Texts { tokenizer, lane, .. } = self.texts()?;
+        let (lane, dim) = (&self.texts()?.lane, self.dim(Modality::Text)?);
         let permits = lane.admit(texts.len(), &self.metrics)?;
+        let (tokenized, preprocess) = self.tokenize(texts, truncate).await?;
+        let tickets = lane.submit(tokenized, OutputSet::EMPTY, permits, deadline);
+        let mut embedded = embeddings(tickets, dim, deadline).await?;
+        embedded.timings.preprocess = preprocess;
+        Ok(embedded)
+    }
+
+    /// The ids of all texts, and the time that took.
+    async fn tokenize<S: AsRef<str>>(
+        &self,
+        texts: &[S],
+        truncate: bool,
+    ) -> Result<(Vec<Tokens>, Duration), EmbedError> {
+        let tokenizer = &self.texts()?.tokenizer;
         let started = Instant::now();
         let mut tokenized = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
@@ -270,12 +349,9 @@ impl Embedder {
             // at worst), so other connections are served at least that often.
             tokio::task::consume_budget().await;
         }
-        let preprocess = started.elapsed();
-        self.metrics.tokenize.observe(preprocess.as_secs_f64());
-        let tickets = lane.submit(tokenized, permits, deadline);
-        let mut embedded = self.join(tickets, deadline).await?;
-        embedded.timings.preprocess = preprocess;
-        Ok(embedded)
+        let took = started.elapsed();
+        self.metrics.tokenize.observe(took.as_secs_f64());
+        Ok((tokenized, took))
     }
 
     /// Finishes what is queued and ends the threads. Blocks until they are done.
@@ -284,7 +360,7 @@ impl Embedder {
         if let Some(texts) = &texts {
             texts.lane.close();
         }
-        if let Some(Images { lane, preprocess, crops, workers }) = images {
+        if let Some(Images { lane, preprocess, crops, workers, .. }) = images {
             // In the order of the data: a stage is closed when the one before it can send nothing more.
             lane.close();
             preprocess.join();
@@ -293,34 +369,40 @@ impl Embedder {
         }
         texts.into_iter().flat_map(|texts| texts.workers).for_each(Worker::join);
     }
+}
 
-    /// Waits for every ticket in the order of the request, so that the error of a request does not depend on timing.
-    async fn join(&self, tickets: Vec<Ticket>, deadline: Instant) -> Result<Embedded, EmbedError> {
-        let mut embeddings = Array2::zeros((tickets.len(), self.info.dim));
-        let mut timings = Timings::default();
-        let all = async {
-            for (index, ticket) in tickets.into_iter().enumerate() {
-                let answer = ticket.await.map_err(|error| job_error(index, error))?;
-                let mut row = embeddings.row_mut(index);
-                let values = ndarray::ArrayView1::from(&answer.embedding);
-                if values.len() != row.len() {
-                    return Err(EmbedError::Internal(format!(
-                        "the encoder answered {} values, the model has {}",
-                        values.len(),
-                        row.len()
-                    )));
-                }
-                row.assign(&values);
-                timings = timings.max(answer.timings);
-            }
+/// Waits for the embeddings of one request, `dim` values each.
+async fn embeddings(tickets: Vec<Ticket>, dim: usize, deadline: Instant) -> Result<Embedded, EmbedError> {
+    let mut embeddings = Array2::zeros((tickets.len(), dim));
+    let timings = join(tickets, deadline, |index, encoded| match encoded {
+        Encoded::Embedding(values) if values.len() == dim => {
+            embeddings.row_mut(index).assign(&ArrayView1::from(&values));
             Ok(())
-        };
-        match tokio::time::timeout_at(deadline.into(), all).await {
-            Ok(Ok(())) => Ok(Embedded { embeddings, timings }),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(EmbedError::DeadlineExceeded),
         }
-    }
+        Encoded::Embedding(values) => Err(format!("the encoder answered {} values, the model has {dim}", values.len())),
+        Encoded::Outputs(_) => Err("outputs that nobody asked for".to_owned()),
+    })
+    .await?;
+    Ok(Embedded { embeddings, timings })
+}
+
+/// Waits for every ticket in the order of the request, so that the error of a request does not depend on timing, and hands
+/// each answer to `take`, whose error is a fault of ours. Returns the longest time of each stage.
+async fn join(
+    tickets: Vec<Ticket>,
+    deadline: Instant,
+    mut take: impl FnMut(usize, Encoded) -> Result<(), String>,
+) -> Result<Timings, EmbedError> {
+    let all = async {
+        let mut longest = Timings::default();
+        for (index, ticket) in tickets.into_iter().enumerate() {
+            let Answer { encoded, timings } = ticket.await.map_err(|error| job_error(index, error))?;
+            take(index, encoded).map_err(EmbedError::Internal)?;
+            longest = longest.max(timings);
+        }
+        Ok(longest)
+    };
+    tokio::time::timeout_at(deadline.into(), all).await.unwrap_or(Err(EmbedError::DeadlineExceeded))
 }
 
 fn job_error(index: usize, error: JobError) -> EmbedError {

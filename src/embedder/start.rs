@@ -1,22 +1,24 @@
 //! From a configuration to a running [`Embedder`]: read the model, start the engine, warm up, check, spawn.
 //!
-//! Owns the order of these steps and the canary that stands between a loaded model and readiness. Does not own any part.
+//! Owns the order of these steps. Does not own any part, nor the canary that stands between a loaded model and readiness
+//! (`warm_up`).
 //!
 //! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered a
 //! batch of every kind with finite embeddings of one length.
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{Embedder, Images, Lane, Modality, ModelInfo, Texts, load::load};
+use super::{Embedder, Images, Lane, Modality, ModelInfo, Texts, load::load, warm_up::warm_up};
 use crate::{
     batch::{Admission, BatchPolicy, JobQueue, Worker, WorkerContext},
+    budget::ByteBudget,
     config::{Config, LaneConfig},
-    encoder::{Embeddings, Encoder, PixelBuf, Tokens},
+    encoder::{Encoder, OutputShape, PixelBuf, Tokens},
     engine::{Engine, EngineError, Normalization, TextEncoder, VisionEncoder},
     export::ExportError,
     health::Health,
     model::{
-        ModelError, TextModel, VisionModel,
+        Graphs, ModelError, TextModel, VisionModel,
         hub::{self, HubError},
         preprocessor::PreprocessorConfig,
     },
@@ -25,7 +27,6 @@ use crate::{
         pool::PreprocessPool,
         text::{TextTokenizer, TokenizerError},
     },
-    similarity,
     telemetry::{BuildInfo, LaneMetrics, Metrics, Reject},
 };
 
@@ -51,10 +52,8 @@ pub enum StartError {
         "the model is a checkpoint, and there is no folder for its graphs: give --cache-dir DIR (model.cache_dir), or set HOME"
     )]
     NoCacheDir,
-    /// It has no embedding at all.
-    #[error(
-        "the model has no projection (visual_projection, text_projection) behind any of its towers: it embeds nothing"
-    )]
+    /// It has no tower at all.
+    #[error("the model has neither a vision nor a text encoder")]
     NoEncoder,
     /// Its preprocessing.
     #[error("preprocessor_config.json: {0}")]
@@ -91,8 +90,25 @@ pub struct Parts<V, T> {
     pub text: Option<TextParts<T>>,
 }
 
+/// What a tower can answer; at least one of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Embeddings: it has a projection.
+    pub embeds: bool,
+    /// The other outputs of the reference classes, so large.
+    pub outputs: Option<OutputShape>,
+}
+
+impl Abilities {
+    fn of(graphs: &Graphs, outputs: Option<OutputShape>) -> Self {
+        Self { embeds: graphs.embedding().is_some(), outputs }
+    }
+}
+
 /// What embeds images.
 pub struct VisionParts<V> {
+    /// What of them.
+    pub abilities: Abilities,
     /// From bytes to crops.
     pub processor: ImageProcessor,
     /// Crops to `image_embeds`.
@@ -101,6 +117,8 @@ pub struct VisionParts<V> {
 
 /// What embeds texts.
 pub struct TextParts<T> {
+    /// What of them.
+    pub abilities: Abilities,
     /// From text to ids.
     pub tokenizer: TextTokenizer,
     /// Ids to `text_embeds`.
@@ -113,38 +131,46 @@ pub struct TextParts<T> {
 /// Everything that can be wrong with a model, a library or a provider, as one line.
 pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<Embedder, StartError> {
     let engine = Arc::new(Engine::start(&config.engine)?);
-    let source = hub::local(&config.model, config.engine.precision)?;
-    let model = load(&source, config.engine.precision)?;
+    let graphs = config.engine.graphs();
+    let source = hub::local(&config.model, graphs)?;
+    let model = load(&source, graphs)?;
     let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;
     let text = model.text.map(|text| open_text(&engine, text, config)).transpose()?;
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
     }
+    let fingerprint = match vision {
+        Some(_) => model.fingerprint.with_pictures_by(&config.preprocess),
+        None => model.fingerprint,
+    };
     let mut config = config.clone();
-    let vision_batch = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.batch());
+    let vision_batch = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.input()?.batch());
     fit_batches("vision", vision_batch, &mut config.batch.vision)?;
-    let text_batch = text.as_ref().and_then(|text| text.sessions.encoders.first()?.batch());
+    let text_batch = text.as_ref().and_then(|text| text.sessions.encoders.first()?.input()?.batch());
     fit_batches("text", text_batch, &mut config.batch.text)?;
     let mut parts = Parts {
         info: ModelInfo {
             name: model.name,
-            fingerprint: model.fingerprint.to_string(),
-            dim: 0,
+            fingerprint: fingerprint.to_string(),
+            dim: None,
             image_size: vision.as_ref().map(|vision| vision.processor.crop_size()),
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
             logit_scale: model.logit_scale,
             provider: engine.provider_name().to_owned(),
-            precision: config.model.variant.clone().unwrap_or_else(|| config.engine.precision.name().to_owned()),
+            precision: config.model.variant.clone().unwrap_or_else(|| engine.precision_name(graphs).to_owned()),
             onnxruntime: engine.onnxruntime_version().to_owned(),
         },
         vision,
         text,
     };
-    parts.info.dim = warm_up(&mut parts, &config)?;
+    parts.info.dim = warm_up(&mut parts, &config, engine.warms_each_batch_size())?;
     for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
         if !there {
             tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
         }
+    }
+    if parts.info.dim.is_none() {
+        tracing::warn!("the model has no projection: it answers `outputs`, and no embeddings");
     }
     tracing::info!(
         model = parts.info.name,
@@ -177,13 +203,17 @@ fn open_vision(
     model: VisionModel,
     config: &Config,
 ) -> Result<VisionParts<VisionEncoder>, StartError> {
-    let options =
-        ImageOptions { exif_orientation: config.preprocess.exif_orientation, max_pixels: config.limits.max_pixels };
+    let options = ImageOptions {
+        exif_orientation: config.preprocess.exif_orientation,
+        fast_decode: config.preprocess.fast_decode,
+        max_pixels: config.limits.max_pixels,
+    };
     let processor = ImageProcessor::new(&model.preprocessor, options)?;
     let (engine, normalization) = (Arc::clone(engine), normalization(&model.preprocessor));
-    let sessions = sessions(config.engine.vision_sessions, move || engine.vision(&model.graph, &normalization))?;
+    let abilities = Abilities::of(&model.graphs, model.outputs);
+    let sessions = sessions(config.engine.vision_sessions, move || engine.vision(&model.graphs, &normalization))?;
     let image_size = processor.crop_size();
-    if let Some((height, width)) = sessions.encoders.first().and_then(VisionEncoder::image_size)
+    if let Some((height, width)) = sessions.encoders.first().and_then(|encoder| encoder.input()?.image_size())
         && (height, width) != (image_size.0 as usize, image_size.1 as usize)
     {
         return Err(StartError::Canary(format!(
@@ -191,22 +221,23 @@ fn open_vision(
             image_size.0, image_size.1
         )));
     }
-    Ok(VisionParts { processor, sessions })
+    Ok(VisionParts { abilities, processor, sessions })
 }
 
 fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {
-    let TextModel { files, context_length } = model;
+    let TextModel { files, context_length, outputs } = model;
+    let abilities = Abilities::of(&files.graphs, outputs);
     let tokenizer = TextTokenizer::open(&files.tokenizer, context_length, config.limits.max_text_bytes)?;
     let engine = Arc::clone(engine);
-    let sessions = sessions(config.engine.text_sessions, move || engine.text(&files.graph))?;
-    if let Some(sequence) = sessions.encoders.first().and_then(TextEncoder::sequence)
+    let sessions = sessions(config.engine.text_sessions, move || engine.text(&files.graphs))?;
+    if let Some(sequence) = sessions.encoders.first().and_then(|encoder| encoder.input()?.sequence())
         && sequence != context_length
     {
         return Err(StartError::Canary(format!(
             "config.json says {context_length} positions, the text graph is fixed to {sequence}"
         )));
     }
-    Ok(TextParts { tokenizer, sessions })
+    Ok(TextParts { abilities, tokenizer, sessions })
 }
 
 fn sessions<E>(
@@ -222,91 +253,6 @@ fn normalization(config: &PreprocessorConfig) -> Normalization {
         rescale_factor: config.do_rescale.then_some(config.rescale_factor),
         mean_std: config.do_normalize.then_some((config.image_mean, config.image_std)),
     }
-}
-
-/// Runs every session at its largest batch and at one item, and returns the length of the embeddings.
-fn warm_up<V, T>(parts: &mut Parts<V, T>, config: &Config) -> Result<usize, StartError>
-where
-    V: Encoder<Input = PixelBuf>,
-    T: Encoder<Input = Tokens>,
-{
-    let image_dim = match &mut parts.vision {
-        Some(vision) => Some(warm_up_vision(vision, config.batch.vision.max_batch_size)?),
-        None => None,
-    };
-    let text_dim = match &mut parts.text {
-        Some(text) => Some(warm_up_text(text, &config.batch.text)?),
-        None => None,
-    };
-    match (image_dim, text_dim) {
-        (Some(image), Some(text)) if image != text => Err(StartError::Canary(format!(
-            "the vision encoder answers {image} values, the text encoder {text}: they are not of one model"
-        ))),
-        _ => image_dim.or(text_dim).ok_or(StartError::NoEncoder),
-    }
-}
-
-fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
-    vision: &mut VisionParts<V>,
-    max_batch_size: usize,
-) -> Result<usize, StartError> {
-    let (height, width) = vision.processor.crop_size();
-    // Grey ramps of different steepness: cheap, all different, no flat picture among them.
-    let picture = |i: usize| {
-        let bytes = (0..height as usize * width as usize * 3).map(|at| (at * (i + 1) / 97 % 256) as u8).collect();
-        PixelBuf::new(width, height, bytes)
-    };
-    let pictures: Vec<PixelBuf> = (0..max_batch_size).map(picture).collect();
-    canary("vision", &mut vision.sessions.encoders, &pictures)
-}
-
-fn warm_up_text<T: Encoder<Input = Tokens>>(text: &mut TextParts<T>, lane: &LaneConfig) -> Result<usize, StartError> {
-    let TextParts { tokenizer, sessions } = text;
-    let tokens = |i: usize| {
-        let words = format!("a photo of {}", "word ".repeat(i % tokenizer.context_length()));
-        tokenizer.tokenize(&words, true).map(|text| text.tokens)
-    };
-    let texts: Vec<Tokens> = (0..lane.max_batch_size)
-        .map(tokens)
-        .collect::<Result<_, _>>()
-        .map_err(|error| StartError::Canary(error.to_string()))?;
-    let fits = (lane.max_batch_tokens / tokenizer.context_length()).max(1);
-    let texts = &texts[texts.len().saturating_sub(fits)..];
-    canary("text", &mut sessions.encoders, texts)
-}
-
-/// The embeddings must be finite, not zero, and those of an item alone must point where those of the item in a batch point
-/// (cosine 0.99: dynamic int8 quantisation is allowed its batch-dependent error, a mixed-up batch is not).
-fn canary<E: Encoder>(name: &str, encoders: &mut [E], inputs: &[E::Input]) -> Result<usize, StartError> {
-    let mut dim = 0;
-    for encoder in encoders {
-        let mut run = |inputs: &[E::Input]| -> Result<Embeddings, StartError> {
-            let embeddings = encoder.encode(inputs).map_err(|error| StartError::Canary(format!("{name}: {error}")))?;
-            let sane = embeddings.rows().into_iter().all(|row| {
-                let norm = similarity::norm(row);
-                norm.is_finite() && norm > 0.0
-            });
-            if sane {
-                Ok(embeddings)
-            } else {
-                Err(StartError::Canary(format!("{name}: embeddings are not finite or zero")))
-            }
-        };
-        let mut batch = run(inputs)?;
-        let last = inputs.len().saturating_sub(1);
-        let mut alone = run(&inputs[last..])?;
-        similarity::normalize(&mut batch);
-        similarity::normalize(&mut alone);
-        let cosine = batch.row(last).dot(&alone.row(0));
-        if cosine < 0.99 {
-            return Err(StartError::Canary(format!(
-                "{name}: an input alone and in a batch of {} have cosine {cosine}",
-                inputs.len()
-            )));
-        }
-        dim = batch.ncols();
-    }
-    Ok(dim)
 }
 
 impl Embedder {
@@ -333,7 +279,9 @@ impl Embedder {
         });
         let images = vision.map(|vision| Images::spawn(vision, config, &metrics, health)).transpose()?;
         let texts = text.map(|text| Texts::spawn(text, config, &metrics, health)).transpose()?;
-        Ok(Self { info, metrics, images, texts })
+        let max_output_bytes = config.limits.max_output_bytes;
+        let output_budget = ByteBudget::new(config.limits.max_inflight_output_bytes);
+        Ok(Self { info, metrics, images, texts, max_output_bytes, output_budget })
     }
 }
 
@@ -356,7 +304,8 @@ impl Images {
             Arc::clone(&crops),
             Arc::clone(metrics),
         )?;
-        Ok(Self { lane: Lane { admission, queue, reject: Reject::ImageQueue }, preprocess, crops, workers })
+        let lane = Lane { admission, queue, reject: Reject::ImageQueue };
+        Ok(Self { abilities: parts.abilities, lane, preprocess, crops, workers })
     }
 }
 
@@ -373,7 +322,7 @@ impl Texts {
         let wiring = Wiring { name: "text", queue: &queue, admission: &admission, metrics: &metrics.text };
         let workers = wiring.spawn(parts.sessions, &config.batch.text, health)?;
         let lane = Lane { admission, queue, reject: Reject::TextQueue };
-        Ok(Self { tokenizer: parts.tokenizer, lane, workers })
+        Ok(Self { abilities: parts.abilities, tokenizer: parts.tokenizer, lane, workers })
     }
 }
 

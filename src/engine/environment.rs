@@ -11,9 +11,13 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use ort::{environment::Environment, session::Session};
+use ort::environment::Environment;
 
-use super::{EngineError, RunningProvider};
+use super::{
+    EngineError,
+    openvino::{self, OpenVino},
+    provider::{self, RunningProvider},
+};
 
 /// The folder, in the executable's folder or any folder above it, that `make` unpacks the library into.
 const CHECKOUT_FOLDER: &str = ".onnxruntime";
@@ -24,6 +28,8 @@ pub struct Runtime {
     environment: Environment,
     version: String,
     library: PathBuf,
+    /// The plugin that was registered, of which a process can have one.
+    plugin: Mutex<Option<PathBuf>>,
 }
 
 impl Runtime {
@@ -36,13 +42,35 @@ impl Runtime {
         &self.version
     }
 
+    /// Its file.
+    pub(super) fn library(&self) -> &Path {
+        &self.library
+    }
+
     /// Whether sessions can be made with `provider`: registers it with a session builder, loads no model.
-    pub(super) fn try_provider(&self, provider: RunningProvider) -> Result<(), String> {
-        let register = || -> ort::Result<()> {
-            Session::builder(&self.environment)?.with_execution_providers(provider.dispatch())?;
-            Ok(())
-        };
-        register().map_err(|error| one_line(error.message()))
+    pub(super) fn try_provider(&self, provider: &RunningProvider) -> Result<(), String> {
+        if let RunningProvider::OpenVino { form: OpenVino::Plugin(plugin), .. } = provider {
+            self.register(plugin)?;
+            if openvino::cpu_devices(&self.environment).next().is_none() {
+                return Err("the OpenVINO plugin finds no CPU that it takes".to_owned());
+            }
+        }
+        provider::builder(self, provider, 1).map(|_| ()).map_err(|error| one_line(error.message()))
+    }
+
+    /// Whether a plugin was registered: then a session must say which device it is for.
+    pub(super) fn has_plugin(&self) -> bool {
+        self.plugin.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn register(&self, file: &Path) -> Result<(), String> {
+        let mut registered = self.plugin.lock().unwrap_or_else(PoisonError::into_inner);
+        if registered.as_deref() == Some(file) {
+            return Ok(());
+        }
+        self.environment.register_ep_library("openvino", file).map_err(|error| one_line(error.message()))?;
+        *registered = Some(file.to_owned());
+        Ok(())
     }
 }
 
@@ -81,7 +109,7 @@ fn open(library: PathBuf) -> Result<Runtime, EngineError> {
         .build()
         .map_err(|error| fault(error.message().to_owned()))?;
     let version = version(&library);
-    Ok(Runtime { environment, version, library })
+    Ok(Runtime { environment, version, library, plugin: Mutex::new(None) })
 }
 
 /// `1.32.0` from `libonnxruntime.so.1.32.0`, else `1.<minor>` as the library itself says.
@@ -93,7 +121,7 @@ fn version(library: &Path) -> String {
     }
 }
 
-fn find(executable_dir: Option<&Path>) -> Result<PathBuf, EngineError> {
+pub(super) fn find(executable_dir: Option<&Path>) -> Result<PathBuf, EngineError> {
     let beside = executable_dir.map(Path::to_owned);
     let above = executable_dir.into_iter().flat_map(Path::ancestors).map(|dir| dir.join(CHECKOUT_FOLDER));
     let folders: Vec<PathBuf> = beside.into_iter().chain(above).collect();
@@ -103,7 +131,7 @@ fn find(executable_dir: Option<&Path>) -> Result<PathBuf, EngineError> {
 }
 
 /// `libonnxruntime.so` or `libonnxruntime.so.<version>`, the last by name.
-fn library_in(folder: &Path) -> Option<PathBuf> {
+pub(super) fn library_in(folder: &Path) -> Option<PathBuf> {
     let is_library = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.")

@@ -1,11 +1,11 @@
 //! What a graph's inputs and outputs say about it, and running it under a stop handle.
 //!
-//! Owns the reading of names, element types and shapes, and the common end of both encoders: run, check, copy out.
-//! Does not own what goes in.
+//! Owns the reading of names, element types and shapes, and the run of an embedding: run, check, copy out. Does not own what
+//! goes in (`vision`, `text`), nor the other outputs (`outputs`).
 //!
 //! Invariant: a graph is accepted by what it declares, never by its file name, so a wrong file is refused at load.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use ndarray::Array2;
 use ort::{
@@ -53,18 +53,20 @@ pub(super) fn describe(ports: &[Port]) -> String {
     ports.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
+/// One input of a run: its name in the graph, and its tensor.
+pub(super) type NamedInput<'a> = (Cow<'a, str>, SessionInputValue<'a>);
+
 /// A session with the one output that is the embedding.
 pub(super) struct EmbeddingSession {
     session: Session,
     output: String,
     dim: Option<usize>,
-    /// Shared with the watchdog, which terminates through it.
-    options: Arc<RunOptions<NoSelectedOutputs>>,
+    options: StopHandle,
 }
 
 impl EmbeddingSession {
     /// Finds the embedding among the outputs: by name, else the only one of rank 2.
-    pub(super) fn new(session: Session) -> Result<Self, String> {
+    pub(super) fn new(session: Session, options: StopHandle) -> Result<Self, String> {
         let outputs: Vec<Port> = session.outputs().iter().filter_map(Port::of).collect();
         let rank2: Vec<&Port> = outputs.iter().filter(|port| port.shape.len() == 2).collect();
         let output = OUTPUT_NAMES
@@ -81,30 +83,19 @@ impl EmbeddingSession {
             return Err(format!("output {} is {:?}, expected floats", output.name, output.element));
         }
         let (name, dim) = (output.name.clone(), output.fixed(1));
-        let options = RunOptions::new().map_err(|error| error.to_string())?;
-        Ok(Self { session, output: name, dim, options: Arc::new(options) })
+        Ok(Self { session, output: name, dim, options })
     }
 
     /// Runs the graph on `batch` rows and copies the embedding out.
-    pub(super) fn run(
-        &mut self,
-        batch: usize,
-        inputs: Vec<(std::borrow::Cow<'_, str>, SessionInputValue<'_>)>,
-    ) -> Result<Embeddings, EncodeError> {
-        let outputs = match self.session.run_with_options(inputs, &*self.options) {
-            Ok(outputs) => outputs,
-            Err(error) => {
-                // The stop flag is sticky: without this, one interrupted run would end all later ones.
-                if let Err(error) = self.options.unterminate() {
-                    tracing::error!(%error, "the run options could not be reset");
-                }
-                return Err(EncodeError::Runtime(error.message().to_owned()));
-            }
-        };
+    pub(super) fn run(&mut self, batch: usize, inputs: Vec<NamedInput<'_>>) -> Result<Embeddings, EncodeError> {
+        let outputs = self
+            .session
+            .run_with_options(inputs, self.options.options())
+            .map_err(|error| self.options.failed(&error))?;
         let value = outputs
             .get(&self.output)
             .ok_or_else(|| EncodeError::Runtime(format!("the output {} is missing", self.output)))?;
-        let (shape, values) = floats(value).map_err(|error| EncodeError::Runtime(error.message().to_owned()))?;
+        let (shape, values) = floats(value).map_err(|error| runtime(&error))?;
         let dim = self.dim.or_else(|| shape.get(1).and_then(|&dim| usize::try_from(dim).ok())).unwrap_or(0);
         let expected = [batch as i64, dim as i64];
         if shape != expected {
@@ -113,16 +104,45 @@ impl EmbeddingSession {
         Array2::from_shape_vec((batch, dim), values)
             .map_err(|_| EncodeError::Shape { actual: shape, expected: expected.to_vec() })
     }
+}
 
-    /// A handle that stops a run from another thread.
+/// What runs are started with, by which the watchdog stops one from another thread. Clones are the same handle.
+#[derive(Clone)]
+pub(super) struct StopHandle(Arc<RunOptions<NoSelectedOutputs>>);
+
+impl StopHandle {
+    /// A handle whose flag is down.
+    pub(super) fn new() -> Result<Self, String> {
+        RunOptions::new().map(|options| Self(Arc::new(options))).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn options(&self) -> &RunOptions<NoSelectedOutputs> {
+        &self.0
+    }
+
+    /// The error of a run that failed, after which the next one may run: the flag is sticky, so without this one interrupted
+    /// run would end all later ones.
+    pub(super) fn failed(&self, error: &ort::Error) -> EncodeError {
+        if let Err(error) = self.0.unterminate() {
+            tracing::error!(%error, "the run options could not be reset");
+        }
+        runtime(error)
+    }
+
+    /// Raises the flag, from any thread.
     pub(super) fn interrupt(&self) -> Interrupt {
-        let options = Arc::clone(&self.options);
+        let options = Arc::clone(&self.0);
         Arc::new(move || {
             if let Err(error) = options.terminate() {
                 tracing::error!(%error, "a stalled run could not be interrupted");
             }
         })
     }
+}
+
+/// What ONNX Runtime said, for the log.
+pub(super) fn runtime(error: &ort::Error) -> EncodeError {
+    EncodeError::Runtime(error.message().to_owned())
 }
 
 fn floats(value: &DynValue) -> ort::Result<(Vec<i64>, Vec<f32>)> {

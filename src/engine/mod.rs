@@ -8,24 +8,36 @@
 
 mod environment;
 mod graph;
+mod openvino;
+mod outputs;
+mod provider;
 mod split;
 mod text;
+mod tower;
 mod vision;
 
-use std::path::{Path, PathBuf};
-
-use ort::{
-    ep,
-    session::{Session, builder::GraphOptimizationLevel},
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
+use ort::session::Session;
+
 pub use environment::Runtime;
-pub use text::TextEncoder;
-pub use vision::{Normalization, VisionEncoder};
+pub use text::{TextEncoder, TokenInput};
+pub use tower::{TowerEncoder, TowerInput};
+pub use vision::{Normalization, PixelInput, VisionEncoder};
 
+use graph::{EmbeddingSession, StopHandle};
+use outputs::OutputsSession;
+use provider::RunningProvider;
 use split::Tower;
+use tower::Outputs;
 
-use crate::config::{EngineConfig, Provider};
+use crate::{
+    config::{EngineConfig, Precision},
+    model::Graphs,
+};
 
 /// `kOrtSessionOptionsModelExternalInitializersFileFolderPath` of ONNX Runtime.
 const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -55,6 +67,14 @@ pub enum EngineError {
         /// What ONNX Runtime said.
         reason: String,
     },
+    /// An explicit precision that this machine does not have.
+    #[error("engine.precision = \"{precision}\" cannot be had: {reason}")]
+    Precision {
+        /// The precision's name.
+        precision: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// A graph file that is missing, corrupt, or cannot be run.
     #[error("{encoder} encoder {path}: {reason}", path = .path.display())]
     Graph {
@@ -65,13 +85,6 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: String,
     },
-}
-
-/// The provider that really runs, after `auto` has been decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RunningProvider {
-    Cpu,
-    Cuda { device_id: i32 },
 }
 
 /// A loaded library with a provider that starts: what sessions are made with.
@@ -86,24 +99,9 @@ impl Engine {
     /// Loads the library and settles the execution provider. No model is touched yet.
     ///
     /// # Errors
-    /// When the library is missing, too old or broken, or an explicit provider does not start.
+    /// When the library is missing, too old or broken, or an explicit provider or precision cannot be had.
     pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
-        let runtime = environment::load(config.library.as_deref(), config.executable_dir.as_deref())?;
-        let cuda = RunningProvider::Cuda { device_id: config.device_id };
-        let provider = match config.provider {
-            Provider::Cpu => RunningProvider::Cpu,
-            Provider::Cuda => match runtime.try_provider(cuda) {
-                Ok(()) => cuda,
-                Err(reason) => return Err(EngineError::Provider { provider: "cuda", reason }),
-            },
-            Provider::Auto => match runtime.try_provider(cuda) {
-                Ok(()) => cuda,
-                Err(reason) => {
-                    tracing::info!(reason, "engine.provider = \"auto\": CUDA does not start, the CPU is used");
-                    RunningProvider::Cpu
-                }
-            },
-        };
+        let (runtime, provider) = provider::settle(config)?;
         let engine = Self { runtime, provider, intra_threads: config.intra_threads };
         tracing::info!(
             provider = engine.provider_name(),
@@ -114,12 +112,28 @@ impl Engine {
         Ok(engine)
     }
 
-    /// The execution provider in use: `cpu` or `cuda`.
+    /// The execution provider in use: `cpu`, `cuda`, `tensorrt` or `openvino`.
     pub fn provider_name(&self) -> &'static str {
-        match self.provider {
-            RunningProvider::Cpu => "cpu",
-            RunningProvider::Cuda { .. } => "cuda",
+        self.provider.name()
+    }
+
+    /// The arithmetic in use, with graphs of `graphs`: their own, or `bf16`.
+    pub fn precision_name(&self, graphs: Precision) -> &'static str {
+        match graphs {
+            Precision::F32 if self.provider.is_bf16() => "bf16",
+            Precision::Int8Weights => Precision::Int8.name(),
+            graphs => graphs.name(),
         }
+    }
+
+    /// Whether each batch size wants a run of its own before the first request.
+    pub fn warms_each_batch_size(&self) -> bool {
+        self.provider.warms_each_batch_size()
+    }
+
+    /// The library's file.
+    pub fn library(&self) -> &Path {
+        self.runtime.library()
     }
 
     /// ONNX Runtime's version.
@@ -127,26 +141,67 @@ impl Engine {
         self.runtime.version()
     }
 
-    /// Opens a vision graph.
+    /// Opens the vision graphs.
     ///
     /// # Errors
-    /// When the file is missing or corrupt, or is not a vision encoder.
-    pub fn vision(&self, path: &Path, normalization: &Normalization) -> Result<VisionEncoder, EngineError> {
-        self.open(path, Tower::Vision)
-            .and_then(|session| VisionEncoder::new(session, normalization))
-            .map_err(|reason| EngineError::Graph { encoder: "vision", path: path.to_owned(), reason })
+    /// When a file is missing or corrupt, or is not a vision encoder.
+    pub fn vision(
+        self: &Arc<Self>,
+        graphs: &Graphs,
+        normalization: &Normalization,
+    ) -> Result<VisionEncoder, EngineError> {
+        let normalization = normalization.clone();
+        self.tower(Tower::Vision, graphs, move |session| PixelInput::of(session, &normalization))
     }
 
-    /// Opens a text graph.
+    /// Opens the text graphs.
     ///
     /// # Errors
-    /// When the file is missing or corrupt, or is not a text encoder.
-    pub fn text(&self, path: &Path) -> Result<TextEncoder, EngineError> {
-        self.open(path, Tower::Text).and_then(TextEncoder::new).map_err(|reason| EngineError::Graph {
-            encoder: "text",
-            path: path.to_owned(),
-            reason,
-        })
+    /// When a file is missing or corrupt, or is not a text encoder.
+    pub fn text(self: &Arc<Self>, graphs: &Graphs) -> Result<TextEncoder, EngineError> {
+        self.tower(Tower::Text, graphs, TokenInput::of)
+    }
+
+    /// The graph of embeddings now, that of all outputs when it is asked for; now, where there is no other.
+    fn tower<I: TowerInput>(
+        self: &Arc<Self>,
+        tower: Tower,
+        graphs: &Graphs,
+        input: impl Fn(&Session) -> Result<I, String> + Send + 'static,
+    ) -> Result<TowerEncoder<I>, EngineError> {
+        let fault = |path: &Path| {
+            let path = path.to_owned();
+            move |reason| EngineError::Graph { encoder: tower.name(), path, reason }
+        };
+        let first = graphs.first();
+        let stop = StopHandle::new().map_err(fault(first))?;
+        let embedding = graphs.embedding().map(|path| {
+            let open = || {
+                let session = self.open(path, tower)?;
+                let input = input(&session)?;
+                Ok((EmbeddingSession::new(session, stop.clone())?, input))
+            };
+            open().map_err(fault(path))
+        });
+        let embedding = embedding.transpose()?;
+        let outputs = match graphs.outputs() {
+            None => Outputs::None,
+            Some(path) => {
+                let (engine, path, stop) = (Arc::clone(self), path.to_owned(), stop.clone());
+                let open = move || {
+                    let session = engine.open(&path, tower)?;
+                    let input = input(&session)?;
+                    Ok((OutputsSession::new(session, stop.clone())?, input))
+                };
+                if embedding.is_some() {
+                    Outputs::Closed(Box::new(open))
+                } else {
+                    let (session, input) = open().map_err(fault(first))?;
+                    Outputs::Open(session, input)
+                }
+            }
+        };
+        Ok(TowerEncoder::new(embedding, outputs, stop))
     }
 
     fn open(&self, path: &Path, tower: Tower) -> Result<Session, String> {
@@ -157,43 +212,12 @@ impl Engine {
         self.session(path, part.as_deref()).map_err(|error| environment::one_line(error.message()))
     }
 
-    /// Arena off: it keeps the largest batch's memory for ever, at no gain in speed (measured: +244 MB against +2 MB over
-    /// batches of 1 to 32). Memory pattern off: it assumes one input shape. Spinning off: the intra-op threads would burn the
-    /// cores that decode pictures. Thread count explicit: ONNX Runtime's own default ignores the container's quota and pins.
-    ///
     /// `part` is what to load of the file, when not all of it.
     fn session(&self, path: &Path, part: Option<&[u8]>) -> ort::Result<Session> {
-        let mut builder = Session::builder(self.runtime.environment())?
-            .with_execution_providers(self.provider.dispatch())?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(self.intra_threads)?
-            .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
-            .with_memory_pattern(false)?;
+        let mut builder = provider::builder(self.runtime, &self.provider, self.intra_threads)?;
         let Some(part) = part else { return builder.commit_from_file(path) };
         // A graph from memory has no folder of its own in which its external data would be found.
         let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy();
         builder.with_config_entry(EXTERNAL_DATA_FOLDER, folder)?.commit_from_memory(part)
-    }
-}
-
-impl RunningProvider {
-    /// In order of priority; `error_on_failure`, because by default ONNX Runtime falls back to the CPU without a word.
-    fn dispatch(self) -> Vec<ep::ExecutionProviderDispatch> {
-        let cpu = ep::CPU::default().with_arena_allocator(false).build();
-        match self {
-            Self::Cpu => vec![cpu],
-            Self::Cuda { device_id } => {
-                let cuda = ep::CUDA::default()
-                    .with_device_id(device_id)
-                    .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
-                    // The default, EXHAUSTIVE, tries every algorithm again for each new batch size: hundreds of
-                    // milliseconds against a few, and the patch embedding is the only convolution there is.
-                    .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-                    .build()
-                    .error_on_failure();
-                vec![cuda, cpu]
-            }
-        }
     }
 }

@@ -27,6 +27,14 @@ pub(super) enum Tower {
 }
 
 impl Tower {
+    /// As errors call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Vision => "vision",
+            Self::Text => "text",
+        }
+    }
+
     /// The output, as every exporter of both towers names it.
     fn output(self) -> &'static str {
         match self {

@@ -1,18 +1,21 @@
-//! The text encoder: token ids in, `text_embeds` out.
+//! What a text graph is fed: token ids.
 //!
 //! Owns padding a batch to its longest text (or to the length the graph is fixed to) and the ids' integer width. Does not own
 //! tokenizing or truncation.
 //!
 //! Padding repeats each text's own last id, the end token. It cannot change the answer: attention is causal, and the pooled
-//! position is the first end token (or the first highest id, which is the same one).
+//! position is the first end token (or the first highest id, which is the same one). The states of padding itself are cut off.
 
 use ort::{
     session::{Session, SessionInputValue},
     value::{TensorElementType, TensorRef},
 };
 
-use super::graph::{self, EmbeddingSession, Port};
-use crate::encoder::{Embeddings, EncodeError, Encoder, Interrupt, Tokens};
+use super::{
+    graph::{self, NamedInput, Port},
+    tower::{TowerEncoder, TowerInput},
+};
+use crate::encoder::Tokens;
 
 /// One integer input of `batch x sequence`; the buffer is kept between runs.
 enum Ids {
@@ -51,18 +54,21 @@ impl Ids {
     }
 }
 
-/// A session of the text graph.
-pub struct TextEncoder {
-    session: EmbeddingSession,
+/// What a text graph is fed.
+pub struct TokenInput {
     input_ids: (String, Ids),
     attention_mask: Option<(String, Ids)>,
     batch: Option<usize>,
     sequence: Option<usize>,
 }
 
-impl TextEncoder {
-    pub(super) fn new(session: Session) -> Result<Self, String> {
-        let inputs = graph::inputs(&session);
+/// A text graph and what it is fed.
+pub type TextEncoder = TowerEncoder<TokenInput>;
+
+impl TokenInput {
+    /// Reads from the inputs of a session which tensors it wants.
+    pub(super) fn of(session: &Session) -> Result<Self, String> {
+        let inputs = graph::inputs(session);
         let wrong = || {
             format!(
                 "its inputs are ({}), expected input_ids int64 [batch, sequence] and at most an attention_mask",
@@ -76,8 +82,7 @@ impl TextEncoder {
             Some(mask) => Some((mask.name.clone(), Ids::for_port(mask).ok_or_else(wrong)?)),
             None => None,
         };
-        let (batch, sequence) = (ids.fixed(0), ids.fixed(1));
-        Ok(Self { session: EmbeddingSession::new(session)?, input_ids, attention_mask, batch, sequence })
+        Ok(Self { input_ids, attention_mask, batch: ids.fixed(0), sequence: ids.fixed(1) })
     }
 
     /// The number of texts that the graph is fixed to, if it is.
@@ -91,26 +96,22 @@ impl TextEncoder {
     }
 }
 
-impl Encoder for TextEncoder {
-    type Input = Tokens;
+impl TowerInput for TokenInput {
+    type Item = Tokens;
 
-    fn encode(&mut self, inputs: &[Tokens]) -> Result<Embeddings, EncodeError> {
-        let longest = inputs.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(0);
-        let shape = [inputs.len(), self.sequence.unwrap_or(longest)];
-        self.input_ids.1.fill(inputs.iter().flat_map(|tokens| padded(tokens.ids(), shape[1])));
+    fn tensors<'a>(&'a mut self, items: &'a [Tokens]) -> ort::Result<Vec<NamedInput<'a>>> {
+        let longest = items.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(0);
+        let shape = [items.len(), self.sequence.unwrap_or(longest)];
+        self.input_ids.1.fill(items.iter().flat_map(|tokens| padded(tokens.ids(), shape[1])));
         if let Some((_, mask)) = &mut self.attention_mask {
-            mask.fill(inputs.iter().flat_map(|tokens| (0..shape[1]).map(|i| u32::from(i < tokens.ids().len()))));
+            mask.fill(items.iter().flat_map(|tokens| (0..shape[1]).map(|i| u32::from(i < tokens.attended()))));
         }
-        let mut values = Vec::with_capacity(2);
-        for (name, ids) in [Some(&self.input_ids), self.attention_mask.as_ref()].into_iter().flatten() {
-            let tensor = ids.tensor(shape).map_err(|error| EncodeError::Runtime(error.message().to_owned()))?;
-            values.push((name.as_str().into(), tensor));
-        }
-        self.session.run(inputs.len(), values)
+        let inputs = [Some(&self.input_ids), self.attention_mask.as_ref()].into_iter().flatten();
+        inputs.map(|(name, ids)| Ok((name.as_str().into(), ids.tensor(shape)?))).collect()
     }
 
-    fn interrupt(&self) -> Interrupt {
-        self.session.interrupt()
+    fn positions(item: &Tokens) -> Option<usize> {
+        Some(item.ids().len())
     }
 }
 

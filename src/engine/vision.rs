@@ -1,4 +1,4 @@
-//! The vision encoder: crops in, `image_embeds` out.
+//! What a vision graph is fed: crops.
 //!
 //! Owns how a batch of `u8` HWC crops becomes the tensor that the graph wants. Does not own decoding or resizing.
 //!
@@ -11,8 +11,11 @@ use ort::{
     value::{TensorElementType, TensorRef},
 };
 
-use super::graph::{self, EmbeddingSession};
-use crate::encoder::{Embeddings, EncodeError, Encoder, Interrupt, PixelBuf};
+use super::{
+    graph::{self, NamedInput},
+    tower::{TowerEncoder, TowerInput},
+};
+use crate::encoder::PixelBuf;
 
 /// `CLIPImageProcessor`'s rescale and normalise.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,18 +52,21 @@ enum PixelValues {
     F16(Vec<f16>, Box<[[f16; 256]; 3]>),
 }
 
-/// A session of the vision graph. Its inputs must all have the graph's image size.
-pub struct VisionEncoder {
-    session: EmbeddingSession,
-    input: String,
+/// What a vision graph is fed. The crops of a batch must all have the graph's image size.
+pub struct PixelInput {
+    name: String,
     batch: Option<usize>,
     image_size: Option<(usize, usize)>,
     pixel_values: PixelValues,
 }
 
-impl VisionEncoder {
-    pub(super) fn new(session: Session, normalization: &Normalization) -> Result<Self, String> {
-        let inputs = graph::inputs(&session);
+/// A vision graph and what it is fed.
+pub type VisionEncoder = TowerEncoder<PixelInput>;
+
+impl PixelInput {
+    /// Reads from the inputs of a session which tensor it wants.
+    pub(super) fn of(session: &Session, normalization: &Normalization) -> Result<Self, String> {
+        let inputs = graph::inputs(session);
         let [input] = inputs.as_slice() else {
             return Err(format!("it has the inputs ({}), expected one image input", graph::describe(&inputs)));
         };
@@ -85,8 +91,7 @@ impl VisionEncoder {
             _ => return Err(wrong()),
         };
         let image_size = input.fixed(height).zip(input.fixed(width));
-        let (batch, input) = (input.fixed(0), input.name.clone());
-        Ok(Self { session: EmbeddingSession::new(session)?, input, batch, image_size, pixel_values })
+        Ok(Self { batch: input.fixed(0), name: input.name.clone(), image_size, pixel_values })
     }
 
     /// The number of images that the graph is fixed to, if it is.
@@ -100,36 +105,39 @@ impl VisionEncoder {
     }
 }
 
-impl Encoder for VisionEncoder {
-    type Input = PixelBuf;
+impl TowerInput for PixelInput {
+    type Item = PixelBuf;
 
-    fn encode(&mut self, inputs: &[PixelBuf]) -> Result<Embeddings, EncodeError> {
-        let batch = inputs.len();
-        let Some(first) = inputs.first() else { return Ok(Embeddings::zeros((0, 0))) };
-        let (height, width) = (first.height() as usize, first.width() as usize);
+    fn tensors<'a>(&'a mut self, items: &'a [PixelBuf]) -> ort::Result<Vec<NamedInput<'a>>> {
+        let batch = items.len();
+        let (height, width) = items.first().map_or((0, 0), |first| (first.height() as usize, first.width() as usize));
         let hwc = [batch, height, width, 3];
         let nchw = [batch, 3, height, width];
         let tensor: SessionInputValue<'_> = match &mut self.pixel_values {
             PixelValues::U8(buffer) => {
+                if let [alone] = items {
+                    // As it is: nothing is to be joined or converted.
+                    let tensor = TensorRef::from_array_view((hwc, alone.as_bytes()))?;
+                    return Ok(vec![(self.name.as_str().into(), tensor.into())]);
+                }
                 buffer.clear();
-                inputs.iter().for_each(|input| buffer.extend_from_slice(input.as_bytes()));
-                TensorRef::from_array_view((hwc, buffer.as_slice())).map(Into::into)
+                items.iter().for_each(|item| buffer.extend_from_slice(item.as_bytes()));
+                TensorRef::from_array_view((hwc, buffer.as_slice()))?.into()
             }
             PixelValues::F32(buffer, table) => {
-                gather(buffer, inputs, table);
-                TensorRef::from_array_view((nchw, buffer.as_slice())).map(Into::into)
+                gather(buffer, items, table);
+                TensorRef::from_array_view((nchw, buffer.as_slice()))?.into()
             }
             PixelValues::F16(buffer, table) => {
-                gather(buffer, inputs, table);
-                TensorRef::from_array_view((nchw, buffer.as_slice())).map(Into::into)
+                gather(buffer, items, table);
+                TensorRef::from_array_view((nchw, buffer.as_slice()))?.into()
             }
-        }
-        .map_err(|error| EncodeError::Runtime(error.message().to_owned()))?;
-        self.session.run(batch, vec![(self.input.as_str().into(), tensor)])
+        };
+        Ok(vec![(self.name.as_str().into(), tensor)])
     }
 
-    fn interrupt(&self) -> Interrupt {
-        self.session.interrupt()
+    fn positions(_item: &PixelBuf) -> Option<usize> {
+        None
     }
 }
 

@@ -53,6 +53,16 @@ pub enum ExportError {
     /// A weight is too large for the precision asked for.
     #[error("tensor `{0}` has values beyond 65504, which f16 cannot hold: export it in f32")]
     TensorRange(String),
+    /// A size that is not made of whole groups.
+    #[error("{field} is {size}: in int8 OpenVINO takes multiples of {group}; use bf16, or int8 on the CPU provider")]
+    Groups {
+        /// The field of `config.json`.
+        field: &'static str,
+        /// Its value.
+        size: usize,
+        /// Values in a group.
+        group: usize,
+    },
     /// No weights that we read.
     #[error(
         "{path} has neither model.safetensors nor model.safetensors.index.json; other formats (pytorch_model.bin) are not read, \

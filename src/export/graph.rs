@@ -55,7 +55,7 @@ impl<'a> GraphBuilder<'a> {
     pub(crate) fn float(&self) -> DataType {
         match self.precision {
             Precision::F16 => DataType::Float16,
-            Precision::F32 | Precision::Int8 => DataType::Float,
+            Precision::F32 | Precision::Int8 | Precision::Int8Weights => DataType::Float,
         }
     }
 
@@ -208,20 +208,36 @@ impl<'a> GraphBuilder<'a> {
                     None => self.quantize_rows(x),
                 };
                 self.quantized.insert(x.clone(), q.clone());
-                let scales = format!("{name}.scale");
-                let scales =
-                    self.derived(&scales, DataType::Float, &[output], || Ok(column_scales(&matrix()?, output)))?;
-                let weight = self.derived(&weight_name, DataType::Int8, &[input, output], || {
-                    let matrix = matrix()?;
-                    Ok(quantize_columns(&matrix, &column_scales(&matrix, output)))
-                })?;
+                let (weight, scales) = self.quantized_weight(name, [output, input], &matrix)?;
                 self.dequantized_product(&q, &weight, &scales)
+            }
+            Precision::Int8Weights => {
+                let (weight, scales) = self.quantized_weight(name, [output, input], &matrix)?;
+                let axis = vec![AttributeProto::int("axis", 1)];
+                let weight = self.node("DequantizeLinear", [&weight, &scales], axis);
+                self.op("MatMul", [x, &weight])
             }
         };
         let bias_name = format!("{name}.bias");
         let bias = || Ok(scaled(source.read(&bias_name, &[output])?, scale));
         let bias = self.derived(&bias_name, self.float(), &[output], bias)?;
         Ok(self.op("Add", [&product, &bias]))
+    }
+
+    /// `matrix` `[input, output]` in 8 bits, and the scale of each of its columns.
+    fn quantized_weight(
+        &mut self,
+        name: &str,
+        [output, input]: [usize; 2],
+        matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
+    ) -> Result<(Value, Value), ExportError> {
+        let scales = || Ok(column_scales(&matrix()?, output));
+        let scales = self.derived(&format!("{name}.scale"), DataType::Float, &[output], scales)?;
+        let weight = self.derived(&format!("{name}.weight"), DataType::Int8, &[input, output], || {
+            let matrix = matrix()?;
+            Ok(quantize_columns(&matrix, &column_scales(&matrix, output)))
+        })?;
+        Ok((weight, scales))
     }
 
     /// `x @ weight^T` with `{name}.weight` `[output, input]`: a projection to the shared space. Never quantised: it is one row

@@ -5,11 +5,16 @@
 //! batch. The usual dynamic form (`DynamicQuantizeLinear` + `MatMulInteger`, one scale for the whole batch) is 8 % faster and
 //! gives up exactly that; numbers in `docs/export.md`. Everything else (patch and token embeddings, norms, attention scores,
 //! the projection) stays f32. Owns the arithmetic; which layers use it, `graph` decides.
+//!
+//! OpenVINO takes weights alone in 8 bits and quantises activations itself, in groups within a row
+//! ([`Precision::INT8_GROUP`]): as independent of other rows, and in kernels that do the rest of a layer on the way.
 
 use super::{
     graph::{GraphBuilder, Value},
     proto::{AttributeProto, DataType},
 };
+#[cfg(doc)]
+use crate::config::Precision;
 
 /// Rows in 8 bits: `x` is about `(values - 128) * scale`.
 #[derive(Clone, Debug)]

@@ -13,7 +13,7 @@ use crate::model::clip_config::{Projected, TextConfig, VisionConfig};
 
 /// [`EXPORTER_VERSION`] of the build that wrote the graph; that a graph has this key says that it is ours.
 pub const EXPORTER: &str = "clipserve.exporter_version";
-/// `f32`, `f16` or `int8`.
+/// `f32`, `f16`, `int8` or `int8-weights`.
 pub const PRECISION: &str = "clipserve.precision";
 /// The sha256 of the checkpoint's `model.safetensors`, in hexadecimal.
 pub const SOURCE_SHA256: &str = "clipserve.source_sha256";
@@ -120,7 +120,7 @@ impl GraphInfo {
     fn of(model: &ModelMetadata) -> Option<Self> {
         let value = |key| model.metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
         value(EXPORTER)?;
-        let precisions = [Precision::F32, Precision::F16, Precision::Int8];
+        let precisions = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int8Weights];
         let precision = precisions.into_iter().find(|&precision| value(PRECISION) == Some(precision.name()))?;
         Some(Self { precision, logit_scale: value(LOGIT_SCALE).and_then(|scale| scale.parse().ok()) })
     }

@@ -27,7 +27,7 @@ mod graph;
 mod int8;
 pub mod metadata;
 mod normalization;
-pub mod outputs;
+mod outputs;
 mod proto;
 mod synthetic;
 mod text;
@@ -120,22 +120,24 @@ pub fn export_checkpoint(source: &Path, out: &Path, precision: Precision) -> Res
     export_opened(source, &checkpoint, &digest, out, precision)
 }
 
-/// Writes a model folder of `config`'s size with seeded random f32 weights into the new folder `out`: what benchmarks run on.
-/// The tokenizer comes from `tokenizer_dir`. The same `seed` gives the same files.
+/// Writes a model folder of `config`'s size with seeded random weights into the new folder `out`: what benchmarks run on. The
+/// tokenizer comes from `tokenizer_dir`. The same `seed` gives the same weights, whatever `precision` then makes of them.
 ///
 /// # Errors
-/// When a file cannot be read or written, or `out` has something in it.
+/// When a file cannot be read or written, or `out` has something in it; when `precision` cannot hold the model.
 pub fn write_synthetic_model(
     config: &ClipConfig,
+    precision: Precision,
     seed: u64,
     tokenizer_dir: &Path,
     out: &Path,
 ) -> Result<ExportedModel, ExportError> {
+    check_groups(config, precision)?;
     let normalization = PixelNormalization::default();
     let weights = SyntheticWeights::new(config, seed);
     let provenance = Provenance {
         source_sha256: &format!("synthetic-{seed}"),
-        precision: Precision::F32,
+        precision,
         logit_scale: Some(config.logit_scale_init_value as f32),
     };
     cache::new_folder(out, |dir| {
@@ -165,6 +167,7 @@ fn export_opened(
     if config.text.is_none() && config.vision.is_none() {
         return Err(ExportError::NoTower);
     }
+    check_groups(&config, precision)?;
     let normalization = match &config.vision {
         Some(vision) => read_normalization(source, vision.tower.num_channels)?,
         None => PixelNormalization::default(),
@@ -182,6 +185,22 @@ fn export_opened(
         checkpoint.check_all_read()?;
         copy_files(source, dir)
     })
+}
+
+/// Whether the layers' inputs are whole groups, where OpenVINO quantises them.
+fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportError> {
+    if precision != Precision::Int8Weights {
+        return Ok(());
+    }
+    let text = config.text.as_ref().map(|text| &text.tower.transformer);
+    let vision = config.vision.as_ref().map(|vision| &vision.tower.transformer);
+    for transformer in [text, vision].into_iter().flatten() {
+        let sizes = [("hidden_size", transformer.hidden_size), ("intermediate_size", transformer.intermediate_size)];
+        if let Some((field, size)) = sizes.into_iter().find(|(_, size)| size % Precision::INT8_GROUP != 0) {
+            return Err(ExportError::Groups { field, size, group: Precision::INT8_GROUP });
+        }
+    }
+    Ok(())
 }
 
 fn read_normalization(source: &Path, channels: usize) -> Result<PixelNormalization, ExportError> {

@@ -8,21 +8,7 @@ use super::{
     encoder::Encoded,
     graph::{Dim, GraphBuilder, Value},
 };
-
-/// Pooled state, one row per input.
-pub const POOLER_OUTPUT: &str = "pooler_output";
-/// The last state of every position.
-pub const LAST_HIDDEN_STATE: &str = "last_hidden_state";
-
-/// Name of the `index`-th of the hidden states: 0 goes into the first block, `i` comes out of the `i`-th.
-pub fn hidden_state(index: usize) -> String {
-    format!("hidden_states.{index}")
-}
-
-/// Name of the attention probabilities of block `index`, from 0.
-pub fn attention(index: usize) -> String {
-    format!("attentions.{index}")
-}
+use crate::encoder::Output;
 
 /// Declares everything but the embedding, which not every checkpoint has. `sequence` is how many positions there are.
 pub(crate) fn declare(
@@ -34,12 +20,12 @@ pub(crate) fn declare(
     [hidden, heads]: [usize; 2],
 ) {
     let (batch, hidden) = (Dim::Named("batch"), Dim::Fixed(hidden));
-    g.output(POOLER_OUTPUT, pooled, &[batch, hidden]);
-    g.output(LAST_HIDDEN_STATE, last, &[batch, sequence, hidden]);
+    g.output(Output::PoolerOutput.name(), pooled, &[batch, hidden]);
+    g.output(Output::LastHiddenState.name(), last, &[batch, sequence, hidden]);
     for (index, state) in encoded.hidden_states.iter().enumerate() {
-        g.output(&hidden_state(index), state, &[batch, sequence, hidden]);
+        g.output(&Output::HiddenStates.of_block(index), state, &[batch, sequence, hidden]);
     }
     for (index, probabilities) in encoded.attentions.iter().enumerate() {
-        g.output(&attention(index), probabilities, &[batch, Dim::Fixed(heads), sequence, sequence]);
+        g.output(&Output::Attentions.of_block(index), probabilities, &[batch, Dim::Fixed(heads), sequence, sequence]);
     }
 }

@@ -9,15 +9,14 @@
 //! Invariants: bytes held for bodies <= the budget's capacity; nothing here ever waits for budget; a body that came in one
 //! piece is not copied, any other is copied once into a buffer of its declared length.
 
-use std::{fmt, future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
+use std::{fmt, future::poll_fn, io, pin::pin, time::Duration};
 
 use axum::BoxError;
 use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_ENCODING};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
+
+use crate::budget::{ByteBudget, Reservation};
 
 /// What one body may take.
 #[derive(Clone, Copy, Debug)]
@@ -79,36 +78,6 @@ impl fmt::Display for BodyWait {
     }
 }
 
-/// The bytes that all request bodies together may hold, in KiB steps. Clones share one budget.
-#[derive(Clone, Debug)]
-pub struct BodyBudget {
-    kib: Arc<Semaphore>,
-}
-
-impl BodyBudget {
-    /// A budget of `bytes`, rounded up to whole KiB.
-    pub fn new(bytes: usize) -> Self {
-        Self { kib: Arc::new(Semaphore::new(bytes.div_ceil(1024).min(Semaphore::MAX_PERMITS))) }
-    }
-
-    /// Takes room for `bytes`, rounded up to whole KiB, or `None` when there is not as much left.
-    fn reserve(&self, bytes: usize) -> Option<Reservation> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
-        Arc::clone(&self.kib).try_acquire_many_owned(kib).ok().map(Reservation)
-    }
-}
-
-/// A share of a [`BodyBudget`], given back when dropped.
-#[derive(Debug)]
-pub struct Reservation(OwnedSemaphorePermit);
-
-impl Reservation {
-    /// Bytes reserved.
-    fn bytes(&self) -> usize {
-        self.0.num_permits() * 1024
-    }
-}
-
 /// A whole request body and its share of the budget.
 #[derive(Debug)]
 pub struct BodyBytes {
@@ -139,7 +108,7 @@ pub async fn read_body<B>(
     headers: &HeaderMap,
     body: B,
     limits: &BodyLimits,
-    budget: &BodyBudget,
+    budget: &ByteBudget,
 ) -> Result<BodyBytes, BodyError>
 where
     B: http_body::Body<Data = Bytes>,
@@ -242,14 +211,14 @@ impl<'a> Clock<'a> {
 /// What has come so far. `buffer` is used from the second piece on.
 struct Collected<'a> {
     max_bytes: usize,
-    budget: &'a BodyBudget,
+    budget: &'a ByteBudget,
     reservation: Reservation,
     only_piece: Bytes,
     buffer: Vec<u8>,
 }
 
 impl<'a> Collected<'a> {
-    fn new(declared: usize, max_bytes: usize, budget: &'a BodyBudget) -> Result<Self, BodyError> {
+    fn new(declared: usize, max_bytes: usize, budget: &'a ByteBudget) -> Result<Self, BodyError> {
         let reservation = budget.reserve(declared).ok_or(BodyError::BudgetExhausted)?;
         Ok(Self { max_bytes, budget, reservation, only_piece: Bytes::new(), buffer: Vec::new() })
     }
@@ -279,7 +248,7 @@ impl<'a> Collected<'a> {
         if bytes > reserved {
             let generous = bytes.max(reserved.saturating_mul(2).min(self.max_bytes));
             let more = self.budget.reserve(generous - reserved).or_else(|| self.budget.reserve(bytes - reserved));
-            self.reservation.0.merge(more.ok_or(BodyError::BudgetExhausted)?.0);
+            self.reservation.merge(more.ok_or(BodyError::BudgetExhausted)?);
         }
         Ok(())
     }
@@ -335,7 +304,7 @@ mod tests {
         }))
     }
 
-    async fn read<B>(body: B, budget: &BodyBudget) -> Result<BodyBytes, BodyError>
+    async fn read<B>(body: B, budget: &ByteBudget) -> Result<BodyBytes, BodyError>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
@@ -343,14 +312,14 @@ mod tests {
         read_body(&HeaderMap::new(), body, &LIMITS, budget).await
     }
 
-    fn left(budget: &BodyBudget) -> usize {
-        budget.kib.available_permits()
+    fn left(budget: &ByteBudget) -> usize {
+        budget.left() / 1024
     }
 
     #[tokio::test]
     async fn a_thousand_chunks_of_one_byte_become_one_body() {
         let sent: Vec<u8> = (0..1000_u32).map(|i| i as u8).collect();
-        let budget = BodyBudget::new(1 << 20);
+        let budget = ByteBudget::new(1 << 20);
         let body = read(chunked(sent.iter().map(|&byte| Bytes::from(vec![byte])).collect()), &budget).await.unwrap();
         assert_eq!(body.bytes(), &sent);
         assert_eq!(left(&budget), 1023, "a thousand bytes are one KiB of budget");
@@ -359,14 +328,14 @@ mod tests {
     #[tokio::test]
     async fn a_single_piece_is_not_copied() {
         let sent = Bytes::from(vec![7; 5000]);
-        let body = read(Full::new(sent.clone()), &BodyBudget::new(1 << 20)).await.unwrap();
+        let body = read(Full::new(sent.clone()), &ByteBudget::new(1 << 20)).await.unwrap();
         assert_eq!(body.bytes().as_ptr(), sent.as_ptr());
     }
 
     #[tokio::test]
     async fn a_declared_body_is_collected_in_a_buffer_of_its_length() {
         let pieces = vec![Bytes::from(vec![1; 3000]), Bytes::from(vec![2; 3000]), Bytes::from(vec![3; 2192])];
-        let budget = BodyBudget::new(1 << 20);
+        let budget = ByteBudget::new(1 << 20);
         let body = read(Sized(chunked(pieces), 8192), &budget).await.unwrap();
         let (bytes, reservation) = body.into_parts();
         assert_eq!((bytes.len(), bytes[2999], bytes[3000], bytes[8191]), (8192, 1, 2, 3));
@@ -376,20 +345,20 @@ mod tests {
 
     #[tokio::test]
     async fn no_body_is_an_empty_one_and_costs_no_budget() {
-        let budget = BodyBudget::new(0);
+        let budget = ByteBudget::new(0);
         assert!(read(Empty::new(), &budget).await.unwrap().bytes().is_empty());
     }
 
     #[tokio::test]
     async fn a_declared_length_over_the_limit_is_refused_before_a_byte_is_read() {
         let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
-        let refused = read(Sized(never, 10_001), &BodyBudget::new(1 << 20)).await;
+        let refused = read(Sized(never, 10_001), &ByteBudget::new(1 << 20)).await;
         assert_eq!(refused.unwrap_err(), BodyError::TooLarge { limit: 10_000 });
     }
 
     #[tokio::test]
     async fn a_streamed_body_is_read_up_to_the_limit_and_not_past_it() {
-        let budget = BodyBudget::new(1 << 20);
+        let budget = ByteBudget::new(1 << 20);
         let of = |bytes: usize| chunked(vec![Bytes::from(vec![0; 9_999]), Bytes::from(vec![0; bytes - 9_999])]);
         assert_eq!(read(of(10_000), &budget).await.unwrap().bytes().len(), 10_000);
         assert_eq!(read(of(10_001), &budget).await.unwrap_err(), BodyError::TooLarge { limit: 10_000 });
@@ -398,7 +367,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_exhausted_budget_refuses_at_once_and_serves_again_when_given_back() {
-        let budget = BodyBudget::new(8 * 1024);
+        let budget = ByteBudget::new(8 * 1024);
         let first = read(Full::new(Bytes::from(vec![0; 5000])), &budget).await.unwrap();
         let never = StreamBody::new(stream::pending::<Result<Frame<Bytes>, Infallible>>());
         assert_eq!(read(Sized(never, 5000), &budget).await.unwrap_err(), BodyError::BudgetExhausted);
@@ -415,7 +384,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_growing_body_takes_the_last_bytes_of_the_budget_when_it_cannot_double() {
-        let budget = BodyBudget::new(5 * 1024);
+        let budget = ByteBudget::new(5 * 1024);
         let pieces = vec![Bytes::from(vec![0; 4096]), Bytes::from(vec![0; 1024])];
         assert_eq!(read(chunked(pieces), &budget).await.unwrap().bytes().len(), 5120);
     }
@@ -423,7 +392,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_gap_longer_than_the_idle_timeout_ends_the_wait() {
         let start = Instant::now();
-        let body = read(dripping(b"x", Duration::from_secs(11)), &BodyBudget::new(1 << 20)).await;
+        let body = read(dripping(b"x", Duration::from_secs(11)), &ByteBudget::new(1 << 20)).await;
         assert_eq!(body.unwrap_err(), BodyError::TimedOut { what: BodyWait::Piece, limit: LIMITS.idle_timeout });
         assert_eq!(start.elapsed().as_secs(), 10);
     }
@@ -431,14 +400,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_that_drips_ends_at_the_total_timeout() {
         let start = Instant::now();
-        let body = read(dripping(b"x", Duration::from_secs(9)), &BodyBudget::new(1 << 20)).await;
+        let body = read(dripping(b"x", Duration::from_secs(9)), &ByteBudget::new(1 << 20)).await;
         assert_eq!(body.unwrap_err(), BodyError::TimedOut { what: BodyWait::Whole, limit: LIMITS.timeout });
         assert_eq!(start.elapsed().as_secs(), 30);
     }
 
     #[tokio::test]
     async fn any_content_encoding_but_identity_is_refused() {
-        let budget = BodyBudget::new(1 << 20);
+        let budget = ByteBudget::new(1 << 20);
         let cases = [("gzip", false), ("identity", true), ("Identity", true), ("identity, br", false), ("", true)];
         for (coding, fine) in cases {
             let headers = HeaderMap::from_iter([(CONTENT_ENCODING, HeaderValue::from_static(coding))]);
@@ -449,7 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn bad_framing_and_a_lost_client_are_told_apart() {
-        let budget = BodyBudget::new(1 << 20);
+        let budget = ByteBudget::new(1 << 20);
         let cases = [
             (io::ErrorKind::InvalidInput, BodyError::Malformed),
             (io::ErrorKind::InvalidData, BodyError::Malformed),
@@ -469,7 +438,7 @@ mod tests {
             declared: bool,
         ) {
             let sent = pieces.concat();
-            let budget = BodyBudget::new(LIMITS.max_bytes);
+            let budget = ByteBudget::new(LIMITS.max_bytes);
             let body = chunked(pieces.into_iter().map(Bytes::from).collect());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             let read = runtime.block_on(async {

@@ -1,4 +1,5 @@
-//! `POST /embed/image` and `POST /embed/text`: one embedding for each item, in order.
+//! `POST /embed/image` and `POST /embed/text`: one embedding for each item, in order, and the other outputs where they are
+//! asked for.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -9,18 +10,22 @@ use axum::{
 
 use super::{
     ApiError, AppState,
-    extract::{Accepts, Encoding, Payload, check_count, check_dimensions, json_images},
-    reply,
+    extract::{Accepts, AnswerForm, Encoding, Payload, check_count, check_dimensions, json_images},
+    outputs::{answer_outputs, check_wanted},
+    reply::{Npz, Written},
     wire::{EmbedImageQuery, EmbedImageRequest, EmbedResponse, EmbedTextQuery, EmbedTextRequest, EncodingFormat, Rows},
 };
-use crate::embedder::{Embedded, Embedder, Modality};
+use crate::{
+    embedder::{Embedded, Embedder, Modality, PadTo, Padding},
+    encoder::OutputSet,
+};
 
 /// How the embeddings are to be answered.
-struct Output {
-    normalize: bool,
-    dimensions: Option<usize>,
-    encoding_format: EncodingFormat,
-    npy: bool,
+pub(super) struct Format {
+    pub(super) normalize: bool,
+    pub(super) dimensions: Option<usize>,
+    pub(super) encoding: EncodingFormat,
+    pub(super) form: AnswerForm,
 }
 
 /// One picture as the body, pictures as file parts, or JSON `{"images": [..]}`.
@@ -29,24 +34,31 @@ pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Req
     embedder.supports(Modality::Image)?;
     let payload = Payload::receive(&state, request, &[Accepts::Image, Accepts::Multipart, Accepts::Json]).await?;
     let limit = state.config.limits.max_images;
-    let (images, output) = if let Encoding::Json = payload.encoding {
+    let form = payload.form_of_answer();
+    let (images, outputs, format) = if let Encoding::Json = payload.encoding {
         let request: EmbedImageRequest<'_> = payload.json()?;
         check_count("images", request.images.0.len(), limit)?;
-        let EmbedImageRequest { normalize, dimensions, encoding_format, .. } = request;
-        (json_images(&request.images)?, Output { normalize, dimensions, encoding_format, npy: payload.wants_npy() })
+        let EmbedImageRequest { images, normalize, dimensions, encoding_format: encoding, outputs } = request;
+        (json_images(&images)?, outputs, Format { normalize, dimensions, encoding, form })
     } else {
-        let EmbedImageQuery { normalize, dimensions, encoding_format } = payload.query()?;
+        let EmbedImageQuery { normalize, dimensions, encoding_format: encoding, outputs } = payload.query()?;
         let images = match &payload.encoding {
             // One part more than the limit, so that too many pictures are counted and named as pictures.
             Encoding::Multipart(boundary) => payload.form(boundary, &[], limit + 1).await?.files,
             _ => vec![payload.bytes().clone()],
         };
         check_count("images", images.len(), limit)?;
-        (images, Output { normalize, dimensions, encoding_format, npy: payload.wants_npy() })
+        (images, outputs, Format { normalize, dimensions, encoding, form })
     };
-    check_dimensions(output.dimensions, embedder.info().dim)?;
-    let embedded = embedder.embed_images(images, payload.deadline).await?;
-    output.answer(embedder, embedded)
+    let outputs: OutputSet = outputs.into_iter().collect();
+    if outputs.is_empty() {
+        check_dimensions(format.dimensions, embedder.dim(Modality::Image)?)?;
+        let embedded = embedder.embed_images(images, payload.deadline).await?;
+        return format.answer(embedder, embedded);
+    }
+    check_wanted(embedder, Modality::Image, outputs, &format)?;
+    let answered = embedder.image_outputs(images, outputs, payload.deadline).await?;
+    answer_outputs(embedder, answered, format).await
 }
 
 /// JSON `{"texts": [..]}`, or one text as the body.
@@ -54,32 +66,53 @@ pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Requ
     let embedder = state.embedder()?;
     embedder.supports(Modality::Text)?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Text]).await?;
-    let (texts, truncate, output) = if let Encoding::Json = payload.encoding {
-        let EmbedTextRequest { texts, normalize, dimensions, encoding_format, truncate } = payload.json()?;
-        check_count("texts", texts.0.len(), state.config.limits.max_texts)?;
-        (texts.0, truncate, Output { normalize, dimensions, encoding_format, npy: payload.wants_npy() })
+    let form = payload.form_of_answer();
+    let (texts, truncate, outputs, padding, format) = if let Encoding::Json = payload.encoding {
+        let request: EmbedTextRequest<'_> = payload.json()?;
+        check_count("texts", request.texts.0.len(), state.config.limits.max_texts)?;
+        let EmbedTextRequest { texts, normalize, dimensions, encoding_format: encoding, truncate, outputs, .. } =
+            request;
+        let padding = (request.padding, request.attention_mask);
+        (texts.0, truncate, outputs, padding, Format { normalize, dimensions, encoding, form })
     } else {
-        let EmbedTextQuery { normalize, dimensions, encoding_format, truncate } = payload.query()?;
-        let output = Output { normalize, dimensions, encoding_format, npy: payload.wants_npy() };
-        (vec![Cow::Borrowed(payload.text()?)], truncate, output)
+        let query: EmbedTextQuery = payload.query()?;
+        let EmbedTextQuery { normalize, dimensions, encoding_format: encoding, truncate, outputs, .. } = query;
+        let padding = (query.padding, query.attention_mask);
+        let text = Cow::Borrowed(payload.text()?);
+        (vec![text], truncate, outputs, padding, Format { normalize, dimensions, encoding, form })
     };
-    check_dimensions(output.dimensions, embedder.info().dim)?;
-    let embedded = embedder.embed_texts(&texts, truncate, payload.deadline).await?;
-    output.answer(embedder, embedded)
+    let outputs: OutputSet = outputs.into_iter().collect();
+    if outputs.is_empty() {
+        if padding != (None, None) {
+            return Err(ApiError::invalid("padding and attention_mask go with outputs: they change no embedding"));
+        }
+        check_dimensions(format.dimensions, embedder.dim(Modality::Text)?)?;
+        let embedded = embedder.embed_texts(&texts, truncate, payload.deadline).await?;
+        return format.answer(embedder, embedded);
+    }
+    check_wanted(embedder, Modality::Text, outputs, &format)?;
+    let padding = Padding { to: padding.0.unwrap_or(PadTo::Longest), attended: padding.1 == Some(false) };
+    let answered = embedder.text_outputs(&texts, truncate, padding, outputs, payload.deadline).await?;
+    answer_outputs(embedder, answered, format).await
 }
 
-impl Output {
+impl Format {
     fn answer(self, embedder: &Embedder, embedded: Embedded) -> Result<Response, ApiError> {
-        let timings = Some(embedded.timings);
+        let timings = embedded.timings;
         let embeddings = embedded.finish(self.dimensions, self.normalize);
-        if self.npy {
-            return reply::npy(&embeddings, timings);
-        }
-        let response = EmbedResponse {
-            model: &embedder.info().name,
-            dim: embeddings.ncols(),
-            embeddings: Rows { rows: embeddings.view(), format: self.encoding_format },
+        let written = match self.form {
+            AnswerForm::Npy => Written::npy(&embeddings),
+            AnswerForm::Npz => {
+                let mut npz = Npz::new();
+                npz.add("embeddings", &embeddings)?;
+                npz.finish()
+            }
+            AnswerForm::Json => Written::json(&EmbedResponse {
+                model: &embedder.info().name,
+                dim: embeddings.ncols(),
+                embeddings: Rows { rows: embeddings.view(), format: self.encoding },
+            }),
         };
-        reply::json(&response, timings)
+        Ok(written?.answer(timings))
     }
 }

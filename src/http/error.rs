@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::body::BodyError;
 use crate::{
-    embedder::EmbedError,
+    embedder::{EmbedError, Lack},
     encoder::{InputError, InputErrorKind},
 };
 
@@ -207,11 +207,12 @@ impl From<EmbedError> for ApiError {
                 let message = "the queue is full; come back after the time in the Retry-After header";
                 Self::new(Code::Overloaded, message).retry_after(retry_after)
             }
-            EmbedError::NotSupported(modality) => Self::new(
-                Code::NotSupported,
+            EmbedError::NotSupported(lack) => Self::new(Code::NotSupported, not_supported(lack)),
+            EmbedError::OutputsTooLarge { bytes, limit } => Self::new(
+                Code::PayloadTooLarge,
                 format!(
-                    "the model that is served cannot embed {modality}s: it has no {modality} encoder with a projection; GET /info \
-                     says what it has"
+                    "the outputs would take {bytes} bytes, the limit is {limit} (limits.max_output_bytes); ask for fewer outputs, \
+                     or for those of fewer items at a time"
                 ),
             ),
             EmbedError::ShuttingDown => Self::shutting_down(),
@@ -222,6 +223,22 @@ impl From<EmbedError> for ApiError {
             EmbedError::Item { index, error } => Self::from(error).at(index),
             EmbedError::Internal(cause) => Self::internal(cause),
         }
+    }
+}
+
+fn not_supported(lack: Lack) -> String {
+    match lack {
+        Lack::Encoder(modality) => {
+            format!("the model that is served has no {modality} encoder; GET /info says what it has")
+        }
+        Lack::Projection(modality) => format!(
+            "the {modality} encoder that is served has no projection, so it has no embeddings; ask for its `outputs`, which GET \
+             /info lists"
+        ),
+        Lack::Outputs(modality) => format!(
+            "the {modality} encoder that is served answers embeddings only; `outputs` takes a checkpoint of transformers or \
+             clipserve's own export of one, and GET /info says whether they are there"
+        ),
     }
 }
 

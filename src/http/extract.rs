@@ -139,12 +139,28 @@ impl Payload {
         Ok(form)
     }
 
-    /// Whether the client wants a `.npy` array instead of JSON.
-    pub(super) fn wants_npy(&self) -> bool {
-        self.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).any(|accept| {
-            accept.split(',').any(|kind| kind.split(';').next().is_some_and(|mime| mime.trim() == super::reply::NPY))
-        })
+    /// The shape in which the client wants the answer.
+    pub(super) fn form_of_answer(&self) -> AnswerForm {
+        let accepts = self.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let mut kinds = accepts.flat_map(|accept| accept.split(',')).filter_map(|kind| kind.split(';').next());
+        let known = |kind: &str| match kind.trim() {
+            super::reply::NPY => Some(AnswerForm::Npy),
+            super::reply::NPZ => Some(AnswerForm::Npz),
+            _ => None,
+        };
+        kinds.find_map(known).unwrap_or(AnswerForm::Json)
     }
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AnswerForm {
+    /// JSON.
+    Json,
+    /// One NumPy array.
+    Npy,
+    /// NumPy arrays by name.
+    Npz,
 }
 
 /// A multipart body.

@@ -6,7 +6,7 @@ use axum::{extract::State, response::Response};
 use serde::Serialize;
 
 use super::{ApiError, AppState, reply};
-use crate::model::LogitScaleSource;
+use crate::{embedder::Modality, model::LogitScaleSource};
 
 #[derive(Serialize)]
 struct Info<'a> {
@@ -21,8 +21,11 @@ struct Info<'a> {
 struct Model<'a> {
     name: &'a str,
     fingerprint: &'a str,
+    /// Those with an embedding.
     towers: Vec<&'static str>,
-    dim: usize,
+    /// Those whose other outputs can be asked for.
+    outputs: Vec<&'static str>,
+    dim: Option<usize>,
     image_size: Option<Size>,
     context_length: Option<usize>,
     logit_scale: Option<f32>,
@@ -42,6 +45,7 @@ struct Limits {
     max_texts: usize,
     max_pixels: u64,
     max_text_bytes: usize,
+    max_output_bytes: usize,
     max_batch_size_image: usize,
     max_batch_size_text: usize,
 }
@@ -54,19 +58,16 @@ struct Versions<'a> {
 
 /// Model, provider really in use, limits, versions.
 pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let info = state.embedder()?.info();
+    let embedder = state.embedder()?;
+    let info = embedder.info();
     let (limits, batch) = (&state.config.limits, &state.config.batch);
     reply::json(
         &Info {
             model: Model {
                 name: &info.name,
                 fingerprint: &info.fingerprint,
-                towers: info
-                    .image_size
-                    .map(|_| "vision")
-                    .into_iter()
-                    .chain(info.context_length.map(|_| "text"))
-                    .collect(),
+                towers: towers(&|modality| embedder.dim(modality).is_ok()),
+                outputs: towers(&|modality| embedder.output_shape(modality).is_ok()),
                 dim: info.dim,
                 image_size: info.image_size.map(|(height, width)| Size { height, width }),
                 context_length: info.context_length,
@@ -81,6 +82,7 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response,
                 max_texts: limits.max_texts,
                 max_pixels: limits.max_pixels,
                 max_text_bytes: limits.max_text_bytes,
+                max_output_bytes: limits.max_output_bytes,
                 max_batch_size_image: batch.vision.max_batch_size,
                 max_batch_size_text: batch.text.max_batch_size,
             },
@@ -88,4 +90,10 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response,
         },
         None,
     )
+}
+
+/// The names of the towers that can do something.
+fn towers(can: &dyn Fn(Modality) -> bool) -> Vec<&'static str> {
+    let towers = [("vision", Modality::Image), ("text", Modality::Text)];
+    towers.into_iter().filter(|(_, modality)| can(*modality)).map(|(name, _)| name).collect()
 }

@@ -17,6 +17,7 @@ mod extract;
 mod guarded_io;
 mod info;
 mod layers;
+mod outputs;
 mod probes;
 mod reply;
 mod similarity;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::LimitsConfig,
-    embedder::{EmbedError, Embedder, Timings},
+    embedder::{EmbedError, Embedder, Modality, Timings},
     similarity,
 };
 
@@ -48,7 +48,7 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
         let texts = form.values("text").into_iter().map(Cow::Borrowed).collect();
         Comparison::new(Side::Inputs(form.files.clone()), Side::Inputs(texts), payload.query()?, limits)?
     } else {
-        Comparison::from_json(payload.json()?, limits, embedder.info().dim)?
+        Comparison::from_json(payload.json()?, limits, embedder.dim(Modality::Text)?)?
     };
     let Comparison { images, texts, options } = comparison;
     if options.return_loss && images.len() != texts.len() {

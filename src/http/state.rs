@@ -6,8 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Semaphore;
 
-use super::{ApiError, body::BodyBudget};
+use super::ApiError;
 use crate::{
+    budget::ByteBudget,
     config::Config,
     embedder::Embedder,
     health::{Health, Readiness},
@@ -26,7 +27,7 @@ pub struct AppState {
     /// The request gate: `limits.max_inflight_requests`.
     pub requests: Arc<Semaphore>,
     /// The body gate: `limits.max_inflight_body_bytes`.
-    pub bodies: BodyBudget,
+    pub bodies: ByteBudget,
     embedder: OnceLock<Embedder>,
 }
 
@@ -35,7 +36,7 @@ impl AppState {
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_inflight_requests)),
-            bodies: BodyBudget::new(config.limits.max_inflight_body_bytes),
+            bodies: ByteBudget::new(config.limits.max_inflight_body_bytes),
             config,
             metrics,
             health,

@@ -1,7 +1,7 @@
 //! The name of a model's numbers: two models with the same fingerprint give the same embeddings.
 //!
-//! Owns what is hashed: the graphs with their external data, the tokenizer and the preprocessor configuration.
-//! Not in it: provider and precision settings, which `/info` reports beside it.
+//! Owns what is hashed: the graphs with their external data, the tokenizer, the preprocessor configuration, and the settings
+//! under which crops differ from what that asks for. Not in it: provider and precision settings, which `/info` reports beside it.
 
 use std::{
     fmt,
@@ -13,8 +13,9 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{ModelError, ModelFiles};
+use crate::config::PreprocessConfig;
 
-/// SHA-256 over the files that embeddings depend on.
+/// SHA-256 over what embeddings depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint(String);
 
@@ -26,8 +27,8 @@ impl Fingerprint {
     pub fn of(files: &ModelFiles) -> Result<Self, ModelError> {
         let mut all = Sha256::new();
         let (vision, text) = (files.vision.as_ref(), files.text.as_ref());
-        for graph in [vision.map(|vision| &vision.graph), text.map(|text| &text.graph)].into_iter().flatten() {
-            for path in with_external_data(graph) {
+        for graphs in [vision.map(|vision| &vision.graphs), text.map(|text| &text.graphs)].into_iter().flatten() {
+            for path in with_external_data(graphs.first()) {
                 all.update(hash(&path)?);
             }
         }
@@ -38,6 +39,18 @@ impl Fingerprint {
             all.update(hash(path)?);
         }
         Ok(Self(hex(&all.finalize())))
+    }
+
+    /// That of the model whose pictures are prepared by `settings`: the files' own where those are the defaults, which are the
+    /// reference's.
+    pub fn with_pictures_by(self, settings: &PreprocessConfig) -> Self {
+        // All fields are named, so that a new one is decided on here: threads change no pixel.
+        let &PreprocessConfig { threads: _, exif_orientation, fast_decode } = settings;
+        if exif_orientation && !fast_decode {
+            return self;
+        }
+        let settings = format!("{} exif_orientation={exif_orientation} fast_decode={fast_decode}", self.0);
+        Self(hex(&Sha256::digest(settings)))
     }
 }
 
@@ -90,7 +103,19 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{TextFiles, VisionFiles};
+    use crate::model::{Graphs, TextFiles, VisionFiles};
+
+    #[test]
+    fn every_setting_that_changes_a_picture_changes_the_fingerprint() {
+        let of = |exif_orientation, fast_decode| {
+            let settings = PreprocessConfig { threads: 1, exif_orientation, fast_decode };
+            Fingerprint("f".to_owned()).with_pictures_by(&settings).0
+        };
+        assert_eq!(of(true, false), "f");
+        let all =
+            std::collections::BTreeSet::from([of(true, false), of(true, true), of(false, false), of(false, true)]);
+        assert_eq!(all.len(), 4);
+    }
 
     #[test]
     fn every_file_that_counts_changes_the_fingerprint_and_no_other() {
@@ -102,10 +127,13 @@ mod tests {
         };
         let files = ModelFiles {
             vision: Some(VisionFiles {
-                graph: file("vision_model.onnx"),
+                graphs: Graphs::Embedding(file("vision_model.onnx")),
                 preprocessor: file("preprocessor_config.json"),
             }),
-            text: Some(TextFiles { graph: file("text_model.onnx"), tokenizer: file("tokenizer.json") }),
+            text: Some(TextFiles {
+                graphs: Graphs::Embedding(file("text_model.onnx")),
+                tokenizer: file("tokenizer.json"),
+            }),
             config: Some(file("config.json")),
             weights: Some(file("model.safetensors")),
         };

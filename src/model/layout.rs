@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::ModelError;
-use crate::config::Precision;
+
+/// The files beside a tokenizer that may say what it pads with (`pad_token`), the first that does.
+pub const SPECIAL_TOKENS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
 
 /// The parts of a model that were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,11 +22,62 @@ pub struct ModelFiles {
     pub weights: Option<PathBuf>,
 }
 
+/// The graphs of one tower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Graphs {
+    /// The embedding and nothing else: graphs from elsewhere.
+    Embedding(PathBuf),
+    /// Our export of a tower with its projection.
+    Both {
+        /// The embedding.
+        embedding: PathBuf,
+        /// The embedding and every output of the reference classes.
+        outputs: PathBuf,
+    },
+    /// Our export of a tower without projection.
+    Outputs(PathBuf),
+}
+
+impl Graphs {
+    /// Those that there are; `None` for none at all.
+    pub fn new(embedding: Option<PathBuf>, outputs: Option<PathBuf>) -> Option<Self> {
+        match (embedding, outputs) {
+            (Some(embedding), Some(outputs)) => Some(Self::Both { embedding, outputs }),
+            (Some(embedding), None) => Some(Self::Embedding(embedding)),
+            (None, Some(outputs)) => Some(Self::Outputs(outputs)),
+            (None, None) => None,
+        }
+    }
+
+    /// The graph of the embedding alone.
+    pub fn embedding(&self) -> Option<&Path> {
+        match self {
+            Self::Embedding(embedding) | Self::Both { embedding, .. } => Some(embedding),
+            Self::Outputs(_) => None,
+        }
+    }
+
+    /// The graph of all outputs.
+    pub fn outputs(&self) -> Option<&Path> {
+        match self {
+            Self::Outputs(outputs) | Self::Both { outputs, .. } => Some(outputs),
+            Self::Embedding(_) => None,
+        }
+    }
+
+    /// The one that is opened at the start, from whose file (and weights) the tower's numbers follow.
+    pub fn first(&self) -> &Path {
+        match self {
+            Self::Embedding(graph) | Self::Both { embedding: graph, .. } | Self::Outputs(graph) => graph,
+        }
+    }
+}
+
 /// What images need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VisionFiles {
     /// Crops to `image_embeds`.
-    pub graph: PathBuf,
+    pub graphs: Graphs,
     /// `preprocessor_config.json` of `transformers`, or `preprocess_cfg.json` of open_clip.
     pub preprocessor: PathBuf,
 }
@@ -33,7 +86,7 @@ pub struct VisionFiles {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextFiles {
     /// Token ids to `text_embeds`.
-    pub graph: PathBuf,
+    pub graphs: Graphs,
     /// `tokenizer.json`, or `vocab.json` with `merges.txt` beside it.
     pub tokenizer: PathBuf,
 }
@@ -43,17 +96,13 @@ impl ModelFiles {
     ///
     /// # Errors
     /// Names the first file that is missing.
-    pub fn beside(
-        directory: &Path,
-        vision_graph: Option<PathBuf>,
-        text_graph: Option<PathBuf>,
-    ) -> Result<Self, ModelError> {
+    pub fn beside(directory: &Path, vision: Option<Graphs>, text: Option<Graphs>) -> Result<Self, ModelError> {
         let part = |file: &str| one_of(directory, &[file.to_owned()], "");
-        let vision = |graph| Ok(VisionFiles { graph, preprocessor: part("preprocessor_config.json")? });
-        let text = |graph| Ok(TextFiles { graph, tokenizer: part("tokenizer.json")? });
+        let vision_files = |graphs| Ok(VisionFiles { graphs, preprocessor: part("preprocessor_config.json")? });
+        let text_files = |graphs| Ok(TextFiles { graphs, tokenizer: part("tokenizer.json")? });
         Ok(Self {
-            vision: vision_graph.map(vision).transpose()?,
-            text: text_graph.map(text).transpose()?,
+            vision: vision.map(vision_files).transpose()?,
+            text: text.map(text_files).transpose()?,
             config: Some(part("config.json")?),
             weights: part("model.safetensors").ok(),
         })
@@ -64,15 +113,6 @@ impl ModelFiles {
 pub fn is_checkpoint(directory: &Path) -> bool {
     let has = |file: &str| directory.join(file).is_file();
     has("config.json") && (has("model.safetensors") || has("model.safetensors.index.json"))
-}
-
-/// The suffixes that transformers.js gives a precision, the first one first.
-pub(super) fn suffixes(precision: Precision) -> &'static [&'static str] {
-    match precision {
-        Precision::F32 => &[""],
-        Precision::F16 => &["_fp16"],
-        Precision::Int8 => &["_int8", "_quantized"],
-    }
 }
 
 fn one_of(directory: &Path, candidates: &[String], hint: &str) -> Result<PathBuf, ModelError> {

@@ -1,7 +1,7 @@
 //! What a model is: the files of a directory, what its configuration says, and the fingerprint that names its numbers.
 //!
-//! Owns reading a model's directory, and (`hub`) getting one that is not there yet. Does not run anything: `engine` opens the graphs, `preprocess` builds the image processor
-//! and the tokenizer from what is read here.
+//! Owns reading a model's directory, and (`hub`) getting one that is not there yet. Does not run anything: `engine` opens the
+//! graphs, `preprocess` builds the image processor and the tokenizer from what is read here.
 //!
 //! Invariants: every file that a [`Model`] names was there when it was loaded; an error names the file, and the field in it.
 
@@ -14,6 +14,7 @@ mod logit_scale;
 mod open_clip;
 pub mod preprocessor;
 mod search;
+mod tower;
 
 use std::{
     fs,
@@ -21,13 +22,13 @@ use std::{
 };
 
 pub use fingerprint::Fingerprint;
-pub use layout::{ModelFiles, TextFiles, VisionFiles, is_checkpoint};
+pub use layout::{Graphs, ModelFiles, SPECIAL_TOKENS, TextFiles, VisionFiles, is_checkpoint};
 pub use logit_scale::{LogitScale, LogitScaleSource};
 
-use clip_config::ClipConfig;
+use clip_config::{ClipConfig, TransformerConfig};
 use preprocessor::PreprocessorConfig;
 
-use crate::config::ModelConfig;
+use crate::{config::ModelConfig, encoder::OutputShape};
 
 /// Why a model's directory cannot be served, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +93,9 @@ pub struct Model {
 #[derive(Debug)]
 pub struct VisionModel {
     /// Crops to `image_embeds`.
-    pub graph: PathBuf,
+    pub graphs: Graphs,
+    /// How large its outputs are, where there is a graph of them.
+    pub outputs: Option<OutputShape>,
     /// Decode, resize, crop and normalise, as `preprocessor_config.json` says.
     pub preprocessor: PreprocessorConfig,
 }
@@ -104,6 +107,8 @@ pub struct TextModel {
     pub files: TextFiles,
     /// Longest sequence of token ids (`max_position_embeddings`).
     pub context_length: usize,
+    /// How large its outputs are, where there is a graph of them.
+    pub outputs: Option<OutputShape>,
 }
 
 impl Model {
@@ -125,12 +130,24 @@ impl Model {
                 } else {
                     read(&files.preprocessor, PreprocessorConfig::from_json)?
                 };
-                Some(VisionModel { graph: files.graph, preprocessor })
+                let shape = |config: &ClipConfig| {
+                    let tower = &config.vision.as_ref()?.tower;
+                    Some(output_shape(&tower.transformer, tower.num_positions()))
+                };
+                let outputs = outputs(&files.graphs, clip.as_deref(), shape)?;
+                Some(VisionModel { graphs: files.graphs, preprocessor, outputs })
             }
             None => None,
         };
         let text = match text {
-            Some(files) => Some(TextModel { context_length: context_length(clip.as_deref())?, files }),
+            Some(files) => {
+                let shape = |config: &ClipConfig| {
+                    let tower = &config.text.as_ref()?.tower;
+                    Some(output_shape(&tower.transformer, tower.max_position_embeddings))
+                };
+                let outputs = outputs(&files.graphs, clip.as_deref(), shape)?;
+                Some(TextModel { context_length: context_length(clip.as_deref())?, files, outputs })
+            }
             None => None,
         };
         let logit_scale = if vision.is_some() && text.is_some() {
@@ -141,6 +158,24 @@ impl Model {
         let name = config.name.clone().unwrap_or_else(|| directory_name(search::source(config)));
         Ok(Self { name, vision, text, logit_scale, fingerprint })
     }
+}
+
+/// The shape of a tower's outputs, where its graphs have them: they are our own export, so `config.json` is that of
+/// `transformers` and describes the tower.
+fn outputs(
+    graphs: &Graphs,
+    config: Option<&Path>,
+    shape: impl Fn(&ClipConfig) -> Option<OutputShape>,
+) -> Result<Option<OutputShape>, ModelError> {
+    match (graphs.outputs(), config) {
+        (Some(_), Some(path)) => Ok(shape(&read(path, ClipConfig::from_json)?)),
+        _ => Ok(None),
+    }
+}
+
+fn output_shape(transformer: &TransformerConfig, max_positions: usize) -> OutputShape {
+    let TransformerConfig { hidden_size, num_hidden_layers, num_attention_heads, .. } = *transformer;
+    OutputShape { hidden_size, num_hidden_layers, num_attention_heads, max_positions }
 }
 
 /// `max_position_embeddings` of the text tower; 77, as every CLIP that `transformers` has defaults to, without a `config.json`.

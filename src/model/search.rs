@@ -1,44 +1,17 @@
-//! Which files are which part of a model, in the layouts that people have.
+//! Which files of directories are which part of a model.
 //!
-//! Owns the names that are looked for, and their order. Does not read the files: what a graph is, the engine sees.
+//! Owns the looking; the names and their order are in `tower`. Does not read the files: what a graph is, the engine sees.
 //!
-//! | from | vision graph | text graph |
-//! |---|---|---|
-//! | transformers.js, our own export | `onnx/vision_model.onnx` | `onnx/text_model.onnx` |
-//! | Immich | `visual/model.onnx`, `visual.onnx` | `textual/model.onnx`, `textual.onnx` |
-//! | Optimum: both towers in one graph | `onnx/model.onnx`, `model.onnx` | the same |
-//! | Qdrant: a repository for each tower | `model.onnx` of `model.vision` | `model.onnx` of `model.text` |
-//!
-//! The other files are looked for beside the graph, then in the folder above `onnx`, `visual` or `textual`.
-//!
-//! Invariants: a precision or variant is a suffix of the file's name, and only a file with that suffix will do (f32 is never
-//! served in its place); a tower that was given a place of its own is looked for nowhere else.
+//! Invariant: a tower that was given a place of its own is looked for nowhere else.
 
 use std::path::{Path, PathBuf};
 
 use super::{
     ModelError,
-    layout::{ModelFiles, TextFiles, VisionFiles, suffixes},
+    layout::{Graphs, ModelFiles, TextFiles, VisionFiles},
+    tower::{Suffixes, Tower, companion_folders, folder_above},
 };
 use crate::config::{ModelConfig, Precision};
-
-/// What is looked for, for one tower: graphs without suffix and ending, and the file that says how inputs are made.
-struct Tower {
-    graphs: [&'static str; 6],
-    companions: [&'static str; 2],
-}
-
-const VISION: Tower = Tower {
-    graphs: ["onnx/vision_model", "vision_model", "visual/model", "visual", "onnx/model", "model"],
-    companions: ["preprocessor_config.json", super::open_clip::PREPROCESS_FILE],
-};
-const TEXT: Tower = Tower {
-    graphs: ["onnx/text_model", "text_model", "textual/model", "textual", "onnx/model", "model"],
-    companions: ["tokenizer.json", "vocab.json"],
-};
-
-/// Folders that hold nothing but graphs and what belongs to them: the rest of the model is one folder up.
-const GRAPH_FOLDERS: [&str; 3] = ["onnx", "visual", "textual"];
 
 impl ModelFiles {
     /// Finds the parts of the model that `config` names, with graphs of `precision`.
@@ -47,105 +20,82 @@ impl ModelFiles {
     /// [`ModelError::NoGraphs`] when `model.path` has no graph at all, else names the first part that is missing, with all the
     /// names under which it was looked for.
     pub fn locate(config: &ModelConfig, precision: Precision) -> Result<Self, ModelError> {
-        let search = Search::new(config, precision);
+        let suffixes = Suffixes::of(config, precision);
         let whole = Some(config.path.as_path()).filter(|path| !path.as_os_str().is_empty());
         if let Some(directory) = whole {
             check_directory(directory)?;
         }
-        let graph = |own: &Option<PathBuf>, tower: &Tower| match (own, whole) {
-            (Some(place), _) => search.graph(place, tower).map(Some),
-            (None, Some(directory)) => search.graph(directory, tower).map(Some),
+        let find = |own: &Option<PathBuf>, tower: Tower| match (own, whole) {
+            (Some(place), _) => graph(place, tower, &suffixes).map(Some),
+            (None, Some(directory)) => graph(directory, tower, &suffixes).map(Some),
             (None, None) => Ok(None),
         };
-        let (vision, text) = (graph(&config.vision, &VISION), graph(&config.text, &TEXT));
+        let (vision, text) = (find(&config.vision, Tower::Vision), find(&config.text, Tower::Text));
         if let (Err(_), Err(_), Some(directory), None, None) = (&vision, &text, whole, &config.vision, &config.text) {
-            let mut names = search.names(&VISION);
-            names.extend(search.names(&TEXT).into_iter().filter(|name| !search.names(&VISION).contains(name)));
-            let (directory, file, hint) = (directory.to_owned(), names.join(" or "), search.hint.to_owned());
-            return Err(ModelError::NoGraphs { directory, file, hint });
+            let (file, hint) = (suffixes.graphs(&Tower::BOTH).join(" or "), suffixes.hint.to_owned());
+            return Err(ModelError::NoGraphs { directory: directory.to_owned(), file, hint });
         }
         let (vision, text) = (vision?, text?);
-        let beside = |graph: &Option<PathBuf>, name| graph.as_deref().and_then(|graph| companion(graph, &[name]).ok());
+        let beside = |graph: &Option<PathBuf>, name| graph.as_deref().and_then(|graph| file_of(graph, [name]).ok());
         let weights = beside(&vision, "model.safetensors").or_else(|| beside(&text, "model.safetensors"));
         let clip = match &text {
             // Without it nobody knows how many ids the graph takes.
-            Some(graph) => Some(companion(graph, &["config.json"])?),
+            Some(graph) => Some(file_of(graph, ["config.json"])?),
             None => beside(&vision, "config.json"),
         };
         let vision = match vision {
-            Some(graph) => Some(VisionFiles { preprocessor: companion(&graph, &VISION.companions)?, graph }),
+            Some(graph) => {
+                Some(VisionFiles { preprocessor: companion(&graph, Tower::Vision)?, graphs: Graphs::Embedding(graph) })
+            }
             None => None,
         };
         let text = match text {
-            Some(graph) => Some(TextFiles { tokenizer: companion(&graph, &TEXT.companions)?, graph }),
+            Some(graph) => {
+                Some(TextFiles { tokenizer: companion(&graph, Tower::Text)?, graphs: Graphs::Embedding(graph) })
+            }
             None => None,
         };
         Ok(Self { vision, text, config: clip, weights })
     }
 }
 
-/// Where the model comes from, for its name: the first place that was given.
+/// Where the model comes from, for its name: the first place that was given, and of a graph the model's folder.
 pub(super) fn source(config: &ModelConfig) -> &Path {
     if !config.path.as_os_str().is_empty() {
         return &config.path;
     }
     let place = config.vision.as_deref().or(config.text.as_deref()).unwrap_or(&config.path);
     match place.parent() {
-        Some(folder) if place.is_file() => folder,
+        Some(folder) if place.is_file() => folder_above(folder).unwrap_or(folder),
         _ => place,
     }
 }
 
-/// The suffixes of file names that will do, and what to say when there is none.
-struct Search {
-    suffixes: Vec<String>,
-    hint: &'static str,
+/// The graph at `place`: the file itself, or the first of the names in a directory.
+fn graph(place: &Path, tower: Tower, suffixes: &Suffixes) -> Result<PathBuf, ModelError> {
+    if place.is_file() {
+        return Ok(place.to_owned());
+    }
+    check_directory(place)?;
+    let names = suffixes.graphs(&[tower]);
+    names.iter().map(|name| place.join(name)).find(|path| path.is_file()).ok_or_else(|| ModelError::MissingFile {
+        directory: place.to_owned(),
+        file: names.join(" or "),
+        hint: suffixes.hint.to_owned(),
+    })
 }
 
-impl Search {
-    fn new(config: &ModelConfig, precision: Precision) -> Self {
-        match &config.variant {
-            Some(variant) => {
-                Self { suffixes: vec![format!("_{variant}")], hint: ", which model.variant asks for; correct it" }
-            }
-            None => Self {
-                suffixes: suffixes(precision).iter().map(ToString::to_string).collect(),
-                hint: match precision {
-                    Precision::F32 => "",
-                    Precision::F16 | Precision::Int8 => ", which engine.precision asks for; use f32 or add the file",
-                },
-            },
-        }
-    }
-
-    fn names(&self, tower: &Tower) -> Vec<String> {
-        let with_suffixes = |graph| self.suffixes.iter().map(move |suffix| format!("{graph}{suffix}.onnx"));
-        tower.graphs.iter().flat_map(with_suffixes).collect()
-    }
-
-    /// The graph at `place`: the file itself, or the first of the names in a directory.
-    fn graph(&self, place: &Path, tower: &Tower) -> Result<PathBuf, ModelError> {
-        if place.is_file() {
-            return Ok(place.to_owned());
-        }
-        check_directory(place)?;
-        let names = self.names(tower);
-        names.iter().map(|name| place.join(name)).find(|path| path.is_file()).ok_or_else(|| ModelError::MissingFile {
-            directory: place.to_owned(),
-            file: names.join(" or "),
-            hint: self.hint.to_owned(),
-        })
-    }
+/// What says how the inputs of `graph` are made.
+fn companion(graph: &Path, tower: Tower) -> Result<PathBuf, ModelError> {
+    file_of(graph, tower.companions().into_iter().flat_map(|names| names.first().copied()))
 }
 
-/// The first of `names` beside `graph`, else in the folder above it where `graph` is in one of [`GRAPH_FOLDERS`].
-fn companion(graph: &Path, names: &[&str]) -> Result<PathBuf, ModelError> {
-    let folder = graph.parent().unwrap_or(Path::new(""));
-    let above = folder.parent().filter(|_| GRAPH_FOLDERS.iter().any(|name| folder.ends_with(name)));
-    let folders = [Some(folder), above].into_iter().flatten();
-    let mut candidates = folders.flat_map(|folder| names.iter().map(|name| folder.join(name)));
+/// The first of `names` in the first of the folders that belong to `graph`.
+fn file_of(graph: &Path, names: impl IntoIterator<Item = &'static str>) -> Result<PathBuf, ModelError> {
+    let names: Vec<&str> = names.into_iter().collect();
+    let mut candidates = companion_folders(graph).flat_map(|folder| names.iter().map(|name| folder.join(name)));
     candidates.find(|path| path.is_file()).ok_or_else(|| ModelError::MissingFile {
-        directory: above.unwrap_or(folder).to_owned(),
+        directory: companion_folders(graph).last().unwrap_or(graph).to_owned(),
         file: names.join(" or "),
         hint: String::new(),
     })
@@ -190,7 +140,8 @@ mod tests {
     fn found(root: &Path, files: ModelFiles) -> [String; 4] {
         let relative = |path: PathBuf| path.strip_prefix(root).expect("below").display().to_string();
         let (vision, text) = (files.vision.expect("vision"), files.text.expect("text"));
-        [vision.graph, vision.preprocessor, text.graph, text.tokenizer].map(relative)
+        let graph = |graphs: Graphs| graphs.first().to_owned();
+        [graph(vision.graphs), vision.preprocessor, graph(text.graphs), text.tokenizer].map(relative)
     }
 
     const WHOLE: [&str; 5] =
@@ -235,12 +186,12 @@ mod tests {
         let files = ModelFiles::locate(&config(&given), Precision::F32).expect("found");
         assert_eq!(files.config, Some(text.path().join("config.json")));
         assert_eq!(files.text.expect("text").tokenizer, text.path().join("tokenizer.json"));
-        assert_eq!(files.vision.expect("vision").graph, vision.path().join("model.onnx"));
+        assert_eq!(files.vision.expect("vision").graphs, Graphs::Embedding(vision.path().join("model.onnx")));
         let whole = directory(&WHOLE);
         let given = [at("path", whole.path().to_owned()), at("text", text.path().to_owned())];
         let files = ModelFiles::locate(&config(&given), Precision::F32).expect("found");
-        assert_eq!(files.text.expect("text").graph, text.path().join("model.onnx"));
-        assert_eq!(files.vision.expect("vision").graph, whole.path().join(WHOLE[0]));
+        assert_eq!(files.text.expect("text").graphs.first(), text.path().join("model.onnx"));
+        assert_eq!(files.vision.expect("vision").graphs.first(), whole.path().join(WHOLE[0]));
         let one = ModelFiles::locate(&config(&given[1..]), Precision::F32).expect("found");
         assert!(one.vision.is_none() && one.text.is_some());
     }
@@ -259,7 +210,7 @@ mod tests {
     fn where_nothing_matches_one_error_lists_what_was_looked_for() {
         let error = locate(directory(&WHOLE[2..]).path(), Precision::F32).expect_err("no graphs");
         assert!(matches!(error, ModelError::NoGraphs { .. }), "{error}");
-        for name in VISION.graphs.iter().chain(&TEXT.graphs) {
+        for name in Tower::BOTH.into_iter().flat_map(Tower::graphs) {
             assert_eq!(error.to_string().matches(&format!(" {name}.onnx")).count(), 1, "{name}: {error}");
         }
     }

@@ -30,6 +30,7 @@ pub struct PreprocessPool(Vec<JoinHandle<()>>);
 
 /// What the threads share.
 struct Stage {
+    /// Each thread has a clone of its own.
     processor: ImageProcessor,
     input: Arc<JobQueue<Bytes>>,
     output: Arc<JobQueue<PixelBuf>>,
@@ -67,11 +68,13 @@ impl PreprocessPool {
 
 impl Stage {
     fn run(&self) {
+        let mut processor = self.processor.clone();
         while let Some(Job { input, head }) = self.input.take() {
             let started = Instant::now();
-            // The decoder holds no state between pictures, so a panic leaves nothing broken behind.
-            let result = catch_unwind(AssertUnwindSafe(|| self.process(&input, head, started)));
+            // The processor is thrown away after a panic, so no broken invariant of it can be seen.
+            let result = catch_unwind(AssertUnwindSafe(|| self.process(&mut processor, &input, head, started)));
             if let Err(panic) = result {
+                processor = self.processor.clone();
                 // The head went down with the panic, so its client has been told `Lost`; only the log is left to do.
                 self.metrics.preprocess_panics.inc();
                 tracing::error!(panic = panic_text(panic.as_ref()), "a picture escaped the containment of its decoder");
@@ -79,8 +82,8 @@ impl Stage {
         }
     }
 
-    fn process(&self, bytes: &Bytes, head: JobHead, started: Instant) {
-        let decoded = catch_unwind(AssertUnwindSafe(|| self.processor.decode(bytes)));
+    fn process(&self, processor: &mut ImageProcessor, bytes: &Bytes, head: JobHead, started: Instant) {
+        let decoded = catch_unwind(AssertUnwindSafe(|| processor.decode(bytes)));
         let decoded_at = Instant::now();
         self.metrics.decode.observe((decoded_at - started).as_secs_f64());
         let image = match decoded {
@@ -94,6 +97,7 @@ impl Stage {
                 return self.refuse(head, error.into());
             }
             Err(panic) => {
+                *processor = self.processor.clone();
                 self.metrics.preprocess_panics.inc();
                 head.span().in_scope(|| tracing::error!(panic = panic_text(panic.as_ref()), "a decoder panicked"));
                 let message = "the picture cannot be decoded".to_owned();
@@ -101,7 +105,7 @@ impl Stage {
             }
         };
         let Some(mut head) = head.if_alive(decoded_at, &self.metrics.vision) else { return };
-        let crop = self.processor.crop(&image);
+        let crop = processor.crop(image);
         self.metrics.resize.observe(decoded_at.elapsed().as_secs_f64());
         head.preprocessed(started.elapsed());
         self.output.push(Job { input: crop, head });

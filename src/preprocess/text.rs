@@ -1,16 +1,20 @@
 //! From a text to its `input_ids`.
 //!
-//! Owns the byte limit, the tokenizer and truncation. Does not pad (the encoder does, to its batch's longest).
+//! Owns the byte limit, the tokenizer, truncation, and which id pads. Does not pad: the encoder does, to its batch's longest.
 //!
 //! Invariant: the ids are those of `CLIPTokenizerFast(text, truncation=True, max_length=context_length)`: the first is the
 //! start token, the last the end token, also after truncation.
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use super::clip_tokenizer;
-use crate::encoder::{InputError, InputErrorKind, Tokens};
+use crate::{
+    encoder::{InputError, InputErrorKind, Tokens},
+    model::SPECIAL_TOKENS,
+};
 
 /// Why a tokenizer cannot be used, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +39,7 @@ pub struct TextTokenizer {
     tokenizer: Tokenizer,
     context_length: usize,
     max_text_bytes: usize,
+    pad_id: u32,
 }
 
 impl TextTokenizer {
@@ -57,13 +62,24 @@ impl TextTokenizer {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| fault(error.to_string()))?;
         let empty = tokenizer.encode_fast("", true).map_err(|error| fault(error.to_string()))?;
-        if empty.get_ids().len() != 2 {
+        let [_, end] = *empty.get_ids() else {
             return Err(fault(format!(
                 "an empty text has {} ids, expected 2: CLIP needs a start and an end token around each text",
                 empty.get_ids().len()
             )));
-        }
-        Ok(Self { tokenizer, context_length, max_text_bytes })
+        };
+        let pad_id = match pad_token(path)? {
+            Some(token) => tokenizer
+                .token_to_id(&token)
+                .ok_or_else(|| fault(format!("it has no token {token:?}, the pad_token")))?,
+            None => end,
+        };
+        Ok(Self { tokenizer, context_length, max_text_bytes, pad_id })
+    }
+
+    /// What `CLIPTokenizer` fills a text up with: `pad_token`, by default the end token.
+    pub fn pad_id(&self) -> u32 {
+        self.pad_id
     }
 
     /// The longest sequence of ids, start and end token included.
@@ -104,5 +120,62 @@ impl TextTokenizer {
         }
         let (kept, end) = (&ids[..self.context_length - 1], ids[ids.len() - 1]);
         Ok(Tokenized { tokens: Tokens::new([kept, &[end]].concat()), truncated })
+    }
+}
+
+/// A special token as `transformers` saves it: its text, or an object with it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SpecialToken {
+    Text(String),
+    Added { content: String },
+}
+
+#[derive(Deserialize)]
+struct SpecialTokens {
+    pad_token: Option<SpecialToken>,
+}
+
+fn pad_token(tokenizer: &Path) -> Result<Option<String>, TokenizerError> {
+    for path in SPECIAL_TOKENS.map(|name| tokenizer.with_file_name(name)) {
+        let fault = |reason: String| TokenizerError { path: path.clone(), reason };
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(fault(error.to_string())),
+        };
+        let tokens: SpecialTokens = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
+        match tokens.pad_token {
+            Some(SpecialToken::Text(token) | SpecialToken::Added { content: token }) => return Ok(Some(token)),
+            None => {}
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn padding_is_what_the_files_beside_the_tokenizer_say_else_the_end_token() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("tokenizer.json");
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip/tokenizer.json");
+        fs::copy(fixture, &path).expect("a copy");
+        let pad_id = || TextTokenizer::open(&path, 77, 1024).map(|tokenizer| tokenizer.pad_id());
+        assert_eq!(pad_id().expect("no such file"), 49407);
+        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
+        write("special_tokens_map.json", r#"{"pad_token": {"content": "!", "lstrip": false}}"#);
+        assert_eq!(pad_id().expect("an object"), 0);
+        write("tokenizer_config.json", r#"{"model_max_length": 77, "pad_token": "<|startoftext|>"}"#);
+        assert_eq!(pad_id().expect("a text, and the other file counts less"), 49406);
+        write("tokenizer_config.json", r#"{"pad_token": "no such token at all"}"#);
+        let error = pad_id().expect_err("not in the vocabulary").to_string();
+        assert!(error.contains("no such token at all") && error.contains("pad_token"), "{error}");
+        write("tokenizer_config.json", r#"{"pad_token": 7}"#);
+        assert!(pad_id().expect_err("a number").to_string().contains("tokenizer_config.json"));
     }
 }

@@ -30,6 +30,8 @@ pub enum Reject {
     Requests,
     /// `limits.max_inflight_body_bytes` was reached.
     BodyBytes,
+    /// `limits.max_inflight_output_bytes` was reached.
+    OutputBytes,
     /// `batch.vision.max_queue_size` was reached.
     ImageQueue,
     /// `batch.text.max_queue_size` was reached.
@@ -41,13 +43,21 @@ pub enum Reject {
 }
 
 impl Reject {
-    const ALL: [Self; 6] =
-        [Self::Requests, Self::BodyBytes, Self::ImageQueue, Self::TextQueue, Self::NotReady, Self::ShuttingDown];
+    const ALL: [Self; 7] = [
+        Self::Requests,
+        Self::BodyBytes,
+        Self::OutputBytes,
+        Self::ImageQueue,
+        Self::TextQueue,
+        Self::NotReady,
+        Self::ShuttingDown,
+    ];
 
     fn label(self) -> &'static str {
         match self {
             Self::Requests => "requests",
             Self::BodyBytes => "body_bytes",
+            Self::OutputBytes => "output_bytes",
             Self::ImageQueue => "image_queue",
             Self::TextQueue => "text_queue",
             Self::NotReady => "not_ready",

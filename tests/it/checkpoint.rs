@@ -20,7 +20,7 @@ use crate::{
 const TOLERANCE: f32 = 1e-5;
 
 /// The fixture's files without its graphs.
-fn checkpoint() -> tempfile::TempDir {
+pub(crate) fn checkpoint() -> tempfile::TempDir {
     let copy = tempfile::tempdir().expect("a folder");
     for file in ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"] {
         fs::copy(fixture("tiny-clip").join(file), copy.path().join(file)).expect("a copy");

@@ -69,7 +69,7 @@ impl Case {
     }
 
     fn download(&self) -> Result<ModelConfig, HubError> {
-        hub::local(&self.model, Precision::F32)
+        Ok(hub::local(&self.model, Precision::F32)?.config)
     }
 
     fn error(&self) -> String {
@@ -218,7 +218,7 @@ fn faults_of_the_server_that_pass_are_waited_out_and_others_are_not() {
 fn refusals_say_what_to_do() {
     type Change = fn(&mut Case);
     let cases: [(Change, &[&str]); 7] = [
-        (|case| case.model.path = "no/such".into(), &["no/such", "neither a directory nor a model on http://"]),
+        (|case| case.model.path = "no/such".into(), &["no/such", "neither a file or directory nor a model on http://"]),
         (|case| case.model.revision = "v9".to_owned(), &["someone/tiny-clip has no revision v9"]),
         (|case| case.hub.require_token("hf_right"), &["(401)", "private", "give a token in HF_TOKEN"]),
         (

@@ -55,8 +55,11 @@ pub(crate) struct HubStandIn {
     _alive: mpsc::Sender<()>,
 }
 
+/// The names of a repository's files, and their contents.
+pub(crate) type Files = BTreeMap<String, Vec<u8>>;
+
 struct Shared {
-    files: BTreeMap<String, Vec<u8>>,
+    repositories: BTreeMap<String, Files>,
     elsewhere: SocketAddr,
     requests: Mutex<Vec<Request>>,
     faults: Mutex<Vec<(String, Fault)>>,
@@ -65,13 +68,18 @@ struct Shared {
 }
 
 impl HubStandIn {
-    /// Serves a repository of these files.
-    pub(crate) fn start(files: BTreeMap<String, Vec<u8>>) -> Self {
+    /// Serves a repository of these files, by [`ID`].
+    pub(crate) fn start(files: Files) -> Self {
+        Self::start_with([(ID, files)])
+    }
+
+    /// Serves these repositories, by their ids.
+    pub(crate) fn start_with<'a>(repositories: impl IntoIterator<Item = (&'a str, Files)>) -> Self {
         let bind = || TcpListener::bind("127.0.0.1:0").expect("a free port");
         let (main, other) = (bind(), bind());
         let (alive, dropped) = mpsc::channel();
         let shared = Arc::new(Shared {
-            files,
+            repositories: repositories.into_iter().map(|(id, files)| (id.to_owned(), files)).collect(),
             elsewhere: other.local_addr().expect("an address"),
             requests: Mutex::default(),
             faults: Mutex::default(),
@@ -115,16 +123,21 @@ impl HubStandIn {
     /// The `range` headers (empty where there was none) of the transfers of `file`, one for each.
     pub(crate) fn ranges(&self, file: &str) -> Vec<String> {
         let last = |request: &Request| {
-            let size = self.shared.files.get(file).map_or(0, Vec::len);
+            let size = self.shared.repositories[ID].get(file).map_or(0, Vec::len);
             request.method == "GET" && request.path.ends_with(file) && request.elsewhere == (size >= LARGE)
         };
         let requests = self.requests().into_iter().filter(last);
         requests.map(|request| request.headers.get("range").cloned().unwrap_or_default()).collect()
     }
 
-    /// The names of the files whose contents were asked for.
+    /// The names of the files of [`ID`] whose contents were asked for.
     pub(crate) fn downloaded(&self) -> Vec<String> {
-        let prefix = format!("/{ID}/resolve/{COMMIT}/");
+        self.downloaded_of(ID)
+    }
+
+    /// The names of the files of `id` whose contents were asked for.
+    pub(crate) fn downloaded_of(&self, id: &str) -> Vec<String> {
+        let prefix = format!("/{id}/resolve/{COMMIT}/");
         let gets = self.requests().into_iter().filter(|request| request.method == "GET");
         let mut names: Vec<String> =
             gets.filter_map(|request| Some(request.path.strip_prefix(&prefix)?.to_owned())).collect();
@@ -165,39 +178,47 @@ impl Shared {
         if let Some(Fault::Status(code, error)) = fault {
             return status(&stream, code, error);
         }
-        if let Some(name) = request.path.strip_prefix("/contents/") {
-            return send(&stream, &request, "", self.files.get(name)?, fault, &self.dropped);
+        if let Some(rest) = request.path.strip_prefix("/contents/") {
+            return send(&stream, &request, "", self.file(rest.split_once("//")?)?, fault, &self.dropped);
         }
         if let Some(rest) = request.path.strip_prefix("/api/models/") {
-            let Some(revision) = rest.strip_prefix(&format!("{ID}/revision/")) else {
-                return status(&stream, 404, "RepoNotFound");
-            };
+            let (id, revision) = rest.split_once("/revision/")?;
+            let Some(files) = self.repositories.get(id) else { return status(&stream, 404, "RepoNotFound") };
             if ![COMMIT, "main", "refs%2Fpr%2F1"].contains(&revision) {
                 return status(&stream, 404, "RevisionNotFound");
             }
-            let siblings: Vec<_> = self.files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
-            let body = serde_json::json!({ "id": ID, "sha": COMMIT, "siblings": siblings }).to_string();
+            let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({ "rfilename": name })).collect();
+            let body = serde_json::json!({ "id": id, "sha": COMMIT, "siblings": siblings }).to_string();
             return send(&stream, &request, "", body.as_bytes(), fault, &self.dropped);
         }
-        let name = request.path.strip_prefix(&format!("/{ID}/resolve/{COMMIT}/"))?;
-        let Some(body) = self.files.get(name) else { return status(&stream, 404, "EntryNotFound") };
+        let (id, name) = request.path.strip_prefix('/')?.split_once(&format!("/resolve/{COMMIT}/"))?;
+        let Some(body) = self.file((id, name)) else { return status(&stream, 404, "EntryNotFound") };
         let (etag, size) = (etag(body), body.len());
         if size < LARGE {
             let headers = format!("etag: \"{etag}\"\r\nx-repo-commit: {COMMIT}\r\n");
             return send(&stream, &request, &headers, body, fault, &self.dropped);
         }
         let head = format!(
-            "HTTP/1.1 302 Found\r\nlocation: http://{}/contents/{name}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {size}\r\n\
+            "HTTP/1.1 302 Found\r\nlocation: http://{}/contents/{id}//{name}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {size}\r\n\
              etag: \"a-hash-of-something-else\"\r\ncontent-length: 0\r\nconnection: close\r\n\r\n",
             self.elsewhere
         );
         (&stream).write_all(head.as_bytes()).ok()
     }
 
+    /// The contents of a file, by the id of its repository and its name.
+    fn file(&self, (id, name): (&str, &str)) -> Option<&Vec<u8>> {
+        self.repositories.get(id)?.get(name)
+    }
+
     /// The next fault ordered for this path; those of large files happen where their contents are.
     fn fault(&self, request: &Request) -> Option<Fault> {
         let mut faults = self.faults.lock().expect("not poisoned");
-        let large = self.files.iter().any(|(name, body)| request.path.ends_with(name) && body.len() >= LARGE);
+        let large = self
+            .repositories
+            .values()
+            .flatten()
+            .any(|(name, body)| request.path.ends_with(name) && body.len() >= LARGE);
         let at = faults.iter().position(|(path, _)| request.path.ends_with(path) && large == request.elsewhere)?;
         Some(faults.remove(at).1)
     }

@@ -19,27 +19,27 @@ use crate::{
 
 const PICTURES: [&str; 4] = ["astronaut.png", "cat_420.jpg", "logo_rgba.png", "tall_333x777.jpg"];
 
-fn vision() -> Model {
+pub(crate) fn vision() -> Model {
     Model::read(&fixture("tiny-clip/onnx/vision_model.onnx"))
 }
 
-fn text() -> Model {
+pub(crate) fn text() -> Model {
     Model::read(&fixture("tiny-clip/onnx/text_model.onnx"))
 }
 
-fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
 /// Copies files of the fixture into `to`.
-fn copy(files: &[&str], to: &Path) {
+pub(crate) fn copy(files: &[&str], to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for file in files {
         fs::copy(fixture("tiny-clip").join(file), to.join(file)).expect("a copy");
     }
 }
 
-fn at(key: &str, path: impl AsRef<Path>) -> String {
+pub(crate) fn at(key: &str, path: impl AsRef<Path>) -> String {
     format!("{key}={}", path.as_ref().display())
 }
 
@@ -91,7 +91,7 @@ async fn assert_serves(set: &[String], bound: Bound) {
 }
 
 /// What a start with these settings says.
-async fn refusal(set: &[String]) -> String {
+pub(crate) async fn refusal(set: &[String]) -> String {
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     let config = configuration(&set);
     let context = Server::bind(config.clone()).await.expect("a free port").context().clone();

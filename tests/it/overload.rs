@@ -56,6 +56,25 @@ async fn full_text_queues_do_not_refuse_images() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_memory_of_outputs_is_bounded_over_all_requests_and_given_back() {
+    // The outputs of a gated encoder take less than the one KiB that is counted at least, so one request fills the budget.
+    let (server, gate) =
+        TestServer::start_gated(&["limits.max_output_bytes=1KiB", "limits.max_inflight_output_bytes=1KiB"]).await;
+    let body = json!({"texts": "a", "outputs": ["pooler_output"]});
+    let held = tokio::spawn(server.post("/embed/text").json(&body).send());
+    server.until_metric(r#"clipserve_batch_size_count{modality="text"}"#, |batches| batches == 1.0).await;
+    error(server.post_json("/embed/text", &body).await, 429, "overloaded").await;
+    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="output_bytes"}"#).await, 1.0);
+    drop(gate);
+    assert_eq!(
+        json(held.await.expect("sent").expect("an answer"), 200).await["outputs"]["pooler_output"],
+        json!([[1.0, 1.0, 1.0, 1.0]])
+    );
+    json(server.post_json("/embed/text", &body).await, 200).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_request_gate_refuses_before_the_body_and_leaves_the_probes_alone() {
     let (server, gate) = TestServer::start_gated(&["limits.max_inflight_requests=1"]).await;
     let held = tokio::spawn(server.post("/embed/text").json(&json!({"texts": "a"})).send());

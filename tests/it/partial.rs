@@ -2,15 +2,14 @@
 //!
 //! Owns cutting such checkpoints out of the fixture, so that the reference's numbers hold for what is left.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, fs};
 
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use crate::{
-    checkpoint::{assert_images, assert_texts, info, start, utf8},
-    lifecycle::{assert_fault, serve},
-    support::{TestServer, error, fixture, json, picture},
+    checkpoint::{assert_images, assert_texts, info, start},
+    support::{TestServer, error, fixture, json, matrix, picture},
 };
 
 /// Which part of the fixture's checkpoint is kept.
@@ -68,7 +67,7 @@ async fn serve_cut(part: &Cut) -> (TestServer, tempfile::TempDir, tempfile::Temp
 }
 
 /// What every route but those of the tower answers.
-async fn assert_not_supported(server: &TestServer, missing: &str, routes: &[&str]) {
+pub(crate) async fn assert_not_supported(server: &TestServer, missing: &str, routes: &[&str]) {
     for route in routes {
         let answer = match *route {
             "/embed/image" => server.post_picture(route, picture("cat_420.jpg")).await,
@@ -76,7 +75,9 @@ async fn assert_not_supported(server: &TestServer, missing: &str, routes: &[&str
             _ => server.post_json(route, &json!({"images": "", "texts": "a cat"})).await,
         };
         let message = error(answer, 501, "not_supported").await;
-        assert!(message.contains(&format!("no {missing} encoder")) && message.contains("/info"), "{message}");
+        let no_encoder = message.contains(&format!("no {missing} encoder"));
+        let no_projection = message.contains(&format!("{missing} encoder that is served has no projection"));
+        assert!((no_encoder || no_projection) && message.contains("/info"), "{message}");
     }
 }
 
@@ -105,11 +106,15 @@ async fn a_vision_tower_embeds_images_and_answers_the_rest_not_supported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tower_without_its_projection_counts_as_missing() {
-    let (server, ..) = serve_cut(&NO_TEXT_PROJECTION).await;
+async fn a_tower_without_its_projection_has_outputs_and_no_embedding() {
+    let (server, _model, _cache) = serve_cut(&NO_TEXT_PROJECTION).await;
     assert_images(&server, 1e-5).await;
     assert_not_supported(&server, "text", &["/embed/text", "/similarity"]).await;
-    assert_eq!(info(&server).await["model"]["towers"], json!(["vision"]));
+    let model = &info(&server).await["model"];
+    assert_eq!((&model["towers"], &model["outputs"]), (&json!(["vision"]), &json!(["vision", "text"])));
+    let asked = json!({"texts": "a cat", "outputs": ["pooler_output"], "dimensions": 4});
+    let message = error(server.post_json("/embed/text", &asked).await, 501, "not_supported").await;
+    assert!(message.contains("no projection"), "{message}");
     server.stop().await;
 }
 
@@ -120,9 +125,17 @@ async fn both_towers_are_listed() {
     server.stop().await;
 }
 
-#[test]
-fn a_checkpoint_that_embeds_nothing_is_refused() {
-    let (model, cache) = (cut(&BARE), tempfile::tempdir().expect("a folder"));
-    let start = |path: &Path| serve(path, &["--cache-dir", utf8(cache.path())]);
-    assert_fault("bare", start(model.path()), 1, &["text_projection", "embeds nothing"]);
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bare_tower_serves_its_outputs() {
+    let (server, _model, _cache) = serve_cut(&BARE).await;
+    assert_not_supported(&server, "text", &["/embed/text"]).await;
+    assert_not_supported(&server, "image", &["/embed/image", "/similarity"]).await;
+    let model = &info(&server).await["model"];
+    assert_eq!((&model["towers"], &model["outputs"], &model["dim"]), (&json!([]), &json!(["text"]), &Value::Null));
+    let asked = json!({"texts": ["a cat", "a photo of a dog"], "outputs": ["pooler_output", "last_hidden_state"]});
+    let body = json(server.post_json("/embed/text", &asked).await, 200).await;
+    assert_eq!((&body["embeddings"], &body["dim"]), (&Value::Null, &Value::Null));
+    assert_eq!(matrix(&body["outputs"]["pooler_output"]).len(), 2);
+    assert_eq!(body["attention_mask"], json!([[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]]));
+    server.stop().await;
 }

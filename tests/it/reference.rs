@@ -14,6 +14,9 @@ use crate::support::{TestServer, fixture, json, matrix, picture};
 pub(crate) const EMBEDDING_TOLERANCE: f32 = 1e-5;
 const LOGIT_TOLERANCE: f32 = 2e-3;
 
+/// Embeddings with and without `preprocess.fast_decode` point at least this much the same way.
+const FAST_DECODE_COSINE: f32 = 0.9999;
+
 /// The one format whose decoders may differ by a level or two.
 const LOSSY: &str = "cat_lossy.webp";
 
@@ -223,6 +226,41 @@ async fn exif_orientation_can_be_switched_off() {
     let (turned, golden) = (&matrix(&turned["embeddings"])[0], &images["cat_exif_6.jpg"]);
     assert!(turned.iter().zip(golden).any(|(a, b)| (a - b).abs() > 0.1), "the golden is turned, this one is not");
     server.stop().await;
+}
+
+/// A JPEG of a fixture's picture, four times side by side and four times below.
+fn tiled(name: &str) -> Vec<u8> {
+    let format = turbojpeg::PixelFormat::RGB;
+    let tile = turbojpeg::decompress(&picture(name), format).expect("a JPEG");
+    let (width, height) = (tile.width * 4, tile.height * 4);
+    let rows: Vec<u8> = tile.pixels.chunks(tile.pitch).flat_map(|row| row.repeat(4)).collect();
+    let image = turbojpeg::Image { pixels: &rows.repeat(4)[..], width, pitch: width * 3, height, format };
+    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2).expect("a JPEG").to_vec()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fast_decode_answers_nearly_the_same_for_large_jpegs_and_says_so_in_the_fingerprint() {
+    let exact = TestServer::start(&[]).await;
+    let fast = TestServer::start(&["preprocess.fast_decode=true"]).await;
+    let embed = async |server: &TestServer, bytes: &[u8]| {
+        let body = json(server.post_picture("/embed/image", bytes.to_vec()).await, 200).await;
+        matrix(&body["embeddings"]).remove(0)
+    };
+    let mut large = vec![("coffee_large.jpg", picture("coffee_large.jpg"))];
+    large.extend(["cat_420.jpg", "rocket.jpg", "tall_333x777.jpg"].map(|name| (name, tiled(name))));
+    for (name, bytes) in large {
+        let (expected, actual) = (embed(&exact, &bytes).await, embed(&fast, &bytes).await);
+        let cosine: f32 = expected.iter().zip(&actual).map(|(a, b)| a * b).sum();
+        assert!(cosine >= FAST_DECODE_COSINE && actual != expected, "{name}: {cosine}");
+    }
+    for name in ["photo_640x480.jpg", "cat_exif_6.jpg", "astronaut.png"] {
+        assert_eq!(embed(&exact, &picture(name)).await, embed(&fast, &picture(name)).await, "{name}");
+    }
+    let fingerprint =
+        async |server: &TestServer| json(server.get("/info").await, 200).await["model"]["fingerprint"].clone();
+    assert_ne!(fingerprint(&exact).await, fingerprint(&fast).await);
+    exact.stop().await;
+    fast.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,8 +14,8 @@ use std::{
 
 use clipserve::{
     config::{self, Config, Overrides},
-    embedder::{self, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, VisionParts},
-    encoder::{Embeddings, EncodeError, Encoder, PixelBuf, Tokens},
+    embedder::{self, Abilities, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, VisionParts},
+    encoder::{Embeddings, EncodeError, Encoder, OutputSet, OutputShape, PixelBuf, Tokens, TowerOutputs},
     model::{LogitScale, LogitScaleSource, preprocessor::PreprocessorConfig},
     preprocess::{
         image::{ImageOptions, ImageProcessor},
@@ -23,7 +23,7 @@ use clipserve::{
     },
     server::{LoadContext, ServeError, Server},
 };
-use ndarray::Array2;
+use ndarray::{Array2, ArrayD};
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -212,6 +212,10 @@ pub(crate) fn matrix(value: &Value) -> Vec<Vec<f32>> {
 /// How many values the gated encoders answer.
 pub(crate) const GATED_DIM: usize = 4;
 
+/// The outputs of the gated encoders: of one position, whatever the input.
+const GATED_OUTPUTS: OutputShape =
+    OutputShape { hidden_size: GATED_DIM, num_hidden_layers: 1, num_attention_heads: 1, max_positions: 1 };
+
 /// Holds the gated encoders back: each run of theirs waits for one [`Gate::open`].
 pub(crate) struct Gate {
     leave: mpsc::Sender<()>,
@@ -254,6 +258,12 @@ impl<I: Send + 'static> Encoder for Gated<I> {
         let _ = self.wait.lock().expect("not poisoned").recv();
         Ok(Array2::from_shape_fn((inputs.len(), GATED_DIM), |(_, column)| f32::from(u8::from(column == 0))))
     }
+
+    fn encode_outputs(&mut self, inputs: &[I], outputs: OutputSet) -> Result<Vec<TowerOutputs>, EncodeError> {
+        let embedding = self.encode(inputs)?.row(0).to_vec();
+        let arrays = outputs.iter().map(|output| ArrayD::ones(GATED_OUTPUTS.of(output, 1))).collect();
+        Ok(vec![TowerOutputs { embedding: Some(embedding), arrays }; inputs.len()])
+    }
 }
 
 /// The fixture's image processor and tokenizer around any two encoders.
@@ -264,14 +274,14 @@ where
 {
     let preprocessor = std::fs::read_to_string(fixture("tiny-clip/preprocessor_config.json")).expect("the fixture");
     let preprocessor = PreprocessorConfig::from_json(&preprocessor).expect("valid");
-    let options = ImageOptions { exif_orientation: true, max_pixels: config.limits.max_pixels };
+    let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: config.limits.max_pixels };
     let processor = ImageProcessor::new(&preprocessor, options).expect("supported");
     let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, config.limits.max_text_bytes);
     Parts {
         info: ModelInfo {
             name: "gated".to_owned(),
             fingerprint: "sha256:0".to_owned(),
-            dim: GATED_DIM,
+            dim: Some(GATED_DIM),
             image_size: Some(processor.crop_size()),
             context_length: Some(77),
             logit_scale: Some(LogitScale { value: 100.0, source: LogitScaleSource::Default }),
@@ -280,10 +290,12 @@ where
             onnxruntime: "none".to_owned(),
         },
         vision: Some(VisionParts {
+            abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },
             processor,
             sessions: Sessions { encoders: vec![vision], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
         }),
         text: Some(TextParts {
+            abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },
             tokenizer: tokenizer.expect("the fixture"),
             sessions: Sessions { encoders: vec![text], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
         }),

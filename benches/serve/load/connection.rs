@@ -6,8 +6,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, StatusCode, header};
-use http_body_util::BodyExt;
+use http::{HeaderValue, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -63,6 +63,14 @@ impl Connection {
         }
         let retry_after = head.headers.get(header::RETRY_AFTER).and_then(seconds);
         Ok(Answer { status: head.status, length, start, retry_after })
+    }
+
+    /// `GET path` and all of its answer.
+    pub(crate) async fn get(&mut self, path: &'static str) -> Result<Bytes> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = Uri::from_static(path);
+        request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+        self.fetch(request).await
     }
 
     /// One request and all of its answer.

@@ -22,7 +22,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::http::body::{BodyBudget, BodyError, BodyLimits, read_body};
+use crate::{
+    budget::ByteBudget,
+    http::body::{BodyError, BodyLimits, read_body},
+};
 
 const SOON: Duration = Duration::from_millis(50);
 const NEVER: Duration = Duration::from_secs(3600);
@@ -116,7 +119,7 @@ async fn slow(State(probe): State<Probe>) -> &'static str {
 }
 
 async fn length(State(probe): State<Probe>, headers: HeaderMap, body: Body) -> (StatusCode, String) {
-    match read_body(&headers, body, &probe.limits, &BodyBudget::new(1 << 20)).await {
+    match read_body(&headers, body, &probe.limits, &ByteBudget::new(1 << 20)).await {
         Ok(body) => (StatusCode::OK, body.bytes().len().to_string()),
         Err(error) => {
             let status = match error {

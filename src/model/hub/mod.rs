@@ -1,11 +1,11 @@
 //! Models that are named by their id on the Hugging Face Hub: downloaded once, into the cache that the hub's own tools share.
 //!
-//! Owns the way from `model.path` to a directory. `select` chooses the files, `client` speaks the protocol, `download` brings
-//! one file, `cache` knows the layout. Written here because no crate does it: `hf-hub` 1.0 neither resumes a transfer nor checks
-//! what arrived, and 0.5 resumes without a check.
+//! Owns the way from `model.path`, `model.vision` and `model.text` to directories. `select` chooses the files, `client` speaks the
+//! protocol, `download` brings one file, `cache` knows the layout. Written here because no crate does it: `hf-hub` 1.0 neither
+//! resumes a transfer nor checks what arrived, and 0.5 resumes without a check.
 //!
-//! Invariants: a directory of this name goes before the hub; with `HF_HUB_OFFLINE` nothing is asked; what is in the cache
-//! serves when the hub cannot be reached, and the log says so.
+//! Invariants: a file or directory of this name goes before the hub; one revision is that of every place; with `HF_HUB_OFFLINE`
+//! nothing is asked; what is in the cache serves when the hub cannot be reached, and the log says so.
 
 mod cache;
 mod client;
@@ -15,21 +15,26 @@ mod progress;
 mod select;
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
-use super::layout::suffixes;
-use crate::config::{HubConfig, ModelConfig, Precision};
+use super::{
+    clip_config::ClipConfig,
+    search,
+    tower::{Suffixes, Tower},
+};
+use crate::config::{ModelConfig, Precision};
 use cache::RepoCache;
 use client::{Client, Listing, RemoteFile};
 use progress::Progress;
+use select::{Selection, Wanted, select};
 
 /// Why a model cannot be had from the hub, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// Neither a directory nor an id.
-    #[error("model directory {path}: No such file or directory, and no id on the hub (owner/name) either", path = .0.display())]
+    /// Neither a place on this machine nor an id.
+    #[error("model directory or graph {path}: No such file or directory, and no id on the hub (owner/name) either", path = .0.display())]
     NotAModel(PathBuf),
     /// No folder for the cache.
     #[error("there is no folder to download to: set HF_HOME or HF_HUB_CACHE")]
@@ -88,7 +93,7 @@ pub enum HubError {
     },
     /// Not there.
     #[error(
-        "{repo}{} is neither a directory nor a model on {endpoint}",
+        "{repo}{} is neither a file or directory nor a model on {endpoint}",
         .revision.as_ref().map(|revision| format!(" (revision {revision})")).unwrap_or_default()
     )]
     NotFound {
@@ -177,76 +182,133 @@ impl fmt::Display for RepoId {
     }
 }
 
-/// The same model with a path that is a directory, downloaded if need be; from the hub, its name is its id unless it has one.
-/// Blocks for as long as that takes.
+/// A model whose places are all on this machine.
+#[derive(Clone, Debug)]
+pub struct LocalModel {
+    /// The configuration with files and directories for its places.
+    pub config: ModelConfig,
+    /// Whether `config.path` came from the hub as a checkpoint. Graphs that lie in its folder as well, from another start or of
+    /// another tool, are then not this model.
+    pub is_checkpoint: bool,
+}
+
+/// The same model with every place on this machine, downloaded if need be. Its name is the id on the hub where its first place
+/// is one, unless it has a name. Blocks for as long as that takes.
 ///
 /// # Errors
-/// When the path is neither there nor an id, and whatever can stand in the way of a download.
-pub fn local(config: &ModelConfig, precision: Precision) -> Result<ModelConfig, HubError> {
-    let mut local = config.clone();
-    // A path that may not be looked at is not an id either: whoever opens it says what is wrong. None at all: the towers have
-    // places of their own.
-    if config.path.as_os_str().is_empty() || config.path.try_exists().unwrap_or(true) {
-        return Ok(local);
+/// When a place is neither there nor an id, and whatever can stand in the way of a download.
+pub fn local(config: &ModelConfig, precision: Precision) -> Result<LocalModel, HubError> {
+    let mut local = LocalModel { config: config.clone(), is_checkpoint: false };
+    if let Some(repo) = repo_at(search::source(config))? {
+        local.config.name.get_or_insert_with(|| repo.to_string());
     }
-    let Some(repo) = config.path.to_str().and_then(RepoId::parse) else {
-        return Err(HubError::NotAModel(config.path.clone()));
-    };
-    local.path = snapshot(&repo, &config.revision, suffixes(precision), &config.hub)?;
-    local.name.get_or_insert_with(|| repo.to_string());
+    let wanted =
+        |towers: Vec<Tower>, checkpoint| Wanted { towers, checkpoint, suffixes: Suffixes::of(config, precision) };
+    if let Some(repo) = repo_at(&config.path)? {
+        let own = [(Tower::Vision, &config.vision), (Tower::Text, &config.text)];
+        let towers: Vec<Tower> = own.into_iter().filter(|(_, place)| place.is_none()).map(|(tower, _)| tower).collect();
+        if towers.is_empty() {
+            // Nothing is left to take from it.
+            local.config.path = PathBuf::new();
+        } else {
+            let checkpoint = towers == Tower::BOTH && config.variant.is_none();
+            let snapshot = Snapshot::get(&repo, config, &wanted(towers, checkpoint))?;
+            local.config.path = snapshot.path;
+            local.is_checkpoint = snapshot.is_checkpoint;
+        }
+    }
+    for (place, tower) in [(&mut local.config.vision, Tower::Vision), (&mut local.config.text, Tower::Text)] {
+        if let Some(repo) = place.as_deref().map(repo_at).transpose()?.flatten() {
+            *place = Some(Snapshot::get(&repo, config, &wanted(vec![tower], false))?.path);
+        }
+    }
     Ok(local)
 }
 
-/// The folder that holds `revision` of `repo`, as far as it is needed.
-fn snapshot(repo: &RepoId, revision: &str, suffixes: &[&str], hub: &HubConfig) -> Result<PathBuf, HubError> {
-    let root = hub.cache.as_ref().ok_or(HubError::NoCache)?;
-    let cache = RepoCache::of(root, repo);
-    let cached = || {
-        let commit = cache.commit(revision)?;
-        select::select(&cache.files(&commit), suffixes).is_ok().then(|| cache.snapshot(&commit))
-    };
-    if hub.offline {
-        let (repo, revision) = (repo.clone(), revision.to_owned());
-        return cached().ok_or_else(|| HubError::Offline { repo, revision, cache: root.clone() });
+/// The id that `place` is, unless it is on this machine, or there is none.
+fn repo_at(place: &Path) -> Result<Option<RepoId>, HubError> {
+    // A path that may not be looked at is not an id either: whoever opens it says what is wrong.
+    if place.as_os_str().is_empty() || place.try_exists().unwrap_or(true) {
+        return Ok(None);
     }
-    match download(repo, revision, suffixes, hub, &cache) {
-        Err(error @ HubError::Unavailable { .. }) => {
-            let Some(path) = cached() else { return Err(error) };
-            tracing::warn!(%error, "the hub cannot be reached; serving what is in the cache");
-            Ok(path)
-        }
-        outcome => outcome,
+    match place.to_str().and_then(RepoId::parse) {
+        Some(repo) => Ok(Some(repo)),
+        None => Err(HubError::NotAModel(place.to_owned())),
     }
 }
 
-fn download(
-    repo: &RepoId,
-    revision: &str,
-    suffixes: &[&str],
-    hub: &HubConfig,
-    cache: &RepoCache,
-) -> Result<PathBuf, HubError> {
-    let client = Client::new(hub, repo, revision)?;
-    let Listing { commit, files } = client.list()?;
-    let unusable = |reason| HubError::Unusable { repo: repo.clone(), reason };
-    let chosen = select::select(&files, suffixes).map_err(unusable)?;
-    // A commit never changes: what is in its snapshot needs no question.
-    let there = cache.files(&commit);
-    let missing = chosen.iter().filter(|name| !there.contains(*name));
-    let missing: Vec<RemoteFile> = missing.map(|name| client.describe(&commit, name)).collect::<Result<_, _>>()?;
-    if !missing.is_empty() {
-        let total = missing.iter().map(|file| file.size).sum();
-        tracing::info!(model = %repo, revision, commit, files = missing.len(), bytes = total, "downloading");
-        let mut progress = Progress::new(total);
-        for file in &missing {
-            download::fetch(&client, cache, &commit, file, &mut progress)?;
+/// The folder that holds a revision of a repository, as far as it is wanted.
+struct Snapshot {
+    path: PathBuf,
+    is_checkpoint: bool,
+}
+
+impl Snapshot {
+    /// From the hub of `model`, else from the cache.
+    fn get(repo: &RepoId, model: &ModelConfig, wanted: &Wanted) -> Result<Self, HubError> {
+        let root = model.hub.cache.as_ref().ok_or(HubError::NoCache)?;
+        let cache = RepoCache::of(root, repo);
+        if model.hub.offline {
+            let (repo, revision) = (repo.clone(), model.revision.clone());
+            return Self::cached(&cache, &model.revision, wanted).ok_or_else(|| HubError::Offline {
+                repo,
+                revision,
+                cache: root.clone(),
+            });
         }
-        drop(progress);
-        cache.link(&commit, missing.iter().map(|file| (file.name.as_str(), file.etag.as_str())))?;
-        tracing::info!(model = %repo, commit, "downloaded");
+        match Self::download(repo, model, wanted, &cache) {
+            Err(error @ HubError::Unavailable { .. }) => {
+                let Some(cached) = Self::cached(&cache, &model.revision, wanted) else { return Err(error) };
+                tracing::warn!(%error, "the hub cannot be reached; serving what is in the cache");
+                Ok(cached)
+            }
+            outcome => outcome,
+        }
     }
-    cache.write_ref(revision, &commit)?;
-    Ok(cache.snapshot(&commit))
+
+    fn cached(cache: &RepoCache, revision: &str, wanted: &Wanted) -> Option<Self> {
+        let commit = cache.commit(revision)?;
+        let (path, selection) = (cache.snapshot(&commit), select(&cache.files(&commit), wanted).ok()?);
+        // Half a model may be there because somebody wanted that tower only; its configuration tells that from one that has no
+        // other half.
+        let whole = selection.absent.is_none_or(|tower| !describes(&path, tower));
+        whole.then_some(Self { path, is_checkpoint: selection.checkpoint })
+    }
+
+    fn download(repo: &RepoId, model: &ModelConfig, wanted: &Wanted, cache: &RepoCache) -> Result<Self, HubError> {
+        let revision = &*model.revision;
+        let client = Client::new(&model.hub, repo, revision)?;
+        let Listing { commit, files } = client.list()?;
+        let unusable = |reason| HubError::Unusable { repo: repo.clone(), reason };
+        let Selection { files: chosen, checkpoint: is_checkpoint, .. } = select(&files, wanted).map_err(unusable)?;
+        // A commit never changes: what is in its snapshot needs no question.
+        let there = cache.files(&commit);
+        let missing = chosen.iter().filter(|name| !there.contains(*name));
+        let missing: Vec<RemoteFile> = missing.map(|name| client.describe(&commit, name)).collect::<Result<_, _>>()?;
+        if !missing.is_empty() {
+            let total = missing.iter().map(|file| file.size).sum();
+            tracing::info!(model = %repo, revision, commit, files = missing.len(), bytes = total, "downloading");
+            let mut progress = Progress::new(total);
+            for file in &missing {
+                download::fetch(&client, cache, &commit, file, &mut progress)?;
+            }
+            drop(progress);
+            cache.link(&commit, missing.iter().map(|file| (file.name.as_str(), file.etag.as_str())))?;
+            tracing::info!(model = %repo, commit, "downloaded");
+        }
+        cache.write_ref(revision, &commit)?;
+        Ok(Self { path: cache.snapshot(&commit), is_checkpoint })
+    }
+}
+
+/// Whether the configuration in `directory` has this tower, or cannot be understood.
+fn describes(directory: &Path, tower: Tower) -> bool {
+    let config = fs::read_to_string(directory.join("config.json")).ok();
+    let Some(config) = config.and_then(|text| ClipConfig::from_json(&text).ok()) else { return true };
+    match tower {
+        Tower::Vision => config.vision.is_some(),
+        Tower::Text => config.text.is_some(),
+    }
 }
 
 #[cfg(test)]

@@ -1,71 +1,109 @@
 //! Which files of a repository are downloaded: what a loader needs, and nothing more.
 //!
-//! Owns the choice, as a pure function of the repository's list of files and the graphs' suffixes. Does not download.
+//! Owns the choice, as a pure function of the repository's list of files and of what is wanted. Does not download.
 //!
 //! A checkpoint goes before graphs that somebody made from it: `logit_scale` is in no such graph, so without the weights
-//! `/similarity` and `/classify` would have the wrong scale.
+//! `/similarity` and `/classify` would have the wrong scale. Whoever names a variant or a tower means the graphs, though.
 //!
-//! Invariants: graphs or a checkpoint, never both; only names spelt out here are ever chosen, so that no name a server makes up
-//! (`../x`, `/x`) reaches the file system.
+//! Invariants: graphs or a checkpoint, never both; only names spelt out here and in `tower` are ever chosen, so that no name a
+//! server makes up (`../x`, `/x`) reaches the file system.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
-/// The two graphs of transformers.js.
-const TRANSFORMERS_JS: [&str; 2] = ["onnx/vision_model", "onnx/text_model"];
-/// The two graphs of Immich, each among files of its own.
-const IMMICH: [&str; 2] = ["visual/model", "textual/model"];
-/// The graph of Optimum, with both towers.
-const OPTIMUM: [&str; 2] = ["onnx/model", "model"];
+use crate::model::{
+    SPECIAL_TOKENS,
+    tower::{Suffixes, Tower, companion_folders},
+};
 
-/// The files to download, from the names of all `files`: the configuration, the tokenizer, and the checkpoint, or else the
-/// graphs that have one of `suffixes`, the first of these first, with their external data.
+/// What is wanted of a repository.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    /// For these towers, at least one.
+    pub(super) towers: Vec<Tower>,
+    /// Whether a checkpoint will do, and goes before graphs.
+    pub(super) checkpoint: bool,
+    /// Of the graphs.
+    pub(super) suffixes: Suffixes,
+}
+
+/// What was chosen.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Selection {
+    /// The names of the files, the large ones last: what is refused is refused before them.
+    pub(super) files: Vec<String>,
+    /// Whether they are a checkpoint.
+    pub(super) checkpoint: bool,
+    /// The one tower that was wanted and is not in the repository at all: our own export may be without it.
+    pub(super) absent: Option<Tower>,
+}
+
+/// The files to download, from the names of all `files`: the checkpoint or the graphs with their external data, and what
+/// belongs to them.
 ///
 /// # Errors
 /// In one line, what is missing.
-pub(super) fn select(files: &BTreeSet<String>, suffixes: &[&str]) -> Result<Vec<String>, String> {
-    if !files.contains("config.json") {
-        return Err("it has no config.json".to_owned());
-    }
-    let mut chosen = companions(files, "");
-    if let Some(weights) = checkpoint(files)? {
+pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Selection, String> {
+    if wanted.checkpoint
+        && let Some(weights) = checkpoint(files)?
+    {
+        if !files.contains("config.json") {
+            return Err("it has no config.json".to_owned());
+        }
+        let mut chosen = vec!["config.json".to_owned()];
+        // Which towers it has, its tensors say.
+        for tower in Tower::BOTH {
+            chosen.extend(beside("model.safetensors", &tower.companions(), files).unwrap_or_default());
+        }
+        // The states of padding are among a checkpoint's outputs, and depend on what it is.
+        chosen.extend(SPECIAL_TOKENS.map(str::to_owned).into_iter().filter(|name| files.contains(name)));
         chosen.extend(weights);
-        return Ok(chosen);
+        return Ok(Selection { files: chosen, checkpoint: true, absent: None });
     }
-    let both =
-        |[vision, text]: [&str; 2]| Some([graph(files, vision, suffixes)?, graph(files, text, suffixes)?].concat());
-    let one = |graphs: [&str; 2]| graphs.iter().find_map(|name| graph(files, name, suffixes));
-    if let Some(graphs) = both(TRANSFORMERS_JS) {
-        chosen.extend(graphs);
-    } else if let Some(graphs) = both(IMMICH) {
-        chosen.extend(companions(files, "visual/"));
-        chosen.extend(companions(files, "textual/"));
-        chosen.extend(graphs);
-    } else if let Some(graph) = one(TRANSFORMERS_JS).or_else(|| one(OPTIMUM)) {
-        // A model may have one tower.
-        chosen.extend(graph);
-    } else {
-        return Err(missing(files, suffixes));
+    // Two towers may share files, and a graph.
+    let (mut small, mut graphs, mut absent) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    for &tower in &wanted.towers {
+        match wanted.suffixes.graphs(&[tower]).into_iter().find(|name| files.contains(name)) {
+            Some(graph) => {
+                small.extend(companions(&graph, tower, files)?);
+                graphs.extend(external_data(&graph, files));
+                graphs.insert(graph);
+            }
+            None => absent.push(tower),
+        }
     }
-    Ok(chosen)
+    let absent = match absent[..] {
+        [] => None,
+        [tower] if wanted.checkpoint && !graphs.is_empty() && graphs_of(&[tower], files).is_empty() => Some(tower),
+        _ => return Err(missing(&absent, files, wanted)),
+    };
+    Ok(Selection { files: small.into_iter().chain(graphs).collect(), checkpoint: false, absent })
 }
 
-/// The small files of a folder that say how inputs are made: of each kind the first that there is.
-fn companions(files: &BTreeSet<String>, folder: &str) -> Vec<String> {
-    let kinds: [&[&[&str]]; 3] = [
-        &[&["config.json"]],
-        &[&["preprocessor_config.json"], &["preprocess_cfg.json"]],
-        &[&["tokenizer.json"], &["vocab.json", "merges.txt"]],
-    ];
-    let path = |name: &&str| format!("{folder}{name}");
-    let there = |names: &&&[&str]| names.iter().all(|name| files.contains(&path(name)));
-    kinds.iter().filter_map(|kind| kind.iter().find(there)).flat_map(|names| names.iter().map(path)).collect()
+/// The small files that say what a graph's inputs are and how they are made.
+fn companions(graph: &str, tower: Tower, files: &BTreeSet<String>) -> Result<Vec<String>, String> {
+    let inputs = beside(graph, &tower.companions(), files).ok_or_else(|| {
+        let ways: Vec<String> = tower.companions().iter().map(|names| names.join(" with ")).collect();
+        format!("it has {graph}, but no {}", ways.join(" or "))
+    })?;
+    let config = beside(graph, &[&["config.json"]], files);
+    if config.is_none() && tower == Tower::Text {
+        return Err(format!("it has {graph}, but no config.json"));
+    }
+    Ok([inputs, config.unwrap_or_default()].concat())
 }
 
-/// A graph and the files of its external data.
-fn graph(files: &BTreeSet<String>, name: &str, suffixes: &[&str]) -> Option<Vec<String>> {
-    let graph = suffixes.iter().map(|suffix| format!("{name}{suffix}.onnx")).find(|graph| files.contains(graph))?;
-    let data = files.iter().filter(|file| file.strip_prefix(&graph).is_some_and(is_external_data)).cloned();
-    Some(data.chain([graph.clone()]).collect())
+fn external_data(graph: &str, files: &BTreeSet<String>) -> impl Iterator<Item = String> {
+    files.iter().filter(move |file| file.strip_prefix(graph).is_some_and(is_external_data)).cloned()
+}
+
+/// The first of `ways` whose files are all in one of the folders that belong to `graph`.
+fn beside(graph: &str, ways: &[&[&str]], files: &BTreeSet<String>) -> Option<Vec<String>> {
+    let in_folder = |folder: &Path| {
+        let path = |name: &&str| folder.join(name).to_str().map(str::to_owned);
+        let paths = ways.iter().filter_map(|names| names.iter().map(path).collect::<Option<Vec<_>>>());
+        paths.into_iter().find(|paths| paths.iter().all(|path| files.contains(path)))
+    };
+    companion_folders(Path::new(graph)).find_map(in_folder)
 }
 
 /// `_data`, `.data`, and the parts of data that is in several files (`_data_1`).
@@ -103,35 +141,62 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn missing(files: &BTreeSet<String>, suffixes: &[&str]) -> String {
-    let wanted: Vec<String> =
-        suffixes.iter().map(|suffix| format!("onnx/{{vision,text}}_model{suffix}.onnx")).collect();
-    let wanted = wanted.join(" or ");
-    match files.iter().find(|file| file.ends_with(".onnx")) {
-        Some(other) => {
-            format!("it has neither model.safetensors nor {wanted}, as engine.precision asks for, but {other}")
-        }
-        None => format!("it has neither model.safetensors nor {wanted}"),
-    }
+/// The graphs that these towers could have, whatever they end in.
+fn graphs_of<'a>(towers: &[Tower], files: &'a BTreeSet<String>) -> Vec<&'a str> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
+    let suffix = |rest: &str| rest.is_empty() || rest.starts_with('_') && rest.bytes().all(plain);
+    let is_graph = |file: &str| {
+        let Some(stem) = file.strip_suffix(".onnx") else { return false };
+        towers.iter().flat_map(|tower| tower.graphs()).any(|name| stem.strip_prefix(name).is_some_and(suffix))
+    };
+    files.iter().map(String::as_str).filter(|file| is_graph(file)).collect()
+}
+
+fn missing(towers: &[Tower], files: &BTreeSet<String>, wanted: &Wanted) -> String {
+    let names = wanted.suffixes.graphs(towers).join(" or ");
+    let checkpoint = if wanted.checkpoint { "model.safetensors or " } else { "" };
+    let there = match graphs_of(towers, files)[..] {
+        [] => "no such graph at all".to_owned(),
+        ref graphs => graphs.join(", "),
+    };
+    format!("it has no {checkpoint}{names}{}; it has {there}", wanted.suffixes.hint)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Precision, model::layout::suffixes};
+    use crate::config::{self, Overrides};
 
-    fn chosen(files: &str, precision: Precision) -> Result<Vec<String>, String> {
-        let files = files.split_whitespace().map(str::to_owned).collect();
-        let mut chosen = select(&files, suffixes(precision))?;
-        chosen.sort();
-        Ok(chosen)
+    /// What a model with this `section.key=value` wants of a repository; nothing for f32.
+    fn wanted(set: &str, towers: &[Tower], checkpoint: bool) -> Wanted {
+        let set = ["model.path=m", set].into_iter().filter(|pair| !pair.is_empty()).map(str::to_owned).collect();
+        let config = config::load(&Overrides { set, ..Overrides::default() }, []).expect("valid").config;
+        let suffixes = Suffixes::of(&config.model, config.engine.graphs());
+        Wanted { towers: towers.to_vec(), checkpoint, suffixes }
+    }
+
+    fn choose(files: &str, wanted: &Wanted) -> Result<Selection, String> {
+        select(&files.split_whitespace().map(str::to_owned).collect(), wanted)
+    }
+
+    #[track_caller]
+    fn assert_chosen(files: &str, wanted: &Wanted, expected: &str) -> Selection {
+        let chosen = choose(files, wanted).unwrap_or_else(|error| panic!("{wanted:?} of {files}: {error}"));
+        let mut names: Vec<&str> = expected.split_whitespace().collect();
+        names.sort_unstable();
+        let sorted = BTreeSet::from_iter(chosen.files.iter().map(String::as_str));
+        assert_eq!((&*Vec::from_iter(sorted), chosen.files.len()), (&*names, names.len()), "{wanted:?} of {files}");
+        let large = |name: &&String| name.contains(".onnx") || name.contains("safetensors");
+        assert!(chosen.files.iter().skip_while(|name| !large(name)).all(|name| large(&name)), "{:?}", chosen.files);
+        chosen
     }
 
     const XENOVA: &str = "README.md .gitattributes config.json preprocessor_config.json quantize_config.json \
         special_tokens_map.json tokenizer.json tokenizer_config.json vocab.json merges.txt \
         onnx/model.onnx onnx/model_fp16.onnx onnx/model_quantized.onnx \
         onnx/vision_model.onnx onnx/vision_model_fp16.onnx onnx/vision_model_quantized.onnx onnx/vision_model_q4.onnx \
-        onnx/text_model.onnx onnx/text_model_fp16.onnx onnx/text_model_quantized.onnx onnx/text_model_int8.onnx";
+        onnx/text_model.onnx onnx/text_model_fp16.onnx onnx/text_model_quantized.onnx onnx/text_model_int8.onnx \
+        onnx/text_model_q4.onnx";
     const OPENAI: &str = "README.md config.json preprocessor_config.json tokenizer.json vocab.json merges.txt \
         flax_model.msgpack pytorch_model.bin tf_model.h5 model.safetensors";
     const SLOW_SHARDS: &str = "config.json vocab.json merges.txt pytorch_model.bin.index.json \
@@ -139,68 +204,137 @@ mod tests {
         model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.fp16-00001-of-00001.safetensors";
     const OF_IMMICH: &str = "README.md config.json visual/model.onnx visual/model.armnn visual/preprocess_cfg.json \
         visual/fp16/model.armnn textual/model.onnx textual/tokenizer.json textual/vocab.json textual/merges.txt";
+    const OF_QDRANT: &str = "README.md config.json model.onnx preprocessor_config.json special_tokens_map.json tokenizer.json \
+        tokenizer_config.json vocab.json merges.txt";
+    const SMALL: &str = "config.json preprocessor_config.json tokenizer.json";
 
     #[test]
-    fn what_is_needed_is_chosen_and_nothing_more() {
-        use Precision::{F16, F32, Int8};
-        let base = "config.json preprocessor_config.json tokenizer.json";
-        for (files, precision, expected) in [
-            (XENOVA, F32, &*format!("{base} onnx/vision_model.onnx onnx/text_model.onnx")),
-            (XENOVA, F16, &format!("{base} onnx/vision_model_fp16.onnx onnx/text_model_fp16.onnx")),
-            (XENOVA, Int8, &format!("{base} onnx/vision_model_quantized.onnx onnx/text_model_int8.onnx")),
-            (OPENAI, F32, &format!("{base} model.safetensors")),
-            (OPENAI, Int8, &format!("{base} model.safetensors")),
-            (&format!("{XENOVA} {OPENAI}"), F32, &format!("{base} model.safetensors")),
+    fn of_a_whole_model_what_is_needed_is_chosen_and_nothing_more() {
+        let (f16, int8) = ("engine.precision=f16", "engine.precision=int8");
+        for (files, set, expected) in [
+            (XENOVA, "", &*format!("{SMALL} onnx/vision_model.onnx onnx/text_model.onnx")),
+            (XENOVA, f16, &format!("{SMALL} onnx/vision_model_fp16.onnx onnx/text_model_fp16.onnx")),
+            (XENOVA, int8, &format!("{SMALL} onnx/vision_model_quantized.onnx onnx/text_model_int8.onnx")),
+            (OPENAI, "", &format!("{SMALL} model.safetensors")),
+            (OPENAI, int8, &format!("{SMALL} model.safetensors")),
+            (
+                &format!("{XENOVA} {OPENAI}"),
+                "",
+                &format!("{SMALL} tokenizer_config.json special_tokens_map.json model.safetensors"),
+            ),
             (
                 SLOW_SHARDS,
-                F32,
+                "",
                 "config.json vocab.json merges.txt model.safetensors.index.json model-00001-of-00002.safetensors \
                  model-00002-of-00002.safetensors",
             ),
             (
                 OF_IMMICH,
-                F32,
+                "",
                 "config.json visual/model.onnx visual/preprocess_cfg.json textual/model.onnx textual/tokenizer.json",
             ),
-            ("config.json model.onnx model.onnx_data vocab.json", F32, "config.json model.onnx model.onnx_data"),
-            ("config.json onnx/text_model.onnx onnx/model.onnx", F32, "config.json onnx/text_model.onnx"),
             (
-                "config.json onnx/text_model.onnx onnx/vision_model.onnx onnx/vision_model.onnx_data \
-                 onnx/vision_model.onnx_data_1 onnx/text_model.onnx.data onnx/text_model.onnx_database",
-                F32,
-                "config.json onnx/text_model.onnx onnx/vision_model.onnx onnx/vision_model.onnx_data \
-                 onnx/vision_model.onnx_data_1 onnx/text_model.onnx.data",
+                "config.json preprocessor_config.json vocab.json merges.txt model.onnx model.onnx_data",
+                "",
+                "config.json preprocessor_config.json vocab.json merges.txt model.onnx model.onnx_data",
+            ),
+            (
+                &format!("{SMALL} onnx/text_model.onnx onnx/model.onnx"),
+                "",
+                &format!("{SMALL} onnx/text_model.onnx onnx/model.onnx"),
+            ),
+            (
+                &format!(
+                    "{SMALL} onnx/text_model.onnx onnx/vision_model.onnx onnx/vision_model.onnx_data \
+                     onnx/vision_model.onnx_data_1 onnx/text_model.onnx.data onnx/text_model.onnx_database"
+                ),
+                "",
+                &format!(
+                    "{SMALL} onnx/text_model.onnx onnx/vision_model.onnx onnx/vision_model.onnx_data \
+                     onnx/vision_model.onnx_data_1 onnx/text_model.onnx.data"
+                ),
             ),
         ] {
-            let mut expected: Vec<_> = expected.split_whitespace().map(str::to_owned).collect();
-            expected.sort();
-            assert_eq!(chosen(files, precision), Ok(expected), "{precision:?} of {files}");
+            let chosen = assert_chosen(files, &wanted(set, &Tower::BOTH, true), expected);
+            assert_eq!((chosen.checkpoint, chosen.absent), (expected.contains("safetensors"), None), "{files}");
         }
     }
 
     #[test]
+    fn whoever_names_a_variant_gets_its_graphs_also_beside_a_checkpoint() {
+        let wanted = wanted("model.variant=q4", &Tower::BOTH, false);
+        let expected = format!("{SMALL} onnx/vision_model_q4.onnx onnx/text_model_q4.onnx");
+        assert!(!assert_chosen(&format!("{XENOVA} {OPENAI}"), &wanted, &expected).checkpoint);
+    }
+
+    #[test]
+    fn of_one_tower_nothing_of_the_other_is_chosen_and_no_checkpoint() {
+        let both = format!("{XENOVA} {OPENAI}");
+        for (files, set, tower, expected) in [
+            (OF_QDRANT, "", Tower::Vision, "config.json model.onnx preprocessor_config.json"),
+            (OF_QDRANT, "", Tower::Text, "config.json model.onnx tokenizer.json"),
+            (&both, "", Tower::Vision, "config.json onnx/vision_model.onnx preprocessor_config.json"),
+            (&both, "model.variant=q4", Tower::Text, "config.json onnx/text_model_q4.onnx tokenizer.json"),
+            (OF_IMMICH, "", Tower::Text, "config.json textual/model.onnx textual/tokenizer.json"),
+            ("model.onnx preprocess_cfg.json", "", Tower::Vision, "model.onnx preprocess_cfg.json"),
+        ] {
+            assert_chosen(files, &wanted(set, &[tower], false), expected);
+        }
+    }
+
+    #[test]
+    fn a_model_may_be_without_a_tower_but_not_without_its_graph_in_this_precision() {
+        let one = format!("{SMALL} onnx/text_model.onnx onnx/text_model_fp16.onnx");
+        for set in ["", "engine.precision=f16"] {
+            let chosen = choose(&one, &wanted(set, &Tower::BOTH, true)).expect("a text tower");
+            assert_eq!(chosen.absent, Some(Tower::Vision));
+        }
+        let other = format!("{one} onnx/vision_model.onnx");
+        let error = choose(&other, &wanted("engine.precision=f16", &Tower::BOTH, true)).expect_err("no f16 of vision");
+        assert!(
+            error.contains("onnx/vision_model_fp16.onnx") && error.ends_with("has onnx/vision_model.onnx"),
+            "{error}"
+        );
+        choose(&one, &wanted("model.variant=fp16", &Tower::BOTH, false)).expect_err("who names graphs wants both");
+    }
+
+    #[test]
     fn what_is_missing_is_said() {
-        for (files, precision, expected) in [
-            ("", Precision::F32, "no config.json"),
-            (
-                "config.json pytorch_model.bin",
-                Precision::F32,
-                "neither model.safetensors nor onnx/{vision,text}_model.onnx",
-            ),
+        let (both, vision, text) = (&Tower::BOTH[..], &[Tower::Vision][..], &[Tower::Text][..]);
+        for (files, set, towers, expected) in [
+            ("", "", both, &["no model.safetensors or onnx/vision_model.onnx or ", "no such graph at all"][..]),
+            ("model.safetensors", "", both, &["no config.json"]),
+            ("config.json pytorch_model.bin", "", both, &["onnx/text_model.onnx", "no such graph at all"]),
             (
                 "config.json onnx/vision_model.onnx",
-                Precision::F16,
-                "_model_fp16.onnx, as engine.precision asks for, but onnx/",
+                "engine.precision=f16",
+                both,
+                &["_model_fp16.onnx", ", which engine.precision asks for", "it has onnx/vision_model.onnx"],
             ),
-            ("config.json model.safetensors.index.json", Precision::F32, "0 of its shards"),
+            ("config.json model.safetensors.index.json", "", both, &["0 of its shards"]),
             (
                 "config.json model.safetensors.index.json model-00001-of-00002.safetensors",
-                Precision::F32,
-                "1 of its shards",
+                "",
+                both,
+                &["1 of its shards"],
             ),
+            (
+                XENOVA,
+                "model.variant=q4f16",
+                vision,
+                &[
+                    "no onnx/vision_model_q4f16.onnx or ",
+                    ", which model.variant asks for; correct it; it has onnx/model.onnx, ",
+                    ", onnx/vision_model_q4.onnx",
+                ],
+            ),
+            (OPENAI, "", text, &["no onnx/text_model.onnx or ", "no such graph at all"]),
+            ("model.onnx config.json", "", text, &["model.onnx, but no tokenizer.json or vocab.json with merges.txt"]),
+            ("model.onnx vocab.json tokenizer.json", "", text, &["model.onnx, but no config.json"]),
+            ("model.onnx", "", vision, &["model.onnx, but no preprocessor_config.json or preprocess_cfg.json"]),
         ] {
-            let error = chosen(files, precision).expect_err(files);
-            assert!(error.contains(expected), "{error}");
+            let error = choose(files, &wanted(set, towers, towers == both)).expect_err(files);
+            assert!(expected.iter().all(|part| error.contains(part)), "{expected:?}: {error}");
         }
     }
 
@@ -208,21 +342,18 @@ mod tests {
     fn names_that_lead_elsewhere_are_never_chosen() {
         let files = "config.json model.safetensors.index.json model-1-of-1.safetensors model-../x-of-1.safetensors \
             ../config.json /config.json onnx/vision_model.onnx_data/../../x onnx/vision_model.onnx_data_../x";
-        assert_eq!(
-            chosen(files, Precision::F32).expect("the good ones"),
-            ["config.json", "model-1-of-1.safetensors", "model.safetensors.index.json"]
-        );
+        let expected = "config.json model-1-of-1.safetensors model.safetensors.index.json";
+        assert_chosen(files, &wanted("", &Tower::BOTH, true), expected);
     }
 
     proptest::proptest! {
         #[test]
         fn whatever_a_repository_holds_the_choice_is_of_plain_names(rest in r"[a-z0-9_./\\-]{0,20}") {
             let graph = "onnx/text_model.onnx";
-            let files = [
-                "config.json".to_owned(), "onnx/vision_model.onnx".to_owned(), graph.to_owned(), format!("{graph}{rest}"),
-                format!("{graph}_data{rest}"), rest,
-            ];
-            for file in select(&files.into(), &[""]).expect("both graphs") {
+            let mut files: BTreeSet<String> = SMALL.split(' ').map(str::to_owned).collect();
+            let vision = "onnx/vision_model.onnx".to_owned();
+            files.extend([vision, graph.to_owned(), format!("{graph}{rest}"), format!("{graph}_data{rest}"), rest]);
+            for file in select(&files, &wanted("", &Tower::BOTH, true)).expect("both graphs").files {
                 let parts: Vec<&str> = file.split('/').collect();
                 proptest::prop_assert!(parts.len() <= 2 && !parts.contains(&"..") && !parts.contains(&""), "{file}");
             }

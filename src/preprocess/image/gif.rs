@@ -5,7 +5,7 @@ use std::{borrow::Cow, io::Cursor, num::NonZeroU64};
 use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 
 use super::{
-    Decoded, Limits,
+    Decoded, Limits, RgbImage,
     error::{ImageError, ImageFormatName},
     orientation::Orientation,
 };
@@ -53,7 +53,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
             *pixel = palette[usize::from(index)];
         }
     }
-    Ok(Decoded { width: size.0, height: size.1, data, orientation: Orientation::Upright })
+    Ok(Decoded { image: RgbImage::new(size.0, size.1, data), orientation: Orientation::Upright })
 }
 
 fn refuse(error: DecodingError) -> ImageError {

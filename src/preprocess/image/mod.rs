@@ -1,11 +1,12 @@
 //! A picture's bytes to the `u8` crop that the vision encoder takes, equal to Pillow and `CLIPImageProcessor` to the byte.
 //!
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
-//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB, `preprocess::resample`
-//! resizes. Does not catch panics of the decoders: whoever calls does, once for all steps.
+//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB, `reduction` says
+//! where `fast_decode` leaves the reference, `memory` gives one picture's to the next, `preprocess::resample` resizes. Does not catch panics of the decoders: whoever calls does, once for all steps.
 //!
 //! Invariants: the size of a picture is checked from its header before memory for a pixel is taken; a truncated file is refused,
-//! never half shown; alpha is dropped, never composited; the crop has the size that [`ImageProcessor::crop_size`] says.
+//! never half shown; alpha is dropped, never composited; the crop has the size that [`ImageProcessor::crop_size`] says, and depends
+//! on no picture before it.
 //!
 //! Differences from the reference, all deliberate: 16-bit grey is scaled (see `convert`); a 1x1 picture is accepted; lossy WebP
 //! may differ by two levels, by the decoder.
@@ -14,15 +15,17 @@ mod convert;
 mod error;
 mod gif;
 mod jpeg;
+mod memory;
 mod orientation;
 mod png;
 mod raster;
+mod reduction;
 mod sniff;
 mod webp;
 
 pub use self::error::{ImageError, ImageFormatName};
-use self::orientation::Orientation;
-use super::resample::{self, Source, Window};
+use self::{orientation::Orientation, reduction::Reduction};
+use super::resample::{Axis, Resizer, Source, Window};
 use crate::{
     encoder::PixelBuf,
     model::preprocessor::{PreprocessorConfig, Resample, ResizeTo, Size},
@@ -33,28 +36,54 @@ use crate::{
 pub struct ImageOptions {
     /// Whether a picture is turned as its EXIF (or XMP) orientation says.
     pub exif_orientation: bool,
+    /// Whether a JPEG much larger than the resized picture is decoded at 1/2, 1/4 or 1/8 of its sides, which changes the crop a
+    /// little (see `reduction`).
+    pub fast_decode: bool,
     /// Width x height at most, checked before decoding. One picture takes at most 8 bytes a pixel while it is decoded (4:4:4
-    /// progressive JPEG: 9, in CMYK 12), and some 16 MiB.
+    /// progressive JPEG: 9, in CMYK 12), and some 16 MiB, besides what is kept from the one before.
     pub max_pixels: u64,
 }
 
+/// Bytes that an [`ImageProcessor`] keeps for the next picture, at most: enough for one of 2,300 x 2,300 pixels. What a larger one
+/// took is given back with its crop; getting it again takes a small part of the time that its decoding takes.
+const MAX_KEPT_BYTES: usize = 16 << 20;
+
 /// A decoded picture: upright, RGB, 8 bits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RgbImage {
-    width: u32,
-    height: u32,
+    columns: Axis,
+    rows: Axis,
+    reduction: Reduction,
     data: Vec<u8>,
 }
 
 impl RgbImage {
+    /// A picture as it was sent.
+    fn new(width: u32, height: u32, data: Vec<u8>) -> Self {
+        Self::reduced(width, height, Reduction::Whole, data)
+    }
+
+    /// A picture of `width x height`, reduced: its last row and column may stand for less than the others.
+    fn reduced(width: u32, height: u32, reduction: Reduction, data: Vec<u8>) -> Self {
+        let denominator = reduction.denominator();
+        let axis = |side: u32| Axis::first(f64::from(side) / f64::from(denominator), side.div_ceil(denominator));
+        Self { columns: axis(width), rows: axis(height), reduction, data }
+    }
+
     /// Pixels per row.
     pub fn width(&self) -> u32 {
-        self.width
+        self.columns.samples() as u32
     }
 
     /// Rows.
     pub fn height(&self) -> u32 {
-        self.height
+        self.rows.samples() as u32
+    }
+
+    /// Width and height before any reduction. Exact: the denominators are powers of two.
+    fn full_size(&self) -> (u32, u32) {
+        let side = |axis: Axis| (axis.length() * f64::from(self.reduction.denominator())) as u32;
+        (side(self.columns), side(self.rows))
     }
 
     /// The samples: `height * width * 3` bytes, rows first, RGB interleaved.
@@ -73,12 +102,30 @@ pub enum UnsupportedPreprocessing {
     NoFixedSize,
 }
 
-/// Makes crops, as one checkpoint's `preprocessor_config.json` says. Holds no state between pictures.
-#[derive(Clone, Debug)]
+/// Makes crops, as one checkpoint's `preprocessor_config.json` says, one picture after the other. Keeps buffers and tables between
+/// pictures, at most 16 MiB (and none of them in a clone), and nothing that shows: each thread has one of its own.
+#[derive(Debug)]
 pub struct ImageProcessor {
     resize: Option<(ResizeTo, Resample)>,
     crop: Size,
     options: ImageOptions,
+    scratch: Scratch,
+}
+
+/// Memory for the next picture.
+#[derive(Debug, Default)]
+struct Scratch {
+    /// For its pixels.
+    pixels: Vec<u8>,
+    /// For turning them.
+    spare: Vec<u8>,
+    resizer: Resizer,
+}
+
+impl Clone for ImageProcessor {
+    fn clone(&self) -> Self {
+        Self { resize: self.resize, crop: self.crop, options: self.options, scratch: Scratch::default() }
+    }
 }
 
 impl ImageProcessor {
@@ -93,7 +140,7 @@ impl ImageProcessor {
             (false, Some((ResizeTo::Exact(size), _))) => size,
             _ => return Err(UnsupportedPreprocessing::NoFixedSize),
         };
-        Ok(Self { resize, crop, options })
+        Ok(Self { resize, crop, options, scratch: Scratch::default() })
     }
 
     /// Height and width of every crop, in pixels.
@@ -108,36 +155,55 @@ impl ImageProcessor {
     ///
     /// # Panics
     /// A decoder may, on hostile data; nothing is left behind.
-    pub fn decode(&self, bytes: &[u8]) -> Result<RgbImage, ImageError> {
+    pub fn decode(&mut self, bytes: &[u8]) -> Result<RgbImage, ImageError> {
         let limits = Limits { max_pixels: self.options.max_pixels };
+        // The last picture may have been decoded and never cropped.
+        self.scratch.trim();
+        let buffer = std::mem::take(&mut self.scratch.pixels);
         let decoded = match sniff::sniff(bytes)? {
-            ImageFormatName::Jpeg => jpeg::decode(bytes, &limits),
-            ImageFormatName::Png => png::decode(bytes, &limits),
-            ImageFormatName::WebP => webp::decode(bytes, &limits),
+            ImageFormatName::Jpeg => {
+                let jpeg = jpeg::open(bytes, &limits)?;
+                let reduction = self.reduction(jpeg.size(), jpeg.orientation());
+                jpeg.decode(reduction, buffer)
+            }
+            ImageFormatName::Png => png::decode(bytes, &limits, buffer),
+            ImageFormatName::WebP => webp::decode(bytes, &limits, buffer),
             ImageFormatName::Gif => gif::decode(bytes, &limits),
-            ImageFormatName::Bmp => raster::bmp(bytes, &limits),
-            ImageFormatName::Tiff => raster::tiff(bytes, &limits),
+            ImageFormatName::Bmp => raster::bmp(bytes, &limits, buffer),
+            ImageFormatName::Tiff => raster::tiff(bytes, &limits, buffer),
         }?;
-        let Decoded { width, height, data, orientation } = decoded;
-        let image = RgbImage { width, height, data };
-        Ok(if self.options.exif_orientation { orientation.apply(image) } else { image })
+        let Decoded { mut image, orientation } = decoded;
+        if self.options.exif_orientation {
+            orientation.apply(&mut image, &mut self.scratch.spare);
+        }
+        Ok(image)
+    }
+
+    /// How far a JPEG of that size, as stored, is to be reduced. Nearest takes single pixels, which a reduced picture lacks.
+    fn reduction(&self, (width, height): (u32, u32), orientation: Orientation) -> Reduction {
+        let Some((to, resample)) = self.resize else { return Reduction::Whole };
+        if !self.options.fast_decode || resample == Resample::Nearest {
+            return Reduction::Whole;
+        }
+        let sideways = self.options.exif_orientation && orientation.is_sideways();
+        let upright = if sideways { (height, width) } else { (width, height) };
+        Reduction::between(upright, resized(upright, to))
     }
 
     /// Resizes and cuts out the middle, as `CLIPImageProcessor`'s `resize` and `center_crop`; where the picture is then smaller
     /// than the crop, black surrounds it.
-    pub fn crop(&self, image: &RgbImage) -> PixelBuf {
-        let source = Source::new(image.width, image.height, &image.data);
-        let (width, height) = (image.width as usize, image.height as usize);
+    pub fn crop(&mut self, image: RgbImage) -> PixelBuf {
+        let source = Source::of(image.columns, image.rows, &image.data);
+        let (width, height) = image.full_size();
         let (size, resample) = match self.resize {
             // No filter: the same size is a copy.
-            None => ((width, height), Resample::Nearest),
-            Some((ResizeTo::Exact(size), resample)) => ((size.width as usize, size.height as usize), resample),
-            Some((ResizeTo::ShortestEdge(edge), resample)) => (shortest_edge(width, height, edge as usize), resample),
+            None => ((width as usize, height as usize), Resample::Nearest),
+            Some((to, resample)) => (resized((width, height), to), resample),
         };
         let (crop_width, crop_height) = (self.crop.width as usize, self.crop.height as usize);
         let (columns, rows) = (Centre::of(size.0, crop_width), Centre::of(size.1, crop_height));
         let window = Window { left: columns.skip, top: rows.skip, width: columns.take, height: rows.take };
-        let mut data = resample::resize(source, size, &window, resample);
+        let mut data = self.scratch.resizer.resize(source, size, &window, resample);
         if (columns.take, rows.take) != (crop_width, crop_height) {
             let mut padded = vec![0; crop_width * crop_height * 3];
             let lines = padded.chunks_exact_mut(crop_width * 3).skip(rows.pad);
@@ -146,6 +212,8 @@ impl ImageProcessor {
             }
             data = padded;
         }
+        self.scratch.pixels = image.data;
+        self.scratch.trim();
         PixelBuf::new(self.crop.width, self.crop.height, data)
     }
 
@@ -153,8 +221,29 @@ impl ImageProcessor {
     ///
     /// # Errors
     /// As `decode`.
-    pub fn process(&self, bytes: &[u8]) -> Result<PixelBuf, ImageError> {
-        Ok(self.crop(&self.decode(bytes)?))
+    pub fn process(&mut self, bytes: &[u8]) -> Result<PixelBuf, ImageError> {
+        let image = self.decode(bytes)?;
+        Ok(self.crop(image))
+    }
+}
+
+impl Scratch {
+    fn bytes(&self) -> usize {
+        self.pixels.capacity() + self.spare.capacity() + self.resizer.kept_bytes()
+    }
+
+    fn trim(&mut self) {
+        if self.bytes() > MAX_KEPT_BYTES {
+            *self = Self::default();
+        }
+    }
+}
+
+/// Width and height of the resized picture.
+fn resized((width, height): (u32, u32), to: ResizeTo) -> (usize, usize) {
+    match to {
+        ResizeTo::Exact(size) => (size.width as usize, size.height as usize),
+        ResizeTo::ShortestEdge(edge) => shortest_edge(width as usize, height as usize, edge as usize),
     }
 }
 
@@ -186,9 +275,7 @@ impl Centre {
 
 /// What a decoder answers: RGB as stored, and which way up it is.
 struct Decoded {
-    width: u32,
-    height: u32,
-    data: Vec<u8>,
+    image: RgbImage,
     orientation: Orientation,
 }
 

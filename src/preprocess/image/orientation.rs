@@ -2,7 +2,7 @@
 //!
 //! Owns reading one tag and moving pixels. Does not own finding the metadata in a file: each format's decoder hands it over.
 
-use super::RgbImage;
+use super::{RgbImage, memory};
 
 /// One of the eight ways of EXIF tag 274, as its number says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,43 +33,52 @@ impl Orientation {
         }
     }
 
-    /// Turns `image` upright.
-    pub(super) fn apply(self, mut image: RgbImage) -> RgbImage {
-        let (width, height) = (image.width as usize, image.height as usize);
+    /// Whether upright rows are stored as columns.
+    pub(super) fn is_sideways(self) -> bool {
+        matches!(self, Self::Transpose | Self::Rotate90Clockwise | Self::Transverse | Self::Rotate270Clockwise)
+    }
+
+    /// Turns `image` upright. Where that takes a second buffer, it is `spare`, which then holds the first.
+    pub(super) fn apply(self, image: &mut RgbImage, spare: &mut Vec<u8>) {
+        let (width, height) = (image.columns.samples(), image.rows.samples());
+        let (columns, rows) = (image.columns, image.rows);
         let pixels = image.data.as_chunks_mut::<3>().0;
         match self {
-            Self::Upright => image,
-            Self::FlipLeftRight => {
-                pixels.chunks_exact_mut(width).for_each(<[_]>::reverse);
-                image
-            }
-            Self::Rotate180 => {
-                pixels.reverse();
-                image
-            }
+            Self::Upright => {}
+            Self::FlipLeftRight => pixels.chunks_exact_mut(width).for_each(<[_]>::reverse),
+            Self::Rotate180 => pixels.reverse(),
             Self::FlipTopBottom => {
                 let (top, bottom) = pixels.split_at_mut(height / 2 * width);
                 for (a, b) in top.chunks_exact_mut(width).zip(bottom.chunks_exact_mut(width).rev()) {
                     a.swap_with_slice(b);
                 }
-                image
             }
-            Self::Transpose => turned(&image, |x, y| (y, x)),
-            Self::Rotate90Clockwise => turned(&image, |x, y| (y, height - 1 - x)),
-            Self::Transverse => turned(&image, |x, y| (width - 1 - y, height - 1 - x)),
-            Self::Rotate270Clockwise => turned(&image, |x, y| (width - 1 - y, x)),
+            Self::Transpose => turn(image, spare, |x, y| (y, x)),
+            Self::Rotate90Clockwise => turn(image, spare, |x, y| (y, height - 1 - x)),
+            Self::Transverse => turn(image, spare, |x, y| (width - 1 - y, height - 1 - x)),
+            Self::Rotate270Clockwise => turn(image, spare, |x, y| (width - 1 - y, x)),
         }
+        (image.columns, image.rows) = match self {
+            Self::Upright => (columns, rows),
+            Self::FlipLeftRight => (columns.mirrored(), rows),
+            Self::Rotate180 => (columns.mirrored(), rows.mirrored()),
+            Self::FlipTopBottom => (columns, rows.mirrored()),
+            Self::Transpose => (rows, columns),
+            Self::Rotate90Clockwise => (rows.mirrored(), columns),
+            Self::Transverse => (rows.mirrored(), columns.mirrored()),
+            Self::Rotate270Clockwise => (rows, columns.mirrored()),
+        };
     }
 }
 
-/// A picture of `height x width`: pixel `(x, y)` of the result is pixel `source(x, y)` of `image`. Goes block by block, so
-/// that neither side's rows leave the cache between two uses.
-fn turned(image: &RgbImage, source: impl Fn(usize, usize) -> (usize, usize)) -> RgbImage {
+/// Makes the samples those of a picture of `height x width`: pixel `(x, y)` of the result is pixel `source(x, y)` of what `image`
+/// was. Goes block by block, so that neither side's rows leave the cache between two uses.
+fn turn(image: &mut RgbImage, spare: &mut Vec<u8>, source: impl Fn(usize, usize) -> (usize, usize)) {
     const BLOCK: usize = 32;
-    let (width, height) = (image.height as usize, image.width as usize);
+    let (width, height) = (image.rows.samples(), image.columns.samples());
+    *spare = memory::any(std::mem::take(spare), image.data.len());
     let from = image.data.as_chunks::<3>().0;
-    let mut data = vec![0; image.data.len()];
-    let to = data.as_chunks_mut::<3>().0;
+    let to = spare.as_chunks_mut::<3>().0;
     for top in (0..height).step_by(BLOCK) {
         for left in (0..width).step_by(BLOCK) {
             for y in top..height.min(top + BLOCK) {
@@ -80,7 +89,7 @@ fn turned(image: &RgbImage, source: impl Fn(usize, usize) -> (usize, usize)) -> 
             }
         }
     }
-    RgbImage { width: image.height, height: image.width, data }
+    std::mem::swap(&mut image.data, spare);
 }
 
 /// Tag 274 of the first directory of a TIFF structure, which an EXIF block is; `Some(0)` for a value of no use. As in Pillow,
@@ -175,7 +184,7 @@ mod tests {
     fn each_orientation_moves_the_corners_where_exif_says() {
         // 0 1 2
         // 3 4 5
-        let image = RgbImage { width: 3, height: 2, data: (0..6).flat_map(|i| [i; 3]).collect() };
+        let image = RgbImage::new(3, 2, (0..6).flat_map(|i| [i; 3]).collect());
         use Orientation::*;
         for (orientation, width, expected) in [
             (Upright, 3, [0, 1, 2, 3, 4, 5]),
@@ -187,9 +196,11 @@ mod tests {
             (Transverse, 2, [5, 2, 4, 1, 3, 0]),
             (Rotate270Clockwise, 2, [2, 5, 1, 4, 0, 3]),
         ] {
-            let turned = orientation.apply(image.clone());
+            let mut turned = image.clone();
+            orientation.apply(&mut turned, &mut vec![99; 100]);
             let pixels: Vec<u8> = turned.data.iter().step_by(3).copied().collect();
-            assert_eq!((turned.width, pixels.as_slice()), (width, expected.as_slice()), "{orientation:?}");
+            assert_eq!((turned.width(), pixels.as_slice()), (width, expected.as_slice()), "{orientation:?}");
+            assert_eq!(orientation.is_sideways(), width == 2);
         }
     }
 }

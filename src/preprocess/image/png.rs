@@ -5,8 +5,9 @@ use std::{borrow::Cow, io::Cursor};
 use png::{ColorType, Decoder, DecodingError, Info, Transformations};
 
 use super::{
-    Decoded, Limits, convert,
+    Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
+    memory,
     orientation::Orientation,
 };
 
@@ -19,7 +20,7 @@ const MAX_METADATA: usize = 16 << 20;
 const MAX_TEXT: usize = 1 << 20;
 
 /// Decodes a PNG; of an APNG the default picture, as Pillow's first frame.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
     let mut decoder = Decoder::new_with_limits(Cursor::new(bytes), png::Limits { bytes: MAX_METADATA });
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
@@ -29,7 +30,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
     decoder.set_limits(png::Limits { bytes: MAX_METADATA + width as usize * 16 });
     let mut reader = decoder.read_info().map_err(refuse)?;
     let Some(length) = reader.output_buffer_size() else { return Err(ImageError::TooMuchMemory { format: FORMAT }) };
-    let mut data = vec![0; length];
+    let mut data = memory::zeroed(buffer, length);
     let frame = reader.next_frame(&mut data).map_err(refuse)?;
     // Metadata may follow the pixels; if what follows is damaged, the picture stands.
     let _ = reader.finish();
@@ -42,7 +43,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
         // Palettes have been expanded.
         ColorType::Rgb | ColorType::Indexed => data,
     };
-    Ok(Decoded { width, height, data, orientation })
+    Ok(Decoded { image: RgbImage::new(width, height, data), orientation })
 }
 
 fn refuse(error: DecodingError) -> ImageError {

@@ -12,8 +12,9 @@ use image::{
 };
 
 use super::{
-    Decoded, Limits, convert,
+    Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
+    memory,
     orientation::Orientation,
 };
 
@@ -21,26 +22,27 @@ use super::{
 const MAX_OVERHEAD: u64 = 16 << 20;
 
 /// Decodes a BMP.
-pub(super) fn bmp(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+pub(super) fn bmp(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
     let format = ImageFormatName::Bmp;
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| refuse(format, error))?;
-    read(format, decoder, limits, Orientation::Upright)
+    read(format, decoder, limits, Orientation::Upright, buffer)
 }
 
 /// Decodes the first page of a TIFF.
-pub(super) fn tiff(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+pub(super) fn tiff(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
     let format = ImageFormatName::Tiff;
     let decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| refuse(format, error))?;
     // An EXIF block is a TIFF file: the file's own first directory has the tag.
-    read(format, decoder, limits, Orientation::find(Some(bytes), None))
+    read(format, decoder, limits, Orientation::find(Some(bytes), None), buffer)
 }
 
-/// Decodes what `decoder` has read the header of, to RGB.
+/// Decodes what `decoder` has read the header of, to RGB, into the memory of `buffer`.
 pub(super) fn read(
     format: ImageFormatName,
     mut decoder: impl ImageDecoder,
     limits: &Limits,
     orientation: Orientation,
+    buffer: Vec<u8>,
 ) -> Result<Decoded, ImageError> {
     let (width, height) = decoder.dimensions();
     let (width, height) = limits.check(format, width.into(), height.into())?;
@@ -49,7 +51,7 @@ pub(super) fn read(
     decoder.set_limits(memory).map_err(|error| refuse(format, error))?;
     let colour = decoder.color_type();
     // At most 16 bytes a pixel, and the pixels are within the limit.
-    let mut data = vec![0; decoder.total_bytes() as usize];
+    let mut data = memory::zeroed(buffer, decoder.total_bytes() as usize);
     decoder.read_image(&mut data).map_err(|error| refuse(format, error))?;
     let data = match colour {
         ColorType::L8 => convert::grey(&data),
@@ -62,7 +64,7 @@ pub(super) fn read(
         ColorType::Rgba16 => convert::rgba(convert::high_bytes(data)),
         other => return Err(ImageError::UnsupportedVariant { format, detail: format!("colour type {other:?}") }),
     };
-    Ok(Decoded { width, height, data, orientation })
+    Ok(Decoded { image: RgbImage::new(width, height, data), orientation })
 }
 
 /// A decoder's error in the client's terms.

@@ -8,6 +8,8 @@ use ndarray_npy::NpzReader;
 use super::*;
 use crate::model::preprocessor::PreprocessorConfig;
 
+mod fast_decode;
+
 fn fixtures() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"))
 }
@@ -17,7 +19,7 @@ fn picture(name: &str) -> Vec<u8> {
 }
 
 fn processor(json: &str) -> ImageProcessor {
-    let options = ImageOptions { exif_orientation: true, max_pixels: 50_000_000 };
+    let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
     ImageProcessor::new(&PreprocessorConfig::from_json(json).unwrap(), options).unwrap()
 }
 
@@ -26,7 +28,7 @@ fn clip() -> ImageProcessor {
 }
 
 fn with_limit(max_pixels: u64) -> ImageProcessor {
-    let options = ImageOptions { exif_orientation: true, max_pixels };
+    let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels };
     ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap()
 }
 
@@ -58,8 +60,8 @@ mod goldens {
 
     #[test]
     fn a_picture_is_turned_by_its_orientation_and_not_when_that_is_switched_off() {
-        let options = ImageOptions { exif_orientation: false, max_pixels: 50_000_000 };
-        let as_stored = ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap();
+        let options = ImageOptions { exif_orientation: false, fast_decode: false, max_pixels: 50_000_000 };
+        let mut as_stored = ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap();
         for orientation in 2..=8 {
             let bytes = picture(&format!("cat_exif_{orientation}.jpg"));
             let turned = clip().decode(&bytes).unwrap();
@@ -72,6 +74,51 @@ mod goldens {
     }
 }
 
+mod between_pictures {
+    use super::*;
+
+    #[test]
+    fn no_picture_shows_in_the_next() {
+        let mut names: Vec<String> = fs::read_dir(fixtures().join("images"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        let mut used = clip();
+        for name in names.iter().chain(names.iter().rev()) {
+            let bytes = picture(name);
+            assert_eq!(used.process(&bytes), clip().process(&bytes), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_jpeg_without_tables_is_not_decoded_with_those_of_the_one_before() {
+        let whole = picture("cat_420.jpg");
+        let mut bytes = whole.clone();
+        while let Some(at) = bytes.windows(2).position(|w| w == [0xff, 0xdb] || w == [0xff, 0xc4]) {
+            let length = usize::from(u16::from_be_bytes([bytes[at + 2], bytes[at + 3]]));
+            bytes.drain(at..at + 2 + length);
+        }
+        let mut used = clip();
+        used.process(&whole).unwrap();
+        assert_eq!(used.process(&bytes), clip().process(&bytes));
+        assert_eq!(used.process(&bytes).unwrap_err().reason(), "corrupt");
+    }
+
+    #[test]
+    fn a_picture_leaves_its_memory_to_the_next_unless_it_is_large() {
+        let mut processor = clip();
+        let mut after = |image| {
+            processor.crop(image);
+            processor.scratch.bytes()
+        };
+        let (small, large) =
+            (RgbImage::new(640, 480, vec![1; 640 * 480 * 3]), RgbImage::new(2400, 2400, vec![1; 2400 * 2400 * 3]));
+        assert!((640 * 480 * 3..MAX_KEPT_BYTES).contains(&after(small)));
+        assert_eq!(after(large), 0);
+    }
+}
+
 mod geometry {
     use proptest::prelude::*;
 
@@ -80,15 +127,15 @@ mod geometry {
     /// A picture whose pixels tell where they are.
     fn map(width: u32, height: u32) -> RgbImage {
         let data = (0..height).flat_map(|y| (0..width).flat_map(move |x| [x as u8 + 1, y as u8 + 1, 1])).collect();
-        RgbImage { width, height, data }
+        RgbImage::new(width, height, data)
     }
 
     #[test]
     fn the_crop_is_the_middle_and_black_surrounds_what_is_too_small() {
         let crop = |width, height| {
-            let processor = processor(r#"{"do_resize": false, "crop_size": {"height": 4, "width": 3}}"#);
+            let mut processor = processor(r#"{"do_resize": false, "crop_size": {"height": 4, "width": 3}}"#);
             assert_eq!(processor.crop_size(), (4, 3));
-            let crop = processor.crop(&map(width, height));
+            let crop = processor.crop(map(width, height));
             assert_eq!((crop.height(), crop.width()), (4, 3));
             let columns: Vec<u8> = crop.as_bytes().chunks_exact(9).max().unwrap().iter().step_by(3).copied().collect();
             let rows: Vec<u8> = (0..4)
@@ -105,15 +152,15 @@ mod geometry {
 
     #[test]
     fn an_exact_size_ignores_the_aspect_ratio_and_needs_no_crop() {
-        let processor = processor(r#"{"do_center_crop": false, "size": {"height": 4, "width": 6}, "resample": 0}"#);
+        let mut processor = processor(r#"{"do_center_crop": false, "size": {"height": 4, "width": 6}, "resample": 0}"#);
         assert_eq!(processor.crop_size(), (4, 6));
-        let crop = processor.crop(&map(3, 2));
+        let crop = processor.crop(map(3, 2));
         assert_eq!(crop.as_bytes()[..18].iter().step_by(3).copied().collect::<Vec<_>>(), [1, 1, 2, 2, 3, 3]);
     }
 
     #[test]
     fn crops_of_no_fixed_size_are_refused_at_the_start() {
-        let options = ImageOptions { exif_orientation: true, max_pixels: 1 };
+        let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 1 };
         for json in [r#"{"do_center_crop": false}"#, r#"{"do_center_crop": false, "do_resize": false, "size": [2, 2]}"#]
         {
             let config = PreprocessorConfig::from_json(json).unwrap();
@@ -125,8 +172,8 @@ mod geometry {
     fn the_most_extreme_shapes_cost_one_crop() {
         for (width, height) in [(1, 50_000_000), (50_000_000, 1)] {
             for filter in 0..6 {
-                let image = RgbImage { width, height, data: vec![77; 150_000_000] };
-                let crop = processor(&format!(r#"{{"resample": {filter}}}"#)).crop(&image);
+                let image = RgbImage::new(width, height, vec![77; 150_000_000]);
+                let crop = processor(&format!(r#"{{"resample": {filter}}}"#)).crop(image);
                 assert!(crop.as_bytes().iter().all(|&value| value == 77));
             }
         }
@@ -301,7 +348,7 @@ mod refusals {
         assert_eq!(refusal(&with_scans(33)), ImageError::TooManyScans { limit: 32 });
         assert_eq!(refusal(&with_scans(2000)).reason(), "too_many_scans");
         let image = clip().decode(&bytes).unwrap();
-        let largest = with_limit(u64::from(image.width()) * u64::from(image.height()));
+        let mut largest = with_limit(u64::from(image.width()) * u64::from(image.height()));
         assert!(largest.decode(&with_scans(12)).is_ok());
         assert_eq!(largest.decode(&with_scans(13)), Err(ImageError::TooManyScans { limit: 12 }));
     }

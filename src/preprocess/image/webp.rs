@@ -9,7 +9,7 @@ use std::io::Cursor;
 use image::codecs::webp::WebPDecoder;
 
 use super::{
-    Decoded, Limits,
+    Decoded, Limits, RgbImage,
     error::{ImageError, ImageFormatName},
     orientation::Orientation,
     raster,
@@ -18,7 +18,7 @@ use super::{
 const FORMAT: ImageFormatName = ImageFormatName::WebP;
 
 /// Decodes a WebP; of an animation the first frame.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
+pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
     // The decoder reads as far as it needs; Pillow wants all that the container announces.
     let announced = bytes.get(4..).and_then(<[u8]>::first_chunk).map_or(u32::MAX, |length| u32::from_le_bytes(*length));
     if (bytes.len() as u64) < u64::from(announced) + 8 {
@@ -28,30 +28,30 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
     let orientation = Orientation::find(chunk(chunks, b"EXIF"), chunk(chunks, b"XMP "));
     let decoder = open(bytes)?;
     if !decoder.has_animation() {
-        return raster::read(FORMAT, decoder, limits, orientation);
+        return raster::read(FORMAT, decoder, limits, orientation, buffer);
     }
     let (width, height) = image::ImageDecoder::dimensions(&decoder);
     limits.check(FORMAT, width.into(), height.into())?;
     let damaged = || ImageError::Corrupt { format: FORMAT, detail: "no whole first frame on the canvas".into() };
     let frame = Frame::first(chunks).ok_or_else(damaged)?;
     let still = frame.still();
-    let picture = raster::read(FORMAT, open(&still)?, limits, orientation)?;
-    let fits =
-        frame.left + u64::from(picture.width) <= width.into() && frame.top + u64::from(picture.height) <= height.into();
+    let Decoded { image: picture, .. } = raster::read(FORMAT, open(&still)?, limits, orientation, buffer)?;
+    let (right, bottom) = (frame.left + u64::from(picture.width()), frame.top + u64::from(picture.height()));
+    let fits = right <= width.into() && bottom <= height.into();
     if !fits {
         return Err(damaged());
     }
-    if (picture.width, picture.height) == (width, height) {
-        return Ok(picture);
+    if (picture.width(), picture.height()) == (width, height) {
+        return Ok(Decoded { image: picture, orientation });
     }
     let row_bytes = width as usize * 3;
-    let frame_bytes = picture.width as usize * 3;
+    let frame_bytes = picture.width() as usize * 3;
     let mut data = vec![0; row_bytes * height as usize];
     let rows = data.chunks_exact_mut(row_bytes).skip(frame.top as usize);
-    for (row, line) in rows.zip(picture.data.chunks_exact(frame_bytes)) {
+    for (row, line) in rows.zip(picture.as_bytes().chunks_exact(frame_bytes)) {
         row[frame.left as usize * 3..][..frame_bytes].copy_from_slice(line);
     }
-    Ok(Decoded { width, height, data, orientation })
+    Ok(Decoded { image: RgbImage::new(width, height, data), orientation })
 }
 
 fn open(bytes: &[u8]) -> Result<WebPDecoder<Cursor<&[u8]>>, ImageError> {

@@ -26,22 +26,40 @@ const READ: usize = 16;
 
 /// Weights for [`GROUP`] pixels, as the horizontal pass multiplies them: low halves, then high halves; within each, pixels 0
 /// and 1 alternating four times (red, green, blue, unused), then pixels 2 and 3.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Group {
     low: __m256i,
     high: __m256i,
 }
 
+/// Two weights of [`vertical_row`] as it multiplies them: low halves, high halves.
+type Pair = (__m256i, __m256i);
+
+/// Memory for weights as the two passes multiply them, kept from one picture to the next.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    groups: Vec<Group>,
+    pairs: Vec<Pair>,
+}
+
+impl Layout {
+    /// Bytes of memory kept.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.groups.capacity() * size_of::<Group>() + self.pairs.capacity() * size_of::<Pair>()
+    }
+}
+
 /// The weights of a window's columns, laid out for [`horizontal`].
 pub(super) struct Columns<'a> {
     plain: &'a Coefficients,
-    groups: Vec<Group>,
+    groups: &'a [Group],
 }
 
 /// Lays out the weights of `plain` for [`horizontal`].
 #[target_feature(enable = "avx2")]
-pub(super) fn columns(plain: &Coefficients) -> Columns<'_> {
-    let mut groups = Vec::new();
+pub(super) fn columns<'a>(plain: &'a Coefficients, layout: &'a mut Layout) -> Columns<'a> {
+    let groups = &mut layout.groups;
+    groups.clear();
     for (_, weights) in plain.iter() {
         groups.extend(weights.chunks(GROUP).map(|taps| {
             let tap = |i: usize| taps.get(i).copied().unwrap_or(0);
@@ -53,7 +71,7 @@ pub(super) fn columns(plain: &Coefficients) -> Columns<'_> {
             }
         }));
     }
-    Columns { plain, groups }
+    Columns { plain, groups: &layout.groups }
 }
 
 /// The horizontal pass over whole rows: `source` is rows of `row_bytes` bytes, `out` rows of one RGB pixel per column.
@@ -82,7 +100,7 @@ fn horizontal_rows<const ROWS: usize>(source: &[u8], row_bytes: usize, columns: 
         -1, -1,
     );
     let out_bytes = columns.plain.len() * 3;
-    let mut rest = columns.groups.as_slice();
+    let mut rest = columns.groups;
     for (column, (span, weights)) in columns.plain.iter().enumerate() {
         let (groups, later) = rest.split_at(weights.len().div_ceil(GROUP));
         rest = later;
@@ -120,16 +138,15 @@ fn horizontal_rows<const ROWS: usize>(source: &[u8], row_bytes: usize, columns: 
 
 /// As [`scalar::vertical_row`].
 #[target_feature(enable = "avx2")]
-pub(super) fn vertical_row(rows: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
+pub(super) fn vertical_row(rows: &[u8], stride: usize, weights: &[i32], layout: &mut Layout, out: &mut [u8]) {
     /// Bytes of a row at once: one register.
     const STRIP: usize = 32;
-    let pairs: Vec<(__m256i, __m256i)> = weights
-        .chunks(2)
-        .map(|pair| {
-            let (low, high) = split_pair(pair[0], pair.get(1).copied().unwrap_or(0));
-            (_mm256_set1_epi32(low), _mm256_set1_epi32(high))
-        })
-        .collect();
+    let pairs = &mut layout.pairs;
+    pairs.clear();
+    pairs.extend(weights.chunks(2).map(|pair| {
+        let (low, high) = split_pair(pair[0], pair.get(1).copied().unwrap_or(0));
+        (_mm256_set1_epi32(low), _mm256_set1_epi32(high))
+    }));
     let zero = _mm256_setzero_si256();
     let mut strips = out.chunks_exact_mut(STRIP);
     let mut offset = 0;

@@ -11,9 +11,59 @@ use crate::model::preprocessor::Resample;
 /// Fractional bits of a weight: 32 bits less 8 of the sample and 2 of head-room, as in Pillow.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
 
+/// One axis of a picture: its samples, and the part of them that is resized (one side of the `box` of Pillow's `Image.resize`).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Axis {
+    samples: usize,
+    start: f64,
+    length: f64,
+}
+
+impl Axis {
+    /// All of `samples`.
+    pub fn whole(samples: u32) -> Self {
+        Self { samples: samples as usize, start: 0.0, length: f64::from(samples) }
+    }
+
+    /// The first `length` of `samples`, where the last one need not count whole.
+    ///
+    /// # Panics
+    /// When that is nothing, or more than there is.
+    pub fn first(length: f64, samples: u32) -> Self {
+        assert!(length > 0.0 && length <= f64::from(samples), "{length} of {samples} samples");
+        Self { samples: samples as usize, start: 0.0, length }
+    }
+
+    /// The same axis seen from its other end.
+    pub fn mirrored(self) -> Self {
+        Self { start: self.samples as f64 - self.start - self.length, ..self }
+    }
+
+    /// How many samples there are.
+    pub fn samples(&self) -> usize {
+        self.samples
+    }
+
+    /// How many of them are resized.
+    pub fn length(&self) -> f64 {
+        self.length
+    }
+
+    /// Where the part that is resized begins.
+    pub(super) fn start(&self) -> f64 {
+        self.start
+    }
+
+    /// Whether resizing to `output` changes nothing.
+    pub(super) fn is_already(&self, output: usize) -> bool {
+        self.samples == output && self.length == output as f64
+    }
+}
+
 /// A filter function and the distance from the centre beyond which it is zero.
 #[derive(Clone, Copy)]
 pub(super) struct Filter {
+    name: Resample,
     function: fn(f64) -> f64,
     support: f64,
 }
@@ -29,41 +79,58 @@ impl Filter {
             Resample::Box => (box_, 0.5),
             Resample::Hamming => (hamming, 1.0),
         };
-        Some(Self { function, support })
+        Some(Self { name: resample, function, support })
     }
 }
 
-/// The source samples and weights of each output position of a window.
+/// The source samples and weights of each output position of a window; kept from one picture to the next, which often has the
+/// same size.
+#[derive(Debug, Default)]
 pub(super) struct Coefficients {
+    of: Option<(Resample, Axis, usize, Range<usize>)>,
     spans: Vec<Range<usize>>,
     weights: Vec<i32>,
     stride: usize,
+    exact: Vec<f64>,
 }
 
 impl Coefficients {
-    /// For resizing an axis of `input` samples to `output`, the weights of the output positions in `window`.
-    pub(super) fn new(filter: Filter, input: usize, output: usize, window: Range<usize>) -> Self {
+    /// Makes these the weights for resizing `input` to `output` positions, of which those in `window`.
+    pub(super) fn set(&mut self, filter: Filter, input: Axis, output: usize, window: Range<usize>) {
+        let of = Some((filter.name, input, output, window.clone()));
+        if self.of == of {
+            return;
+        }
+        // Should a panic come between, these are the weights of nothing.
+        self.of = None;
         let (scale, support) = scale_and_support(filter, input, output);
         let inverse_filter_scale = 1.0 / scale.max(1.0);
-        let stride = max_taps(filter, input, output);
-        let mut spans = Vec::with_capacity(window.len());
-        let mut weights = vec![0; window.len() * stride];
-        let mut exact = Vec::with_capacity(stride);
-        for (position, fixed) in window.zip(weights.chunks_exact_mut(stride)) {
-            let center = (position as f64 + 0.5) * scale;
-            let span = span(center, support, input);
-            exact.clear();
+        self.stride = max_taps(filter, input, output);
+        self.spans.clear();
+        self.weights.clear();
+        self.weights.resize(window.len() * self.stride, 0);
+        for (position, fixed) in window.zip(self.weights.chunks_exact_mut(self.stride)) {
+            let center = input.start + (position as f64 + 0.5) * scale;
+            let span = span(center, support, input.samples);
+            self.exact.clear();
             let samples = span.clone();
-            exact
+            self.exact
                 .extend(samples.map(|sample| (filter.function)((sample as f64 - center + 0.5) * inverse_filter_scale)));
-            let sum: f64 = exact.iter().sum();
-            for (fixed, &weight) in fixed.iter_mut().zip(&exact) {
+            let sum: f64 = self.exact.iter().sum();
+            for (fixed, &weight) in fixed.iter_mut().zip(&self.exact) {
                 let weight = if sum == 0.0 { weight } else { weight / sum };
                 *fixed = to_fixed(weight);
             }
-            spans.push(span);
+            self.spans.push(span);
         }
-        Self { spans, weights, stride }
+        self.of = of;
+    }
+
+    /// Bytes of memory kept.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.spans.capacity() * size_of::<Range<usize>>()
+            + self.weights.capacity() * size_of::<i32>()
+            + self.exact.capacity() * size_of::<f64>()
     }
 
     /// How many output positions.
@@ -73,7 +140,8 @@ impl Coefficients {
 
     /// Per output position of the window, in order: which source samples, and one weight for each of them.
     pub(super) fn iter(&self) -> impl Iterator<Item = (Range<usize>, &[i32])> {
-        self.spans.iter().zip(self.weights.chunks_exact(self.stride)).map(|(span, weights)| {
+        // Before the first `set` there is no position, whatever the stride.
+        self.spans.iter().zip(self.weights.chunks_exact(self.stride.max(1))).map(|(span, weights)| {
             let (weights, _padding) = weights.split_at(span.len());
             (span.clone(), weights)
         })
@@ -81,12 +149,12 @@ impl Coefficients {
 }
 
 /// All source samples that any position of `window` uses.
-pub(super) fn source_range(filter: Filter, input: usize, output: usize, window: &Range<usize>) -> Range<usize> {
+pub(super) fn source_range(filter: Filter, input: Axis, output: usize, window: &Range<usize>) -> Range<usize> {
     if window.is_empty() {
         return 0..0;
     }
     let (scale, support) = scale_and_support(filter, input, output);
-    let span = |position: usize| span((position as f64 + 0.5) * scale, support, input);
+    let span = |position: usize| span(input.start + (position as f64 + 0.5) * scale, support, input.samples);
     span(window.start).start..span(window.end - 1).end
 }
 
@@ -97,13 +165,13 @@ fn span(center: f64, support: f64, input: usize) -> Range<usize> {
 }
 
 /// The most source samples that one output position uses, rounded up: what one position costs in memory.
-pub(super) fn max_taps(filter: Filter, input: usize, output: usize) -> usize {
+pub(super) fn max_taps(filter: Filter, input: Axis, output: usize) -> usize {
     let (_, support) = scale_and_support(filter, input, output);
     support.ceil() as usize * 2 + 1
 }
 
-fn scale_and_support(filter: Filter, input: usize, output: usize) -> (f64, f64) {
-    let scale = input as f64 / output as f64;
+fn scale_and_support(filter: Filter, input: Axis, output: usize) -> (f64, f64) {
+    let scale = input.length / output as f64;
     (scale, filter.support * scale.max(1.0))
 }
 
@@ -169,26 +237,56 @@ mod tests {
     const CONVOLUTIONS: [Resample; 5] =
         [Resample::Lanczos, Resample::Bilinear, Resample::Bicubic, Resample::Box, Resample::Hamming];
 
+    fn coefficients(filter: Filter, input: Axis, output: usize, window: Range<usize>) -> Coefficients {
+        let mut coefficients = Coefficients::default();
+        coefficients.set(filter, input, output, window);
+        coefficients
+    }
+
+    #[test]
+    fn weights_made_after_others_are_those_made_first() {
+        let filter = |name| Filter::of(name).unwrap();
+        let axis = Axis::whole(640);
+        let half = Axis::first(319.5, 320);
+        let mut reused = Coefficients::default();
+        for (filter, input, output, window) in [
+            (filter(Resample::Bicubic), axis, 298, 37..261),
+            (filter(Resample::Lanczos), axis, 298, 37..261),
+            (filter(Resample::Lanczos), Axis::whole(641), 298, 37..261),
+            (filter(Resample::Lanczos), axis, 224, 37..200),
+            (filter(Resample::Lanczos), axis, 224, 38..200),
+            (filter(Resample::Box), half, 100, 0..100),
+            (filter(Resample::Box), half.mirrored(), 100, 0..100),
+            (filter(Resample::Box), half.mirrored(), 100, 0..100),
+        ] {
+            reused.set(filter, input, output, window.clone());
+            assert!(reused.iter().eq(coefficients(filter, input, output, window).iter()));
+        }
+    }
+
     proptest! {
         #[test]
         fn a_window_has_the_weights_of_the_whole(
-            which in 0..CONVOLUTIONS.len(), input in 1usize..3000, output in 1usize..600, a in 0usize..600, b in 0usize..600,
+            which in 0..CONVOLUTIONS.len(), input in 1u32..3000, output in 1usize..600, a in 0usize..600, b in 0usize..600,
         ) {
             let filter = Filter::of(CONVOLUTIONS[which]).unwrap();
             let (a, b) = (a.min(output), b.min(output));
             let window = a.min(b)..a.max(b);
-            let whole = Coefficients::new(filter, input, output, 0..output);
-            let part = Coefficients::new(filter, input, output, window.clone());
+            let input = Axis::whole(input);
+            let whole = coefficients(filter, input, output, 0..output);
+            let part = coefficients(filter, input, output, window.clone());
             prop_assert!(part.iter().eq(whole.iter().skip(window.start).take(window.len())));
         }
 
         #[test]
         fn weights_sum_to_one_and_no_sum_of_samples_overflows(
-            which in 0..CONVOLUTIONS.len(), input in 1usize..20_000, output in 1usize..400,
+            which in 0..CONVOLUTIONS.len(), input in 1u32..20_000, output in 1usize..400, part in 0.01f64..=1.0, mirrored: bool,
         ) {
             let filter = Filter::of(CONVOLUTIONS[which]).unwrap();
-            for (span, weights) in Coefficients::new(filter, input, output, 0..output).iter() {
-                prop_assert!(!span.is_empty() && span.end <= input);
+            let axis = Axis::first(f64::from(input) * part, input);
+            let axis = if mirrored { axis.mirrored() } else { axis };
+            for (span, weights) in coefficients(filter, axis, output, 0..output).iter() {
+                prop_assert!(!span.is_empty() && span.end <= input as usize);
                 let sum: i64 = weights.iter().map(|&w| i64::from(w)).sum();
                 prop_assert!((sum - (1 << PRECISION_BITS)).abs() <= weights.len() as i64);
                 let largest: i64 = weights.iter().map(|&w| i64::from(w).abs() * 255).sum();

@@ -5,8 +5,8 @@
 //!
 //! Only the window is computed, and of the source only the rows and columns it needs: a 1x16384 picture whose shorter side
 //! becomes 224 costs a 224x224 crop, not a 224x3670016 resize. Invariants: the result equals cutting the window out of the whole
-//! resize; every kernel gives the same bytes; memory beyond the answer is what lies between the two passes, of the
-//! order of the window times the picture's shorter side, and a bounded table of weights.
+//! resize; every kernel gives the same bytes; what a [`Resizer`] has resized before changes nothing; memory beyond the answer is
+//! what lies between the two passes, of the order of the window times the picture's shorter side, and bounded tables of weights.
 
 mod coefficients;
 mod nearest;
@@ -17,6 +17,7 @@ mod avx2;
 
 use std::ops::Range;
 
+pub use self::coefficients::Axis;
 use self::coefficients::{Coefficients, Filter, max_taps};
 use crate::model::preprocessor::Resample;
 
@@ -26,8 +27,8 @@ const MAX_TABLE: usize = 1 << 20;
 /// A picture to read: rows first, RGB interleaved, no padding.
 #[derive(Clone, Copy)]
 pub struct Source<'a> {
-    width: usize,
-    height: usize,
+    columns: Axis,
+    rows: Axis,
     data: &'a [u8],
 }
 
@@ -37,20 +38,27 @@ impl<'a> Source<'a> {
     /// # Panics
     /// When `data` has any other length, or no pixel.
     pub fn new(width: u32, height: u32, data: &'a [u8]) -> Self {
-        let (width, height) = (width as usize, height as usize);
+        Self::of(Axis::whole(width), Axis::whole(height), data)
+    }
+
+    /// Wraps `data`, of which the parts that `columns` and `rows` say are resized.
+    ///
+    /// # Panics
+    /// When `data` does not have 3 bytes for each sample of both, or no pixel.
+    pub fn of(columns: Axis, rows: Axis, data: &'a [u8]) -> Self {
+        let (width, height) = (columns.samples(), rows.samples());
         assert!(width > 0 && height > 0, "a picture has at least one pixel");
         assert_eq!(data.len(), width * height * 3, "an RGB buffer of {width}x{height}");
-        Self { width, height, data }
+        Self { columns, rows, data }
     }
 
-    /// Some of its rows, as a picture.
-    fn rows(&self, rows: Range<usize>) -> Self {
-        let data = &self.data[rows.start * self.width * 3..rows.end * self.width * 3];
-        Self { width: self.width, height: rows.len(), data }
+    fn row_bytes(&self) -> usize {
+        self.columns.samples() * 3
     }
 
-    fn row(&self, row: usize) -> &'a [u8] {
-        &self.data[row * self.width * 3..][..self.width * 3]
+    /// The samples of some of its rows.
+    fn data_of(&self, rows: Range<usize>) -> &'a [u8] {
+        &self.data[rows.start * self.row_bytes()..rows.end * self.row_bytes()]
     }
 }
 
@@ -77,99 +85,137 @@ impl Window {
     }
 }
 
-/// Resizes `source` to `size` (width, height) as Pillow's `Image.resize` does and returns `window` of the result:
-/// `window.height * window.width * 3` bytes. Resizing to the source's own size copies, whatever the filter, as Pillow does.
-///
-/// # Panics
-/// When the window is not inside `size`.
-pub fn resize(source: Source, size: (usize, usize), window: &Window, resample: Resample) -> Vec<u8> {
-    resize_with(Kernel::best(), source, size, window, resample)
+/// Resizes one picture after the other. Keeps its tables and buffers, so that the next picture of the same size costs no memory
+/// but that of its answer.
+#[derive(Debug)]
+pub struct Resizer {
+    kernel: Kernel,
+    column_weights: Coefficients,
+    row_weights: Coefficients,
+    /// What lies between the two passes; whatever is left in it is overwritten.
+    between: Vec<u8>,
 }
 
-fn resize_with(kernel: Kernel, source: Source, size: (usize, usize), window: &Window, resample: Resample) -> Vec<u8> {
-    let (width, height) = size;
-    assert!(window.columns().end <= width && window.rows().end <= height, "{window:?} of {width}x{height}");
-    if size == (source.width, source.height) {
-        return copy(source, window);
+impl Default for Resizer {
+    fn default() -> Self {
+        Self::with(Kernel::best())
     }
-    let Some(filter) = Filter::of(resample) else { return nearest::resize(source, size, window) };
+}
 
-    let passes = Passes { kernel, filter };
-    let (columns, rows) = (window.columns(), window.rows());
-    let mut out = vec![0; window.width * window.height * 3];
-    if out.is_empty() {
-        return out;
+impl Resizer {
+    fn with(kernel: Kernel) -> Self {
+        let (column_weights, row_weights) = Default::default();
+        Self { kernel, column_weights, row_weights, between: Vec::new() }
     }
-    if height == source.height {
-        passes.horizontal(source.rows(rows), width, columns, &mut out);
-    } else if width == source.width {
-        passes.vertical(source, height, 0, rows, columns, &mut out);
-    } else if vertical_first(source, size) {
-        let mut narrow = vec![0; source.width * window.height * 3];
-        passes.vertical(source, height, 0, rows, 0..source.width, &mut narrow);
-        let narrow = Source { width: source.width, height: window.height, data: &narrow };
-        passes.horizontal(narrow, width, columns, &mut out);
-    } else {
-        let needed = coefficients::source_range(filter, source.height, height, &rows);
-        let mut wide = vec![0; window.width * needed.len() * 3];
-        passes.horizontal(source.rows(needed.clone()), width, columns, &mut wide);
-        let wide = Source { width: window.width, height: source.height, data: &wide };
-        passes.vertical(wide, height, needed.start, rows, 0..window.width, &mut out);
+
+    /// Resizes `source` to `size` (width, height) as Pillow's `Image.resize` does and returns `window` of the result:
+    /// `window.height * window.width * 3` bytes. Resizing to the source's own size copies, whatever the filter, as Pillow does.
+    ///
+    /// # Panics
+    /// When the window is not inside `size`.
+    pub fn resize(&mut self, source: Source, size: (usize, usize), window: &Window, resample: Resample) -> Vec<u8> {
+        let (width, height) = size;
+        assert!(window.columns().end <= width && window.rows().end <= height, "{window:?} of {width}x{height}");
+        let (same_width, same_height) = (source.columns.is_already(width), source.rows.is_already(height));
+        if same_width && same_height {
+            return copy(source, window);
+        }
+        let Some(filter) = Filter::of(resample) else { return nearest::resize(source, size, window) };
+
+        let (columns, rows) = (window.columns(), window.rows());
+        let mut out = vec![0; window.width * window.height * 3];
+        if out.is_empty() {
+            return out;
+        }
+        let Self { kernel, column_weights, row_weights, between } = self;
+        let mut passes = Passes { kernel, filter, column_weights, row_weights };
+        let all = Rows { data: source.data, first: 0, width: source.columns.samples() };
+        if same_height {
+            passes.horizontal(source.data_of(rows), source.columns, width, columns, &mut out);
+        } else if same_width {
+            passes.vertical(all, source.rows, height, rows, columns, &mut out);
+        } else if vertical_first(source, size) {
+            between.resize(source.row_bytes() * window.height, 0);
+            passes.vertical(all, source.rows, height, rows, 0..all.width, between);
+            passes.horizontal(between, source.columns, width, columns, &mut out);
+        } else {
+            let needed = coefficients::source_range(filter, source.rows, height, &rows);
+            between.resize(window.width * needed.len() * 3, 0);
+            passes.horizontal(source.data_of(needed.clone()), source.columns, width, columns, between);
+            let narrow = Rows { data: between, first: needed.start, width: window.width };
+            passes.vertical(narrow, source.rows, height, rows, 0..window.width, &mut out);
+        }
+        out
     }
-    out
+
+    /// Bytes of memory kept for the next picture.
+    pub fn kept_bytes(&self) -> usize {
+        let weights = self.column_weights.kept_bytes() + self.row_weights.kept_bytes();
+        self.kernel.kept_bytes() + weights + self.between.capacity()
+    }
 }
 
 /// Since 13.0, Pillow starts with the vertical pass where the height shrinks by more than twice what the width does; before,
 /// it never did. The order shows, since the samples between the passes are rounded to 8 bits. It also bounds the memory between
 /// them: neither order leaves a long side as it was.
 fn vertical_first(source: Source, (width, height): (usize, usize)) -> bool {
-    let (narrower, shorter) = (source.width as i64 - width as i64, source.height as i64 - height as i64);
+    let (columns, rows) = (source.columns.samples() as i64, source.rows.samples() as i64);
+    let (narrower, shorter) = (columns - width as i64, rows - height as i64);
     shorter > 0 && shorter > narrower * 2
 }
 
-/// The two passes, each over a window, in strips where a table of weights would be too large.
+/// Rows of a picture from number `first` on, `width` pixels each.
 #[derive(Clone, Copy)]
-struct Passes {
-    kernel: Kernel,
-    filter: Filter,
+struct Rows<'a> {
+    data: &'a [u8],
+    first: usize,
+    width: usize,
 }
 
-impl Passes {
-    /// Resizes every row of `source` to `width` and writes the `columns` of that, rows first.
-    fn horizontal(self, source: Source, width: usize, columns: Range<usize>, out: &mut [u8]) {
-        let (row_bytes, out_bytes) = (source.width * 3, columns.len() * 3);
-        let at_once = (MAX_TABLE / max_taps(self.filter, source.width, width)).max(1);
+/// The two passes, each over a window, in strips where a table of weights would be too large.
+struct Passes<'a> {
+    kernel: &'a mut Kernel,
+    filter: Filter,
+    column_weights: &'a mut Coefficients,
+    row_weights: &'a mut Coefficients,
+}
+
+impl Passes<'_> {
+    /// Resizes every row of `data`, each of which is `axis`, to `width` and writes the `columns` of that, rows first.
+    fn horizontal(&mut self, data: &[u8], axis: Axis, width: usize, columns: Range<usize>, out: &mut [u8]) {
+        let (row_bytes, out_bytes) = (axis.samples() * 3, columns.len() * 3);
+        let at_once = (MAX_TABLE / max_taps(self.filter, axis, width)).max(1);
+        let weights = &mut *self.column_weights;
         if columns.len() <= at_once {
-            let columns = Coefficients::new(self.filter, source.width, width, columns);
-            return self.kernel.horizontal(source.data, row_bytes, &columns, out);
+            weights.set(self.filter, axis, width, columns);
+            return self.kernel.horizontal(data, row_bytes, weights, out);
         }
         for start in columns.clone().step_by(at_once) {
             let strip = start..columns.end.min(start + at_once);
             let strip_bytes = (start - columns.start) * 3..(strip.end - columns.start) * 3;
-            let strip = Coefficients::new(self.filter, source.width, width, strip);
-            for (row, out) in source.data.chunks_exact(row_bytes).zip(out.chunks_exact_mut(out_bytes)) {
-                self.kernel.horizontal(row, row_bytes, &strip, &mut out[strip_bytes.clone()]);
+            weights.set(self.filter, axis, width, strip);
+            for (row, out) in data.chunks_exact(row_bytes).zip(out.chunks_exact_mut(out_bytes)) {
+                self.kernel.horizontal(row, row_bytes, weights, &mut out[strip_bytes.clone()]);
             }
         }
     }
 
-    /// Resizes the `columns` of `source` to `height` and writes the `rows` of that. Of `source`, `data` begins at row `first`.
+    /// Resizes the `columns` of `source`, each of which is `axis`, to `height` and writes the `rows` of that.
     fn vertical(
-        self,
-        source: Source,
+        &mut self,
+        source: Rows,
+        axis: Axis,
         height: usize,
-        first: usize,
         rows: Range<usize>,
         columns: Range<usize>,
         out: &mut [u8],
     ) {
         let (stride, out_bytes) = (source.width * 3, columns.len() * 3);
-        let at_once = (MAX_TABLE / max_taps(self.filter, source.height, height)).max(1);
+        let at_once = (MAX_TABLE / max_taps(self.filter, axis, height)).max(1);
         for (start, out) in rows.clone().step_by(at_once).zip(out.chunks_mut(out_bytes * at_once)) {
-            let strip = start..rows.end.min(start + at_once);
-            let strip = Coefficients::new(self.filter, source.height, height, strip);
-            for ((span, weights), out) in strip.iter().zip(out.chunks_exact_mut(out_bytes)) {
-                let data = &source.data[(span.start - first) * stride + columns.start * 3..];
+            self.row_weights.set(self.filter, axis, height, start..rows.end.min(start + at_once));
+            for ((span, weights), out) in self.row_weights.iter().zip(out.chunks_exact_mut(out_bytes)) {
+                let data = &source.data[(span.start - source.first) * stride + columns.start * 3..];
                 self.kernel.vertical_row(data, stride, weights, out);
             }
         }
@@ -179,17 +225,17 @@ impl Passes {
 fn copy(source: Source, window: &Window) -> Vec<u8> {
     let mut out = Vec::with_capacity(window.width * window.height * 3);
     for row in window.rows() {
-        out.extend_from_slice(&source.row(row)[window.left * 3..][..window.width * 3]);
+        out.extend_from_slice(&source.data_of(row..row + 1)[window.left * 3..][..window.width * 3]);
     }
     out
 }
 
 /// Which code runs the passes. All kernels give the same bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Kernel {
     Scalar,
     #[cfg(target_arch = "x86_64")]
-    Avx2,
+    Avx2(avx2::Layout),
 }
 
 impl Kernel {
@@ -197,14 +243,22 @@ impl Kernel {
     fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
-            return Self::Avx2;
+            return Self::Avx2(avx2::Layout::default());
         }
         Self::Scalar
     }
 
+    fn kept_bytes(&self) -> usize {
+        match self {
+            Self::Scalar => 0,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2(layout) => layout.kept_bytes(),
+        }
+    }
+
     /// `data`: whole rows of `row_bytes` bytes. `out`: as many rows of one RGB pixel per column.
     #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calling code built for a CPU feature"))]
-    fn horizontal(self, data: &[u8], row_bytes: usize, columns: &Coefficients, out: &mut [u8]) {
+    fn horizontal(&mut self, data: &[u8], row_bytes: usize, columns: &Coefficients, out: &mut [u8]) {
         match self {
             Self::Scalar => {
                 for (row, out) in data.chunks_exact(row_bytes).zip(out.chunks_exact_mut(columns.len() * 3)) {
@@ -213,18 +267,18 @@ impl Kernel {
             }
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `best` gives this kernel only where the CPU has AVX2, and tests ask first.
-            Self::Avx2 => unsafe { avx2::horizontal(data, row_bytes, &avx2::columns(columns), out) },
+            Self::Avx2(layout) => unsafe { avx2::horizontal(data, row_bytes, &avx2::columns(columns, layout), out) },
         }
     }
 
     /// `data`: rows `stride` bytes apart, as many as `weights`. `out`: as many bytes as are wanted of each.
     #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calling code built for a CPU feature"))]
-    fn vertical_row(self, data: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
+    fn vertical_row(&mut self, data: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
         match self {
             Self::Scalar => scalar::vertical_row(data, stride, weights, out),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `best` gives this kernel only where the CPU has AVX2, and tests ask first.
-            Self::Avx2 => unsafe { avx2::vertical_row(data, stride, weights, out) },
+            Self::Avx2(layout) => unsafe { avx2::vertical_row(data, stride, weights, layout, out) },
         }
     }
 }

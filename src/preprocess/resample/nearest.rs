@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Source, Window};
+use super::{Axis, Source, Window};
 
 /// Output lengths up to which positions are found as Pillow finds them. Beyond, no reference exists (Pillow cannot hold such a
 /// picture), and adding up from position 0 would take seconds.
@@ -10,11 +10,11 @@ const LONGEST_SUMMED: usize = 1 << 26;
 
 /// Resizes to `width x height` and returns the bytes of `window` of that.
 pub(super) fn resize(source: Source, (width, height): (usize, usize), window: &Window) -> Vec<u8> {
-    let columns = positions(source.width, width, window.columns());
-    let rows = positions(source.height, height, window.rows());
+    let columns = positions(source.columns, width, window.columns());
+    let rows = positions(source.rows, height, window.rows());
     let mut out = Vec::with_capacity(window.width * window.height * 3);
     for row in rows {
-        let row = source.row(row);
+        let row = source.data_of(row..row + 1);
         for &column in &columns {
             out.extend_from_slice(&row[column * 3..][..3]);
         }
@@ -24,9 +24,9 @@ pub(super) fn resize(source: Source, (width, height): (usize, usize), window: &W
 
 /// Which source sample each output position of the window shows. Pillow steps through the output adding up `scale`, so the
 /// rounding errors of the sum are part of the answer.
-fn positions(input: usize, output: usize, window: Range<usize>) -> Vec<usize> {
-    let scale = input as f64 / output as f64;
-    let mut at = scale * 0.5;
+fn positions(input: Axis, output: usize, window: Range<usize>) -> Vec<usize> {
+    let scale = input.length() / output as f64;
+    let mut at = input.start() + scale * 0.5;
     if output <= LONGEST_SUMMED {
         for _ in 0..window.start {
             at += scale;
@@ -36,7 +36,7 @@ fn positions(input: usize, output: usize, window: Range<usize>) -> Vec<usize> {
     }
     window
         .map(|_| {
-            let position = (at as usize).min(input - 1);
+            let position = (at as usize).min(input.samples() - 1);
             at += scale;
             position
         })

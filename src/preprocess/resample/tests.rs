@@ -11,13 +11,17 @@ use super::{
 const FILTERS: [Resample; 6] =
     [Resample::Nearest, Resample::Lanczos, Resample::Bilinear, Resample::Bicubic, Resample::Box, Resample::Hamming];
 
-/// Every kernel that this machine runs.
-fn kernels() -> Vec<Kernel> {
+/// A resizer for every kernel that this machine runs.
+fn resizers() -> Vec<Resizer> {
     let mut kernels = vec![Kernel::Scalar];
-    if Kernel::best() != Kernel::Scalar {
+    if !matches!(Kernel::best(), Kernel::Scalar) {
         kernels.push(Kernel::best());
     }
-    kernels
+    kernels.into_iter().map(Resizer::with).collect()
+}
+
+fn resize(source: Source, size: (usize, usize), window: &Window, resample: Resample) -> Vec<u8> {
+    Resizer::default().resize(source, size, window, resample)
 }
 
 /// Full of extremes, so that sums overshoot on both sides and are clamped.
@@ -36,8 +40,10 @@ fn noise(width: usize, height: usize, seed: u64) -> Vec<u8> {
 }
 
 /// One axis in the plainest way: every output position, `i64` sums, no windows. `at(i)` is sample `i`.
-fn naive_axis(filter: Filter, input: usize, output: usize, at: impl Fn(usize) -> u8) -> Vec<u8> {
-    Coefficients::new(filter, input, output, 0..output)
+fn naive_axis(filter: Filter, input: Axis, output: usize, at: impl Fn(usize) -> u8) -> Vec<u8> {
+    let mut coefficients = Coefficients::default();
+    coefficients.set(filter, input, output, 0..output);
+    coefficients
         .iter()
         .map(|(span, weights)| {
             let sum: i64 = span.zip(weights).map(|(i, &w)| i64::from(at(i)) * i64::from(w)).sum();
@@ -52,7 +58,7 @@ fn naive(width: usize, height: usize, data: &[u8], to: (usize, usize), filter: F
         let mut out = vec![0; to.0 * height * 3];
         for y in 0..height {
             for c in 0..3 {
-                let line = naive_axis(filter, width, to.0, |x| data[(y * width + x) * 3 + c]);
+                let line = naive_axis(filter, Axis::whole(width as u32), to.0, |x| data[(y * width + x) * 3 + c]);
                 line.iter().enumerate().for_each(|(x, &v)| out[(y * to.0 + x) * 3 + c] = v);
             }
         }
@@ -61,7 +67,7 @@ fn naive(width: usize, height: usize, data: &[u8], to: (usize, usize), filter: F
     let vertical = |data: &[u8], width: usize| {
         let mut out = vec![0; width * to.1 * 3];
         for i in 0..width * 3 {
-            let line = naive_axis(filter, height, to.1, |y| data[y * width * 3 + i]);
+            let line = naive_axis(filter, Axis::whole(height as u32), to.1, |y| data[y * width * 3 + i]);
             line.iter().enumerate().for_each(|(y, &v)| out[y * width * 3 + i] = v);
         }
         out
@@ -106,10 +112,31 @@ proptest! {
         let data = noise(from.0, from.1, seed);
         let source = Source::new(from.0 as u32, from.1 as u32, &data);
         let expected = naive(from.0, from.1, &data, to, Filter::of(FILTERS[which]).unwrap());
-        for kernel in kernels() {
-            prop_assert_eq!(&resize_with(kernel, source, to, &whole(to), FILTERS[which]), &expected, "{:?}", kernel);
-            let part = resize_with(kernel, source, to, &window, FILTERS[which]);
-            prop_assert_eq!(part, cut(&expected, to.0, &window), "{:?} {:?}", kernel, window);
+        for mut resizer in resizers() {
+            prop_assert_eq!(&resizer.resize(source, to, &whole(to), FILTERS[which]), &expected);
+            let part = resizer.resize(source, to, &window, FILTERS[which]);
+            prop_assert_eq!(part, cut(&expected, to.0, &window), "{:?}", window);
+        }
+    }
+
+    #[test]
+    fn what_was_resized_before_changes_nothing(
+        pictures in prop::collection::vec(
+            ((1u32..60, 1u32..60), (1usize..60, 1usize..60), 0..FILTERS.len(), 0.5f64..=1.0, any::<bool>(), any::<u64>()), 2..6,
+        ),
+    ) {
+        for mut used in resizers() {
+            // Each size twice, so that tables are met again too.
+            for (from, to, which, part, mirrored, seed) in pictures.iter().chain(&pictures) {
+                let axis = |samples: u32| {
+                    let axis = Axis::first((f64::from(samples) * part).max(1.0), samples);
+                    if *mirrored { axis.mirrored() } else { axis }
+                };
+                let data = noise(from.0 as usize, from.1 as usize, *seed);
+                let source = Source::of(axis(from.0), axis(from.1), &data);
+                let expected = resize(source, *to, &whole(*to), FILTERS[*which]);
+                prop_assert_eq!(used.resize(source, *to, &whole(*to), FILTERS[*which]), expected);
+            }
         }
     }
 
@@ -124,6 +151,11 @@ proptest! {
         let window = Window { left, top, width: to.0 - left, height: to.1 - top };
         prop_assert_eq!(resize(source, to, &window, Resample::Nearest), cut(&all, to.0, &window));
     }
+}
+
+/// The first 8 bytes of its SHA-256.
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]
@@ -142,8 +174,29 @@ fn every_filter_equals_pillow_13_shrinking_in_either_order_and_growing() {
         for ((from, to), hash) in shapes.into_iter().zip(hashes) {
             let data = noise(from.0, from.1, 11);
             let resized = resize(Source::new(from.0 as u32, from.1 as u32, &data), to, &whole(to), filter);
-            let digest: String = Sha256::digest(&resized)[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(digest, hash, "{filter:?} {from:?} to {to:?}");
+            assert_eq!(digest(&resized), hash, "{filter:?} {from:?} to {to:?}");
+        }
+    }
+}
+
+#[test]
+fn part_of_a_picture_is_resized_as_by_pillow_13_with_a_box() {
+    // `resize((37, 41), filter, box)` with a box of (0, 0, 89.5, 59.25), then (0.5, 0.75, 90, 60), of the noise above.
+    let expected = [
+        (Resample::Nearest, ["33563ae19d80de0b", "5ae0fc01301f1c97"]),
+        (Resample::Lanczos, ["6185271a5a375720", "84c99b3b01d319c7"]),
+        (Resample::Bilinear, ["d52bccc1381592da", "1b6cc63b5bf542ca"]),
+        (Resample::Bicubic, ["1a581430ae732386", "d1c96c3ba874a5ae"]),
+        (Resample::Box, ["aa5be78f63997903", "15d55ddbbf1653f9"]),
+        (Resample::Hamming, ["da6986c8efd3911a", "b0179a176ade0e17"]),
+    ];
+    let data = noise(90, 60, 11);
+    let (columns, rows) = (Axis::first(89.5, 90), Axis::first(59.25, 60));
+    for (filter, hashes) in expected {
+        for ((columns, rows), hash) in [(columns, rows), (columns.mirrored(), rows.mirrored())].into_iter().zip(hashes)
+        {
+            let resized = resize(Source::of(columns, rows, &data), (37, 41), &whole((37, 41)), filter);
+            assert_eq!(digest(&resized), hash, "{filter:?} {columns:?}");
         }
     }
 }
@@ -165,8 +218,8 @@ fn a_side_too_long_for_one_table_of_weights_is_done_in_strips_with_the_same_byte
     for (width, height, to) in [(long, 1, (20, 1)), (1, long, (1, 20)), (1, long, (3, 20))] {
         let source = Source::new(width as u32, height as u32, &data);
         let expected = naive(width, height, &data, to, filter);
-        for kernel in kernels() {
-            assert!(resize_with(kernel, source, to, &whole(to), Resample::Bicubic) == expected, "{kernel:?} {to:?}");
+        for mut resizer in resizers() {
+            assert!(resizer.resize(source, to, &whole(to), Resample::Bicubic) == expected, "{to:?}");
         }
     }
 }

@@ -1,17 +1,18 @@
 //! JPEG, by libjpeg-turbo, as Pillow drives it: accurate integer DCT, smooth up-sampling.
 //!
 //! Owns the walk over the markers before any decode (scans, end, EXIF, XMP); `turbo` calls the decoder. Invariants: no pixel is
-//! decoded of a picture over a limit, and none is accepted whose data ends before its end marker.
+//! decoded of a picture over a limit, and none is accepted whose data ends before its end marker. Both hold of the picture as it
+//! was sent, also where it is decoded smaller.
 
 mod turbo;
 
 use std::borrow::Cow;
 
-use self::turbo::Jpeg;
 use super::{
-    Decoded, Limits, convert,
+    Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
     orientation::Orientation,
+    reduction::Reduction,
 };
 
 const FORMAT: ImageFormatName = ImageFormatName::Jpeg;
@@ -23,10 +24,19 @@ const MAX_SCANS: u64 = 32;
 /// Scans that even the largest picture may have. Smaller ones may have more, as many as take the same time.
 const MAX_SCANS_OF_LARGEST: u64 = 12;
 
-/// Decodes a JPEG.
-pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
-    let jpeg = Jpeg::open(bytes)?;
-    let (width, height) = limits.check(FORMAT, jpeg.width as u64, jpeg.height as u64)?;
+/// A JPEG within the limits, its pixels not yet decoded.
+pub(super) struct Jpeg<'a> {
+    inner: turbo::Jpeg<'a>,
+    width: u32,
+    height: u32,
+    max_scans: u32,
+    orientation: Orientation,
+}
+
+/// Reads everything but the pixels.
+pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Jpeg<'a>, ImageError> {
+    let inner = turbo::Jpeg::open(bytes)?;
+    let (width, height) = limits.check(FORMAT, inner.width as u64, inner.height as u64)?;
     let markers = Markers::walk(bytes);
     let pixels = u64::from(width) * u64::from(height);
     let max_scans = (MAX_SCANS_OF_LARGEST.saturating_mul(limits.max_pixels) / pixels).min(MAX_SCANS) as u32;
@@ -36,16 +46,35 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
     if !markers.ended {
         return Err(ImageError::Truncated { format: FORMAT });
     }
-    let four_channels = jpeg.four_channels;
-    // The decoder keeps count too, should it find scans where the walk does not.
-    let mut data = jpeg.decode(max_scans)?;
-    if four_channels {
-        // Pillow takes every four-channel JPEG for Adobe's, which stores the complement of each ink.
-        data.iter_mut().for_each(|sample| *sample = !*sample);
-        data = convert::cmyk(data);
-    }
     let orientation = Orientation::find(markers.exif.as_deref(), markers.xmp);
-    Ok(Decoded { width, height, data, orientation })
+    Ok(Jpeg { inner, width, height, max_scans, orientation })
+}
+
+impl Jpeg<'_> {
+    /// Width and height as stored.
+    pub(super) fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    /// Which way up it is.
+    pub(super) fn orientation(&self) -> Orientation {
+        self.orientation
+    }
+
+    /// Decodes the pixels into the memory of `buffer`, reduced where the JPEG's kind allows it.
+    pub(super) fn decode(self, reduction: Reduction, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
+        let Self { inner, width, height, max_scans, orientation } = self;
+        let reduction = if inner.lossless { Reduction::Whole } else { reduction };
+        let four_channels = inner.four_channels;
+        // The decoder keeps count too, should it find scans where the walk does not.
+        let mut data = inner.decode(max_scans, reduction, buffer)?;
+        if four_channels {
+            // Pillow takes every four-channel JPEG for Adobe's, which stores the complement of each ink.
+            data.iter_mut().for_each(|sample| *sample = !*sample);
+            data = convert::cmyk(data);
+        }
+        Ok(Decoded { image: RgbImage::reduced(width, height, reduction, data), orientation })
+    }
 }
 
 /// What the markers of a file say.

@@ -14,7 +14,7 @@ use std::{
 use turbojpeg::{PixelFormat, raw};
 
 use super::FORMAT;
-use crate::preprocess::image::error::ImageError;
+use crate::preprocess::image::{error::ImageError, memory, reduction::Reduction};
 
 /// What libjpeg says of data it has made sense of all the same; anything else it says ends the decoding. Pillow shows none of
 /// these and keeps the picture.
@@ -30,6 +30,9 @@ const WARNINGS: &[&str] = &[
 const PREMATURE_END: &str = "Premature end of JPEG file";
 
 /// The header of one JPEG, read, and the means to decode it.
+///
+/// Each picture has a handle of its own: one that is kept also keeps the tables of the last picture, and would decode with them a
+/// JPEG that lacks its own. A new one takes a fraction of a microsecond.
 pub(super) struct Jpeg<'a> {
     handle: Handle,
     bytes: &'a [u8],
@@ -39,6 +42,8 @@ pub(super) struct Jpeg<'a> {
     pub(super) height: usize,
     /// Whether it has the four channels of CMYK or YCCK.
     pub(super) four_channels: bool,
+    /// Whether it is coded without loss, not by frequencies.
+    pub(super) lossless: bool,
 }
 
 struct Handle(NonNull<std::ffi::c_void>);
@@ -68,22 +73,34 @@ impl<'a> Jpeg<'a> {
         let colour_space = parameter(raw::TJPARAM_TJPARAM_COLORSPACE);
         let four_channels =
             [raw::TJCS_TJCS_CMYK, raw::TJCS_TJCS_YCCK].iter().any(|&space| space as c_int == colour_space);
-        Ok(Self { handle, bytes, width, height, four_channels })
+        let lossless = parameter(raw::TJPARAM_TJPARAM_LOSSLESS) != 0;
+        Ok(Self { handle, bytes, width, height, four_channels, lossless })
     }
 
-    /// Decodes to RGB, or to CMYK where the picture has [`four_channels`](Self::four_channels). Gives up after `max_scans` scans.
-    pub(super) fn decode(self, max_scans: u32) -> Result<Vec<u8>, ImageError> {
+    /// Decodes to RGB, or to CMYK where the picture has [`four_channels`](Self::four_channels), into the memory of `buffer`. Gives
+    /// up after `max_scans` scans.
+    ///
+    /// # Panics
+    /// When a [`lossless`](Self::lossless) picture is to be reduced: the decoder would not, and so write more than it was given.
+    pub(super) fn decode(self, max_scans: u32, reduction: Reduction, buffer: Vec<u8>) -> Result<Vec<u8>, ImageError> {
+        assert!(reduction == Reduction::Whole || !self.lossless, "a lossless JPEG cannot be reduced");
         let max_scans = c_int::try_from(max_scans).unwrap_or(c_int::MAX);
         // SAFETY: the handle is live.
         self.handle.check(unsafe {
             raw::tj3Set(self.handle.0.as_ptr(), raw::TJPARAM_TJPARAM_SCANLIMIT as c_int, max_scans)
         })?;
+        let denominator = reduction.denominator();
+        let factor = raw::tjscalingfactor { num: 1, denom: denominator as c_int };
+        // SAFETY: the handle is live.
+        self.handle.check(unsafe { raw::tj3SetScalingFactor(self.handle.0.as_ptr(), factor) })?;
         let format = if self.four_channels { PixelFormat::CMYK } else { PixelFormat::RGB };
         // Both sides are at most 65,535.
-        let pitch = self.width * format.size();
-        let mut data = vec![0; pitch * self.height];
-        // SAFETY: the handle is live; the pointer and length are of one slice; the decoder reads the same header again, so it
-        // writes `height` rows of `pitch` bytes, and `data` holds just that.
+        let pitch = self.width.div_ceil(denominator as usize) * format.size();
+        let rows = self.height.div_ceil(denominator as usize);
+        // What the last picture left there is never seen: a decoding that succeeds writes every row.
+        let mut data = memory::any(buffer, pitch * rows);
+        // SAFETY: the handle is live; the pointer and length are of one slice; the decoder reads the same header again and divides
+        // its sides by the denominator, rounding up, so it writes `rows` rows of `pitch` bytes, and `data` holds just that.
         self.handle.check(unsafe {
             raw::tj3Decompress8(
                 self.handle.0.as_ptr(),

@@ -1,0 +1,97 @@
+//! What `preprocess.fast_decode` saves and what it costs, single thread: `cargo bench --bench decode`.
+//!
+//! Decodes JPEGs of three sizes and makes their crops of 224, whole and reduced in turn, so that both see the same state of the
+//! machine. Times are medians over the rounds; the differences are those of the two crops, in levels of 255. The large picture is
+//! the middle one repeated, at the same quality, so that a byte of each costs the same.
+#![expect(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a program that people run: it prints, and stops where it cannot go on"
+)]
+
+use std::{
+    fs,
+    hint::black_box,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use clipserve::{
+    model::preprocessor::PreprocessorConfig,
+    preprocess::image::{ImageOptions, ImageProcessor},
+};
+
+const ROUNDS: usize = 11;
+
+fn main() {
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
+    let middle = fs::read(images.join("coffee_large.jpg")).unwrap();
+    let pictures = [
+        ("640x480", fs::read(images.join("photo_640x480.jpg")).unwrap()),
+        ("1920x1280", middle.clone()),
+        ("4000x3000", repeated(&middle, 4000, 3000)),
+    ];
+    println!("{:>9} | {:^32} | {:^32} | {:>10}", "", "decode", "decode, resize and crop", "difference");
+    println!(
+        "{:>9} | {:>10} {:>10} {:>10} | {:>10} {:>10} {:>10} | {:>4} {:>5}",
+        "picture", "whole", "reduced", "ratio", "whole", "reduced", "ratio", "max", "mean"
+    );
+    for (name, jpeg) in pictures {
+        let (mut whole, mut fast) = (processor(false), processor(true));
+        let (expected, crop) = (whole.process(&jpeg).unwrap(), fast.process(&jpeg).unwrap());
+        let differences = expected.as_bytes().iter().zip(crop.as_bytes()).map(|(a, b)| a.abs_diff(*b));
+        let most = differences.clone().max().unwrap();
+        let mean = differences.map(f64::from).sum::<f64>() / crop.as_bytes().len() as f64;
+        let mut times = [const { Vec::new() }; 4];
+        for _ in 0..ROUNDS {
+            for (processor, times) in [&mut whole, &mut fast].into_iter().zip(times.chunks_exact_mut(2)) {
+                // The quickest of a few: what the machine can do, less what disturbed it.
+                let calls = (0..3).map(|_| {
+                    let started = Instant::now();
+                    let image = processor.decode(&jpeg).unwrap();
+                    let decoded = started.elapsed();
+                    black_box(processor.crop(image));
+                    (decoded, started.elapsed())
+                });
+                let (decoded, processed): (Vec<_>, Vec<_>) = calls.unzip();
+                times[0].extend(decoded.into_iter().min());
+                times[1].extend(processed.into_iter().min());
+            }
+        }
+        let [decode, process, fast_decode, fast_process] = times.map(median);
+        let columns = |whole: Duration, reduced: Duration| {
+            let ratio = format!("{:.1}x", whole.as_secs_f64() / reduced.as_secs_f64());
+            format!("{:>10} {:>10} {ratio:>10}", milliseconds(whole), milliseconds(reduced))
+        };
+        println!(
+            "{name:>9} | {} | {} | {most:>4} {mean:>5.2}",
+            columns(decode, fast_decode),
+            columns(process, fast_process)
+        );
+    }
+}
+
+fn processor(fast_decode: bool) -> ImageProcessor {
+    let options = ImageOptions { exif_orientation: true, fast_decode, max_pixels: 50_000_000 };
+    ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap()
+}
+
+/// A JPEG of `width x height`, filled with the picture of `jpeg`.
+fn repeated(jpeg: &[u8], width: usize, height: usize) -> Vec<u8> {
+    let format = turbojpeg::PixelFormat::RGB;
+    let tile = turbojpeg::decompress(jpeg, format).unwrap();
+    let row =
+        |y: usize| tile.pixels[y % tile.height * tile.pitch..].iter().take(tile.width * 3).cycle().take(width * 3);
+    let pixels: Vec<u8> = (0..height).flat_map(row).copied().collect();
+    let image = turbojpeg::Image { pixels: &pixels[..], width, pitch: width * 3, height, format };
+    turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2).unwrap().to_vec()
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1e3)
+}

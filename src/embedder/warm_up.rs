@@ -1,0 +1,128 @@
+//! The first runs of a loaded model, and what its answers must be like before it may serve.
+//!
+//! Owns the inputs of these runs and the canary. Does not own sessions or threads.
+//!
+//! Invariant: after it, every session has answered its largest batch and a single item with finite values of one length.
+
+use super::start::{Abilities, Parts, StartError, TextParts, VisionParts};
+use crate::{
+    config::{Config, LaneConfig},
+    encoder::{Embeddings, EncodeError, Encoder, Output, PixelBuf, Tokens},
+    similarity,
+};
+
+/// Runs every session at its largest batch and at one item, at every power of two in between when `each_batch_size`, and returns
+/// the length of the embeddings, where there are any.
+pub(super) fn warm_up<V, T>(
+    parts: &mut Parts<V, T>,
+    config: &Config,
+    each_batch_size: bool,
+) -> Result<Option<usize>, StartError>
+where
+    V: Encoder<Input = PixelBuf>,
+    T: Encoder<Input = Tokens>,
+{
+    let image_dim = match &mut parts.vision {
+        Some(vision) => warm_up_vision(vision, config.batch.vision.max_batch_size, each_batch_size)?,
+        None => None,
+    };
+    let text_dim = match &mut parts.text {
+        Some(text) => warm_up_text(text, &config.batch.text, each_batch_size)?,
+        None => None,
+    };
+    match (image_dim, text_dim) {
+        (Some(image), Some(text)) if image != text => Err(StartError::Canary(format!(
+            "the vision encoder answers {image} values, the text encoder {text}: they are not of one model"
+        ))),
+        _ => Ok(image_dim.or(text_dim)),
+    }
+}
+
+fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
+    vision: &mut VisionParts<V>,
+    max_batch_size: usize,
+    each_batch_size: bool,
+) -> Result<Option<usize>, StartError> {
+    let (height, width) = vision.processor.crop_size();
+    // Grey ramps of different steepness: cheap, all different, no flat picture among them.
+    let picture = |i: usize| {
+        let bytes = (0..height as usize * width as usize * 3).map(|at| (at * (i + 1) / 97 % 256) as u8).collect();
+        PixelBuf::new(width, height, bytes)
+    };
+    let pictures: Vec<PixelBuf> = (0..max_batch_size).map(picture).collect();
+    canary("vision", vision.abilities, &mut vision.sessions.encoders, &pictures, each_batch_size)
+}
+
+fn warm_up_text<T: Encoder<Input = Tokens>>(
+    text: &mut TextParts<T>,
+    lane: &LaneConfig,
+    each_batch_size: bool,
+) -> Result<Option<usize>, StartError> {
+    let TextParts { abilities, tokenizer, sessions } = text;
+    let tokens = |i: usize| {
+        let words = format!("a photo of {}", "word ".repeat(i % tokenizer.context_length()));
+        tokenizer.tokenize(&words, true).map(|text| text.tokens)
+    };
+    let texts: Vec<Tokens> = (0..lane.max_batch_size)
+        .map(tokens)
+        .collect::<Result<_, _>>()
+        .map_err(|error| StartError::Canary(error.to_string()))?;
+    let fits = (lane.max_batch_tokens / tokenizer.context_length()).max(1);
+    let texts = &texts[texts.len().saturating_sub(fits)..];
+    canary("text", *abilities, &mut sessions.encoders, texts, each_batch_size)
+}
+
+/// The embeddings must be finite, not zero, and those of an item alone must point where those of the item in a batch point
+/// (cosine 0.99: dynamic int8 quantisation is allowed its batch-dependent error, a mixed-up batch is not). Of a tower without
+/// projection, the same is asked of `pooler_output`. Returns the length of the embeddings, where there are any.
+fn canary<E: Encoder>(
+    name: &str,
+    abilities: Abilities,
+    encoders: &mut [E],
+    inputs: &[E::Input],
+    each_batch_size: bool,
+) -> Result<Option<usize>, StartError> {
+    let mut dim = 0;
+    for encoder in encoders {
+        let mut run = |inputs: &[E::Input]| -> Result<Embeddings, StartError> {
+            let answer = if abilities.embeds { encoder.encode(inputs) } else { pooler_outputs(encoder, inputs) };
+            let embeddings = answer.map_err(|error| StartError::Canary(format!("{name}: {error}")))?;
+            let sane = embeddings.rows().into_iter().all(|row| {
+                let norm = similarity::norm(row);
+                norm.is_finite() && norm > 0.0
+            });
+            if sane {
+                Ok(embeddings)
+            } else {
+                Err(StartError::Canary(format!("{name}: embeddings are not finite or zero")))
+            }
+        };
+        let mut batch = run(inputs)?;
+        // The largest first, so that what it takes is there for the others.
+        let between = (1..).map(|power| inputs.len() >> power).take_while(|&size| size > 1);
+        for size in between.filter(|_| each_batch_size) {
+            run(&inputs[..size])?;
+        }
+        let last = inputs.len().saturating_sub(1);
+        let mut alone = run(&inputs[last..])?;
+        similarity::normalize(&mut batch);
+        similarity::normalize(&mut alone);
+        let cosine = batch.row(last).dot(&alone.row(0));
+        if cosine < 0.99 {
+            return Err(StartError::Canary(format!(
+                "{name}: an input alone and in a batch of {} have cosine {cosine}",
+                inputs.len()
+            )));
+        }
+        dim = batch.ncols();
+    }
+    Ok(Some(dim).filter(|_| abilities.embeds))
+}
+
+fn pooler_outputs<E: Encoder>(encoder: &mut E, inputs: &[E::Input]) -> Result<Embeddings, EncodeError> {
+    let answers = encoder.encode_outputs(inputs, [Output::PoolerOutput].into_iter().collect())?;
+    let values: Vec<f32> = answers.into_iter().flat_map(|answer| answer.arrays).flatten().collect();
+    let dim = values.len() / inputs.len().max(1);
+    let mismatch = |error: ndarray::ShapeError| EncodeError::Runtime(error.to_string());
+    Embeddings::from_shape_vec((inputs.len(), dim), values).map_err(mismatch)
+}

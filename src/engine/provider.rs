@@ -1,0 +1,206 @@
+//! Which execution provider runs, in which arithmetic, and how a session is told.
+//!
+//! Owns the decision from `engine.provider` and `engine.precision`, and every option of every provider. Does not own the
+//! library (`environment`) or where OpenVINO's files are (`openvino`).
+//!
+//! Invariants: a provider or a precision that was asked for by name is the one that runs, or the engine does not start; only
+//! `auto` falls back, and says to what; a session on the CPU provider stays there, also in a process that has loaded a plugin.
+
+use std::path::PathBuf;
+
+use ort::{
+    ep::{self, ArbitrarilyConfigurableExecutionProvider as _},
+    session::builder::{GraphOptimizationLevel, SessionBuilder},
+};
+
+use super::{
+    EngineError,
+    environment::{self, Runtime},
+    openvino::{self, Arithmetic, OpenVino},
+};
+use crate::config::{EngineConfig, PrecisionChoice, Provider};
+
+/// What runs, after `auto` has been decided.
+#[derive(Clone, Debug)]
+pub(super) enum RunningProvider {
+    /// ONNX Runtime's own CPU kernels.
+    Cpu,
+    /// NVIDIA CUDA.
+    Cuda { device_id: i32 },
+    /// NVIDIA TensorRT, and CUDA for what it does not take.
+    TensorRt { device_id: i32, fp16: bool, cache: Option<PathBuf> },
+    /// Intel's OpenVINO on the CPU.
+    OpenVino { form: OpenVino, arithmetic: Arithmetic },
+}
+
+impl RunningProvider {
+    /// As the configuration and `/info` spell it.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda { .. } => "cuda",
+            Self::TensorRt { .. } => "tensorrt",
+            Self::OpenVino { .. } => "openvino",
+        }
+    }
+
+    /// Whether it computes in bf16, whatever the graphs hold.
+    pub(super) fn is_bf16(&self) -> bool {
+        matches!(self, Self::OpenVino { arithmetic: Arithmetic::Bf16, .. })
+    }
+
+    /// Whether a batch size that was never run costs its first batch time: GPUs choose their kernels then.
+    pub(super) fn warms_each_batch_size(&self) -> bool {
+        matches!(self, Self::Cuda { .. } | Self::TensorRt { .. })
+    }
+}
+
+/// Loads the library that the configuration needs and settles what runs.
+pub(super) fn settle(config: &EngineConfig) -> Result<(&'static Runtime, RunningProvider), EngineError> {
+    let arithmetic = match config.precision {
+        PrecisionChoice::Bf16 => Arithmetic::Bf16,
+        PrecisionChoice::Auto if openvino::cpu_computes_in_bf16() => Arithmetic::Bf16,
+        PrecisionChoice::Int8 => Arithmetic::Int8,
+        PrecisionChoice::Auto | PrecisionChoice::F32 | PrecisionChoice::F16 => Arithmetic::F32,
+    };
+    let required = config.provider == Provider::OpenVino || config.precision == PrecisionChoice::Bf16;
+    if required {
+        return openvino(config, arithmetic).map_err(|reason| match (config.provider, reason) {
+            (_, Unusable::Library(error)) => error,
+            (Provider::OpenVino, Unusable::Reason(reason)) => EngineError::Provider { provider: "openvino", reason },
+            (_, Unusable::Reason(reason)) => EngineError::Precision { precision: "bf16", reason },
+        });
+    }
+    if config.provider == Provider::Auto && arithmetic == Arithmetic::Bf16 && !openvino::is_cuda_build(config) {
+        match openvino(config, arithmetic) {
+            Ok(running) => {
+                tracing::info!("engine.precision = \"auto\": the CPU computes in bf16, OpenVINO is used");
+                return Ok(running);
+            }
+            Err(Unusable::Library(error)) => return Err(error),
+            Err(Unusable::Reason(reason)) => {
+                tracing::info!(reason, "engine.precision = \"auto\": OpenVINO does not start, f32 is used");
+            }
+        }
+    }
+    let runtime = environment::load(config.library.as_deref(), config.executable_dir.as_deref())?;
+    let cuda = RunningProvider::Cuda { device_id: config.device_id };
+    let tensorrt = RunningProvider::TensorRt {
+        device_id: config.device_id,
+        fp16: config.precision == PrecisionChoice::F16,
+        cache: config.tensorrt_cache.clone(),
+    };
+    let explicit = |provider: RunningProvider| match runtime.try_provider(&provider) {
+        Ok(()) => Ok((runtime, provider)),
+        Err(reason) => Err(EngineError::Provider { provider: provider.name(), reason }),
+    };
+    match config.provider {
+        Provider::Cpu | Provider::OpenVino => Ok((runtime, RunningProvider::Cpu)),
+        Provider::Cuda => explicit(cuda),
+        Provider::TensorRt => explicit(tensorrt),
+        Provider::Auto => match runtime.try_provider(&cuda) {
+            Ok(()) => Ok((runtime, cuda)),
+            Err(reason) => {
+                tracing::info!(reason, "engine.provider = \"auto\": CUDA does not start, the CPU is used");
+                Ok((runtime, RunningProvider::Cpu))
+            }
+        },
+    }
+}
+
+/// Why OpenVINO does not run.
+enum Unusable {
+    /// The ONNX Runtime library itself.
+    Library(EngineError),
+    /// OpenVINO.
+    Reason(String),
+}
+
+fn openvino(config: &EngineConfig, arithmetic: Arithmetic) -> Result<(&'static Runtime, RunningProvider), Unusable> {
+    if arithmetic == Arithmetic::Bf16 && !openvino::cpu_computes_in_bf16() {
+        let reason = format!(
+            "{} has neither AMX-BF16 nor AVX512-BF16 instructions; use f32 or int8",
+            openvino::cpu_name().unwrap_or_else(|| "this CPU".to_owned())
+        );
+        return Err(Unusable::Reason(reason));
+    }
+    let (library, form) = openvino::find(config).map_err(|found| match found {
+        openvino::Missing::Library(error) => Unusable::Library(error),
+        openvino::Missing::OpenVino(reason) => Unusable::Reason(reason),
+    })?;
+    let runtime = environment::load(Some(&library), None).map_err(Unusable::Library)?;
+    let provider = RunningProvider::OpenVino { form, arithmetic };
+    runtime.try_provider(&provider).map_err(Unusable::Reason)?;
+    Ok((runtime, provider))
+}
+
+/// A session builder with the options of `provider`.
+///
+/// Arena off: it keeps the largest batch's memory for ever, at no gain in speed (measured: +244 MB against +2 MB over
+/// batches of 1 to 32). Memory pattern off: it assumes one input shape. Spinning off: the intra-op threads would burn the
+/// cores that decode pictures. Thread count explicit: ONNX Runtime's own default ignores the container's quota and pins.
+pub(super) fn builder(
+    runtime: &Runtime,
+    provider: &RunningProvider,
+    intra_threads: usize,
+) -> ort::Result<SessionBuilder> {
+    let environment = runtime.environment();
+    let builder = ort::session::Session::builder(environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(intra_threads)?
+        .with_inter_threads(1)?
+        .with_intra_op_spinning(false)?
+        .with_memory_pattern(false)?;
+    let cpu = ep::CPU::default().with_arena_allocator(false).build();
+    match provider {
+        RunningProvider::Cpu => {
+            let builder = builder.with_execution_providers([cpu])?;
+            // Once a plugin is registered, every session of the process that names no device goes to it, in its own
+            // precision, although the CPU provider is listed.
+            let own = environment.devices().filter(|device| device.ep().is_ok_and(|name| name == CPU_PROVIDER));
+            Ok(if runtime.has_plugin() { builder.with_devices(own, None)? } else { builder })
+        }
+        // `error_on_failure`, because by default ONNX Runtime falls back to the CPU without a word.
+        RunningProvider::Cuda { device_id } => {
+            Ok(builder.with_execution_providers([cuda(*device_id).build().error_on_failure(), cpu])?)
+        }
+        RunningProvider::TensorRt { device_id, fp16, cache } => {
+            let mut tensorrt = ep::TensorRT::default().with_device_id(*device_id).with_fp16(*fp16);
+            if let Some(cache) = cache {
+                // Without it every start builds its engines anew, which takes minutes.
+                let folder = cache.display();
+                tensorrt = tensorrt.with_engine_cache(true).with_engine_cache_path(folder.to_string());
+                tensorrt = tensorrt.with_timing_cache(true).with_timing_cache_path(folder.to_string());
+            }
+            let providers = [tensorrt.build().error_on_failure(), cuda(*device_id).build().error_on_failure(), cpu];
+            Ok(builder.with_execution_providers(providers)?)
+        }
+        RunningProvider::OpenVino { form, arithmetic } => {
+            let options = openvino::options(*arithmetic, intra_threads);
+            let builder = match form {
+                OpenVino::Plugin(_) => {
+                    let devices = openvino::cpu_devices(environment);
+                    builder.with_devices(devices, Some(&[(openvino::PLUGIN_OPTIONS.to_owned(), options)]))?
+                }
+                OpenVino::BuiltIn => {
+                    let provider = ep::OpenVINO::default().with_device_type("CPU");
+                    let provider = provider.with_arbitrary_config(openvino::OPTIONS, options);
+                    builder.with_execution_providers([provider.build().error_on_failure()])?
+                }
+            };
+            // A node that OpenVINO does not take would run in f32 on the CPU provider, silently.
+            Ok(builder.with_disable_cpu_fallback()?)
+        }
+    }
+}
+
+const CPU_PROVIDER: &str = "CPUExecutionProvider";
+
+fn cuda(device_id: i32) -> ep::CUDA {
+    ep::CUDA::default()
+        .with_device_id(device_id)
+        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
+        // The default, EXHAUSTIVE, tries every algorithm again for each new batch size: hundreds of milliseconds against a
+        // few, and the patch embedding is the only convolution there is.
+        .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+}

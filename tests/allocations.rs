@@ -1,0 +1,265 @@
+//! How often the steady state asks for memory: one more picture, one more text, one more request.
+//!
+//! A target of its own, since its allocator counts for the whole process. Counted is what Rust code asks for; libjpeg and ONNX
+//! Runtime, which are C and C++, ask the C library. No time is measured. Bounds are what is seen, with room for another version of a
+//! dependency, and far below what one more copy of a picture, or one more allocation a row or token, would make.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use clipserve::{
+    config::{self, Overrides},
+    embedder,
+    model::preprocessor::PreprocessorConfig,
+    preprocess::{
+        image::{ImageOptions, ImageProcessor},
+        text::TextTokenizer,
+    },
+    server::{LoadContext, Server},
+};
+
+/// The system's allocator, counted.
+struct Counting;
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// By all threads.
+static ALL_COUNT: AtomicUsize = AtomicUsize::new(0);
+static ALL_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// By this thread. Constant and without a destructor, so that reading it allocates nothing.
+    static OWN: Cell<Taken> = const { Cell::new(Taken { count: 0, bytes: 0 }) };
+}
+
+/// Allocations and the bytes they asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Taken {
+    count: usize,
+    bytes: usize,
+}
+
+fn count(bytes: usize) {
+    ALL_COUNT.fetch_add(1, Ordering::Relaxed);
+    ALL_BYTES.fetch_add(bytes, Ordering::Relaxed);
+    // A thread that is ending has no storage of its own left; its allocations are nobody's.
+    let _ = OWN.try_with(|own| own.set(Taken { count: own.get().count + 1, bytes: own.get().bytes + bytes }));
+}
+
+#[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
+// SAFETY: every call goes to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller keeps `alloc`'s contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size);
+        // SAFETY: the caller keeps `realloc`'s contract, and all memory is the system's.
+        unsafe { System.realloc(memory, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps `dealloc`'s contract, and all memory is the system's.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+/// What `work` takes on this thread.
+fn taken<T>(work: impl FnOnce() -> T) -> Taken {
+    let before = OWN.get();
+    let result = work();
+    let after = OWN.get();
+    drop(result);
+    Taken { count: after.count - before.count, bytes: after.bytes - before.bytes }
+}
+
+/// Tests that count all threads' allocations run one at a time; the others may run beside each other, but not beside those.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn fixture(path: impl AsRef<Path>) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)
+}
+
+fn picture(name: &str) -> Vec<u8> {
+    fs::read(fixture("images").join(name)).expect("the fixture")
+}
+
+#[track_caller]
+fn assert_within(what: &str, taken: Taken, count: usize, bytes: usize) {
+    assert!(taken.count <= count && taken.bytes <= bytes, "{what}: {taken:?}, allowed are {count} of {bytes} bytes");
+}
+
+#[test]
+fn a_jpeg_takes_its_crop_and_nothing_else() {
+    const CROP: usize = 224 * 224 * 3;
+    let _alone = alone();
+    for (name, fast_decode) in [
+        ("photo_640x480.jpg", false),
+        ("cat_exif_6.jpg", false),
+        ("tall_333x777.jpg", false),
+        ("coffee_cmyk.jpg", false),
+        ("coffee_large.jpg", false),
+        ("coffee_large.jpg", true),
+    ] {
+        let options = ImageOptions { exif_orientation: true, fast_decode, max_pixels: 50_000_000 };
+        let config = PreprocessorConfig::from_json("{}").expect("the defaults");
+        let mut processor = ImageProcessor::new(&config, options).expect("supported");
+        let bytes = picture(name);
+        for _ in 0..2 {
+            processor.process(&bytes).expect("a picture");
+        }
+        assert_within(name, taken(|| processor.process(&bytes)), 1, CROP);
+    }
+}
+
+#[test]
+fn a_png_takes_its_crop_and_what_its_decoder_takes() {
+    let _alone = alone();
+    let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
+    let config = PreprocessorConfig::from_json("{}").expect("the defaults");
+    let mut processor = ImageProcessor::new(&config, options).expect("supported");
+    let bytes = picture("astronaut.png");
+    for _ in 0..2 {
+        processor.process(&bytes).expect("a picture");
+    }
+    // The 786,432 bytes of its 512 x 512 pixels are not among them.
+    assert_within("astronaut.png", taken(|| processor.process(&bytes)), 20, 600_000);
+}
+
+#[test]
+fn a_text_takes_small_change_of_its_tokenizer() {
+    let _alone = alone();
+    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, 16 << 10).expect("the fixture");
+    let text = "a photo of a cat on a red sofa";
+    for _ in 0..2 {
+        tokenizer.tokenize(text, true).expect("a text");
+    }
+    assert_within("a text", taken(|| tokenizer.tokenize(text, true)), 400, 40_000);
+}
+
+/// One connection to a server in this process, whose own side allocates nothing once it is warm.
+struct Connection {
+    stream: TcpStream,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    fn open(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the server listens");
+        stream.set_nodelay(true).expect("a TCP socket");
+        Self { stream, answer: vec![0; 64 << 10] }
+    }
+
+    /// Sends a whole request and reads the answer, which must be a 200.
+    fn ask(&mut self, request: &[u8]) {
+        self.stream.write_all(request).expect("the server reads");
+        let mut length = 0;
+        loop {
+            length += self.stream.read(&mut self.answer[length..]).expect("the server answers");
+            let answer = &self.answer[..length];
+            let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            let text = std::str::from_utf8(&answer[..head]).expect("a head is ASCII");
+            assert!(text.starts_with("HTTP/1.1 200"), "{}", String::from_utf8_lossy(answer));
+            let body = text.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+            if length == head + 4 + body.parse::<usize>().expect("a number") {
+                return;
+            }
+        }
+    }
+}
+
+fn request(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// The least that one of 20 requests takes in the whole process: what else runs there, such as the watchdog, can only add to one.
+fn least(connection: &mut Connection, request: &[u8]) -> Taken {
+    for _ in 0..5 {
+        connection.ask(request);
+    }
+    let one = || {
+        let before = (ALL_COUNT.load(Ordering::SeqCst), ALL_BYTES.load(Ordering::SeqCst));
+        connection.ask(request);
+        Taken { count: ALL_COUNT.load(Ordering::SeqCst) - before.0, bytes: ALL_BYTES.load(Ordering::SeqCst) - before.1 }
+    };
+    std::iter::repeat_with(one).take(20).min().expect("20 requests")
+}
+
+#[test]
+fn a_request_takes_its_body_its_crop_and_small_change() {
+    let _alone = alone();
+    let set = [
+        &format!("model.path={}", fixture("tiny-clip").display()),
+        "server.listen=127.0.0.1:0",
+        "server.shutdown_delay=0ms",
+        "engine.provider=cpu",
+        "engine.intra_threads=1",
+        "preprocess.threads=1",
+    ];
+    let set = set.map(str::to_owned).to_vec();
+    let config = config::load(&Overrides { set, ..Overrides::default() }, []).expect("a configuration").config;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (address, running) = runtime.block_on(async {
+        let server = Server::bind(config.clone()).await.expect("a free port");
+        let address = server.local_addr();
+        let load = move |context: LoadContext| embedder::start(&config, context.metrics, &context.health);
+        let running = tokio::spawn(server.run(load, async {
+            let _ = stopped.await;
+        }));
+        (address, running)
+    });
+    wait_until_ready(address);
+
+    let mut connection = Connection::open(address);
+    let jpeg = picture("photo_640x480.jpg");
+    let image = least(&mut connection, &request("/embed/image", "image/jpeg", &jpeg));
+    let text = least(&mut connection, &request("/embed/text", "text/plain", b"a photo of a cat on a red sofa"));
+    // The body twice: in the pieces in which it comes, and together.
+    assert_within("an image request", image, 120, 224 * 224 * 3 + 2 * jpeg.len() + 20_000);
+    assert_within("a text request", text, 500, 60_000);
+
+    drop(connection);
+    stop.send(()).expect("the server runs");
+    runtime.block_on(running).expect("no panic").expect("a clean drain");
+}
+
+fn wait_until_ready(address: SocketAddr) {
+    loop {
+        let mut stream = TcpStream::connect(address).expect("the server listens");
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        if answer.starts_with("HTTP/1.1 200") {
+            return;
+        }
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,207 @@
+//! bf16 and int8 by OpenVINO: close to f32, the same whatever the batch, and nowhere but where they were asked for.
+//!
+//! On its own, because a process can hold only one ONNX Runtime, and on CPUs that are not Intel's OpenVINO brings its own. What
+//! a CPU without bf16 instructions answers is tested too: each machine runs one half of the first test.
+#![cfg(target_arch = "x86_64")]
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails loudly, in its helpers too")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clipserve::{
+    config::{self, EngineConfig, Overrides, Precision},
+    encoder::{Embeddings, Encoder, PixelBuf, Tokens},
+    engine::{Engine, EngineError, Normalization},
+    export::{ExportError, ExportedModel, export_checkpoint, write_synthetic_model},
+    model::{Graphs, clip_config::ClipConfig, preprocessor::PreprocessorConfig},
+    preprocess::{
+        image::{ImageOptions, ImageProcessor},
+        text::TextTokenizer,
+    },
+};
+use tempfile::TempDir;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn engine(set: &[&str]) -> Result<Arc<Engine>, EngineError> {
+    let set = [&["model.path=m"], set].concat().into_iter().map(str::to_owned).collect();
+    let config: EngineConfig = config::load(&Overrides { set, ..Overrides::default() }, []).unwrap().config.engine;
+    Engine::start(&config).map(Arc::new)
+}
+
+/// The CPU's own engine on the library that OpenVINO runs on, of which the process has one.
+fn cpu_engine(beside: &Engine) -> Arc<Engine> {
+    engine(&["engine.provider=cpu", &format!("engine.library={}", beside.library().display())]).unwrap()
+}
+
+fn computes_in_bf16() -> bool {
+    let features = raw_cpuid::CpuId::new().get_extended_feature_info().unwrap();
+    features.has_amx_bf16() || features.has_avx512_bf16()
+}
+
+/// A checkpoint's graphs, crops of pictures and ids of texts.
+struct Model {
+    _dir: TempDir,
+    vision: Graphs,
+    text: Graphs,
+    crops: Vec<PixelBuf>,
+    texts: Vec<Tokens>,
+}
+
+impl Model {
+    fn new(checkpoint: &str, pictures: &str, texts: &[&str]) -> Self {
+        let checkpoint = root(checkpoint);
+        let dir = tempfile::tempdir().unwrap();
+        let exported = export_checkpoint(&checkpoint, &dir.path().join("export"), Precision::F32).unwrap();
+        let json = fs::read_to_string(checkpoint.join("preprocessor_config.json")).unwrap();
+        let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
+        let mut processor = ImageProcessor::new(&PreprocessorConfig::from_json(&json).unwrap(), options).unwrap();
+        let mut files: Vec<PathBuf> =
+            fs::read_dir(root(pictures)).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        let crops = files.iter().filter_map(|file| {
+            let image = processor.decode(&fs::read(file).unwrap()).ok()?;
+            Some(processor.crop(image))
+        });
+        let crops: Vec<PixelBuf> = crops.collect();
+        let config: serde_json::Value =
+            serde_json::from_slice(&fs::read(checkpoint.join("config.json")).unwrap()).unwrap();
+        let context = config["text_config"]["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
+        let tokenizer = TextTokenizer::open(&checkpoint.join("tokenizer.json"), context, 1 << 14).unwrap();
+        let texts: Vec<Tokens> = texts.iter().map(|text| tokenizer.tokenize(text, true).unwrap().tokens).collect();
+        assert!(crops.len() >= 8 && texts.len() >= 8, "{} pictures, {} texts", crops.len(), texts.len());
+        let (vision, text) = (exported.vision.unwrap(), exported.text.unwrap());
+        Self { _dir: dir, vision: Graphs::Embedding(vision), text: Graphs::Embedding(text), crops, texts }
+    }
+
+    fn embed(&self, engine: &Arc<Engine>) -> [Embeddings; 2] {
+        let none = Normalization { rescale_factor: None, mean_std: None };
+        let mut vision = engine.vision(&self.vision, &none).unwrap();
+        let mut text = engine.text(&self.text).unwrap();
+        let both = [vision.encode(&self.crops).unwrap(), text.encode(&self.texts).unwrap()];
+        for i in [0, 3, 7] {
+            let alone = vision.encode(&self.crops[i..=i]).unwrap();
+            assert_eq!(alone.row(0), both[0].row(i), "image {i} alone and in a batch of {}", self.crops.len());
+        }
+        both
+    }
+}
+
+/// The lowest cosine between rows of the same index.
+fn lowest_cosine(a: &Embeddings, b: &Embeddings) -> f32 {
+    let cosine = |(a, b): (ndarray::ArrayView1<'_, f32>, ndarray::ArrayView1<'_, f32>)| {
+        a.dot(&b) / (a.dot(&a).sqrt() * b.dot(&b).sqrt())
+    };
+    a.rows().into_iter().zip(b.rows()).map(cosine).fold(1.0, f32::min)
+}
+
+fn largest_distance(a: &Embeddings, b: &Embeddings) -> f32 {
+    let distance = |(a, b): (ndarray::ArrayView1<'_, f32>, ndarray::ArrayView1<'_, f32>)| {
+        let difference = &a - &b;
+        (difference.dot(&difference) / b.dot(&b)).sqrt()
+    };
+    a.rows().into_iter().zip(b.rows()).map(distance).fold(0.0, f32::max)
+}
+
+const TEXTS: [&str; 9] = [
+    "a photo of a cat",
+    "a dog",
+    "pizza",
+    "an astronaut in an orange suit on the moon",
+    "snowman",
+    "red umbrella",
+    "",
+    "two people playing tennis in the rain while a third one watches from under a tree",
+    "smiling face with open hands",
+];
+
+#[test]
+fn bf16_is_close_to_f32_and_f32_stays_f32_in_the_same_process() {
+    let bf16 = engine(&["engine.precision=bf16"]);
+    if !computes_in_bf16() {
+        let error = bf16.err().unwrap_or_else(|| panic!("this CPU has no bf16")).to_string();
+        assert!(error.contains("engine.precision = \"bf16\"") && error.contains("AMX-BF16"), "{error}");
+        return;
+    }
+    let bf16 = bf16.unwrap();
+    assert_eq!((bf16.provider_name(), bf16.precision_name(Precision::F32)), ("openvino", "bf16"));
+    let auto = engine(&["engine.precision=auto"]).unwrap();
+    assert_eq!((auto.provider_name(), auto.precision_name(Precision::F32)), ("openvino", "bf16"));
+    // The plugin is registered by now, where it is one: a session of the CPU provider must not move to it.
+    let cpu = cpu_engine(&bf16);
+    let library = format!("engine.library={}", bf16.library().display());
+    let openvino_f32 = engine(&["engine.provider=openvino", "engine.precision=f32", &library]).unwrap();
+    assert_eq!((cpu.provider_name(), cpu.precision_name(Precision::F32)), ("cpu", "f32"));
+    assert_eq!((openvino_f32.provider_name(), openvino_f32.precision_name(Precision::F32)), ("openvino", "f32"));
+    let models = [("tests/fixtures/tiny-clip", "tests/fixtures/images"), ("onnx/emoji-clip", "onnx/examples")];
+    for (checkpoint, pictures) in models {
+        let model = Model::new(checkpoint, pictures, &TEXTS);
+        let (fast, exact, other) = (model.embed(&bf16), model.embed(&cpu), model.embed(&openvino_f32));
+        for (kind, i) in [("images", 0), ("texts", 1)] {
+            let cosine = lowest_cosine(&fast[i], &exact[i]);
+            println!("{checkpoint}, {} {kind}: lowest cosine of bf16 to f32 {cosine:.6}", exact[i].nrows());
+            assert!(cosine >= 0.999, "{checkpoint} {kind}: {cosine}");
+            assert!(largest_distance(&fast[i], &exact[i]) > 1e-4, "{checkpoint} {kind}: this is f32, not bf16");
+            let distance = largest_distance(&other[i], &exact[i]);
+            assert!(distance < 1e-5, "{checkpoint} {kind}: f32 by two providers differs by {distance:e}");
+        }
+    }
+}
+
+/// A checkpoint whose layers are of whole groups, with seeded weights in the precision asked for.
+fn synthetic(precision: Precision, hidden: usize, out: &Path) -> Result<ExportedModel, ExportError> {
+    let tower = serde_json::json!({
+        "hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "image_size": 64, "patch_size": 16, "max_position_embeddings": 32, "vocab_size": 1000, "projection_dim": 64,
+        "eos_token_id": 999,
+    });
+    let mut config = serde_json::json!({"model_type": "clip", "projection_dim": 64});
+    let without = |fields: &[&str]| {
+        let mut tower = tower.clone();
+        fields.iter().for_each(|field| drop(tower.as_object_mut().unwrap().remove(*field)));
+        tower
+    };
+    config["text_config"] = without(&["image_size", "patch_size"]);
+    config["vision_config"] = without(&["max_position_embeddings", "vocab_size", "eos_token_id"]);
+    let config = ClipConfig::from_json(&config.to_string()).unwrap();
+    write_synthetic_model(&config, precision, 7, &root("tests/fixtures/tiny-clip"), out)
+}
+
+#[test]
+fn int8_is_close_to_f32_and_the_same_in_every_batch() {
+    let int8 = engine(&["engine.provider=openvino", "engine.precision=int8"]).unwrap();
+    assert_eq!((int8.provider_name(), int8.precision_name(Precision::Int8Weights)), ("openvino", "int8"));
+    let dir = tempfile::tempdir().unwrap();
+    let [exact, small] = [Precision::F32, Precision::Int8Weights]
+        .map(|precision| synthetic(precision, 128, &dir.path().join(precision.name())).unwrap());
+    let crops: Vec<PixelBuf> = (1..=9)
+        .map(|i| PixelBuf::new(64, 64, (0..64 * 64 * 3).map(|at: usize| (at * i * 31 / 7 % 256) as u8).collect()))
+        .collect();
+    let texts: Vec<Tokens> =
+        (0..9).map(|i| Tokens::new((0..i + 2).map(|at| 7 * at * (i + 1) % 900).chain([999]).collect())).collect();
+    let none = Normalization { rescale_factor: None, mean_std: None };
+    let cpu = cpu_engine(&int8);
+    let graphs = |graph: Option<PathBuf>| Graphs::Embedding(graph.unwrap());
+    let (vision, text) = (graphs(exact.vision), graphs(exact.text));
+    let expected =
+        [cpu.vision(&vision, &none).unwrap().encode(&crops).unwrap(), cpu.text(&text).unwrap().encode(&texts).unwrap()];
+    let mut vision = int8.vision(&graphs(small.vision), &none).unwrap();
+    let mut text = int8.text(&graphs(small.text)).unwrap();
+    let actual = [vision.encode(&crops).unwrap(), text.encode(&texts).unwrap()];
+    for (kind, i) in [("images", 0), ("texts", 1)] {
+        let cosine = lowest_cosine(&actual[i], &expected[i]);
+        println!("lowest cosine of int8 to f32, {kind}: {cosine:.6}");
+        assert!(cosine >= 0.995, "{kind}: {cosine}");
+        assert!(largest_distance(&actual[i], &expected[i]) > 1e-3, "{kind}: this is f32, not int8");
+    }
+    for i in [0, 4, 8] {
+        assert_eq!(vision.encode(&crops[i..=i]).unwrap().row(0), actual[0].row(i), "image {i} alone");
+    }
+    let odd = synthetic(Precision::Int8Weights, 96, &dir.path().join("odd")).unwrap_err().to_string();
+    assert!(odd.contains("hidden_size is 96") && odd.contains("multiples of 128"), "{odd}");
+}
