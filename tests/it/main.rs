@@ -20,3 +20,4 @@ mod reference;
 mod routes;
 mod support;
 mod towers;
+mod tune;
