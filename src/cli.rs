@@ -12,8 +12,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, ConfigErrors, FlagValue, Loaded, Overrides, Precision};
 
 pub mod healthcheck;
+mod tune;
 
 use healthcheck::ProbeUrl;
+pub use tune::TuneArgs;
 
 /// The exit code for a wrong command line or configuration (`EX_USAGE` of sysexits).
 pub const EX_USAGE: u8 = 64;
@@ -35,6 +37,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Make ONNX graphs from a checkpoint (config.json and model.safetensors), without Python.
     Export(ExportArgs),
+    /// Find the threads, sessions and batches that are best for a model on this machine.
+    Tune(TuneArgs),
     /// Ask a running service whether it is ready: exit 0 when it is, 1 when it is not.
     Healthcheck(HealthcheckArgs),
 }
@@ -274,6 +278,7 @@ mod tests {
             &["--model", "m", "healthcheck"],
             &["healthcheck", "--url", "https://localhost/readyz"],
             &["healthcheck", "--print-config"],
+            &["tune", "--print-config"],
         ] {
             assert!(parsed(args).unwrap_err().use_stderr(), "{args:?}");
         }

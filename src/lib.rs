@@ -23,6 +23,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`server`] | assembly, readiness, the drain |
+//! | [`tune`] | which threads, sessions and batches are best, measured |
 //! | [`http`] | routes, connections, limits, wire shapes, the error table |
 //! | [`embedder`] | the facade that handlers call; one is one loaded model |
 //! | [`preprocess`] | pictures to crops, texts to ids, equal to `CLIPProcessor` |
@@ -51,3 +52,4 @@ pub mod preprocess;
 pub mod server;
 pub mod similarity;
 pub mod telemetry;
+pub mod tune;

@@ -13,14 +13,18 @@ use std::{
 };
 
 use clipserve::{
-    cli::{self, Command, EX_USAGE, ExportArgs, HealthcheckArgs, ServeArgs, healthcheck},
+    cli::{self, Command, EX_USAGE, ExportArgs, HealthcheckArgs, ServeArgs, TuneArgs, healthcheck},
     config::{Config, ConfigErrors},
     embedder,
     export::export_checkpoint,
     server::{LoadContext, Server},
     telemetry,
+    tune::tune,
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::{self, Runtime},
+    signal::unix::{SignalKind, signal},
+};
 
 #[expect(clippy::print_stderr, reason = "the last line of a start that failed is for the operator")]
 fn main() -> ExitCode {
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve(args) => serve(&args),
         Command::Export(args) => export(&args),
+        Command::Tune(args) => print_tuning(&args),
         Command::Healthcheck(args) => check_health(&args),
     };
     match result {
@@ -66,7 +71,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<()> {
 /// Starts telemetry, then binds and runs the server until a signal.
 fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.telemetry).map_err(anyhow::Error::msg)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(io_threads()).enable_all().build()?;
+    let runtime = runtime()?;
     let result = runtime.block_on(async {
         let server = Server::bind(config.clone()).await?;
         let stop = stop_signal()?;
@@ -79,8 +84,9 @@ fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Threads for I/O and JSON alone; the work is done by the preprocess threads and the sessions.
-fn io_threads() -> usize {
-    thread::available_parallelism().map_or(2, usize::from).div_ceil(4).clamp(2, 8)
+fn runtime() -> io::Result<Runtime> {
+    let threads = thread::available_parallelism().map_or(2, usize::from).div_ceil(4).clamp(2, 8);
+    runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once.
@@ -110,6 +116,18 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
     for graph in exported.graphs() {
         writeln!(stdout, "{}", graph.display())?;
     }
+    Ok(())
+}
+
+/// Tries combinations and prints what is best; how far it is goes to standard error.
+fn print_tuning(args: &TuneArgs) -> anyhow::Result<()> {
+    let loaded = args.load(env::vars_os())?;
+    let options = args.options().map_err(anyhow::Error::msg)?;
+    telemetry::init(&loaded.config.telemetry).map_err(anyhow::Error::msg)?;
+    // A closed standard error is no reason to stop.
+    let mut progress = |line: &str| drop(writeln!(io::stderr(), "{line}"));
+    let report = tune(&loaded.config, options, &runtime()?, &mut progress)?;
+    io::stdout().write_all(report.as_bytes())?;
     Ok(())
 }
 

@@ -21,3 +21,4 @@ mod reference;
 mod routes;
 mod support;
 mod towers;
+mod tune;
