@@ -71,7 +71,7 @@ mod tests {
         let options = args.options().unwrap();
         assert_eq!((options.seconds, options.rounds), (Duration::from_millis(500), 7));
         assert!(options.picture.is_none());
-        assert_eq!(args.load([]).unwrap().config.engine.precision, config::Precision::Int8);
+        assert_eq!(args.load([]).unwrap().config.engine.precision, config::PrecisionChoice::Int8);
     }
 
     #[test]
