@@ -51,9 +51,9 @@ impl PixelBuf {
 /// The `input_ids` of one text: starts with the start token, at most the model's context length. Never empty. For an embedding
 /// they end with the end token, since padding to the batch is the encoder's business; whoever asks for the states of padding
 /// positions pads here, because those depend on the pad token and on whether they are attended to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tokens {
-    ids: Vec<u32>,
+    ids: Arc<[u32]>,
     attended: usize,
 }
 
@@ -62,16 +62,16 @@ impl Tokens {
     ///
     /// # Panics
     /// When `ids` is empty: a tokenizer that adds its special tokens never gives that.
-    pub fn new(ids: Vec<u32>) -> Self {
+    pub fn new(ids: impl Into<Arc<[u32]>>) -> Self {
+        let ids = ids.into();
         assert!(!ids.is_empty(), "a text has at least its special tokens");
         Self { attended: ids.len(), ids }
     }
 
     /// With `pad` behind it up to `length` ids, which are attended to when `attend`.
     pub fn padded(mut self, length: usize, pad: u32, attend: bool) -> Self {
-        if length > self.ids.len() {
-            self.ids.resize(length, pad);
-        }
+        let padding = length.saturating_sub(self.ids.len());
+        self.ids = self.ids.iter().copied().chain(std::iter::repeat_n(pad, padding)).collect();
         if attend {
             self.attended = self.ids.len();
         }

@@ -14,7 +14,8 @@
 //!  reply <- similarity <- join(tickets, deadline) <------------------------------------------------------'
 //! ```
 //!
-//! An image crosses threads three times, a text twice; nothing returns to the handler in between. Refusals happen at the two
+//! An image crosses threads three times, a text twice; nothing returns to the handler in between. An embedding that is in the
+//! cache, or on its way for another request, is taken before the item gate: it needs no place, no thread and no run. Refusals happen at the two
 //! gates on the left (requests and body bytes, then items), a bad picture is answered from its preprocess thread, and what
 //! died in a queue is dropped there.
 //!

@@ -222,6 +222,8 @@ fn a_request_takes_its_body_its_crop_and_small_change() {
         "engine.provider=cpu",
         "engine.intra_threads=1",
         "preprocess.threads=1",
+        // The same request again and again: each is to be computed.
+        "cache.max_bytes=0",
     ];
     let set = set.map(str::to_owned).to_vec();
     let config = config::load(&Overrides { set, ..Overrides::default() }, []).expect("a configuration").config;

@@ -182,8 +182,9 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
     let crops: Vec<PixelBuf> = (1..=9)
         .map(|i| PixelBuf::new(64, 64, (0..64 * 64 * 3).map(|at: usize| (at * i * 31 / 7 % 256) as u8).collect()))
         .collect();
-    let texts: Vec<Tokens> =
-        (0..9).map(|i| Tokens::new((0..i + 2).map(|at| 7 * at * (i + 1) % 900).chain([999]).collect())).collect();
+    let texts: Vec<Tokens> = (0..9)
+        .map(|i| Tokens::new((0..i + 2).map(|at| 7 * at * (i + 1) % 900).chain([999]).collect::<Vec<_>>()))
+        .collect();
     let none = Normalization { rescale_factor: None, mean_std: None };
     let cpu = cpu_engine(&int8);
     let graphs = |graph: Option<PathBuf>| Graphs::Embedding(graph.unwrap());

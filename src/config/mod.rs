@@ -74,6 +74,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// The two batching queues.
     pub batch: BatchConfig,
+    /// What is remembered.
+    pub cache: CacheConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
 }
@@ -209,6 +211,13 @@ pub struct LaneConfig {
     pub max_queue_delay: Duration,
     /// Items admitted and not yet answered, in all requests together.
     pub max_queue_size: usize,
+}
+
+/// `[cache]`
+#[derive(Clone, Debug)]
+pub struct CacheConfig {
+    /// What may be kept, keys and values; 0: nothing is, and equal items are computed as often as they come.
+    pub max_bytes: usize,
 }
 
 /// `[telemetry]`

@@ -9,8 +9,8 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
-    BatchConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, Precision, PrecisionChoice,
-    PreprocessConfig, Provider, ServerConfig, TelemetryConfig,
+    BatchConfig, CacheConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, Precision,
+    PrecisionChoice, PreprocessConfig, Provider, ServerConfig, TelemetryConfig,
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
@@ -108,6 +108,7 @@ pub(super) fn read_config(
                 max_queue_size: read.integer("batch.text.max_queue_size", 1..=MAX_QUEUE_SIZE),
             },
         },
+        cache: CacheConfig { max_bytes: read.bytes("cache.max_bytes", 0..=1 << 40) },
         telemetry: TelemetryConfig {
             log_level: read.log_level("telemetry.log_level"),
             log_format: read.choice("telemetry.log_format"),

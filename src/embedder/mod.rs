@@ -1,14 +1,18 @@
 //! The facade that the HTTP handlers call: images and texts in, embeddings out. One [`Embedder`] is one loaded model.
 //!
-//! Owns the lanes (admission, queues, threads) and the waiting for their answers. Does not own HTTP, nor what the lanes are
-//! made of: `start` assembles them. A model without a tower has no lane for it, and says so to whoever asks.
+//! Owns the lanes (admission, queues, threads). Does not own HTTP, nor what the lanes are made of (`start` assembles them), nor
+//! what of a request must be computed at all: `tokenize` and `items` decide that by the `cache`. A model without a tower has no lane for it, and says so to whoever asks.
 //!
-//! Invariants: a model has one lane at least; all items of a request are admitted or none; the first failing item, in the order of the request, decides the
-//! request's error; a request that is dropped cancels its items.
+//! Invariants: a model has one lane at least; all items of a request that must be computed are admitted or none; the first
+//! failing item, in the order of the request, decides the request's error; a request that is dropped cancels those of its items
+//! that no other waits for.
 
+mod cache;
+mod items;
 mod load;
 mod outputs;
 mod start;
+mod tokenize;
 mod warm_up;
 
 use std::{
@@ -18,7 +22,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use ndarray::{Array2, ArrayView1};
+use cache::{Cache, Key};
+use items::Request;
+use ndarray::Array2;
 
 pub use outputs::{Outputs, PadTo, Padding};
 pub use start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts, start};
@@ -31,7 +37,7 @@ use crate::{
     model::LogitScale,
     preprocess::{pool::PreprocessPool, text::TextTokenizer},
     similarity,
-    telemetry::{Metrics, Outcome, Reject},
+    telemetry::{LaneMetrics, Metrics, Reject},
 };
 
 /// What runs: the answer of `GET /info` that does not come from the configuration.
@@ -161,12 +167,17 @@ pub enum EmbedError {
     Internal(String),
 }
 
-/// The gate and the first queue of one modality.
+/// The gate and the first queue of one modality, and what it need not compute.
 #[derive(Debug)]
 struct Lane<T> {
     admission: Arc<Admission>,
     queue: Arc<JobQueue<T>>,
     reject: Reject,
+    /// The one of all lanes, where there is one.
+    cache: Option<Arc<Cache>>,
+    /// What the cache knows an input by.
+    key: fn(&T) -> Key,
+    metrics: LaneMetrics,
 }
 
 impl<T> Lane<T> {
@@ -303,9 +314,7 @@ impl Embedder {
     /// [`EmbedError`]; a picture that cannot be decoded is named by its index.
     pub async fn embed_images(&self, images: Vec<Bytes>, deadline: Instant) -> Result<Embedded, EmbedError> {
         let (lane, dim) = (&self.images()?.lane, self.dim(Modality::Image)?);
-        let permits = lane.admit(images.len(), &self.metrics)?;
-        let tickets = lane.submit(images, OutputSet::EMPTY, permits, deadline);
-        embeddings(tickets, dim, deadline).await
+        Request { lane, metrics: &self.metrics, dim, deadline }.embed(&images, Vec::new()).await
     }
 
     /// Embeds texts; one that is longer than the context length is cut when `truncate`, else refused.
@@ -319,39 +328,10 @@ impl Embedder {
         deadline: Instant,
     ) -> Result<Embedded, EmbedError> {
         let (lane, dim) = (&self.texts()?.lane, self.dim(Modality::Text)?);
-        let permits = lane.admit(texts.len(), &self.metrics)?;
-        let (tokenized, preprocess) = self.tokenize(texts, truncate).await?;
-        let tickets = lane.submit(tokenized, OutputSet::EMPTY, permits, deadline);
-        let mut embedded = embeddings(tickets, dim, deadline).await?;
+        let (tokens, held, preprocess) = self.recall_or_tokenize(lane, texts, truncate).await?;
+        let mut embedded = Request { lane, metrics: &self.metrics, dim, deadline }.embed(&tokens, held).await?;
         embedded.timings.preprocess = preprocess;
         Ok(embedded)
-    }
-
-    /// The ids of all texts, and the time that took.
-    async fn tokenize<S: AsRef<str>>(
-        &self,
-        texts: &[S],
-        truncate: bool,
-    ) -> Result<(Vec<Tokens>, Duration), EmbedError> {
-        let tokenizer = &self.texts()?.tokenizer;
-        let started = Instant::now();
-        let mut tokenized = Vec::with_capacity(texts.len());
-        for (index, text) in texts.iter().enumerate() {
-            let text = tokenizer.tokenize(text.as_ref(), truncate).map_err(|error| {
-                self.metrics.text.items(Outcome::Invalid).inc();
-                EmbedError::Item { index, error }
-            })?;
-            if text.truncated {
-                self.metrics.text_truncated.inc();
-            }
-            tokenized.push(text.tokens);
-            // Tokenizing runs on the I/O threads, which saves a crossing; one text is bounded by `max_text_bytes` (some 30 ms
-            // at worst), so other connections are served at least that often.
-            tokio::task::consume_budget().await;
-        }
-        let took = started.elapsed();
-        self.metrics.tokenize.observe(took.as_secs_f64());
-        Ok((tokenized, took))
     }
 
     /// Finishes what is queued and ends the threads. Blocks until they are done.
@@ -369,21 +349,6 @@ impl Embedder {
         }
         texts.into_iter().flat_map(|texts| texts.workers).for_each(Worker::join);
     }
-}
-
-/// Waits for the embeddings of one request, `dim` values each.
-async fn embeddings(tickets: Vec<Ticket>, dim: usize, deadline: Instant) -> Result<Embedded, EmbedError> {
-    let mut embeddings = Array2::zeros((tickets.len(), dim));
-    let timings = join(tickets, deadline, |index, encoded| match encoded {
-        Encoded::Embedding(values) if values.len() == dim => {
-            embeddings.row_mut(index).assign(&ArrayView1::from(&values));
-            Ok(())
-        }
-        Encoded::Embedding(values) => Err(format!("the encoder answered {} values, the model has {dim}", values.len())),
-        Encoded::Outputs(_) => Err("outputs that nobody asked for".to_owned()),
-    })
-    .await?;
-    Ok(Embedded { embeddings, timings })
 }
 
 /// Waits for every ticket in the order of the request, so that the error of a request does not depend on timing, and hands

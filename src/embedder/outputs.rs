@@ -95,7 +95,9 @@ impl Embedder {
         let (lane, tokenizer) = (&self.texts()?.lane, &self.texts()?.tokenizer);
         let shape = self.output_shape(Modality::Text)?;
         let permits = lane.admit(texts.len(), &self.metrics)?;
-        let (tokenized, preprocess) = self.tokenize(texts, truncate).await?;
+        let numbered: Vec<(usize, &str)> = texts.iter().map(AsRef::as_ref).enumerate().collect();
+        let (tokenized, preprocess) = self.tokenize(&numbered, truncate).await?;
+        let tokenized = self.counted(tokenized);
         let positions = match padding.to {
             PadTo::Longest => tokenized.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(0),
             PadTo::MaxLength => tokenizer.context_length(),

@@ -8,7 +8,12 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use super::{Embedder, Images, Lane, Modality, ModelInfo, Texts, load::load, warm_up::warm_up};
+use super::{
+    Embedder, Images, Lane, Modality, ModelInfo, Texts,
+    cache::{Cache, Key},
+    load::load,
+    warm_up::warm_up,
+};
 use crate::{
     batch::{Admission, BatchPolicy, JobQueue, Worker, WorkerContext},
     budget::ByteBudget,
@@ -277,8 +282,9 @@ impl Embedder {
             onnxruntime: info.onnxruntime.clone(),
             model: info.name.clone(),
         });
-        let images = vision.map(|vision| Images::spawn(vision, config, &metrics, health)).transpose()?;
-        let texts = text.map(|text| Texts::spawn(text, config, &metrics, health)).transpose()?;
+        let cache = Cache::new(config.cache.max_bytes, &metrics);
+        let images = vision.map(|vision| Images::spawn(vision, config, cache.clone(), &metrics, health)).transpose()?;
+        let texts = text.map(|text| Texts::spawn(text, config, cache, &metrics, health)).transpose()?;
         let max_output_bytes = config.limits.max_output_bytes;
         let output_budget = ByteBudget::new(config.limits.max_inflight_output_bytes);
         Ok(Self { info, metrics, images, texts, max_output_bytes, output_budget })
@@ -289,6 +295,7 @@ impl Images {
     fn spawn<V: Encoder<Input = PixelBuf>>(
         parts: VisionParts<V>,
         config: &Config,
+        cache: Option<Arc<Cache>>,
         metrics: &Arc<Metrics>,
         health: &Health,
     ) -> io::Result<Self> {
@@ -304,7 +311,8 @@ impl Images {
             Arc::clone(&crops),
             Arc::clone(metrics),
         )?;
-        let lane = Lane { admission, queue, reject: Reject::ImageQueue };
+        let (reject, metrics) = (Reject::ImageQueue, metrics.vision.clone());
+        let lane = Lane { admission, queue, reject, cache, key: |file| Key::Image(blake3::hash(file)), metrics };
         Ok(Self { abilities: parts.abilities, lane, preprocess, crops, workers })
     }
 }
@@ -313,6 +321,7 @@ impl Texts {
     fn spawn<T: Encoder<Input = Tokens>>(
         parts: TextParts<T>,
         config: &Config,
+        cache: Option<Arc<Cache>>,
         metrics: &Arc<Metrics>,
         health: &Health,
     ) -> io::Result<Self> {
@@ -321,7 +330,8 @@ impl Texts {
         let admission = Arc::new(Admission::new(config.batch.text.max_queue_size));
         let wiring = Wiring { name: "text", queue: &queue, admission: &admission, metrics: &metrics.text };
         let workers = wiring.spawn(parts.sessions, &config.batch.text, health)?;
-        let lane = Lane { admission, queue, reject: Reject::TextQueue };
+        let (reject, metrics) = (Reject::TextQueue, metrics.text.clone());
+        let lane = Lane { admission, queue, reject, cache, key: |tokens| Key::Text(tokens.clone()), metrics };
         Ok(Self { abilities: parts.abilities, tokenizer: parts.tokenizer, lane, workers })
     }
 }

@@ -109,7 +109,7 @@ impl TextTokenizer {
         let ids = encoding.get_ids();
         let truncated = ids.len() > self.context_length;
         if !truncated {
-            return Ok(Tokenized { tokens: Tokens::new(ids.to_vec()), truncated });
+            return Ok(Tokenized { tokens: Tokens::new(ids), truncated });
         }
         if !truncate {
             return Err(invalid(format!(

@@ -95,6 +95,50 @@ impl Outcome {
     }
 }
 
+/// What a cache knew of an item: the values of `clipserve_cache_lookups_total`'s `result` label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Its embedding.
+    Hit,
+    /// Nothing: it is computed.
+    Miss,
+    /// That it is being computed: the answer is shared.
+    Joined,
+}
+
+impl Lookup {
+    const ALL: [Self; 3] = [Self::Hit, Self::Miss, Self::Joined];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Joined => "joined",
+        }
+    }
+}
+
+/// What is in one store of the cache.
+#[derive(Clone, Debug)]
+pub struct StoreMetrics {
+    entries: IntGauge,
+    bytes: IntGauge,
+}
+
+impl StoreMetrics {
+    /// An entry of `bytes` came.
+    pub fn add(&self, bytes: u32) {
+        self.entries.inc();
+        self.bytes.add(bytes.into());
+    }
+
+    /// An entry of `bytes` went.
+    pub fn remove(&self, bytes: u32) {
+        self.entries.dec();
+        self.bytes.sub(bytes.into());
+    }
+}
+
 /// The metrics of one queue.
 #[derive(Clone, Debug)]
 pub struct QueueMetrics {
@@ -116,12 +160,18 @@ pub struct LaneMetrics {
     /// Panics caught while a batch ran.
     pub panics: IntCounter,
     outcomes: [IntCounter; 5],
+    lookups: [IntCounter; 3],
 }
 
 impl LaneMetrics {
     /// The counter of items that ended so.
     pub fn items(&self, outcome: Outcome) -> &IntCounter {
         &self.outcomes[outcome as usize]
+    }
+
+    /// The counter of lookups in the cache with this result.
+    pub fn lookups(&self, lookup: Lookup) -> &IntCounter {
+        &self.lookups[lookup as usize]
     }
 }
 
@@ -169,6 +219,10 @@ pub struct Metrics {
     pub preprocess_queue: QueueMetrics,
     /// The image lane.
     pub vision: LaneMetrics,
+    /// Embeddings in the cache.
+    pub cached_embeddings: StoreMetrics,
+    /// Token ids in the cache.
+    pub cached_tokens: StoreMetrics,
     /// The text lane.
     pub text: LaneMetrics,
     build_info: IntGaugeVec,
@@ -203,6 +257,17 @@ impl Metrics {
         let stages = register.histograms("stage_duration_seconds", "Time spent in one stage", &["stage"], STAGE);
         let items = register.counters("items_total", "Images and texts, by how they ended", &["modality", "outcome"]);
         let panics = register.counters("panics_total", "Panics that were contained", &["where"]);
+        let lookups = register.counters(
+            "cache_lookups_total",
+            "Images and texts, by what the cache knew of them",
+            &["modality", "result"],
+        );
+        let cache_entries = register.gauges("cache_entries", "Entries in the cache", &["store"]);
+        let cache_bytes = register.gauges("cache_bytes", "Bytes that they count as", &["store"]);
+        let stored = |name: &str| StoreMetrics {
+            entries: cache_entries.with_label_values(&[name]),
+            bytes: cache_bytes.with_label_values(&[name]),
+        };
         let queue = |name: &str| QueueMetrics {
             depth: queue_depth.with_label_values(&[name]),
             wait: queue_wait.with_label_values(&[name]),
@@ -213,6 +278,7 @@ impl Metrics {
             inference: stages.with_label_values(&[inference]),
             panics: panics.with_label_values(&[inference]),
             outcomes: Outcome::ALL.map(|outcome| items.with_label_values(&[modality, outcome.label()])),
+            lookups: Lookup::ALL.map(|lookup| lookups.with_label_values(&[modality, lookup.label()])),
         };
         let metrics = Self {
             http_requests,
@@ -234,6 +300,8 @@ impl Metrics {
             tokenize: stages.with_label_values(&["tokenize"]),
             text_truncated: register.counter("text_truncated_total", "Texts cut to the model's context length"),
             preprocess_queue: queue("preprocess"),
+            cached_embeddings: stored("embeddings"),
+            cached_tokens: stored("tokens"),
             vision: lane("image", "image_inference"),
             text: lane("text", "text_inference"),
             build_info: register.gauges(
@@ -330,6 +398,8 @@ mod tests {
         let (text, _) = Metrics::new().render();
         assert!(text.contains("clipserve_rejected_total{reason=\"image_queue\"} 0"), "{text}");
         assert!(text.contains("clipserve_items_total{modality=\"text\",outcome=\"expired\"} 0"), "{text}");
+        assert!(text.contains("clipserve_cache_lookups_total{modality=\"image\",result=\"hit\"} 0"), "{text}");
+        assert!(text.contains("clipserve_cache_bytes{store=\"tokens\"} 0"), "{text}");
     }
 
     #[test]

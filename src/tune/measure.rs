@@ -194,6 +194,7 @@ pub(super) async fn ask(
 fn without_shortcuts(config: &Config) -> Config {
     let mut config = config.clone();
     config.model.hub.offline = true;
+    config.cache.max_bytes = 0;
     config
 }
 

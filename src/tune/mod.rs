@@ -34,7 +34,7 @@ use crate::{
 static PICTURE: &[u8] = include_bytes!("../../tests/fixtures/images/photo_640x480.jpg");
 
 /// What is a GPU; other providers run on the CPUs, and its threads are theirs.
-const GPU_PROVIDERS: [&str; 1] = ["cuda"];
+const GPU_PROVIDERS: [&str; 2] = ["cuda", "tensorrt"];
 
 /// How `tune` measures.
 #[derive(Clone, Debug)]

@@ -4,6 +4,7 @@
 mod architecture;
 mod benchmarks;
 mod bundled;
+mod cache;
 mod checkpoint;
 mod command_line;
 mod documentation;

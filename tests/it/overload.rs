@@ -93,8 +93,13 @@ async fn the_request_gate_refuses_before_the_body_and_leaves_the_probes_alone() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_body_gate_bounds_the_bytes_of_all_requests_together() {
-    let (server, gate) =
-        TestServer::start_gated(&["limits.max_body_bytes=64KiB", "limits.max_inflight_body_bytes=96KiB"]).await;
+    let (server, gate) = TestServer::start_gated(&[
+        "limits.max_body_bytes=64KiB",
+        "limits.max_inflight_body_bytes=96KiB",
+        // Cut to the context length the texts are all the same.
+        "cache.max_bytes=0",
+    ])
+    .await;
     let held = tokio::spawn(server.post("/embed/text").json(&json!({"texts": "a ".repeat(8000).trim()})).send());
     server.until_metric(r#"clipserve_batch_size_count{modality="text"}"#, |batches| batches == 1.0).await;
     let second = tokio::spawn(server.post("/embed/text").json(&json!({"texts": vec!["a ".repeat(7000); 4]})).send());
@@ -155,7 +160,7 @@ async fn a_client_that_leaves_cancels_what_waits_and_frees_its_places() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn load_makes_batches() {
-    let (server, gate) = TestServer::start_gated(&["batch.vision.max_batch_size=8"]).await;
+    let (server, gate) = TestServer::start_gated(&["batch.vision.max_batch_size=8", "cache.max_bytes=0"]).await;
     let ask = || {
         tokio::spawn(
             server.post("/embed/image").header("content-type", "image/png").body(picture("exact_224.png")).send(),

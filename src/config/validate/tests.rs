@@ -21,7 +21,7 @@ fn errors(set: &[&str]) -> Vec<String> {
 
 #[test]
 fn the_default_file_holds_the_defaults() {
-    let Config { server, limits, model, preprocess, engine, batch, telemetry } = config(&[]);
+    let Config { server, limits, model, preprocess, engine, batch, cache, telemetry } = config(&[]);
     let seconds = Duration::from_secs;
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!((server.admin_listen, server.api_key.is_none(), server.max_connections), (None, true, 1024));
@@ -45,6 +45,7 @@ fn the_default_file_holds_the_defaults() {
     assert_eq!((batch.vision.max_queue_delay, batch.vision.max_queue_size), (Duration::ZERO, 256));
     assert_eq!((batch.text.max_batch_size, batch.text.max_batch_tokens), (64, 2048));
     assert_eq!((batch.text.max_queue_delay, batch.text.max_queue_size), (Duration::ZERO, 2048));
+    assert_eq!(cache.max_bytes, 64 << 20);
     assert_eq!((telemetry.log_level.as_str(), telemetry.log_format), ("info", LogFormat::Text));
 }
 
@@ -82,6 +83,7 @@ fn good_values_arrive_in_their_fields() {
         "engine.vision.sessions=3",
         "engine.text.sessions=2",
         "batch.vision.max_queue_delay=500us",
+        "cache.max_bytes=0",
         "telemetry.log_level=warn,clipserve::batch=trace,[request]=info",
         "telemetry.log_format=json",
     ]);
@@ -89,6 +91,7 @@ fn good_values_arrive_in_their_fields() {
     assert_eq!(config.server.admin_listen.unwrap().to_string(), "127.0.0.1:0");
     assert_eq!(config.server.api_key.unwrap().expose(), "s3cret/+=");
     assert_eq!((config.server.header_timeout, config.server.shutdown_delay), (HOUR, Duration::ZERO));
+    assert_eq!(config.cache.max_bytes, 0);
     assert_eq!((config.limits.max_body_bytes, config.limits.max_pixels, config.limits.max_text_bytes), (1, 1000, 512));
     assert_eq!(config.model.name.as_deref(), Some("Näme"));
     let preprocess = &config.preprocess;
@@ -143,6 +146,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("batch.text.max_batch_tokens", &["0", "16777217"]),
     ("batch.text.max_queue_delay", &["0", "11s"]),
     ("batch.text.max_queue_size", &["0", "1000001"]),
+    ("cache.max_bytes", &["", "off", "-1", "64MB", "2TiB"]),
     ("telemetry.log_level", &["", "verbose", "inf", "info,", "clipserve=loud", "info,hyper", "a=b=c"]),
     ("telemetry.log_format", &["", "pretty", "JSON"]),
 ];
