@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
-/// The middle value; the upper one of two.
+/// The middle value; of an even number the mean of the two in the middle, so that two rounds do not become the better one.
 pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+    match sorted.len() {
+        0 => f64::NAN,
+        n => (sorted[(n - 1) / 2] + sorted[n / 2]) / 2.0,
+    }
 }
 
 /// Three digits, or all before the point.

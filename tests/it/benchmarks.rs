@@ -181,6 +181,12 @@ fn columns() -> [Column; 2] {
 }
 
 #[test]
+fn a_median_of_an_even_number_lies_between_the_middle_two() {
+    assert_eq!(figures::median(&[4.0, 1.0, 2.0]), 2.0);
+    assert_eq!(figures::median(&[4.0, 1.0, 2.0, 9.0]), 3.0);
+}
+
+#[test]
 fn a_ratio_is_the_median_of_the_rounds_ratios() {
     let [ours, infinity] = columns();
     assert_eq!(ours.ratio(Measure::Images, &infinity, Measure::Images), Some(4.2));

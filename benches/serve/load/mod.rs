@@ -151,7 +151,7 @@ impl Clients {
                 }
                 Err(failure) => failure,
             },
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => with_sources(&*error),
             Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
         };
         *connection = None;
@@ -262,6 +262,12 @@ fn pace(
         }
     }
     thread_cpu()
+}
+
+/// An error and what it came from: the transport's own errors say next to nothing.
+fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The time that the calling thread has spent on a CPU.
