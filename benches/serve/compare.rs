@@ -57,9 +57,6 @@ pub(crate) struct Options {
     /// A key of clipserve's configuration, for all of its measurements; may be given several times.
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     set: Vec<String>,
-    /// What switches the embedding cache on: texts from the cache are then measured too, at f32. May be given several times.
-    #[arg(long, value_name = "SECTION.KEY=VALUE")]
-    cached_set: Vec<String>,
     /// Where benchmarks.md and benchmarks.svg are written.
     #[arg(long, default_value = "docs")]
     out: PathBuf,
@@ -155,8 +152,8 @@ fn start(places: &Places, options: &Options) -> Result<(Vec<Contender>, Vec<Stri
                 let kind = Kind::Ours { bare_bar: arithmetic.bare_bar() };
                 let mut ours = contender(&format!("clipserve {name}"), kind, Wire::Native, service)?;
                 ours.bare = Some(bare);
-                if arithmetic == Arithmetic::F32 && !options.cached_set.is_empty() {
-                    let set = [&options.set[..], &options.cached_set].concat();
+                if arithmetic == Arithmetic::F32 {
+                    let set = [&options.set[..], &["cache.max_bytes=64MiB".to_owned()]].concat();
                     let cached = services::clipserve(places, &places.checkpoint(), arithmetic, &set)?;
                     cached.pause()?;
                     ours.cached = Some((cached, Template::new(Ask::Text, Wire::Native, &picture, CACHED)?));

@@ -54,12 +54,14 @@ impl Places {
     }
 }
 
-/// The release binary with `model` and these `section.key=value`.
+/// The release binary with `model` and these `section.key=value`. Without its cache, unless they say otherwise: the loads of a
+/// run begin their numbering anew, and what an earlier one asked for is to be computed again.
 pub(crate) fn clipserve(places: &Places, model: &Path, arithmetic: Arithmetic, set: &[String]) -> Result<Service> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
     command.current_dir(&places.root).args(["serve", "--listen", "127.0.0.1:0"]);
     command.arg("--model").arg(model).arg("--cache-dir").arg(places.cache());
     arithmetic.flags(&mut command);
+    command.args(["--set", "cache.max_bytes=0"]);
     for pair in set {
         command.args(["--set", pair]);
     }
