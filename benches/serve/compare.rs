@@ -41,7 +41,7 @@ const SIMILAR: f64 = 0.95;
 const FAILED: f64 = 0.02;
 
 /// Texts of the cached measurement: all of them are asked for in its warm-up.
-const CACHED: u64 = 1000;
+const CACHED: u64 = 64;
 
 #[derive(Parser)]
 pub(crate) struct Options {
