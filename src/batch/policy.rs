@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use crate::encoder::OutputSet;
 
 /// Of the padded cost of a batch, how much may be padding. A quarter: a run's time is nearly linear in its padded tokens, and
-/// below that splitting a batch costs more in per-run overhead than the padding it saves.
+/// below that splitting a batch costs more in per-run overhead than the padding it saves. (So it is for graphs from elsewhere.
+/// Those of our own export compute padding in attention alone; for them the split is merely not needed.)
 const MAX_PADDING: f64 = 0.25;
 
 /// The limits of one batch.

@@ -1,7 +1,7 @@
 //! The pre-norm transformer blocks that both towers share: `CLIPEncoder` of `transformers`, as ONNX nodes.
 //!
 //! Owns attention, the MLP and the residual stream. Does not own what goes in (embeddings) nor what is made of the result
-//! (pooling, projection). Hidden states are `[batch, sequence, hidden]` throughout.
+//! (pooling, projection). Hidden states are `[rows, hidden]` throughout: see [`Rows`].
 //!
 //! Standard operators only: ONNX Runtime's fused `Attention`, `MultiHeadAttention` and `SkipLayerNormalization` were measured
 //! and are not faster on its CPU provider (`docs/export.md`), and other providers know the standard ones best.
@@ -10,6 +10,7 @@ use super::{
     activation::activate,
     error::ExportError,
     graph::{GraphBuilder, Value},
+    rows::Rows,
 };
 use crate::model::clip_config::TransformerConfig;
 
@@ -17,7 +18,7 @@ use crate::model::clip_config::TransformerConfig;
 /// still come from every position, but its queries, its output projection and its MLP, five sixths of its work, are done for
 /// one row per input.
 pub(crate) struct Pool<'p> {
-    /// Takes `[batch, sequence, hidden]` to `[batch, 1, hidden]`.
+    /// Takes `[rows, hidden]` to `[batch, hidden]`.
     pub(crate) rows: &'p dyn Fn(&mut GraphBuilder, &Value) -> Value,
     /// The attention mask of those rows, where there is one: broadcasts to `[batch, heads, 1, sequence]`.
     pub(crate) mask: Option<Value>,
@@ -25,18 +26,19 @@ pub(crate) struct Pool<'p> {
 
 /// What the blocks leave behind, as `BaseModelOutput` has it.
 pub(crate) struct Encoded {
-    /// What goes into the first block, then what comes out of each.
+    /// What goes into the first block, then what comes out of each, `[rows, hidden]`.
     pub(crate) hidden_states: Vec<Value>,
     /// Attention probabilities of each block, `[batch, heads, sequence, sequence]`.
     pub(crate) attentions: Vec<Value>,
 }
 
-/// The pooled rows `[batch, 1, hidden]` of the last block over `x`. `mask` is added to the scores and broadcasts to
+/// The pooled rows `[batch, hidden]` of the last block over `x`, whose rows lie as `rows` says. `mask` is added to the scores and broadcasts to
 /// `[batch, heads, sequence, sequence]`.
 pub(crate) fn encode_pooled(
     g: &mut GraphBuilder,
     tower: &str,
     config: &TransformerConfig,
+    rows: &Rows,
     x: Value,
     mask: Option<&Value>,
     pool: &Pool,
@@ -44,9 +46,10 @@ pub(crate) fn encode_pooled(
     let last = config.num_hidden_layers - 1;
     let mut x = x;
     for layer in 0..last {
-        (x, _) = block(g, &format!("{tower}.encoder.layers.{layer}"), config, &x, mask, None)?;
+        (x, _) = block(g, &format!("{tower}.encoder.layers.{layer}"), config, rows, &x, mask, None)?;
     }
-    let (pooled, _) = block(g, &format!("{tower}.encoder.layers.{last}"), config, &x, pool.mask.as_ref(), Some(pool))?;
+    let (pooled, _) =
+        block(g, &format!("{tower}.encoder.layers.{last}"), config, rows, &x, pool.mask.as_ref(), Some(pool))?;
     Ok(pooled)
 }
 
@@ -55,6 +58,7 @@ pub(crate) fn encode_all(
     g: &mut GraphBuilder,
     tower: &str,
     config: &TransformerConfig,
+    rows: &Rows,
     x: Value,
     mask: Option<&Value>,
 ) -> Result<Encoded, ExportError> {
@@ -62,7 +66,7 @@ pub(crate) fn encode_all(
     let mut x = x;
     for layer in 0..config.num_hidden_layers {
         let attention;
-        (x, attention) = block(g, &format!("{tower}.encoder.layers.{layer}"), config, &x, mask, None)?;
+        (x, attention) = block(g, &format!("{tower}.encoder.layers.{layer}"), config, rows, &x, mask, None)?;
         encoded.hidden_states.push(x.clone());
         encoded.attentions.push(attention);
     }
@@ -74,6 +78,7 @@ fn block(
     g: &mut GraphBuilder,
     name: &str,
     config: &TransformerConfig,
+    rows: &Rows,
     x: &Value,
     mask: Option<&Value>,
     pool: Option<&Pool>,
@@ -82,10 +87,11 @@ fn block(
     g.scope(name);
     let normed = g.layer_norm(&format!("{name}.layer_norm1"), x, hidden, config.layer_norm_eps)?;
     let (residual, queries) = match pool {
-        Some(pool) => ((pool.rows)(g, x), (pool.rows)(g, &normed)),
-        None => (x.clone(), normed.clone()),
+        Some(pool) => ((pool.rows)(g, x), Some((pool.rows)(g, &normed))),
+        None => (x.clone(), None),
     };
-    let (attended, probabilities) = attention(g, &format!("{name}.self_attn"), config, &queries, &normed, mask)?;
+    let attention = Attention { config, rows, mask };
+    let (attended, probabilities) = attention.over(g, &format!("{name}.self_attn"), &normed, queries.as_ref())?;
     let x = g.op("Add", [&residual, &attended]);
 
     let normed = g.layer_norm(&format!("{name}.layer_norm2"), &x, hidden, config.layer_norm_eps)?;
@@ -95,35 +101,59 @@ fn block(
     Ok((g.op("Add", [&x, &narrow]), probabilities))
 }
 
-/// `CLIPAttention.forward`: `softmax(q k^T / sqrt(head) + mask) v`, projected. The division is in the query's weights.
-fn attention(
-    g: &mut GraphBuilder,
-    name: &str,
-    config: &TransformerConfig,
-    queries: &Value,
-    x: &Value,
-    mask: Option<&Value>,
-) -> Result<(Value, Value), ExportError> {
-    let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
-    let head = hidden / heads;
-    let scale = (head as f64).powf(-0.5) as f32;
-    let mut project = |part: &str, of: &Value, scale: f32, perm: &[i64]| -> Result<Value, ExportError> {
-        let projected = g.linear(&format!("{name}.{part}_proj"), of, [hidden, hidden], scale)?;
-        let split = g.reshape(&projected, &[0, 0, heads as i64, head as i64]);
-        Ok(g.transpose(&split, perm))
-    };
-    let query = project("q", queries, scale, &[0, 2, 1, 3])?;
-    let key = project("k", x, 1.0, &[0, 2, 3, 1])?;
-    let value = project("v", x, 1.0, &[0, 2, 1, 3])?;
+/// `CLIPAttention`.
+struct Attention<'a> {
+    config: &'a TransformerConfig,
+    rows: &'a Rows,
+    mask: Option<&'a Value>,
+}
 
-    let mut scores = g.op("MatMul", [&query, &key]);
-    if let Some(mask) = mask {
-        scores = g.op("Add", [&scores, mask]);
+impl Attention<'_> {
+    /// `CLIPAttention.forward`: `softmax(q k^T / sqrt(head) + mask) v`, projected, and the probabilities. The division is in the
+    /// query's weights. `queries` `[batch, hidden]` asks for one row per input, else every row of `x` asks.
+    fn over(
+        &self,
+        g: &mut GraphBuilder,
+        name: &str,
+        x: &Value,
+        queries: Option<&Value>,
+    ) -> Result<(Value, Value), ExportError> {
+        let (hidden, sizes) = (self.config.hidden_size, heads(self.config));
+        let [heads, head] = sizes;
+        let scale = (head as f64).powf(-0.5) as f32;
+        let project = |g: &mut GraphBuilder, part: &str, of: &Value, scale: f32| {
+            g.linear(&format!("{name}.{part}_proj"), of, [hidden, hidden], scale)
+        };
+        let query = project(g, "q", queries.unwrap_or(x), scale)?;
+        let query = match queries {
+            Some(_) => g.reshape(&query, &[-1, 1, heads as i64, head as i64]),
+            None => self.rows.split(g, &query, sizes),
+        };
+        let query = g.transpose(&query, &[0, 2, 1, 3]);
+        let key = project(g, "k", x, 1.0)?;
+        let key = self.rows.split(g, &key, sizes);
+        let key = g.transpose(&key, &[0, 2, 3, 1]);
+        let value = project(g, "v", x, 1.0)?;
+        let value = self.rows.split(g, &value, sizes);
+        let value = g.transpose(&value, &[0, 2, 1, 3]);
+
+        let mut scores = g.op("MatMul", [&query, &key]);
+        if let Some(mask) = self.mask {
+            scores = g.op("Add", [&scores, mask]);
+        }
+        let probabilities = g.op("Softmax", [&scores]);
+        let context = g.op("MatMul", [&probabilities, &value]);
+        let merged = g.transpose(&context, &[0, 2, 1, 3]);
+        let joined = match queries {
+            Some(_) => g.reshape(&merged, &[-1, hidden as i64]),
+            None => self.rows.join(g, &merged, hidden),
+        };
+        let projected = g.linear(&format!("{name}.out_proj"), &joined, [hidden, hidden], 1.0)?;
+        Ok((projected, probabilities))
     }
-    let probabilities = g.op("Softmax", [&scores]);
-    let context = g.op("MatMul", [&probabilities, &value]);
-    let merged = g.transpose(&context, &[0, 2, 1, 3]);
-    let joined = g.reshape(&merged, &[0, 0, hidden as i64]);
-    let projected = g.linear(&format!("{name}.out_proj"), &joined, [hidden, hidden], 1.0)?;
-    Ok((projected, probabilities))
+}
+
+/// How many heads, and the size of each.
+pub(crate) fn heads(config: &TransformerConfig) -> [usize; 2] {
+    [config.num_attention_heads, config.hidden_size / config.num_attention_heads]
 }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::{
     error::ExportError,
-    int8::{Quantized, column_scales, quantize_columns},
+    int8::{Quantized, quantized, scales},
     metadata::Entries,
     proto::{
         AttributeProto, DataType, DimensionProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET_VERSION,
@@ -132,6 +132,11 @@ impl<'a> GraphBuilder<'a> {
         self.constant(DataType::Int64, &[values.len()], bytes)
     }
 
+    /// A constant index or size.
+    pub(crate) fn int(&mut self, value: i64) -> Value {
+        self.constant(DataType::Int64, &[], value.to_le_bytes().to_vec())
+    }
+
     /// A constant scalar of the type of the hidden states.
     pub(crate) fn scalar(&mut self, value: f32) -> Value {
         self.scalar_of(self.float(), value)
@@ -185,8 +190,20 @@ impl<'a> GraphBuilder<'a> {
         Ok(Value(name.to_owned()))
     }
 
-    /// `(x @ weight^T + bias) * scale` with `{name}.weight` `[output, input]` and `{name}.bias` `[output]`; `scale` goes into
-    /// both. In int8 precision the product is one of 8-bit integers.
+    /// `x @ weight^T + bias` of rows `x` `[rows, input]`, `weight` `[output, input]` as checkpoints have it, and `bias`
+    /// `[output]`.
+    ///
+    /// `Gemm`, because it takes a weight in that order: OpenVINO would keep a copy of one that it has to turn.
+    pub(crate) fn product(&mut self, x: &Value, weight: &Value, bias: Option<&Value>) -> Value {
+        let turned = vec![AttributeProto::int("transB", 1)];
+        match bias {
+            Some(bias) => self.node("Gemm", [x, weight, bias], turned),
+            None => self.node("Gemm", [x, weight], turned),
+        }
+    }
+
+    /// `(x @ weight^T + bias) * scale` of rows `x`, with `{name}.weight` `[output, input]` and `{name}.bias` `[output]`; `scale`
+    /// goes into both. In int8 precision the product is one of 8-bit integers.
     pub(crate) fn linear(
         &mut self,
         name: &str,
@@ -196,11 +213,14 @@ impl<'a> GraphBuilder<'a> {
     ) -> Result<Value, ExportError> {
         let source = self.source;
         let weight_name = format!("{name}.weight");
-        let matrix = || Ok(transpose(&scaled(source.read(&weight_name, &[output, input])?, scale), output, input));
-        let product = match self.precision {
+        let matrix = || Ok(scaled(source.read(&weight_name, &[output, input])?, scale));
+        let bias_name = format!("{name}.bias");
+        let bias = || Ok(scaled(source.read(&bias_name, &[output])?, scale));
+        let bias = self.derived(&bias_name, self.float(), &[output], bias)?;
+        match self.precision {
             Precision::F32 | Precision::F16 => {
-                let weight = self.derived(&weight_name, self.float(), &[input, output], matrix)?;
-                self.op("MatMul", [x, &weight])
+                let weight = self.derived(&weight_name, self.float(), &[output, input], matrix)?;
+                Ok(self.product(x, &weight, Some(&bias)))
             }
             Precision::Int8 => {
                 let q = match self.quantized.get(x) {
@@ -208,51 +228,39 @@ impl<'a> GraphBuilder<'a> {
                     None => self.quantize_rows(x),
                 };
                 self.quantized.insert(x.clone(), q.clone());
-                let (weight, scales) = self.quantized_weight(name, [output, input], &matrix)?;
-                self.dequantized_product(&q, &weight, &scales)
+                let scales = self.weight_scales(name, output, &matrix)?;
+                let weight = self.derived(&weight_name, DataType::Int8, &[input, output], || {
+                    Ok(transpose(&quantized(&matrix()?, output), output, input))
+                })?;
+                let product = self.dequantized_product(&q, &weight, &scales);
+                Ok(self.op("Add", [&product, &bias]))
             }
             Precision::Int8Weights => {
-                let (weight, scales) = self.quantized_weight(name, [output, input], &matrix)?;
-                let axis = vec![AttributeProto::int("axis", 1)];
+                let scales = self.weight_scales(name, output, &matrix)?;
+                let weight =
+                    self.derived(&weight_name, DataType::Int8, &[output, input], || Ok(quantized(&matrix()?, output)))?;
+                let axis = vec![AttributeProto::int("axis", 0)];
                 let weight = self.node("DequantizeLinear", [&weight, &scales], axis);
-                self.op("MatMul", [x, &weight])
+                Ok(self.product(x, &weight, Some(&bias)))
             }
-        };
-        let bias_name = format!("{name}.bias");
-        let bias = || Ok(scaled(source.read(&bias_name, &[output])?, scale));
-        let bias = self.derived(&bias_name, self.float(), &[output], bias)?;
-        Ok(self.op("Add", [&product, &bias]))
+        }
     }
 
-    /// `matrix` `[input, output]` in 8 bits, and the scale of each of its columns.
-    fn quantized_weight(
+    /// The scale of each output of `matrix` in 8 bits.
+    fn weight_scales(
         &mut self,
         name: &str,
-        [output, input]: [usize; 2],
+        output: usize,
         matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
-    ) -> Result<(Value, Value), ExportError> {
-        let scales = || Ok(column_scales(&matrix()?, output));
-        let scales = self.derived(&format!("{name}.scale"), DataType::Float, &[output], scales)?;
-        let weight = self.derived(&format!("{name}.weight"), DataType::Int8, &[input, output], || {
-            let matrix = matrix()?;
-            Ok(quantize_columns(&matrix, &column_scales(&matrix, output)))
-        })?;
-        Ok((weight, scales))
+    ) -> Result<Value, ExportError> {
+        self.derived(&format!("{name}.scale"), DataType::Float, &[output], || Ok(scales(&matrix()?, output)))
     }
 
     /// `x @ weight^T` with `{name}.weight` `[output, input]`: a projection to the shared space. Never quantised: it is one row
     /// per input, and the last thing that happens to an embedding.
-    pub(crate) fn projection(
-        &mut self,
-        name: &str,
-        x: &Value,
-        [output, input]: [usize; 2],
-    ) -> Result<Value, ExportError> {
-        let source = self.source;
-        let weight_name = format!("{name}.weight");
-        let matrix = || Ok(transpose(&source.read(&weight_name, &[output, input])?, output, input));
-        let weight = self.derived(&weight_name, self.float(), &[input, output], matrix)?;
-        Ok(self.op("MatMul", [x, &weight]))
+    pub(crate) fn projection(&mut self, name: &str, x: &Value, shape: [usize; 2]) -> Result<Value, ExportError> {
+        let weight = self.weight(&format!("{name}.weight"), &shape)?;
+        Ok(self.product(x, &weight, None))
     }
 
     /// Layer norm over the last dimension, of `size` elements.

@@ -1,6 +1,6 @@
 //! int8: the linear layers of the encoder blocks as products of 8-bit integers.
 //!
-//! Weights are S8, one scale per output column, symmetric; activations U8 around a zero point of 128, one scale per **row**,
+//! Weights are S8, one scale per output, symmetric; activations U8 around a zero point of 128, one scale per **row**,
 //! measured while the graph runs. So a row's result depends on no other row: an embedding is the same bits alone and in any
 //! batch. The usual dynamic form (`DynamicQuantizeLinear` + `MatMulInteger`, one scale for the whole batch) is 8 % faster and
 //! gives up exactly that; numbers in `docs/export.md`. Everything else (patch and token embeddings, norms, attention scores,
@@ -64,19 +64,16 @@ impl GraphBuilder<'_> {
     }
 }
 
-/// The scale of each column of `matrix` `[rows, columns]`.
-pub(crate) fn column_scales(matrix: &[f32], columns: usize) -> Vec<f32> {
-    let mut largest = vec![f32::MIN_POSITIVE; columns];
-    for row in matrix.chunks_exact(columns) {
-        largest.iter_mut().zip(row).for_each(|(max, w)| *max = max.max(w.abs()));
-    }
-    largest.iter().map(|max| max / LIMIT).collect()
+/// The scale of each of the `outputs` rows of `matrix` `[outputs, inputs]`.
+pub(crate) fn scales(matrix: &[f32], outputs: usize) -> Vec<f32> {
+    let largest = |row: &[f32]| row.iter().fold(f32::MIN_POSITIVE, |max, w| max.max(w.abs()));
+    matrix.chunks_exact(matrix.len() / outputs).map(|row| largest(row) / LIMIT).collect()
 }
 
-/// `matrix` in steps of its columns' scales: whole numbers from -127 to 127.
-pub(crate) fn quantize_columns(matrix: &[f32], scales: &[f32]) -> Vec<f32> {
-    let rows = matrix.chunks_exact(scales.len());
-    rows.flat_map(|row| row.iter().zip(scales).map(|(w, s)| (w / s).round().clamp(-LIMIT, LIMIT))).collect()
+/// `matrix` `[outputs, inputs]` in steps of its rows' [`scales`]: whole numbers from -127 to 127.
+pub(crate) fn quantized(matrix: &[f32], outputs: usize) -> Vec<f32> {
+    let rows = matrix.chunks_exact(matrix.len() / outputs).zip(scales(matrix, outputs));
+    rows.flat_map(|(row, scale)| row.iter().map(move |w| (w / scale).round().clamp(-LIMIT, LIMIT))).collect()
 }
 
 #[cfg(test)]
@@ -84,18 +81,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_use_the_whole_range_and_come_back_within_half_a_step() {
-        let matrix = [0.5, -100.0, -1.0, 3.0, 0.0, 7.7];
-        let scales = column_scales(&matrix, 2);
-        let steps = quantize_columns(&matrix, &scales);
-        assert_eq!((steps[2], steps[1]), (-127.0, -127.0));
+    fn rows_use_the_whole_range_and_come_back_within_half_a_step() {
+        let matrix = [0.5, -1.0, 0.0, -100.0, 3.0, 7.7];
+        let scales = scales(&matrix, 2);
+        let steps = quantized(&matrix, 2);
+        assert_eq!((steps[1], steps[3]), (-127.0, -127.0));
         for (i, (w, q)) in matrix.iter().zip(&steps).enumerate() {
-            assert!((w - q * scales[i % 2]).abs() <= scales[i % 2] / 2.0 + 1e-6);
+            assert!((w - q * scales[i / 3]).abs() <= scales[i / 3] / 2.0 + 1e-6);
         }
     }
 
     #[test]
-    fn a_column_of_zeros_stays_zero() {
-        assert_eq!(quantize_columns(&[0.0, 0.0], &column_scales(&[0.0, 0.0], 1)), [0.0, 0.0]);
+    fn a_row_of_zeros_stays_zero() {
+        assert_eq!(quantized(&[0.0, 0.0], 1), [0.0, 0.0]);
     }
 }

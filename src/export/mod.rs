@@ -29,6 +29,7 @@ pub mod metadata;
 mod normalization;
 mod outputs;
 mod proto;
+mod rows;
 mod synthetic;
 mod text;
 mod vision;
@@ -56,7 +57,7 @@ use crate::{
 };
 
 /// Changes whenever the same checkpoint gives another graph: part of every cache key.
-pub const EXPORTER_VERSION: u32 = 1;
+pub const EXPORTER_VERSION: u32 = 2;
 
 /// What is copied from a checkpoint beside the graphs, as far as it is there.
 const COPIED_FILES: [&str; 8] = [

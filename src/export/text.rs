@@ -1,31 +1,39 @@
 //! The text graph: `input_ids` `i64` `[batch, sequence]` to `text_embeds` `[batch, projection]`.
 //!
 //! Owns `CLIPTextTransformer` and the projection. No attention mask: attention is causal and pooling stops at the end token,
-//! so what stands after it (padding of any kind) never reaches the embedding. `sequence` is at most the context length. The
-//! graph of all outputs is another, see [`outputs`].
+//! so what stands after it (padding of any kind) never reaches the embedding, and has no rows in the blocks. `sequence` is at
+//! most the context length. The graph of all outputs is another, see [`outputs`].
 
 use super::{
-    encoder::{Pool, encode_all, encode_pooled},
+    encoder::{Pool, encode_all, encode_pooled, heads},
     error::ExportError,
     graph::{Dim, GraphBuilder, Value},
     outputs,
     proto::{AttributeProto, DataType},
+    rows::{Packed, Rows},
 };
 use crate::model::clip_config::{Projected, TextConfig, TextPooling, TransformerConfig};
 
 /// The graph of `text_embeds` alone.
 pub(crate) fn embedding(g: &mut GraphBuilder, config: &Projected<TextConfig>) -> Result<(), ExportError> {
     let tower = &config.tower;
-    let (input_ids, length, x) = begin(g, tower)?;
-    let mask = causal_mask(g, tower.max_position_embeddings, &length)?;
+    let Begun { input_ids, sequence, embeddings } = begin(g, tower)?;
+    let mask = causal_mask(g, tower.max_position_embeddings, &sequence)?;
     let position = pooled_position(g, tower.pooling(), &input_ids);
-    let rows = |g: &mut GraphBuilder, x: &Value| rows_at(g, x, &position);
     let row_mask = g.op("Gather", [&mask, &position]);
     let heads_axis = g.ints(&[1]);
     let row_mask = g.op("Unsqueeze", [&row_mask, &heads_axis]);
-    let pool = Pool { rows: &rows, mask: Some(row_mask) };
-    let pooled = encode_pooled(g, "text_model", &tower.transformer, x, Some(&mask), &pool)?;
-    let pooled = g.reshape(&pooled, &[0, tower.transformer.hidden_size as i64]);
+    let hidden = tower.transformer.hidden_size;
+    let rows = if g.float() == DataType::Float16 {
+        // For GPUs. TensorRT plans for ranges of its inputs' sizes: a size that depends on what is in them would stop it.
+        dense(g, tower, &input_ids).0
+    } else {
+        Rows::Packed(Packed::new(g, &position, &sequence))
+    };
+    let x = rows.join(g, &embeddings, hidden);
+    let rows_at_end = |g: &mut GraphBuilder, x: &Value| rows.at(g, x, &position, hidden);
+    let pool = Pool { rows: &rows_at_end, mask: Some(row_mask) };
+    let pooled = encode_pooled(g, "text_model", &tower.transformer, &rows, x, Some(&mask), &pool)?;
     let pooled = final_layer_norm(g, tower, &pooled)?;
     project(g, config, &pooled)
 }
@@ -40,37 +48,49 @@ pub(crate) fn outputs(
     projected: bool,
 ) -> Result<(), ExportError> {
     let tower = &config.tower;
-    let (input_ids, length, x) = begin(g, tower)?;
+    let Begun { input_ids, sequence, embeddings } = begin(g, tower)?;
     let dims = [Dim::Named("batch"), Dim::Named("sequence")];
     let attention_mask = g.input("attention_mask", DataType::Int64, &dims);
-    let causal = causal_mask(g, tower.max_position_embeddings, &length)?;
+    let causal = causal_mask(g, tower.max_position_embeddings, &sequence)?;
     let mask = with_padding(g, &causal, &attention_mask);
-    let encoded = encode_all(g, "text_model", &tower.transformer, x, Some(&mask))?;
+    let (rows, lead) = dense(g, tower, &input_ids);
+    let hidden = tower.transformer.hidden_size;
+    let x = rows.join(g, &embeddings, hidden);
+    let encoded = encode_all(g, "text_model", &tower.transformer, &rows, x, Some(&mask))?;
     let last = &encoded.hidden_states[tower.transformer.num_hidden_layers];
     let last = final_layer_norm(g, tower, last)?;
+    let width = g.ints(&[hidden as i64]);
+    let states = g.node("Concat", [&lead, &width], vec![AttributeProto::int("axis", 0)]);
     let position = pooled_position(g, tower.pooling(), &input_ids);
-    let pooled = rows_at(g, &last, &position);
-    let pooled = g.reshape(&pooled, &[0, tower.transformer.hidden_size as i64]);
-    let sizes = [tower.transformer.hidden_size, tower.transformer.num_attention_heads];
-    outputs::declare(g, &encoded, &last, &pooled, Dim::Named("sequence"), sizes);
+    let pooled = rows.at(g, &last, &position, hidden);
+    let sizes = [hidden, tower.transformer.num_attention_heads];
+    outputs::declare(g, &encoded, &last, &states, &pooled, Dim::Named("sequence"), sizes);
     if projected { project(g, config, &pooled) } else { Ok(()) }
 }
 
-/// From the input to what the first block gets: `input_ids`, the sequence's length, the embeddings.
-fn begin(g: &mut GraphBuilder, config: &TextConfig) -> Result<(Value, Value, Value), ExportError> {
+/// What both graphs begin with.
+struct Begun {
+    /// `i64` `[batch, sequence]`.
+    input_ids: Value,
+    /// `i64` `[1]`.
+    sequence: Value,
+    /// `[batch, sequence, hidden]`.
+    embeddings: Value,
+}
+
+fn begin(g: &mut GraphBuilder, config: &TextConfig) -> Result<Begun, ExportError> {
     let input_ids = g.input("input_ids", DataType::Int64, &[Dim::Named("batch"), Dim::Named("sequence")]);
     g.scope("text_model.embeddings");
     let bounds = vec![AttributeProto::int("start", 1), AttributeProto::int("end", 2)];
-    let length = g.node("Shape", [&input_ids], bounds);
-    let x = embed(g, config, &input_ids, &length)?;
-    Ok((input_ids, length, x))
+    let sequence = g.node("Shape", [&input_ids], bounds);
+    let embeddings = embed(g, config, &input_ids, &sequence)?;
+    Ok(Begun { input_ids, sequence, embeddings })
 }
 
-/// The rows of `x` `[batch, sequence, hidden]` at `position` `[batch, 1]`: `[batch, 1, hidden]`.
-fn rows_at(g: &mut GraphBuilder, x: &Value, position: &Value) -> Value {
-    let axis = g.ints(&[2]);
-    let index = g.op("Unsqueeze", [position, &axis]);
-    g.node("GatherND", [x, &index], vec![AttributeProto::int("batch_dims", 1)])
+/// A row for every position, and batch and sequence as `i64` `[2]`.
+fn dense(g: &mut GraphBuilder, config: &TextConfig, input_ids: &Value) -> (Rows, Value) {
+    let lead = g.op("Shape", [input_ids]);
+    (Rows::dense(g, &lead, heads(&config.transformer)), lead)
 }
 
 fn final_layer_norm(g: &mut GraphBuilder, config: &TextConfig, x: &Value) -> Result<Value, ExportError> {

@@ -6,12 +6,13 @@
 //! (`w * (s u + t) = (w s) * u + w t`), and the bias joins the position embedding. Both are computed in f64.
 
 use super::{
-    encoder::{Pool, encode_all, encode_pooled},
+    encoder::{Pool, encode_all, encode_pooled, heads},
     error::ExportError,
     graph::{Dim, GraphBuilder, Value},
     normalization::PixelNormalization,
     outputs,
     proto::{AttributeProto, DataType},
+    rows::Rows,
 };
 use crate::model::clip_config::{Projected, TransformerConfig, VisionConfig};
 
@@ -22,9 +23,10 @@ pub(crate) fn embedding(
     normalization: &PixelNormalization,
 ) -> Result<(), ExportError> {
     let tower = &config.tower;
-    let x = begin(g, tower, normalization)?;
+    let (rows, x) = begin(g, tower, normalization)?;
+    let class_token = |g: &mut GraphBuilder, x: &Value| class_token(g, tower, x);
     let pool = Pool { rows: &class_token, mask: None };
-    let pooled = encode_pooled(g, "vision_model", &tower.transformer, x, None, &pool)?;
+    let pooled = encode_pooled(g, "vision_model", &tower.transformer, &rows, x, None, &pool)?;
     let pooled = post_layernorm(g, tower, &pooled)?;
     project(g, config, &pooled)
 }
@@ -37,43 +39,47 @@ pub(crate) fn outputs(
     projected: bool,
 ) -> Result<(), ExportError> {
     let tower = &config.tower;
-    let x = begin(g, tower, normalization)?;
-    let encoded = encode_all(g, "vision_model", &tower.transformer, x, None)?;
+    let (rows, x) = begin(g, tower, normalization)?;
+    let encoded = encode_all(g, "vision_model", &tower.transformer, &rows, x, None)?;
     let last = encoded.hidden_states[tower.transformer.num_hidden_layers].clone();
-    let pooled = class_token(g, &last);
+    let pooled = class_token(g, tower, &last);
     let pooled = post_layernorm(g, tower, &pooled)?;
+    let states = g.ints(&[-1, tower.num_positions() as i64, tower.transformer.hidden_size as i64]);
     let sizes = [tower.transformer.hidden_size, tower.transformer.num_attention_heads];
-    outputs::declare(g, &encoded, &last, &pooled, Dim::Fixed(tower.num_positions()), sizes);
+    outputs::declare(g, &encoded, &last, &states, &pooled, Dim::Fixed(tower.num_positions()), sizes);
     if projected { project(g, config, &pooled) } else { Ok(()) }
 }
 
-/// From the input to what the first block gets.
+/// From the input to what the first block gets: its rows, and how they lie.
 fn begin(
     g: &mut GraphBuilder,
     config: &VisionConfig,
     normalization: &PixelNormalization,
-) -> Result<Value, ExportError> {
+) -> Result<(Rows, Value), ExportError> {
     let side = Dim::Fixed(config.image_size);
     let dims = [Dim::Named("batch"), side, side, Dim::Fixed(config.num_channels)];
     let pixel_values = g.input("pixel_values", DataType::Uint8, &dims);
     g.scope("vision_model.embeddings");
     let x = embed(g, config, normalization, &pixel_values)?;
     let TransformerConfig { hidden_size, layer_norm_eps, .. } = config.transformer;
-    g.layer_norm("vision_model.pre_layrnorm", &x, hidden_size, layer_norm_eps)
+    let rows = g.reshape(&x, &[-1, hidden_size as i64]);
+    let x = g.layer_norm("vision_model.pre_layrnorm", &rows, hidden_size, layer_norm_eps)?;
+    let lead = g.ints(&[-1, config.num_positions() as i64]);
+    Ok((Rows::dense(g, &lead, heads(&config.transformer)), x))
 }
 
-/// `[batch, positions, hidden]` to `[batch, 1, hidden]`.
-fn class_token(g: &mut GraphBuilder, x: &Value) -> Value {
-    let (start, end, axis) = (g.ints(&[0]), g.ints(&[1]), g.ints(&[1]));
-    g.op("Slice", [x, &start, &end, &axis])
+/// Rows to those of the class tokens, `[batch, hidden]`.
+fn class_token(g: &mut GraphBuilder, config: &VisionConfig, x: &Value) -> Value {
+    let positions = g.reshape(x, &[-1, config.num_positions() as i64, config.transformer.hidden_size as i64]);
+    let first = g.int(0);
+    g.node("Gather", [&positions, &first], vec![AttributeProto::int("axis", 1)])
 }
 
-/// `pooler_output` `[batch, hidden]` from the class token's last state `[batch, 1, hidden]`.
+/// `pooler_output` `[batch, hidden]` from the class token's last state, of the same shape.
 fn post_layernorm(g: &mut GraphBuilder, config: &VisionConfig, class_token: &Value) -> Result<Value, ExportError> {
     let TransformerConfig { hidden_size, layer_norm_eps, .. } = config.transformer;
     g.scope("vision_model");
-    let rows = g.reshape(class_token, &[0, hidden_size as i64]);
-    g.layer_norm("vision_model.post_layernorm", &rows, hidden_size, layer_norm_eps)
+    g.layer_norm("vision_model.post_layernorm", class_token, hidden_size, layer_norm_eps)
 }
 
 fn project(g: &mut GraphBuilder, config: &Projected<VisionConfig>, pooled: &Value) -> Result<(), ExportError> {
@@ -104,19 +110,19 @@ fn embed(
     let [grid, side, depth] = [grid, patch, channels].map(|n| n as i64);
     let cut = g.reshape(&whole, &[0, grid, side, grid, side, depth]);
     let cut = g.transpose(&cut, &[0, 1, 3, 2, 4, 5]);
-    let cut = g.reshape(&cut, &[0, grid * grid, side * side * depth]);
+    let cut = g.reshape(&cut, &[-1, side * side * depth]);
     let cut = g.cast(&cut, DataType::Float);
 
     let source = g.source();
     let affine = normalization.affine();
     let read_kernel = || source.read(PATCH_WEIGHT, &[hidden, channels, patch, patch]);
-    let weight = g.derived(PATCH_WEIGHT, DataType::Float, &[patch * patch * channels, hidden], || {
+    let weight = g.derived(PATCH_WEIGHT, DataType::Float, &[hidden, patch * patch * channels], || {
         let kernel = read_kernel()?;
         let mut out = vec![0.0; kernel.len()];
         for (index, &w) in kernel.iter().enumerate() {
-            let (unit, within) = (index / (channels * patch * patch), index % (channels * patch * patch));
+            let within = index % (channels * patch * patch);
             let (channel, pixel) = (within / (patch * patch), within % (patch * patch));
-            out[(pixel * channels + channel) * hidden + unit] = (f64::from(w) * affine[channel].0) as f32;
+            out[index - within + pixel * channels + channel] = (f64::from(w) * affine[channel].0) as f32;
         }
         Ok(out)
     })?;
@@ -144,7 +150,8 @@ fn embed(
         Ok(class.iter().zip(read_positions()?).map(|(c, p)| c + p).collect())
     })?;
 
-    let product = g.op("MatMul", [&cut, &weight]);
+    let product = g.product(&cut, &weight, None);
+    let product = g.reshape(&product, &[-1, patches as i64, hidden as i64]);
     let patches = g.op("Add", [&product, &patch_positions]);
     let bounds = vec![AttributeProto::int("start", 0), AttributeProto::int("end", 1)];
     let batch = g.node("Shape", [pixel_values], bounds);
