@@ -155,7 +155,11 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic) -> Result<Ses
     .to_string();
     let open = || -> ort::Result<Session> {
         let builder = Session::builder(&environment)?
-            .with_optimization_level(GraphOptimizationLevel::All)?
+            .with_optimization_level(if arithmetic.is_openvino() {
+                GraphOptimizationLevel::Disable
+            } else {
+                GraphOptimizationLevel::All
+            })?
             .with_intra_threads(threads)?
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?

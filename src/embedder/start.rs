@@ -139,6 +139,9 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let graphs = config.engine.graphs();
     let source = hub::local(&config.model, graphs)?;
     let model = load(&source, graphs)?;
+    let towers =
+        [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.files.graphs)];
+    let weights: Vec<PathBuf> = towers.into_iter().flatten().map(|graphs| graphs.first().to_owned()).collect();
     let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;
     let text = model.text.map(|text| open_text(&engine, text, config)).transpose()?;
     if vision.is_none() && text.is_none() {
@@ -169,6 +172,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         text,
     };
     parts.info.dim = warm_up(&mut parts, &config, engine.warms_each_batch_size())?;
+    engine.release_weights(&weights);
     for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
         if !there {
             tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");

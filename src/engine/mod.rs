@@ -8,6 +8,7 @@
 
 mod environment;
 mod graph;
+mod mapped;
 mod openvino;
 mod outputs;
 mod provider;
@@ -129,6 +130,22 @@ impl Engine {
     /// Whether each batch size wants a run of its own before the first request.
     pub fn warms_each_batch_size(&self) -> bool {
         self.provider.warms_each_batch_size()
+    }
+
+    /// After the first run of every session: gives back the memory of `graphs`' files of weights where the provider has weights
+    /// of its own by then, laid out for its kernels. What it reads again, such as a row of the token embeddings, comes from the
+    /// file again.
+    #[expect(unsafe_code, reason = "the mappings are the runtime's")]
+    pub fn release_weights(&self, graphs: &[PathBuf]) {
+        if !self.provider.copies_weights() {
+            return;
+        }
+        let folders: Vec<PathBuf> = graphs.iter().filter_map(|graph| Some(graph.parent()?.to_owned())).collect();
+        // SAFETY: who unmaps weights is a session that is closed, and none is while the model is loaded.
+        match unsafe { mapped::release(&folders) } {
+            Ok(bytes) => tracing::debug!(bytes, "the memory of the mapped weights is given back"),
+            Err(error) => tracing::debug!(%error, "the memory of the mapped weights is not given back"),
+        }
     }
 
     /// The library's file.

@@ -49,6 +49,11 @@ impl RunningProvider {
         matches!(self, Self::OpenVino { arithmetic: Arithmetic::Bf16, .. })
     }
 
+    /// Whether its sessions compute with copies of the weights, and no longer with the files that they were loaded from.
+    pub(super) fn copies_weights(&self) -> bool {
+        matches!(self, Self::OpenVino { .. })
+    }
+
     /// Whether a batch size that was never run costs its first batch time: GPUs choose their kernels then.
     pub(super) fn warms_each_batch_size(&self) -> bool {
         matches!(self, Self::Cuda { .. } | Self::TensorRt { .. })
@@ -145,8 +150,15 @@ pub(super) fn builder(
     intra_threads: usize,
 ) -> ort::Result<SessionBuilder> {
     let environment = runtime.environment();
+    let optimization = match provider {
+        // OpenVINO optimises by itself, and would be handed weights that ONNX Runtime has made anew in memory.
+        RunningProvider::OpenVino { .. } => GraphOptimizationLevel::Disable,
+        RunningProvider::Cpu | RunningProvider::Cuda { .. } | RunningProvider::TensorRt { .. } => {
+            GraphOptimizationLevel::All
+        }
+    };
     let builder = ort::session::Session::builder(environment)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_optimization_level(optimization)?
         .with_intra_threads(intra_threads)?
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
