@@ -109,10 +109,10 @@ struct ConfigArgs {
     #[arg(long, value_name = "IP:PORT")]
     listen: Option<String>,
     /// Execution provider [engine.provider].
-    #[arg(long, value_name = "auto|cpu|cuda")]
+    #[arg(long, value_name = "auto|cpu|openvino|cuda|tensorrt")]
     provider: Option<String>,
     /// Arithmetic of the encoders [engine.precision].
-    #[arg(long, value_name = "f32|f16|int8")]
+    #[arg(long, value_name = "f32|bf16|f16|int8|auto")]
     precision: Option<String>,
     /// How a log line looks [telemetry.log_format].
     #[arg(long, value_name = "text|json")]

@@ -89,6 +89,15 @@ impl Tokens {
     }
 }
 
+/// How many items one run takes at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchSizes {
+    /// Images.
+    pub images: usize,
+    /// Texts.
+    pub texts: usize,
+}
+
 /// What an encoder answers: `inputs.len()` rows of `dim` values, as the projection gives them (not normalised).
 pub type Embeddings = Array2<f32>;
 

@@ -203,8 +203,8 @@ pub struct BatchConfig {
 /// One batching queue.
 #[derive(Clone, Debug)]
 pub struct LaneConfig {
-    /// Items in one run at most.
-    pub max_batch_size: usize,
+    /// Items in one run at most; `None`: as many as measure best with the provider.
+    pub max_batch_size: Option<usize>,
     /// Padded tokens (longest x count) in one run at most; `usize::MAX` for images.
     pub max_batch_tokens: usize,
     /// How long a batch may wait to fill up; zero: a free session takes what is there.

@@ -94,6 +94,19 @@ impl<'a> Reader<'a> {
         value.unwrap_or_default()
     }
 
+    /// As [`Self::auto`], of what is known only when the engine has started: `None` is automatic.
+    pub(super) fn auto_later(&mut self, key: &'static str, max: u64) -> Option<usize> {
+        let allowed = format!("\"auto\" or an integer from 1 to {max}");
+        let value = self.read(key, &allowed, |given| {
+            if given.text() == Some("auto") {
+                return Some((None, Effective::text("auto".to_owned())));
+            }
+            let integer = given.integer().filter(|integer| (1..=max).contains(integer))?;
+            Some((Some(usize::try_from(integer).ok()?), Effective::integer(integer)?))
+        });
+        value.flatten()
+    }
+
     pub(super) fn bytes(&mut self, key: &'static str, range: RangeInclusive<u64>) -> usize {
         let (min, max) = (format_bytes(*range.start()), format_bytes(*range.end()));
         let allowed = format!("a size from {min} to {max}, in bytes or with a unit (B, KiB, MiB, GiB, TiB)");

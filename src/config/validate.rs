@@ -26,6 +26,7 @@ const QUEUE_DELAY: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_se
 /// What `model.vision` and `model.text` take.
 const TOWER_PATH: &str = "a directory, a graph's file or an id on the hub, or \"\" for the model's directory";
 const MAX_THREADS: u64 = 1024;
+const MAX_BATCH_SIZE: u64 = 4096;
 const MAX_SESSIONS: u64 = 64;
 const MAX_QUEUE_SIZE: u64 = 1_000_000;
 
@@ -96,13 +97,13 @@ pub(super) fn read_config(
         },
         batch: BatchConfig {
             vision: LaneConfig {
-                max_batch_size: read.integer("batch.vision.max_batch_size", 1..=4096),
+                max_batch_size: read.auto_later("batch.vision.max_batch_size", MAX_BATCH_SIZE),
                 max_batch_tokens: usize::MAX,
                 max_queue_delay: read.duration("batch.vision.max_queue_delay", QUEUE_DELAY),
                 max_queue_size: read.integer("batch.vision.max_queue_size", 1..=MAX_QUEUE_SIZE),
             },
             text: LaneConfig {
-                max_batch_size: read.integer("batch.text.max_batch_size", 1..=4096),
+                max_batch_size: read.auto_later("batch.text.max_batch_size", MAX_BATCH_SIZE),
                 max_batch_tokens: read.integer("batch.text.max_batch_tokens", 1..=1 << 24),
                 max_queue_delay: read.duration("batch.text.max_queue_delay", QUEUE_DELAY),
                 max_queue_size: read.integer("batch.text.max_queue_size", 1..=MAX_QUEUE_SIZE),

@@ -33,7 +33,7 @@ pub use crate::batch::Timings;
 use crate::{
     batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Worker},
     budget::ByteBudget,
-    encoder::{InputError, OutputSet, OutputShape, PixelBuf, Tokens},
+    encoder::{BatchSizes, InputError, OutputSet, OutputShape, PixelBuf, Tokens},
     model::LogitScale,
     preprocess::{pool::PreprocessPool, text::TextTokenizer},
     similarity,
@@ -61,6 +61,10 @@ pub struct ModelInfo {
     pub precision: String,
     /// ONNX Runtime's version.
     pub onnxruntime: String,
+    /// How many items one run takes at most.
+    pub batch_sizes: BatchSizes,
+    /// What that is with this provider when the configuration leaves it open.
+    pub automatic_batch_sizes: BatchSizes,
 }
 
 /// The embeddings of one request.

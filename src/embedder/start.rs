@@ -18,7 +18,7 @@ use crate::{
     batch::{Admission, BatchPolicy, JobQueue, Worker, WorkerContext},
     budget::ByteBudget,
     config::{Config, LaneConfig},
-    encoder::{Encoder, OutputShape, PixelBuf, Tokens},
+    encoder::{BatchSizes, Encoder, OutputShape, PixelBuf, Tokens},
     engine::{Engine, EngineError, Normalization, TextEncoder, VisionEncoder},
     export::ExportError,
     health::Health,
@@ -151,11 +151,13 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         Some(_) => model.fingerprint.with_pictures_by(&config.preprocess),
         None => model.fingerprint,
     };
-    let mut config = config.clone();
     let vision_batch = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.input()?.batch());
-    fit_batches("vision", vision_batch, &mut config.batch.vision)?;
     let text_batch = text.as_ref().and_then(|text| text.sessions.encoders.first()?.input()?.batch());
-    fit_batches("text", text_batch, &mut config.batch.text)?;
+    let automatic = engine.batch_sizes();
+    let batch_sizes = BatchSizes {
+        images: fit_batch("vision", vision_batch, config.batch.vision.max_batch_size.unwrap_or(automatic.images))?,
+        texts: fit_batch("text", text_batch, config.batch.text.max_batch_size.unwrap_or(automatic.texts))?,
+    };
     let mut parts = Parts {
         info: ModelInfo {
             name: model.name,
@@ -167,11 +169,13 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             provider: engine.provider_name().to_owned(),
             precision: config.model.variant.clone().unwrap_or_else(|| engine.precision_name(graphs).to_owned()),
             onnxruntime: engine.onnxruntime_version().to_owned(),
+            batch_sizes,
+            automatic_batch_sizes: automatic,
         },
         vision,
         text,
     };
-    parts.info.dim = warm_up(&mut parts, &config, engine.warms_each_batch_size())?;
+    parts.info.dim = warm_up(&mut parts, config, engine.warms_each_batch_size())?;
     engine.release_weights(&weights);
     for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
         if !there {
@@ -187,24 +191,23 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         fingerprint = parts.info.fingerprint,
         "the model is loaded and has passed its canary"
     );
-    Embedder::assemble(parts, &config, metrics, health)
+    Embedder::assemble(parts, config, metrics, health)
 }
 
 /// A graph exported for single inputs is given one at a time, whatever the configuration says.
-fn fit_batches(encoder: &str, fixed: Option<usize>, lane: &mut LaneConfig) -> Result<(), StartError> {
+fn fit_batch(encoder: &str, fixed: Option<usize>, max_batch_size: usize) -> Result<usize, StartError> {
     match fixed {
-        None => {}
+        None => Ok(max_batch_size),
         Some(1) => {
             tracing::info!(encoder, "the graph is fixed to batches of 1: its inputs run one by one");
-            lane.max_batch_size = 1;
+            Ok(1)
         }
         Some(batch) => {
             let reason =
                 format!("the {encoder} graph is fixed to batches of {batch}; export it with any number, or with 1");
-            return Err(StartError::Canary(reason));
+            Err(StartError::Canary(reason))
         }
     }
-    Ok(())
 }
 
 fn open_vision(
@@ -287,8 +290,10 @@ impl Embedder {
             model: info.name.clone(),
         });
         let cache = Cache::new(config.cache.max_bytes, &metrics);
-        let images = vision.map(|vision| Images::spawn(vision, config, cache.clone(), &metrics, health)).transpose()?;
-        let texts = text.map(|text| Texts::spawn(text, config, cache, &metrics, health)).transpose()?;
+        let BatchSizes { images, texts } = info.batch_sizes;
+        let images =
+            vision.map(|vision| Images::spawn(vision, images, config, cache.clone(), &metrics, health)).transpose()?;
+        let texts = text.map(|text| Texts::spawn(text, texts, config, cache, &metrics, health)).transpose()?;
         let max_output_bytes = config.limits.max_output_bytes;
         let output_budget = ByteBudget::new(config.limits.max_inflight_output_bytes);
         Ok(Self { info, metrics, images, texts, max_output_bytes, output_budget })
@@ -298,6 +303,7 @@ impl Embedder {
 impl Images {
     fn spawn<V: Encoder<Input = PixelBuf>>(
         parts: VisionParts<V>,
+        max_batch_size: usize,
         config: &Config,
         cache: Option<Arc<Cache>>,
         metrics: &Arc<Metrics>,
@@ -307,7 +313,7 @@ impl Images {
         let crops = Arc::new(JobQueue::new(|_| 1, metrics.vision.queue.clone(), metrics.vision.clone()));
         let admission = Arc::new(Admission::new(config.batch.vision.max_queue_size));
         let wiring = Wiring { name: "vision", queue: &crops, admission: &admission, metrics: &metrics.vision };
-        let workers = wiring.spawn(parts.sessions, &config.batch.vision, health)?;
+        let workers = wiring.spawn(parts.sessions, max_batch_size, &config.batch.vision, health)?;
         let preprocess = PreprocessPool::start(
             config.preprocess.threads,
             parts.processor,
@@ -324,6 +330,7 @@ impl Images {
 impl Texts {
     fn spawn<T: Encoder<Input = Tokens>>(
         parts: TextParts<T>,
+        max_batch_size: usize,
         config: &Config,
         cache: Option<Arc<Cache>>,
         metrics: &Arc<Metrics>,
@@ -333,7 +340,7 @@ impl Texts {
         let queue = Arc::new(JobQueue::new(length, metrics.text.queue.clone(), metrics.text.clone()));
         let admission = Arc::new(Admission::new(config.batch.text.max_queue_size));
         let wiring = Wiring { name: "text", queue: &queue, admission: &admission, metrics: &metrics.text };
-        let workers = wiring.spawn(parts.sessions, &config.batch.text, health)?;
+        let workers = wiring.spawn(parts.sessions, max_batch_size, &config.batch.text, health)?;
         let (reject, metrics) = (Reject::TextQueue, metrics.text.clone());
         let lane = Lane { admission, queue, reject, cache, key: |tokens| Key::Text(tokens.clone()), metrics };
         Ok(Self { abilities: parts.abilities, tokenizer: parts.tokenizer, lane, workers })
@@ -352,6 +359,7 @@ impl<T: Send + 'static> Wiring<'_, T> {
     fn spawn<E: Encoder<Input = T>>(
         &self,
         sessions: Sessions<E>,
+        max_batch_size: usize,
         lane: &LaneConfig,
         health: &Health,
     ) -> io::Result<Vec<Worker>> {
@@ -361,7 +369,7 @@ impl<T: Send + 'static> Wiring<'_, T> {
             let context = WorkerContext {
                 queue: Arc::clone(self.queue),
                 policy: BatchPolicy {
-                    max_batch_size: lane.max_batch_size,
+                    max_batch_size,
                     max_batch_cost: lane.max_batch_tokens,
                     max_queue_delay: lane.max_queue_delay,
                 },

@@ -6,8 +6,8 @@
 
 use super::start::{Abilities, Parts, StartError, TextParts, VisionParts};
 use crate::{
-    config::{Config, LaneConfig},
-    encoder::{Embeddings, EncodeError, Encoder, Output, PixelBuf, Tokens},
+    config::Config,
+    encoder::{BatchSizes, Embeddings, EncodeError, Encoder, Output, PixelBuf, Tokens},
     similarity,
 };
 
@@ -22,12 +22,13 @@ where
     V: Encoder<Input = PixelBuf>,
     T: Encoder<Input = Tokens>,
 {
+    let BatchSizes { images, texts } = parts.info.batch_sizes;
     let image_dim = match &mut parts.vision {
-        Some(vision) => warm_up_vision(vision, config.batch.vision.max_batch_size, each_batch_size)?,
+        Some(vision) => warm_up_vision(vision, images, each_batch_size)?,
         None => None,
     };
     let text_dim = match &mut parts.text {
-        Some(text) => warm_up_text(text, &config.batch.text, each_batch_size)?,
+        Some(text) => warm_up_text(text, texts, config.batch.text.max_batch_tokens, each_batch_size)?,
         None => None,
     };
     match (image_dim, text_dim) {
@@ -55,7 +56,8 @@ fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
 
 fn warm_up_text<T: Encoder<Input = Tokens>>(
     text: &mut TextParts<T>,
-    lane: &LaneConfig,
+    max_batch_size: usize,
+    max_batch_tokens: usize,
     each_batch_size: bool,
 ) -> Result<Option<usize>, StartError> {
     let TextParts { abilities, tokenizer, sessions } = text;
@@ -63,11 +65,11 @@ fn warm_up_text<T: Encoder<Input = Tokens>>(
         let words = format!("a photo of {}", "word ".repeat(i % tokenizer.context_length()));
         tokenizer.tokenize(&words, true).map(|text| text.tokens)
     };
-    let texts: Vec<Tokens> = (0..lane.max_batch_size)
+    let texts: Vec<Tokens> = (0..max_batch_size)
         .map(tokens)
         .collect::<Result<_, _>>()
         .map_err(|error| StartError::Canary(error.to_string()))?;
-    let fits = (lane.max_batch_tokens / tokenizer.context_length()).max(1);
+    let fits = (max_batch_tokens / tokenizer.context_length()).max(1);
     let texts = &texts[texts.len().saturating_sub(fits)..];
     canary("text", *abilities, &mut sessions.encoders, texts, each_batch_size)
 }

@@ -37,6 +37,7 @@ use tower::Outputs;
 
 use crate::{
     config::{EngineConfig, Precision},
+    encoder::BatchSizes,
     model::Graphs,
 };
 
@@ -125,6 +126,11 @@ impl Engine {
             Precision::Int8Weights => Precision::Int8.name(),
             graphs => graphs.name(),
         }
+    }
+
+    /// How many items a run takes best.
+    pub fn batch_sizes(&self) -> BatchSizes {
+        self.provider.batch_sizes()
     }
 
     /// Whether each batch size wants a run of its own before the first request.

@@ -18,7 +18,10 @@ use super::{
     environment::{self, Runtime},
     openvino::{self, Arithmetic, OpenVino},
 };
-use crate::config::{EngineConfig, PrecisionChoice, Provider};
+use crate::{
+    config::{EngineConfig, PrecisionChoice, Provider},
+    encoder::BatchSizes,
+};
 
 /// What runs, after `auto` has been decided.
 #[derive(Clone, Debug)]
@@ -47,6 +50,15 @@ impl RunningProvider {
     /// Whether it computes in bf16, whatever the graphs hold.
     pub(super) fn is_bf16(&self) -> bool {
         matches!(self, Self::OpenVino { arithmetic: Arithmetic::Bf16, .. })
+    }
+
+    /// What measures best (`docs/tuning.md`); not measured on GPUs, which are busy only where a CPU's caches end.
+    pub(super) fn batch_sizes(&self) -> BatchSizes {
+        match self {
+            Self::Cpu => BatchSizes { images: 8, texts: 64 },
+            Self::OpenVino { .. } => BatchSizes { images: 16, texts: 64 },
+            Self::Cuda { .. } | Self::TensorRt { .. } => BatchSizes { images: 64, texts: 256 },
+        }
     }
 
     /// Whether its sessions compute with copies of the weights, and no longer with the files that they were loaded from.

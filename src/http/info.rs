@@ -60,7 +60,7 @@ struct Versions<'a> {
 pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     let info = embedder.info();
-    let (limits, batch) = (&state.config.limits, &state.config.batch);
+    let limits = &state.config.limits;
     reply::json(
         &Info {
             model: Model {
@@ -83,8 +83,8 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response,
                 max_pixels: limits.max_pixels,
                 max_text_bytes: limits.max_text_bytes,
                 max_output_bytes: limits.max_output_bytes,
-                max_batch_size_image: batch.vision.max_batch_size,
-                max_batch_size_text: batch.text.max_batch_size,
+                max_batch_size_image: info.batch_sizes.images,
+                max_batch_size_text: info.batch_sizes.texts,
             },
             versions: Versions { clipserve: env!("CARGO_PKG_VERSION"), onnxruntime: &info.onnxruntime },
         },

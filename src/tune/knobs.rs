@@ -9,7 +9,10 @@ use std::{
     ops::{Index, IndexMut},
 };
 
-use crate::config::{self, Config, ConfigErrors, Overrides};
+use crate::{
+    config::{self, Config, ConfigErrors, Overrides},
+    encoder::BatchSizes,
+};
 
 /// One setting. None of them changes what is answered, only how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +54,15 @@ impl Knob {
         }
     }
 
-    fn of(self, config: &mut Config) -> &mut usize {
+    /// `automatic` is what the batches are where the configuration leaves it open.
+    fn of(self, config: &mut Config, automatic: BatchSizes) -> &mut usize {
         match self {
             Self::PreprocessThreads => &mut config.preprocess.threads,
             Self::IntraThreads => &mut config.engine.intra_threads,
             Self::VisionSessions => &mut config.engine.vision_sessions,
             Self::TextSessions => &mut config.engine.text_sessions,
-            Self::VisionBatch => &mut config.batch.vision.max_batch_size,
-            Self::TextBatch => &mut config.batch.text.max_batch_size,
+            Self::VisionBatch => config.batch.vision.max_batch_size.get_or_insert(automatic.images),
+            Self::TextBatch => config.batch.text.max_batch_size.get_or_insert(automatic.texts),
         }
     }
 }
@@ -82,20 +86,20 @@ impl IndexMut<Knob> for Knobs {
 }
 
 impl Knobs {
-    /// The values of `config`.
-    pub fn of(config: &Config) -> Self {
+    /// The values of `config`, whose open batches are `automatic`.
+    pub fn of(config: &Config, automatic: BatchSizes) -> Self {
         let mut config = config.clone();
-        Self(Knob::ALL.map(|knob| *knob.of(&mut config)))
+        Self(Knob::ALL.map(|knob| *knob.of(&mut config, automatic)))
     }
 
-    /// The values of the configuration that nobody has changed, on this machine.
+    /// The values of the configuration that nobody has changed, on this machine, with a provider whose batches are `automatic`.
     ///
     /// # Errors
     /// Never in practice: the compiled-in defaults are valid.
-    pub fn defaults() -> Result<Self, ConfigErrors> {
+    pub fn defaults(automatic: BatchSizes) -> Result<Self, ConfigErrors> {
         // Where there is no model in the box a path has to be given; it is not looked at.
         let set = vec!["model.path=.".to_owned()];
-        Ok(Self::of(&config::load(&Overrides { set, ..Overrides::default() }, [])?.config))
+        Ok(Self::of(&config::load(&Overrides { set, ..Overrides::default() }, [])?.config, automatic))
     }
 
     /// These values, and `value` for `knob`.
@@ -108,7 +112,8 @@ impl Knobs {
     pub fn apply(&self, config: &Config) -> Config {
         let mut config = config.clone();
         for knob in Knob::ALL {
-            *knob.of(&mut config) = self[knob];
+            // What was open is set all the same.
+            *knob.of(&mut config, BatchSizes { images: 1, texts: 1 }) = self[knob];
         }
         config
     }
@@ -138,17 +143,19 @@ mod tests {
 
     use super::*;
 
+    const AUTOMATIC: BatchSizes = BatchSizes { images: 8, texts: 64 };
+
     fn load(toml: &str) -> Knobs {
         let file = NamedTempFile::new().unwrap();
         std::fs::write(file.path(), toml).unwrap();
         let set = vec!["model.path=m".to_owned()];
         let overrides = Overrides { file: Some(file.path().to_owned()), set, ..Overrides::default() };
-        Knobs::of(&config::load(&overrides, []).unwrap_or_else(|errors| panic!("{errors}\n{toml}")).config)
+        Knobs::of(&config::load(&overrides, []).unwrap_or_else(|errors| panic!("{errors}\n{toml}")).config, AUTOMATIC)
     }
 
     #[test]
     fn the_toml_of_any_values_is_a_configuration_that_has_them() {
-        let defaults = Knobs::defaults().unwrap();
+        let defaults = Knobs::defaults(AUTOMATIC).unwrap();
         let mut all = defaults;
         for (at, knob) in Knob::ALL.into_iter().enumerate() {
             let one = defaults.with(knob, defaults[knob] + at + 1);
@@ -161,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_default_is_named_only_where_it_replaces_another_value() {
-        let defaults = Knobs::defaults().unwrap();
+        let defaults = Knobs::defaults(AUTOMATIC).unwrap();
         let given = defaults.with(Knob::VisionBatch, 64).with(Knob::IntraThreads, 77);
         let best = given.with(Knob::VisionBatch, defaults[Knob::VisionBatch]);
         let expected = "[engine]\nintra_threads = 77\n\n[batch.vision]\nmax_batch_size = 8\n";
@@ -173,9 +180,12 @@ mod tests {
     fn values_go_into_a_configuration_and_come_out_of_it() {
         let set = vec!["model.path=m".to_owned()];
         let config = config::load(&Overrides { set, ..Overrides::default() }, []).unwrap().config;
-        let changed = Knob::ALL.into_iter().enumerate().fold(Knobs::of(&config), |k, (at, knob)| k.with(knob, at + 41));
+        let changed = Knob::ALL
+            .into_iter()
+            .enumerate()
+            .fold(Knobs::of(&config, AUTOMATIC), |k, (at, knob)| k.with(knob, at + 41));
         let applied = changed.apply(&config);
-        assert_eq!(Knobs::of(&applied), changed);
-        assert_eq!((applied.engine.text_sessions, applied.batch.vision.max_batch_size), (44, 45));
+        assert_eq!(Knobs::of(&applied, AUTOMATIC), changed);
+        assert_eq!((applied.engine.text_sessions, applied.batch.vision.max_batch_size), (44, Some(45)));
     }
 }

@@ -72,12 +72,12 @@ impl<'a> Trials<'a> {
         // The first start of all has logged what there is to say.
         let silent = tracing::subscriber::NoSubscriber::new();
         let embedder = Arc::new(tracing::subscriber::with_default(silent, || start(&config))?);
-        let (sessions, lane) = match modality {
-            Modality::Image => (knobs[Knob::VisionSessions], &config.batch.vision),
-            Modality::Text => (knobs[Knob::TextSessions], &config.batch.text),
+        let (sessions, batch, lane) = match modality {
+            Modality::Image => (Knob::VisionSessions, Knob::VisionBatch, &config.batch.vision),
+            Modality::Text => (Knob::TextSessions, Knob::TextBatch, &config.batch.text),
         };
         // While one batch of each session runs, the next one is there, and what follows is being decoded.
-        let running = sessions * lane.max_batch_size;
+        let running = knobs[sessions] * knobs[batch];
         let clients = (2 * running + knobs[Knob::PreprocessThreads]).min(lane.max_queue_size);
         let measured = self.runtime.block_on(async {
             let one = Load { clients: 1, window: self.seconds.mul_f64(LATENCY_SHARE), least: LEAST_LATENCIES };

@@ -78,13 +78,14 @@ pub fn tune(
     runtime: &Runtime,
     progress: &mut dyn FnMut(&str),
 ) -> Result<String, TuneError> {
-    let (defaults, given) = (Knobs::defaults()?, Knobs::of(config));
     let picture = options.picture.map_or(Bytes::from_static(PICTURE), Bytes::from);
     let started = Instant::now();
     let embedder = measure::start(config)?;
     let start = started.elapsed();
     let first = first_answers(&embedder, runtime, &picture);
     let model = Model::of(&embedder);
+    let automatic = embedder.info().automatic_batch_sizes;
+    let (defaults, given) = (Knobs::defaults(automatic)?, Knobs::of(config, automatic));
     embedder.shut_down();
     first?;
 

@@ -121,6 +121,7 @@ fn bar(share: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::BatchSizes;
     use crate::tune::search::Sample;
 
     fn row(knobs: Knobs, rate: f64, latency_us: u64, resident: Option<u64>) -> Row {
@@ -128,7 +129,7 @@ mod tests {
     }
 
     fn findings() -> (Findings, Knobs) {
-        let defaults = Knobs::defaults().unwrap();
+        let defaults = Knobs::defaults(BatchSizes { images: 8, texts: 64 }).unwrap();
         let all = defaults.with(Knob::IntraThreads, 2);
         let halves = defaults.with(Knob::VisionSessions, 2).with(Knob::IntraThreads, 1);
         let threads = Stage {

@@ -236,11 +236,12 @@ fn quantile(mut values: Vec<Duration>, p: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::encoder::BatchSizes;
 
     const SPACE: Space = Space { cpus: 8, gpu: false, max_sessions: 64, images: true, texts: true, rounds: 3 };
 
     fn start() -> Knobs {
-        let defaults = Knobs::defaults().unwrap();
+        let defaults = Knobs::defaults(BatchSizes { images: 8, texts: 64 }).unwrap();
         Knob::ALL.into_iter().zip([8, 8, 1, 1, 8, 64]).fold(defaults, |knobs, (knob, value)| knobs.with(knob, value))
     }
 

@@ -15,7 +15,7 @@ use std::{
 use clipserve::{
     config::{self, Config, Overrides},
     embedder::{self, Abilities, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, VisionParts},
-    encoder::{Embeddings, EncodeError, Encoder, OutputSet, OutputShape, PixelBuf, Tokens, TowerOutputs},
+    encoder::{BatchSizes, Embeddings, EncodeError, Encoder, OutputSet, OutputShape, PixelBuf, Tokens, TowerOutputs},
     model::{LogitScale, LogitScaleSource, preprocessor::PreprocessorConfig},
     preprocess::{
         image::{ImageOptions, ImageProcessor},
@@ -266,6 +266,9 @@ impl<I: Send + 'static> Encoder for Gated<I> {
     }
 }
 
+/// What fakes take at most in one run.
+const AUTOMATIC: BatchSizes = BatchSizes { images: 8, texts: 64 };
+
 /// The fixture's image processor and tokenizer around any two encoders.
 pub(crate) fn parts<V, T>(config: &Config, vision: V, text: T) -> Parts<V, T>
 where
@@ -288,6 +291,11 @@ where
             provider: "cpu".to_owned(),
             precision: "f32".to_owned(),
             onnxruntime: "none".to_owned(),
+            batch_sizes: BatchSizes {
+                images: config.batch.vision.max_batch_size.unwrap_or(AUTOMATIC.images),
+                texts: config.batch.text.max_batch_size.unwrap_or(AUTOMATIC.texts),
+            },
+            automatic_batch_sizes: AUTOMATIC,
         },
         vision: Some(VisionParts {
             abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },

@@ -41,9 +41,9 @@ fn the_default_file_holds_the_defaults() {
     assert_eq!((engine.provider, engine.precision, engine.library), (Provider::Auto, PrecisionChoice::F32, None));
     assert_eq!((engine.device_id, engine.intra_threads), (0, parallelism()));
     assert_eq!((engine.stall_timeout, engine.vision_sessions, engine.text_sessions), (seconds(60), 1, 1));
-    assert_eq!((batch.vision.max_batch_size, batch.vision.max_batch_tokens), (8, usize::MAX));
+    assert_eq!((batch.vision.max_batch_size, batch.vision.max_batch_tokens), (None, usize::MAX));
     assert_eq!((batch.vision.max_queue_delay, batch.vision.max_queue_size), (Duration::ZERO, 256));
-    assert_eq!((batch.text.max_batch_size, batch.text.max_batch_tokens), (64, 2048));
+    assert_eq!((batch.text.max_batch_size, batch.text.max_batch_tokens), (None, 2048));
     assert_eq!((batch.text.max_queue_delay, batch.text.max_queue_size), (Duration::ZERO, 2048));
     assert_eq!(cache.max_bytes, 64 << 20);
     assert_eq!((telemetry.log_level.as_str(), telemetry.log_format), ("info", LogFormat::Text));
@@ -139,7 +139,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("engine.stall_timeout", &["0s", "60"]),
     ("engine.vision.sessions", &["0", "65"]),
     ("engine.text.sessions", &["0", "65"]),
-    ("batch.vision.max_batch_size", &["0", "4097"]),
+    ("batch.vision.max_batch_size", &["0", "4097", "automatic"]),
     ("batch.vision.max_queue_delay", &["0", "11s", "5"]),
     ("batch.vision.max_queue_size", &["0", "1000001"]),
     ("batch.text.max_batch_size", &["0", "4097"]),
