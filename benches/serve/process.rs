@@ -48,7 +48,8 @@ impl Service {
         ready: impl Fn(&str) -> Option<Ready>,
         known: Option<SocketAddr>,
     ) -> Result<Self> {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let log = child.stderr.take().ok_or("the log is piped")?;
         let (sender, lines) = mpsc::channel();
         let last = Arc::new(Mutex::new(VecDeque::new()));

@@ -93,12 +93,14 @@ pub(crate) fn transformers(places: &Places) -> Result<Service> {
 
 /// A program of the peers' Python, which reaches no hub.
 fn python(places: &Places, program: &str) -> Result<Command> {
-    let path = places.peers().join("bin").join(program);
+    let bin = places.peers().join("bin");
+    let path = bin.join(program);
     if !path.is_file() {
         return Err(format!("{} is not there: run benches/peers/install.sh", path.display()).into());
     }
-    let mut command = Command::new(path);
-    command.env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_OFFLINE", "1");
+    // By the interpreter and not by the script's first line, which names the place where the folder was made.
+    let mut command = Command::new(bin.join("python3"));
+    command.arg(path).env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_OFFLINE", "1");
     Ok(command)
 }
 
