@@ -161,6 +161,11 @@ pub trait Encoder: Send + 'static {
         Err(EncodeError::Runtime("this encoder has embeddings only".to_owned()))
     }
 
+    /// Whether, in [`Encoder::encode`], a short input beside a long one costs as much as the long one.
+    fn pads(&self) -> bool {
+        true
+    }
+
     /// A handle by which the stall watchdog may abort a run that never ends.
     fn interrupt(&self) -> Interrupt {
         Arc::new(|| {})

@@ -319,12 +319,19 @@ fn graphs_say_in_their_metadata_what_they_are() {
         (metadata::IMAGE_MEAN, "[0.9, 1.0, 1.1]".to_owned()),
         (metadata::IMAGE_STD, "[0.5, 0.6, 0.7]".to_owned()),
     ];
-    let text = [(metadata::CONTEXT_LENGTH, "13".to_owned()), (metadata::VOCAB_SIZE, "120".to_owned())];
+    let text = |packed: bool| {
+        [
+            (metadata::CONTEXT_LENGTH, "13".to_owned()),
+            (metadata::VOCAB_SIZE, "120".to_owned()),
+            (metadata::PACKED, packed.to_string()),
+        ]
+    };
+    let (text, text_outputs) = (text(true), text(false));
     let graphs = [
         (model.vision, &vision[..]),
         (model.vision_outputs, &vision),
         (model.text, &text),
-        (model.text_outputs, &text),
+        (model.text_outputs, &text_outputs),
     ];
     for (path, own) in graphs {
         let session = session(&path.unwrap());

@@ -208,8 +208,13 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
         assert!(cosine >= 0.995, "{kind}: {cosine}");
         assert!(largest_distance(&actual[i], &expected[i]) > 1e-3, "{kind}: this is f32, not int8");
     }
+    // Without 8-bit products OpenVINO multiplies in f32, in another order for another batch.
+    let has_products = raw_cpuid::CpuId::new().get_extended_feature_info().is_some_and(|f| f.has_avx512vnni());
+    let least = if has_products { 0.0 } else { 1e-5 };
     for i in [0, 4, 8] {
-        assert_eq!(vision.encode(&crops[i..=i]).unwrap().row(0), actual[0].row(i), "image {i} alone");
+        let alone = vision.encode(&crops[i..=i]).unwrap();
+        let distance = largest_distance(&alone, &actual[0].slice(ndarray::s![i..=i, ..]).to_owned());
+        assert!(distance <= least, "image {i} alone and in a batch of {}: {distance:e}", crops.len());
     }
     let odd = synthetic(Precision::Int8Weights, 96, &dir.path().join("odd")).unwrap_err().to_string();
     assert!(odd.contains("hidden_size is 96") && odd.contains("multiples of 128"), "{odd}");

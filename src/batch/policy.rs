@@ -5,16 +5,15 @@
 //! Work-conserving: with `max_queue_delay` zero, a free session takes what is there at once, and load alone makes batches
 //! bigger. The oldest item is always in the batch, so nothing starves. Items are of a *cost* (1 for an image, the token count
 //! for a text); a batch costs `longest x count`, because shorter texts are padded to the longest. The items that join the
-//! oldest are those nearest to it in length, as long as padding stays a small part of the work, and of which the same outputs
-//! are wanted: one run computes the same for all.
+//! oldest are those nearest to it in length, as long as padding (where it is computed) stays a small part of the work, and of
+//! which the same outputs are wanted: one run computes the same for all.
 
 use std::time::{Duration, Instant};
 
 use crate::encoder::OutputSet;
 
-/// Of the padded cost of a batch, how much may be padding. A quarter: a run's time is nearly linear in its padded tokens, and
-/// below that splitting a batch costs more in per-run overhead than the padding it saves. (So it is for graphs from elsewhere.
-/// Those of our own export compute padding in attention alone; for them the split is merely not needed.)
+/// Of the padded cost of a batch, how much may be padding, where padding is computed. A quarter: a run's time is then nearly linear in
+/// its padded tokens, and below that splitting a batch costs more in per-run overhead than the padding it saves.
 const MAX_PADDING: f64 = 0.25;
 
 /// The limits of one batch.
@@ -26,6 +25,8 @@ pub struct BatchPolicy {
     pub max_batch_cost: usize,
     /// How long the oldest item may wait for the batch to fill.
     pub max_queue_delay: Duration,
+    /// Whether padding costs as much as what is padded ([`crate::encoder::Encoder::pads`]).
+    pub pads: bool,
 }
 
 /// What the policy sees of one waiting item.
@@ -53,7 +54,7 @@ pub enum Decision {
 impl BatchPolicy {
     /// One item at a time, in order of arrival.
     pub fn single() -> Self {
-        Self { max_batch_size: 1, max_batch_cost: usize::MAX, max_queue_delay: Duration::ZERO }
+        Self { max_batch_size: 1, max_batch_cost: usize::MAX, max_queue_delay: Duration::ZERO, pads: true }
     }
 
     /// Decides for `queue`, oldest first. `flush` (the queue is closed) means that nothing more will come: don't wait.
@@ -78,6 +79,8 @@ impl BatchPolicy {
         let start = by_cost.iter().position(|&i| i == 0).unwrap_or(0);
         let (mut low, mut high) = (start, start);
         let mut useful = oldest.cost;
+        // Outputs are those of padding as well.
+        let pads = self.pads || !oldest.outputs.is_empty();
         let full = loop {
             if high - low + 1 == self.max_batch_size {
                 break true;
@@ -97,7 +100,7 @@ impl BatchPolicy {
             if padded > self.max_batch_cost {
                 break true;
             }
-            if (padded - useful - cost) as f64 > padded as f64 * MAX_PADDING {
+            if pads && (padded - useful - cost) as f64 > padded as f64 * MAX_PADDING {
                 // What is left waits is of another length: it makes a batch of its own, so this one is complete.
                 break true;
             }
@@ -117,7 +120,7 @@ mod unit {
     use super::*;
 
     fn policy(max_batch_size: usize, max_batch_cost: usize, delay_ms: u64) -> BatchPolicy {
-        BatchPolicy { max_batch_size, max_batch_cost, max_queue_delay: Duration::from_millis(delay_ms) }
+        BatchPolicy { max_batch_size, max_batch_cost, max_queue_delay: Duration::from_millis(delay_ms), pads: true }
     }
 
     /// A queue of such costs whose items came 1 ms apart, the last one now.
@@ -166,6 +169,20 @@ mod unit {
         for (name, policy, costs, flush, expected) in cases {
             assert_eq!(&policy.decide(now, &queue(now, costs), *flush), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn where_padding_costs_nothing_all_lengths_go_together_within_the_limits() {
+        let now = Instant::now();
+        let packed = |size, cost| BatchPolicy { pads: false, ..policy(size, cost, 0) };
+        let mut mixed = queue(now, &[7, 77, 8, 30]);
+        assert_eq!(packed(8, 999).decide(now, &mixed, false), Decision::Take(vec![0, 1, 2, 3]));
+        assert_eq!(packed(2, 999).decide(now, &mixed, false), Decision::Take(vec![0, 2]));
+        assert_eq!(packed(8, 200).decide(now, &mixed, false), Decision::Take(vec![0, 2, 3]));
+        for item in &mut mixed {
+            item.outputs = [crate::encoder::Output::Attentions].into_iter().collect();
+        }
+        assert_eq!(packed(8, 999).decide(now, &mixed, false), Decision::Take(vec![0, 2]), "outputs have padding");
     }
 
     #[test]

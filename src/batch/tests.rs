@@ -86,7 +86,12 @@ impl Lane {
         let rebuilt = Arc::new(AtomicUsize::new(0));
         let context = WorkerContext {
             queue: Arc::clone(&queue),
-            policy: BatchPolicy { max_batch_size, max_batch_cost: usize::MAX, max_queue_delay: Duration::ZERO },
+            policy: BatchPolicy {
+                max_batch_size,
+                max_batch_cost: usize::MAX,
+                max_queue_delay: Duration::ZERO,
+                pads: true,
+            },
             admission: Arc::clone(&admission),
             metrics: metrics.clone(),
             heartbeat: health.register("test"),
@@ -291,7 +296,12 @@ fn jobs_that_ask_for_outputs_get_them_in_a_batch_of_their_own() {
     let queue = Arc::new(JobQueue::new(|_| 1, metrics.queue.clone(), metrics.clone()));
     let context = WorkerContext {
         queue: Arc::clone(&queue),
-        policy: BatchPolicy { max_batch_size: 8, max_batch_cost: usize::MAX, max_queue_delay: Duration::ZERO },
+        policy: BatchPolicy {
+            max_batch_size: 8,
+            max_batch_cost: usize::MAX,
+            max_queue_delay: Duration::ZERO,
+            pads: true,
+        },
         admission: Arc::clone(&admission),
         metrics: metrics.clone(),
         heartbeat: Health::new(LONG).register("test"),
@@ -394,7 +404,7 @@ proptest! {
         let queue = Arc::new(JobQueue::new(|&(_, length): &(u32, u32)| length as usize, metrics.queue.clone(), metrics.clone()));
         let context = WorkerContext {
             queue: Arc::clone(&queue),
-            policy: BatchPolicy { max_batch_size: size, max_batch_cost: 200, max_queue_delay: Duration::ZERO },
+            policy: BatchPolicy { max_batch_size: size, max_batch_cost: 200, max_queue_delay: Duration::ZERO, pads: true },
             admission: Arc::clone(&admission),
             metrics: metrics.clone(),
             heartbeat: Health::new(LONG).register("test"),

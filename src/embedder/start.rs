@@ -372,6 +372,7 @@ impl<T: Send + 'static> Wiring<'_, T> {
                     max_batch_size,
                     max_batch_cost: lane.max_batch_tokens,
                     max_queue_delay: lane.max_queue_delay,
+                    pads: encoder.pads(),
                 },
                 admission: Arc::clone(self.admission),
                 metrics: self.metrics.clone(),

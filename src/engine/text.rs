@@ -15,7 +15,7 @@ use super::{
     graph::{self, NamedInput, Port},
     tower::{TowerEncoder, TowerInput},
 };
-use crate::encoder::Tokens;
+use crate::{encoder::Tokens, model::PACKED};
 
 /// One integer input of `batch x sequence`; the buffer is kept between runs.
 enum Ids {
@@ -60,6 +60,7 @@ pub struct TokenInput {
     attention_mask: Option<(String, Ids)>,
     batch: Option<usize>,
     sequence: Option<usize>,
+    packed: bool,
 }
 
 /// A text graph and what it is fed.
@@ -82,7 +83,9 @@ impl TokenInput {
             Some(mask) => Some((mask.name.clone(), Ids::for_port(mask).ok_or_else(wrong)?)),
             None => None,
         };
-        Ok(Self { input_ids, attention_mask, batch: ids.fixed(0), sequence: ids.fixed(1) })
+        let says = session.metadata().ok().and_then(|metadata| metadata.custom(PACKED));
+        let packed = says.as_deref() == Some("true");
+        Ok(Self { input_ids, attention_mask, batch: ids.fixed(0), sequence: ids.fixed(1), packed })
     }
 
     /// The number of texts that the graph is fixed to, if it is.
@@ -108,6 +111,10 @@ impl TowerInput for TokenInput {
         }
         let inputs = [Some(&self.input_ids), self.attention_mask.as_ref()].into_iter().flatten();
         inputs.map(|(name, ids)| Ok((name.as_str().into(), ids.tensor(shape)?))).collect()
+    }
+
+    fn pads(&self) -> bool {
+        !self.packed
     }
 
     fn positions(item: &Tokens) -> Option<usize> {

@@ -22,6 +22,11 @@ pub trait TowerInput: Send + 'static {
     /// When the runtime cannot make one.
     fn tensors<'a>(&'a mut self, items: &'a [Self::Item]) -> ort::Result<Vec<NamedInput<'a>>>;
 
+    /// Whether the graph computes what short items are padded with.
+    fn pads(&self) -> bool {
+        true
+    }
+
     /// How many positions of the outputs belong to `item`; `None` where every item has as many.
     fn positions(item: &Self::Item) -> Option<usize>;
 }
@@ -83,6 +88,10 @@ impl<I: TowerInput> Encoder for TowerEncoder<I> {
         let tensors = input.tensors(inputs).map_err(|error| runtime(&error))?;
         let positions: Vec<Option<usize>> = inputs.iter().map(I::positions).collect();
         session.run(tensors, &positions, outputs)
+    }
+
+    fn pads(&self) -> bool {
+        self.embedding.as_ref().is_none_or(|(_, input)| input.pads())
     }
 
     fn interrupt(&self) -> Interrupt {

@@ -51,6 +51,11 @@ impl<'a> GraphBuilder<'a> {
         Self { graph, scope: String::new(), precision, quantized: HashMap::new(), source, file }
     }
 
+    /// What the graph computes in.
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// The element type of the hidden states.
     pub(crate) fn float(&self) -> DataType {
         match self.precision {

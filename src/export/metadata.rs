@@ -8,8 +8,11 @@ use std::{fs, io, path::Path};
 use prost::Message;
 
 use super::{EXPORTER_VERSION, normalization::PixelNormalization, proto::StringStringEntryProto};
-use crate::config::Precision;
-use crate::model::clip_config::{Projected, TextConfig, VisionConfig};
+pub use crate::model::PACKED;
+use crate::{
+    config::Precision,
+    model::clip_config::{Projected, TextConfig, VisionConfig},
+};
 
 /// [`EXPORTER_VERSION`] of the build that wrote the graph; that a graph has this key says that it is ours.
 pub const EXPORTER: &str = "clipserve.exporter_version";
@@ -75,12 +78,13 @@ pub(crate) fn vision(
     entries
 }
 
-/// The text graph's entries.
-pub(crate) fn text(provenance: &Provenance, config: &Projected<TextConfig>) -> Entries {
+/// A text graph's entries.
+pub(crate) fn text(provenance: &Provenance, config: &Projected<TextConfig>, packed: bool) -> Entries {
     let mut entries = provenance.entries(config.projection_dim);
     entries.extend([
         entry(CONTEXT_LENGTH, config.tower.max_position_embeddings),
         entry(VOCAB_SIZE, config.tower.vocab_size),
+        entry(PACKED, packed),
     ]);
     entries
 }

@@ -236,12 +236,13 @@ fn write_graphs(
     }
     if let Some(text) = &config.text {
         let projected = source.contains("text_projection.weight");
-        let metadata = || metadata::text(provenance, text);
+        let metadata = |packed| metadata::text(provenance, text, packed);
         let mut tower = TowerWriter::new(&onnx, "text", provenance.precision, source)?;
         if projected {
-            tower.graph("model", metadata(), |g| text::embedding(g, text))?;
+            let packed = text::is_packed(provenance.precision);
+            tower.graph("model", metadata(packed), |g| text::embedding(g, text))?;
         }
-        tower.graph("outputs", metadata(), |g| text::outputs(g, text, projected))?;
+        tower.graph("outputs", metadata(false), |g| text::outputs(g, text, projected))?;
         tower.file.finish()?;
     }
     Ok(())

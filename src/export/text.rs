@@ -12,7 +12,10 @@ use super::{
     proto::{AttributeProto, DataType},
     rows::{Packed, Rows},
 };
-use crate::model::clip_config::{Projected, TextConfig, TextPooling, TransformerConfig};
+use crate::{
+    config::Precision,
+    model::clip_config::{Projected, TextConfig, TextPooling, TransformerConfig},
+};
 
 /// The graph of `text_embeds` alone.
 pub(crate) fn embedding(g: &mut GraphBuilder, config: &Projected<TextConfig>) -> Result<(), ExportError> {
@@ -24,11 +27,10 @@ pub(crate) fn embedding(g: &mut GraphBuilder, config: &Projected<TextConfig>) ->
     let heads_axis = g.ints(&[1]);
     let row_mask = g.op("Unsqueeze", [&row_mask, &heads_axis]);
     let hidden = tower.transformer.hidden_size;
-    let rows = if g.float() == DataType::Float16 {
-        // For GPUs. TensorRT plans for ranges of its inputs' sizes: a size that depends on what is in them would stop it.
-        dense(g, tower, &input_ids).0
-    } else {
+    let rows = if is_packed(g.precision()) {
         Rows::Packed(Packed::new(g, &position, &sequence))
+    } else {
+        dense(g, tower, &input_ids).0
     };
     let x = rows.join(g, &embeddings, hidden);
     let rows_at_end = |g: &mut GraphBuilder, x: &Value| rows.at(g, x, &position, hidden);
@@ -36,6 +38,12 @@ pub(crate) fn embedding(g: &mut GraphBuilder, config: &Projected<TextConfig>) ->
     let pooled = encode_pooled(g, "text_model", &tower.transformer, &rows, x, Some(&mask), &pool)?;
     let pooled = final_layer_norm(g, tower, &pooled)?;
     project(g, config, &pooled)
+}
+
+/// Whether the blocks of the graph of `text_embeds` have no rows for padding. f16 is for GPUs, where TensorRT plans for ranges of its
+/// inputs' sizes: a size that depends on what is in them would stop it.
+pub(crate) fn is_packed(precision: Precision) -> bool {
+    precision != Precision::F16
 }
 
 /// The graph of `CLIPTextModelOutput`: everything, `text_embeds` only where `projected` says that there is a projection.

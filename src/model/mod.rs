@@ -30,6 +30,10 @@ use preprocessor::PreprocessorConfig;
 
 use crate::{config::ModelConfig, encoder::OutputShape};
 
+/// What a text graph says, `true` or `false`, in its metadata: whether its blocks compute nothing for padding, so that texts of any
+/// lengths may share a run. One that does not say computes it.
+pub const PACKED: &str = "clipserve.packed";
+
 /// Why a model's directory cannot be served, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {

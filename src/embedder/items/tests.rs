@@ -68,7 +68,12 @@ impl Fixture {
     fn start(&self, failures: usize, dim: usize) {
         let context = WorkerContext {
             queue: Arc::clone(&self.lane.queue),
-            policy: BatchPolicy { max_batch_size: 8, max_batch_cost: usize::MAX, max_queue_delay: Duration::ZERO },
+            policy: BatchPolicy {
+                max_batch_size: 8,
+                max_batch_cost: usize::MAX,
+                max_queue_delay: Duration::ZERO,
+                pads: true,
+            },
             admission: Arc::clone(&self.lane.admission),
             metrics: self.metrics.text.clone(),
             heartbeat: self.health.register("fake".to_owned()),
