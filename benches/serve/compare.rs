@@ -19,6 +19,7 @@ use crate::{
     bare::Bare,
     chart, checkpoint,
     figures::{figure, milliseconds},
+    limit,
     load::{
         self, Load, Pace,
         connection::Connection,
@@ -70,6 +71,8 @@ struct Contender {
     images: Template,
     texts: Template,
     bare: Option<Bare>,
+    /// Of one of ours.
+    arithmetic: Option<Arithmetic>,
     /// A second process with the embedding cache on.
     cached: Option<(Service, Template)>,
 }
@@ -139,7 +142,7 @@ fn start(places: &Places, options: &Options) -> Result<(Vec<Contender>, Vec<Stri
         let images = Template::new(Ask::Image, wire, &picture, ENDLESS)?;
         service.pause()?;
         let column = Column::new(name.to_owned(), kind);
-        Ok(Contender { column, service, wire, images, texts, bare: None, cached: None })
+        Ok(Contender { column, service, wire, images, texts, bare: None, arithmetic: None, cached: None })
     };
     let (mut contenders, mut missing) = (Vec::new(), Vec::new());
     for &arithmetic in &options.arithmetics {
@@ -152,6 +155,7 @@ fn start(places: &Places, options: &Options) -> Result<(Vec<Contender>, Vec<Stri
                 let kind = Kind::Ours { bare_bar: arithmetic.bare_bar() };
                 let mut ours = contender(&format!("clipserve {name}"), kind, Wire::Native, service)?;
                 ours.bare = Some(bare);
+                ours.arithmetic = Some(arithmetic);
                 if arithmetic == Arithmetic::F32 {
                     let set = [&options.set[..], &["cache.max_bytes=64MiB".to_owned()]].concat();
                     let cached = services::clipserve(places, &places.checkpoint(), arithmetic, &set)?;
@@ -180,6 +184,9 @@ impl Comparison<'_> {
         for at in 0..self.contenders.len() {
             if let Some(bare) = &mut self.contenders[at].bare {
                 bare.round(seconds)?;
+            }
+            if let Some(limit) = self.contenders[at].arithmetic.and_then(limit::images) {
+                self.contenders[at].column.push(Measure::Limit, limit);
             }
             let rate = self.load(at, Ask::Image, 32, seconds)?.rate;
             self.contenders[at].column.push(Measure::Images, rate);
@@ -357,6 +364,8 @@ fn page(places: &Places, comparison: &Comparison<'_>, columns: &[Column], missin
          ({} refusals in this run), and only answers count.\n\
          * Services: {}, nothing else set. infinity: PyTorch engine on the CPU, nothing else said. transformers + FastAPI: \
          [`fastapi_transformers.py`](../benches/peers/fastapi_transformers.py).\n\
+         * The cores' arithmetic at its limit: products per second out of registers, all cores at once, by {:.2} billion products for \
+         an image ([`limit.rs`](../benches/serve/limit.rs)). No program is faster in that arithmetic on this machine, decoding left aside.\n\
          * Memory: of the process at the end of the run, mapped weights included.\n\
          {}",
         arguments.join(" "),
@@ -369,6 +378,7 @@ fn page(places: &Places, comparison: &Comparison<'_>, columns: &[Column], missin
         most * 100.0,
         comparison.refused,
         engines.join(", "),
+        limit::products_per_image() / 1e9,
         left_out.chain(failed).collect::<String>(),
     ))
 }

@@ -19,6 +19,7 @@ use crate::{
     bare::Bare,
     checkpoint,
     figures::median,
+    limit,
     load::{
         self, Load, Pace,
         connection::Connection,
@@ -82,6 +83,9 @@ fn throughput(places: &Places, options: &Options) -> Result<()> {
     println!("\n| what | images/s (median of {}) |\n|---|---|", options.rounds);
     for (batch, rate) in bare.rates() {
         println!("| bare Session::run, {name}, batch {batch} | {rate:.1} |");
+    }
+    if let Some(limit) = limit::images(arithmetic) {
+        println!("| the cores' arithmetic at its limit, {name} | {limit:.1} |");
     }
     let (batch, best) = bare.best();
     let rate = median(&served);

@@ -27,6 +27,7 @@ mod checkpoint;
 mod compare;
 mod figures;
 mod floor;
+mod limit;
 mod load;
 mod machine;
 mod process;
