@@ -1,7 +1,7 @@
 //! What `--print-config` prints: every key with the value in effect, as TOML that can be fed back.
 //!
 //! Owns the rendering of what `validate` read. Values that are not defaults say where they came from, `auto` stays `auto` (the
-//! file may go to another machine) and says what it means here, a secret is left out.
+//! file may go to another machine) and says what it means here, unless only the engine knows, a secret is left out.
 //!
 //! Invariant: the text, given as `--config` to a process with the same CPUs, yields the same configuration, but for the secrets.
 

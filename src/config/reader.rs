@@ -83,23 +83,20 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn auto(&mut self, key: &'static str, max: u64, automatic: usize) -> usize {
-        let allowed = format!("\"auto\" or an integer from 1 to {max}");
-        let value = self.read(key, &allowed, |given| {
-            if given.text() == Some("auto") {
-                return Some((automatic, Effective::Auto(automatic)));
-            }
-            let integer = given.integer().filter(|integer| (1..=max).contains(integer))?;
-            Some((usize::try_from(integer).ok()?, Effective::integer(integer)?))
-        });
-        value.unwrap_or_default()
+        self.auto_or(key, max, Effective::Auto(automatic)).unwrap_or(automatic)
     }
 
     /// As [`Self::auto`], of what is known only when the engine has started: `None` is automatic.
     pub(super) fn auto_later(&mut self, key: &'static str, max: u64) -> Option<usize> {
+        self.auto_or(key, max, Effective::text("auto".to_owned()))
+    }
+
+    /// `None` is automatic, which is shown as `automatic`.
+    fn auto_or(&mut self, key: &'static str, max: u64, automatic: Effective) -> Option<usize> {
         let allowed = format!("\"auto\" or an integer from 1 to {max}");
         let value = self.read(key, &allowed, |given| {
             if given.text() == Some("auto") {
-                return Some((None, Effective::text("auto".to_owned())));
+                return Some((None, automatic));
             }
             let integer = given.integer().filter(|integer| (1..=max).contains(integer))?;
             Some((Some(usize::try_from(integer).ok()?), Effective::integer(integer)?))

@@ -7,7 +7,7 @@
 //! the projection) stays f32. Owns the arithmetic; which layers use it, `graph` decides.
 //!
 //! OpenVINO takes weights alone in 8 bits and quantises activations itself, in groups within a row
-//! ([`Precision::INT8_GROUP`]): as independent of other rows, and in kernels that do the rest of a layer on the way.
+//! ([`Precision::INT8_GROUP`]): no row is measured by another, and in kernels that do the rest of a layer on the way.
 
 use super::{
     graph::{GraphBuilder, Value},

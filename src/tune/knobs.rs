@@ -54,15 +54,26 @@ impl Knob {
         }
     }
 
-    /// `automatic` is what the batches are where the configuration leaves it open.
-    fn of(self, config: &mut Config, automatic: BatchSizes) -> &mut usize {
+    /// `automatic` is what the batches are where the configuration leaves them open.
+    fn get(self, config: &Config, automatic: BatchSizes) -> usize {
         match self {
-            Self::PreprocessThreads => &mut config.preprocess.threads,
-            Self::IntraThreads => &mut config.engine.intra_threads,
-            Self::VisionSessions => &mut config.engine.vision_sessions,
-            Self::TextSessions => &mut config.engine.text_sessions,
-            Self::VisionBatch => config.batch.vision.max_batch_size.get_or_insert(automatic.images),
-            Self::TextBatch => config.batch.text.max_batch_size.get_or_insert(automatic.texts),
+            Self::PreprocessThreads => config.preprocess.threads,
+            Self::IntraThreads => config.engine.intra_threads,
+            Self::VisionSessions => config.engine.vision_sessions,
+            Self::TextSessions => config.engine.text_sessions,
+            Self::VisionBatch => config.batch.vision.max_batch_size.unwrap_or(automatic.images),
+            Self::TextBatch => config.batch.text.max_batch_size.unwrap_or(automatic.texts),
+        }
+    }
+
+    fn set(self, config: &mut Config, value: usize) {
+        match self {
+            Self::PreprocessThreads => config.preprocess.threads = value,
+            Self::IntraThreads => config.engine.intra_threads = value,
+            Self::VisionSessions => config.engine.vision_sessions = value,
+            Self::TextSessions => config.engine.text_sessions = value,
+            Self::VisionBatch => config.batch.vision.max_batch_size = Some(value),
+            Self::TextBatch => config.batch.text.max_batch_size = Some(value),
         }
     }
 }
@@ -88,8 +99,7 @@ impl IndexMut<Knob> for Knobs {
 impl Knobs {
     /// The values of `config`, whose open batches are `automatic`.
     pub fn of(config: &Config, automatic: BatchSizes) -> Self {
-        let mut config = config.clone();
-        Self(Knob::ALL.map(|knob| *knob.of(&mut config, automatic)))
+        Self(Knob::ALL.map(|knob| knob.get(config, automatic)))
     }
 
     /// The values of the configuration that nobody has changed, on this machine, with a provider whose batches are `automatic`.
@@ -112,8 +122,7 @@ impl Knobs {
     pub fn apply(&self, config: &Config) -> Config {
         let mut config = config.clone();
         for knob in Knob::ALL {
-            // What was open is set all the same.
-            *knob.of(&mut config, BatchSizes { images: 1, texts: 1 }) = self[knob];
+            knob.set(&mut config, self[knob]);
         }
         config
     }
