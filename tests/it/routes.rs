@@ -131,7 +131,7 @@ async fn classify_scores_labels_best_first_and_agrees_with_similarity() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn info_says_what_runs() {
-    let server = TestServer::start(&["limits.max_images=5"]).await;
+    let server = TestServer::start(&["limits.max_images=5", "batch.text.max_batch_size=3"]).await;
     let info = json(server.get("/info").await, 200).await;
     assert_eq!(info["model"]["name"], "tiny-clip");
     assert_eq!(info["model"]["dim"], 48);
@@ -141,6 +141,9 @@ async fn info_says_what_runs() {
     assert!(info["model"]["fingerprint"].as_str().expect("a string").starts_with("sha256:"));
     assert_eq!((&info["provider"], &info["precision"]), (&json!("cpu"), &json!("f32")));
     assert_eq!(info["limits"]["max_images"], 5);
+    // The one is what the CPU provider takes best, the other what was set.
+    let batches = [&info["limits"]["max_batch_size_image"], &info["limits"]["max_batch_size_text"]];
+    assert_eq!(batches, [&json!(8), &json!(3)]);
     assert_eq!(info["versions"]["clipserve"], env!("CARGO_PKG_VERSION"));
     assert!(info["versions"]["onnxruntime"].as_str().expect("a string").starts_with("1."));
     server.stop().await;
