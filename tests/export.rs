@@ -381,6 +381,36 @@ fn int8_is_close_to_the_reference_and_a_row_does_not_depend_on_its_neighbours() 
     assert!(worst < 0.1, "text: {worst:e}");
 }
 
+/// Alone, a text has another width, its attention another length, and its rows another place than beside longer ones.
+#[test]
+fn a_text_of_any_length_has_the_same_bits_alone_and_beside_others() {
+    let tower = r#""hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 2"#;
+    let text = format!(r#"{{{tower}, "vocab_size": 1000, "max_position_embeddings": 77, "eos_token_id": 999}}"#);
+    let config = format!(r#"{{"projection_dim": 64, "text_config": {text}}}"#);
+    let config = ClipConfig::from_json(&config).unwrap();
+    for precision in [Precision::F32, Precision::Int8] {
+        let dir = tempfile::tempdir().unwrap();
+        let model = write_synthetic_model(&config, precision, 7, &fixture("tiny-clip"), &dir.path().join("m")).unwrap();
+        let mut session = session(&model.text.unwrap());
+        let texts = |lengths: &[usize], width: usize| {
+            let ids = Array2::from_shape_fn((lengths.len(), width), |(row, i)| {
+                let length = lengths[row];
+                if i + 1 < length { ((i * 7 + length * 31) % 900) as i64 } else { 999 }
+            });
+            ids.into_dyn()
+        };
+        let lengths: Vec<usize> = (2..=77).collect();
+        let all = embed_texts(&mut session, &texts(&lengths, 77));
+        for (&length, row) in lengths.iter().zip(all.outer_iter()) {
+            let alone = embed_texts(&mut session, &texts(&[length], length));
+            assert_eq!(alone.index_axis(Axis(0), 0), row, "{precision:?}, {length} ids alone and beside 75 texts");
+            let pair = [length, 2 + length * 5 % 76];
+            let pair = embed_texts(&mut session, &texts(&pair, pair[0].max(pair[1])));
+            assert_eq!(pair.index_axis(Axis(0), 0), row, "{precision:?}, {length} ids beside one text");
+        }
+    }
+}
+
 #[test]
 fn embeddings_of_a_synthetic_model_differ_by_input() {
     let dir = tempfile::tempdir().unwrap();

@@ -127,14 +127,14 @@ impl Attention<'_> {
         let query = project(g, "q", queries.unwrap_or(x), scale)?;
         let query = match queries {
             Some(_) => g.reshape(&query, &[-1, 1, heads as i64, head as i64]),
-            None => self.rows.split(g, &query, sizes),
+            None => self.rows.queries(g, &query, sizes),
         };
         let query = g.transpose(&query, &[0, 2, 1, 3]);
         let key = project(g, "k", x, 1.0)?;
-        let key = self.rows.split(g, &key, sizes);
+        let key = self.rows.keys(g, &key, sizes);
         let key = g.transpose(&key, &[0, 2, 3, 1]);
         let value = project(g, "v", x, 1.0)?;
-        let value = self.rows.split(g, &value, sizes);
+        let value = self.rows.keys(g, &value, sizes);
         let value = g.transpose(&value, &[0, 2, 1, 3]);
 
         let mut scores = g.op("MatMul", [&query, &key]);

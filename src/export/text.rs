@@ -10,7 +10,7 @@ use super::{
     graph::{Dim, GraphBuilder, Value},
     outputs,
     proto::{AttributeProto, DataType},
-    rows::{Packed, Rows},
+    rows::{Packed, Rows, padded},
 };
 use crate::{
     config::Precision,
@@ -21,17 +21,18 @@ use crate::{
 pub(crate) fn embedding(g: &mut GraphBuilder, config: &Projected<TextConfig>) -> Result<(), ExportError> {
     let tower = &config.tower;
     let Begun { input_ids, sequence, embeddings } = begin(g, tower)?;
-    let mask = causal_mask(g, tower.max_position_embeddings, &sequence)?;
     let position = pooled_position(g, tower.pooling(), &input_ids);
+    let (rows, mask) = if is_packed(g.precision()) {
+        let packed = Packed::new(g, &position, &sequence);
+        let mask = causal_mask(g, tower, &sequence, packed.padded())?;
+        (Rows::Packed(packed), mask)
+    } else {
+        (dense(g, tower, &input_ids).0, causal_mask(g, tower, &sequence, &sequence)?)
+    };
     let row_mask = g.op("Gather", [&mask, &position]);
     let heads_axis = g.ints(&[1]);
     let row_mask = g.op("Unsqueeze", [&row_mask, &heads_axis]);
     let hidden = tower.transformer.hidden_size;
-    let rows = if is_packed(g.precision()) {
-        Rows::Packed(Packed::new(g, &position, &sequence))
-    } else {
-        dense(g, tower, &input_ids).0
-    };
     let x = rows.join(g, &embeddings, hidden);
     let rows_at_end = |g: &mut GraphBuilder, x: &Value| rows.at(g, x, &position, hidden);
     let pool = Pool { rows: &rows_at_end, mask: Some(row_mask) };
@@ -59,7 +60,7 @@ pub(crate) fn outputs(
     let Begun { input_ids, sequence, embeddings } = begin(g, tower)?;
     let dims = [Dim::Named("batch"), Dim::Named("sequence")];
     let attention_mask = g.input("attention_mask", DataType::Int64, &dims);
-    let causal = causal_mask(g, tower.max_position_embeddings, &sequence)?;
+    let causal = causal_mask(g, tower, &sequence, &sequence)?;
     let mask = with_padding(g, &causal, &attention_mask);
     let (rows, lead) = dense(g, tower, &input_ids);
     let hidden = tower.transformer.hidden_size;
@@ -127,13 +128,21 @@ fn embed(g: &mut GraphBuilder, config: &TextConfig, input_ids: &Value, length: &
     Ok(g.op("Add", [&tokens, &positions]))
 }
 
-/// `[sequence, sequence]`: zero where the column is not after the row, the lowest finite number elsewhere.
-fn causal_mask(g: &mut GraphBuilder, context: usize, length: &Value) -> Result<Value, ExportError> {
+/// `[sequence, keys]`: zero where the column is not after the row, the lowest finite number elsewhere. Both are `i64` `[1]`; there
+/// may be more keys than positions, up to [`padded`] of them.
+fn causal_mask(
+    g: &mut GraphBuilder,
+    config: &TextConfig,
+    sequence: &Value,
+    keys: &Value,
+) -> Result<Value, ExportError> {
     let lowest = g.float().lowest();
-    let mask = g.derived("text_model.causal_mask", g.float(), &[context, context], || {
-        Ok((0..context * context).map(|i| if i % context > i / context { lowest } else { 0.0 }).collect())
+    let context = config.max_position_embeddings;
+    let width = padded(context, g.precision());
+    let mask = g.derived("text_model.causal_mask", g.float(), &[context, width], || {
+        Ok((0..context * width).map(|i| if i % width > i / width { lowest } else { 0.0 }).collect())
     })?;
-    let ends = g.node("Concat", [length, length], vec![AttributeProto::int("axis", 0)]);
+    let ends = g.node("Concat", [sequence, keys], vec![AttributeProto::int("axis", 0)]);
     let (starts, axes) = (g.ints(&[0, 0]), g.ints(&[0, 1]));
     Ok(g.op("Slice", [&mask, &starts, &ends, &axes]))
 }
