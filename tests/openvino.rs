@@ -164,10 +164,10 @@ fn bf16_is_close_to_f32_and_f32_stays_f32_in_the_same_process() {
 }
 
 /// A checkpoint whose layers are of whole groups, with seeded weights in the precision asked for.
-fn synthetic(precision: Precision, hidden: usize, out: &Path) -> Result<ExportedModel, ExportError> {
+fn synthetic(precision: Precision, hidden: usize, patch: usize, out: &Path) -> Result<ExportedModel, ExportError> {
     let tower = serde_json::json!({
         "hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": 4, "num_attention_heads": 4,
-        "image_size": 64, "patch_size": 16, "max_position_embeddings": 32, "vocab_size": 1000, "projection_dim": 64,
+        "image_size": 64, "patch_size": patch, "max_position_embeddings": 32, "vocab_size": 1000, "projection_dim": 64,
         "eos_token_id": 999,
     });
     let mut config = serde_json::json!({"model_type": "clip", "projection_dim": 64});
@@ -186,9 +186,7 @@ fn synthetic(precision: Precision, hidden: usize, out: &Path) -> Result<Exported
 fn int8_is_close_to_f32_and_the_same_in_every_batch() {
     let int8 = engine(&["engine.provider=openvino", "engine.precision=int8"]).unwrap();
     assert_eq!((int8.provider_name(), int8.precision_name(Precision::Int8Weights)), ("openvino", "int8"));
-    let dir = tempfile::tempdir().unwrap();
-    let [exact, small] = [Precision::F32, Precision::Int8Weights]
-        .map(|precision| synthetic(precision, 128, &dir.path().join(precision.name())).unwrap());
+    let cpu = cpu_engine(&int8);
     let crops: Vec<PixelBuf> = (1..=9)
         .map(|i| PixelBuf::new(64, 64, (0..64 * 64 * 3).map(|at: usize| (at * i * 31 / 7 % 256) as u8).collect()))
         .collect();
@@ -196,31 +194,39 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
         .map(|i| Tokens::new((0..3 * i + 2).map(|at| 7 * at * (i + 1) % 900).chain([999]).collect::<Vec<_>>()))
         .collect();
     let none = Normalization { rescale_factor: None, mean_std: None };
-    let cpu = cpu_engine(&int8);
     let graphs = |graph: Option<PathBuf>| Graphs::Embedding(graph.unwrap());
-    let (vision, text) = (graphs(exact.vision), graphs(exact.text));
-    let expected =
-        [cpu.vision(&vision, &none).unwrap().encode(&crops).unwrap(), cpu.text(&text).unwrap().encode(&texts).unwrap()];
-    let mut vision = int8.vision(&graphs(small.vision), &none).unwrap();
-    let mut text = int8.text(&graphs(small.text)).unwrap();
-    let actual = [vision.encode(&crops).unwrap(), text.encode(&texts).unwrap()];
-    for (kind, i) in [("images", 0), ("texts", 1)] {
-        let cosine = lowest_cosine(&actual[i], &expected[i]);
-        println!("lowest cosine of int8 to f32, {kind}: {cosine:.6}");
-        assert!(cosine >= 0.995, "{kind}: {cosine}");
-        assert!(largest_distance(&actual[i], &expected[i]) > 1e-3, "{kind}: this is f32, not int8");
+    // Patches of 768 bytes, whole groups, and of 192, which stay in f32.
+    for patch in [16, 8] {
+        let dir = tempfile::tempdir().unwrap();
+        let [exact, small] = [Precision::F32, Precision::Int8Weights]
+            .map(|precision| synthetic(precision, 128, patch, &dir.path().join(precision.name())).unwrap());
+        let [exact, small] = [exact, small].map(|model| (graphs(model.vision), graphs(model.text)));
+        let mut vision = int8.vision(&small.0, &none).unwrap();
+        let mut text = int8.text(&small.1).unwrap();
+        let actual = [vision.encode(&crops).unwrap(), text.encode(&texts).unwrap()];
+        let expected = [
+            cpu.vision(&exact.0, &none).unwrap().encode(&crops).unwrap(),
+            cpu.text(&exact.1).unwrap().encode(&texts).unwrap(),
+        ];
+        for (kind, i) in [("images", 0), ("texts", 1)] {
+            let cosine = lowest_cosine(&actual[i], &expected[i]);
+            println!("patches of {patch}: lowest cosine of int8 to f32, {kind}: {cosine:.6}");
+            assert!(cosine >= 0.995, "{kind}: {cosine}");
+            assert!(largest_distance(&actual[i], &expected[i]) > 1e-3, "{kind}: this is f32, not int8");
+        }
+        // Without 8-bit products OpenVINO multiplies in f32, in another order for another batch.
+        let has_products = raw_cpuid::CpuId::new().get_extended_feature_info().is_some_and(|f| f.has_avx512vnni());
+        let least = if has_products { 0.0 } else { 1e-5 };
+        for i in [0, 4, 8] {
+            let alone = vision.encode(&crops[i..=i]).unwrap();
+            let distance = largest_distance(&alone, &actual[0].slice(ndarray::s![i..=i, ..]).to_owned());
+            assert!(distance <= least, "image {i} alone and in a batch of {}: {distance:e}", crops.len());
+            let alone = text.encode(&texts[i..=i]).unwrap();
+            let distance = largest_distance(&alone, &actual[1].slice(ndarray::s![i..=i, ..]).to_owned());
+            assert!(distance <= least, "text {i} alone and in a batch of {}: {distance:e}", texts.len());
+        }
     }
-    // Without 8-bit products OpenVINO multiplies in f32, in another order for another batch.
-    let has_products = raw_cpuid::CpuId::new().get_extended_feature_info().is_some_and(|f| f.has_avx512vnni());
-    let least = if has_products { 0.0 } else { 1e-5 };
-    for i in [0, 4, 8] {
-        let alone = vision.encode(&crops[i..=i]).unwrap();
-        let distance = largest_distance(&alone, &actual[0].slice(ndarray::s![i..=i, ..]).to_owned());
-        assert!(distance <= least, "image {i} alone and in a batch of {}: {distance:e}", crops.len());
-        let alone = text.encode(&texts[i..=i]).unwrap();
-        let distance = largest_distance(&alone, &actual[1].slice(ndarray::s![i..=i, ..]).to_owned());
-        assert!(distance <= least, "text {i} alone and in a batch of {}: {distance:e}", texts.len());
-    }
-    let odd = synthetic(Precision::Int8Weights, 96, &dir.path().join("odd")).unwrap_err().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let odd = synthetic(Precision::Int8Weights, 96, 16, &dir.path().join("odd")).unwrap_err().to_string();
     assert!(odd.contains("hidden_size is 96") && odd.contains("multiples of 128"), "{odd}");
 }

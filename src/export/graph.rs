@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::{
     error::ExportError,
-    int8::{Quantized, quantized, scales},
+    int8::{MIDDLE, Quantized, quantized, scales},
     metadata::Entries,
     proto::{
         AttributeProto, DataType, DimensionProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET_VERSION,
@@ -241,14 +241,60 @@ impl<'a> GraphBuilder<'a> {
                 Ok(self.op("Add", [&product, &bias]))
             }
             Precision::Int8Weights => {
-                let scales = self.weight_scales(name, output, &matrix)?;
-                let weight =
-                    self.derived(&weight_name, DataType::Int8, &[output, input], || Ok(quantized(&matrix()?, output)))?;
-                let axis = vec![AttributeProto::int("axis", 0)];
-                let weight = self.node("DequantizeLinear", [&weight, &scales], axis);
+                let weight = self.small_weight(name, [output, input], &matrix)?;
                 Ok(self.product(x, &weight, Some(&bias)))
             }
         }
+    }
+
+    /// `(x - zero) @ weight^T` of bytes `x` `[rows, input]`, in f32, and that zero; `weight` `[output, input]` is made by `matrix`.
+    /// In int8 precision the product is one of 8-bit integers.
+    ///
+    /// Never f16, which would round away what is left once a bias brings the sums back to zero.
+    pub(crate) fn byte_product(
+        &mut self,
+        name: &str,
+        x: &Value,
+        [output, input]: [usize; 2],
+        matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
+    ) -> Result<(Value, f32), ExportError> {
+        let weight_name = format!("{name}.weight");
+        match self.precision {
+            Precision::Int8 => {
+                let scales = self.weight_scales(name, output, matrix)?;
+                let weight = self.derived(&weight_name, DataType::Int8, &[input, output], || {
+                    Ok(transpose(&quantized(&matrix()?, output), output, input))
+                })?;
+                let sums = self.integer_product(x, &weight);
+                Ok((self.op("Mul", [&sums, &scales]), MIDDLE))
+            }
+            Precision::Int8Weights if input.is_multiple_of(Precision::INT8_GROUP) => {
+                let x = self.cast(x, DataType::Float);
+                // OpenVINO quantises around zero: as they are, bytes would use half of its steps.
+                let middle = self.scalar(MIDDLE);
+                let x = self.op("Sub", [&x, &middle]);
+                let weight = self.small_weight(name, [output, input], matrix)?;
+                Ok((self.product(&x, &weight, None), MIDDLE))
+            }
+            Precision::F32 | Precision::F16 | Precision::Int8Weights => {
+                let x = self.cast(x, DataType::Float);
+                let weight = self.derived(&weight_name, DataType::Float, &[output, input], matrix)?;
+                Ok((self.product(&x, &weight, None), 0.0))
+            }
+        }
+    }
+
+    /// `{name}.weight` `[output, input]` as f32 from 8 bits, for OpenVINO.
+    fn small_weight(
+        &mut self,
+        name: &str,
+        [output, input]: [usize; 2],
+        matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
+    ) -> Result<Value, ExportError> {
+        let scales = self.weight_scales(name, output, matrix)?;
+        let elements = || Ok(quantized(&matrix()?, output));
+        let weight = self.derived(&format!("{name}.weight"), DataType::Int8, &[output, input], elements)?;
+        Ok(self.node("DequantizeLinear", [&weight, &scales], vec![AttributeProto::int("axis", 0)]))
     }
 
     /// The scale of each output of `matrix` in 8 bits.

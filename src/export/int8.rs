@@ -3,8 +3,8 @@
 //! Weights are S8, one scale per output, symmetric; activations U8 around a zero point of 128, one scale per **row**,
 //! measured while the graph runs. So a row's result depends on no other row: an embedding is the same bits alone and in any
 //! batch. The usual dynamic form (`DynamicQuantizeLinear` + `MatMulInteger`, one scale for the whole batch) is 8 % faster and
-//! gives up exactly that; numbers in `docs/export.md`. Everything else (patch and token embeddings, norms, attention scores,
-//! the projection) stays f32. Owns the arithmetic; which layers use it, `graph` decides.
+//! gives up exactly that; numbers in `docs/export.md`. The patch embedding's activations are bytes as they come. Everything else
+//! (token embeddings, norms, attention scores, the projection) stays f32. Owns the arithmetic; which layers use it, `graph` decides.
 //!
 //! OpenVINO takes weights alone in 8 bits and quantises activations itself, in groups within a row
 //! ([`Precision::INT8_GROUP`]): no row is measured by another, and in kernels that do the rest of a layer on the way.
@@ -24,6 +24,9 @@ pub(crate) struct Quantized {
     /// f32, of the shape of `x` with the last dimension 1.
     scale: Value,
 }
+
+/// The zero point of activations.
+pub(crate) const MIDDLE: f32 = 128.0;
 
 /// Largest magnitude of a quantised weight or activation; -128 is left out so that both signs reach equally far.
 const LIMIT: f32 = 127.0;
@@ -45,7 +48,7 @@ impl GraphBuilder<'_> {
         let scale = self.op("Div", [&largest, &limit]);
         let in_steps = self.op("Mul", [x, &steps]);
         // From 1.5 to 255.5; the conversion cuts the fraction off, which the extra half turns into rounding.
-        let offset = self.scalar(128.5);
+        let offset = self.scalar(MIDDLE + 0.5);
         let shifted = self.op("Add", [&in_steps, &offset]);
         let values = self.cast(&shifted, DataType::Uint8);
         Quantized { values, scale }
@@ -56,11 +59,16 @@ impl GraphBuilder<'_> {
     /// Two multiplications on purpose: ONNX Runtime takes one by a product of scales for its own fused form, whose activation
     /// scale is a single number, and computes something else.
     pub(crate) fn dequantized_product(&mut self, x: &Quantized, weight: &Value, scales: &Value) -> Value {
-        let (middle, zero) = (self.scalar_of(DataType::Uint8, 128.0), self.scalar_of(DataType::Int8, 0.0));
-        let sums = self.op("MatMulInteger", [&x.values, weight, &middle, &zero]);
-        let sums = self.cast(&sums, DataType::Float);
+        let sums = self.integer_product(&x.values, weight);
         let rows = self.op("Mul", [&sums, &x.scale]);
         self.op("Mul", [&rows, scales])
+    }
+
+    /// `(x - 128) @ weight` in f32, from `x` U8 and `weight` S8 `[input, output]`.
+    pub(crate) fn integer_product(&mut self, x: &Value, weight: &Value) -> Value {
+        let (middle, zero) = (self.scalar_of(DataType::Uint8, MIDDLE), self.scalar_of(DataType::Int8, 0.0));
+        let sums = self.op("MatMulInteger", [x, weight, &middle, &zero]);
+        self.cast(&sums, DataType::Float)
     }
 }
 

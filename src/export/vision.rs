@@ -3,7 +3,8 @@
 //! Owns `CLIPVisionTransformer` and the projection. The picture comes as the preprocessing leaves it, height x width x channel
 //! in bytes: rescale, mean and standard deviation are in the patch weights. That is exact, not an approximation: the patch
 //! convolution has no padding, so an affine map of its input is one of its weights and a bias
-//! (`w * (s u + t) = (w s) * u + w t`), and the bias joins the position embedding. Both are computed in f64.
+//! (`w * (s u + t) = (w s) * u + w t`), and the bias joins the position embedding. Both are computed in f64. Where bytes are
+//! counted from another zero `z`, that is in the bias too (`(w s) * (u - z) + w (s z + t)`).
 
 use super::{
     encoder::{Pool, encode_all, encode_pooled, heads},
@@ -111,16 +112,16 @@ fn embed(
     let cut = g.reshape(&whole, &[0, grid, side, grid, side, depth]);
     let cut = g.transpose(&cut, &[0, 1, 3, 2, 4, 5]);
     let cut = g.reshape(&cut, &[-1, side * side * depth]);
-    let cut = g.cast(&cut, DataType::Float);
 
     let source = g.source();
     let affine = normalization.affine();
     let read_kernel = || source.read(PATCH_WEIGHT, &[hidden, channels, patch, patch]);
-    let weight = g.derived(PATCH_WEIGHT, DataType::Float, &[hidden, patch * patch * channels], || {
+    let per_patch = channels * patch * patch;
+    let (product, zero) = g.byte_product(PATCH_EMBEDDING, &cut, [hidden, per_patch], &|| {
         let kernel = read_kernel()?;
         let mut out = vec![0.0; kernel.len()];
         for (index, &w) in kernel.iter().enumerate() {
-            let within = index % (channels * patch * patch);
+            let within = index % per_patch;
             let (channel, pixel) = (within / (patch * patch), within % (patch * patch));
             out[index - within + pixel * channels + channel] = (f64::from(w) * affine[channel].0) as f32;
         }
@@ -131,10 +132,10 @@ fn embed(
         g.derived("vision_model.embeddings.patch_positions", DataType::Float, &[patches, hidden], || {
             let kernel = read_kernel()?;
             let bias: Vec<f64> = kernel
-                .chunks_exact(channels * patch * patch)
+                .chunks_exact(per_patch)
                 .map(|unit| {
                     let sums = unit.chunks_exact(patch * patch).map(|c| c.iter().copied().map(f64::from).sum::<f64>());
-                    sums.zip(&affine).map(|(sum, (_, shift))| sum * shift).sum()
+                    sums.zip(&affine).map(|(sum, (scale, shift))| sum * (scale * f64::from(zero) + shift)).sum()
                 })
                 .collect();
             let positions = read_positions()?;
@@ -150,7 +151,6 @@ fn embed(
         Ok(class.iter().zip(read_positions()?).map(|(c, p)| c + p).collect())
     })?;
 
-    let product = g.product(&cut, &weight, None);
     let product = g.reshape(&product, &[-1, patches as i64, hidden as i64]);
     let patches = g.op("Add", [&product, &patch_positions]);
     let bounds = vec![AttributeProto::int("start", 0), AttributeProto::int("end", 1)];
@@ -163,5 +163,6 @@ fn embed(
     Ok(if g.float() == DataType::Float { embeddings } else { g.cast(&embeddings, g.float()) })
 }
 
+const PATCH_EMBEDDING: &str = "vision_model.embeddings.patch_embedding";
 const PATCH_WEIGHT: &str = "vision_model.embeddings.patch_embedding.weight";
 const POSITION_WEIGHT: &str = "vision_model.embeddings.position_embedding.weight";
