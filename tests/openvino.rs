@@ -16,7 +16,7 @@ use clipserve::{
     encoder::{Embeddings, Encoder, PixelBuf, Tokens},
     engine::{Engine, EngineError, Normalization},
     export::{ExportError, ExportedModel, export_checkpoint, write_synthetic_model},
-    model::{Graphs, clip_config::ClipConfig, preprocessor::PreprocessorConfig},
+    model::{Graphs, clip_config::ClipConfig, graph_info::GraphInfo, preprocessor::PreprocessorConfig},
     preprocess::{
         image::{ImageOptions, ImageProcessor},
         text::TextTokenizer,
@@ -195,12 +195,15 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
         .collect();
     let none = Normalization { rescale_factor: None, mean_std: None };
     let graphs = |graph: Option<PathBuf>| Graphs::Embedding(graph.unwrap());
-    // Patches of 768 bytes, whole groups, and of 192, which stay in f32.
-    for patch in [16, 8] {
+    // Patches of 768 bytes, whole groups, and of 192, which stay in f32; layers of groups that are not 128, and that must be.
+    for (hidden, patch, group) in [(384, 16, 384), (640, 8, 128)] {
         let dir = tempfile::tempdir().unwrap();
         let [exact, small] = [Precision::F32, Precision::Int8Weights]
-            .map(|precision| synthetic(precision, 128, patch, &dir.path().join(precision.name())).unwrap());
+            .map(|precision| synthetic(precision, hidden, patch, &dir.path().join(precision.name())).unwrap());
         let [exact, small] = [exact, small].map(|model| (graphs(model.vision), graphs(model.text)));
+        let groups =
+            [&small.0, &small.1].map(|graphs| GraphInfo::read(graphs.first()).unwrap().unwrap().activation_group);
+        assert_eq!(groups, [group; 2]);
         let mut vision = int8.vision(&small.0, &none).unwrap();
         let mut text = int8.text(&small.1).unwrap();
         let actual = [vision.encode(&crops).unwrap(), text.encode(&texts).unwrap()];
@@ -210,7 +213,7 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
         ];
         for (kind, i) in [("images", 0), ("texts", 1)] {
             let cosine = lowest_cosine(&actual[i], &expected[i]);
-            println!("patches of {patch}: lowest cosine of int8 to f32, {kind}: {cosine:.6}");
+            println!("{hidden} wide, patches of {patch}: lowest cosine of int8 to f32, {kind}: {cosine:.6}");
             assert!(cosine >= 0.995, "{kind}: {cosine}");
             assert!(largest_distance(&actual[i], &expected[i]) > 1e-3, "{kind}: this is f32, not int8");
         }

@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use clipserve::{config::Precision, export};
+use clipserve::{export, model::graph_info::GraphInfo};
 use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider as _},
     memory::DeviceType,
@@ -144,7 +144,10 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic) -> Result<Ses
     }
     let threads = thread::available_parallelism()?.get();
     let hint = if arithmetic == Arithmetic::Bf16 { "bf16" } else { "f32" };
-    let group = if arithmetic == Arithmetic::Int8OpenVino { Precision::INT8_GROUP } else { 0 };
+    let group = match GraphInfo::read(graph)? {
+        Some(info) if arithmetic == Arithmetic::Int8OpenVino => info.activation_group,
+        _ => 0,
+    };
     let options = serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": hint,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": group.to_string(),

@@ -289,10 +289,6 @@ pub enum Precision {
 }
 
 impl Precision {
-    /// Of [`Precision::Int8Weights`]: how many values of a row OpenVINO quantises with one scale. 256 is 5 % faster and does not
-    /// divide the sizes of every CLIP; whole rows are slower.
-    pub const INT8_GROUP: usize = 128;
-
     /// As the configuration, the command line and `/info` spell it.
     pub fn name(self) -> &'static str {
         match self {

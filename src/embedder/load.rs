@@ -11,8 +11,8 @@ use std::path::Path;
 use super::StartError;
 use crate::{
     config::{ModelConfig, Precision},
-    export::{ExportedModel, export_cached, metadata::GraphInfo},
-    model::{Graphs, Model, ModelError, ModelFiles, hub::LocalModel, is_checkpoint},
+    export::{ExportedModel, export_cached},
+    model::{Graphs, Model, ModelError, ModelFiles, graph_info::GraphInfo, hub::LocalModel, is_checkpoint},
 };
 
 /// Reads the model, after exporting it where it is a checkpoint.

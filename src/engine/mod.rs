@@ -38,7 +38,10 @@ use tower::Outputs;
 use crate::{
     config::{EngineConfig, Precision},
     encoder::BatchSizes,
-    model::Graphs,
+    model::{
+        Graphs,
+        graph_info::{GraphInfo, LEAST_GROUP},
+    },
 };
 
 /// `kOrtSessionOptionsModelExternalInitializersFileFolderPath` of ONNX Runtime.
@@ -174,7 +177,7 @@ impl Engine {
         normalization: &Normalization,
     ) -> Result<VisionEncoder, EngineError> {
         let normalization = normalization.clone();
-        self.tower(Tower::Vision, graphs, move |session| PixelInput::of(session, &normalization))
+        self.tower(Tower::Vision, graphs, move |session, _| PixelInput::of(session, &normalization))
     }
 
     /// Opens the text graphs.
@@ -182,7 +185,7 @@ impl Engine {
     /// # Errors
     /// When a file is missing or corrupt, or is not a text encoder.
     pub fn text(self: &Arc<Self>, graphs: &Graphs) -> Result<TextEncoder, EngineError> {
-        self.tower(Tower::Text, graphs, TokenInput::of)
+        self.tower(Tower::Text, graphs, |session, info| TokenInput::of(session, info.is_some_and(|info| info.packed)))
     }
 
     /// The graph of embeddings now, that of all outputs when it is asked for; now, where there is no other.
@@ -190,7 +193,7 @@ impl Engine {
         self: &Arc<Self>,
         tower: Tower,
         graphs: &Graphs,
-        input: impl Fn(&Session) -> Result<I, String> + Send + 'static,
+        input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Send + 'static,
     ) -> Result<TowerEncoder<I>, EngineError> {
         let fault = |path: &Path| {
             let path = path.to_owned();
@@ -200,8 +203,8 @@ impl Engine {
         let stop = StopHandle::new().map_err(fault(first))?;
         let embedding = graphs.embedding().map(|path| {
             let open = || {
-                let session = self.open(path, tower)?;
-                let input = input(&session)?;
+                let (session, info) = self.open(path, tower)?;
+                let input = input(&session, info.as_ref())?;
                 Ok((EmbeddingSession::new(session, stop.clone())?, input))
             };
             open().map_err(fault(path))
@@ -212,8 +215,8 @@ impl Engine {
             Some(path) => {
                 let (engine, path, stop) = (Arc::clone(self), path.to_owned(), stop.clone());
                 let open = move || {
-                    let session = engine.open(&path, tower)?;
-                    let input = input(&session)?;
+                    let (session, info) = engine.open(&path, tower)?;
+                    let input = input(&session, info.as_ref())?;
                     Ok((OutputsSession::new(session, stop.clone())?, input))
                 };
                 if embedding.is_some() {
@@ -227,17 +230,21 @@ impl Engine {
         Ok(TowerEncoder::new(embedding, outputs, stop))
     }
 
-    fn open(&self, path: &Path, tower: Tower) -> Result<Session, String> {
+    /// A session of the graph, and what the graph says about itself where it is ours.
+    fn open(&self, path: &Path, tower: Tower) -> Result<(Session, Option<GraphInfo>), String> {
         if !path.is_file() {
             return Err("no such file".to_owned());
         }
+        let info = GraphInfo::read(path).map_err(|error| error.to_string())?;
         let part = split::tower_of_both(path, tower).map_err(|error| error.to_string())?;
-        self.session(path, part.as_deref()).map_err(|error| environment::one_line(error.message()))
+        let group = info.map_or(LEAST_GROUP, |info| info.activation_group);
+        let session = self.session(path, part.as_deref(), group);
+        Ok((session.map_err(|error| environment::one_line(error.message()))?, info))
     }
 
     /// `part` is what to load of the file, when not all of it.
-    fn session(&self, path: &Path, part: Option<&[u8]>) -> ort::Result<Session> {
-        let mut builder = provider::builder(self.runtime, &self.provider, self.intra_threads)?;
+    fn session(&self, path: &Path, part: Option<&[u8]>, activation_group: usize) -> ort::Result<Session> {
+        let mut builder = provider::builder(self.runtime, &self.provider, self.intra_threads, activation_group)?;
         let Some(part) = part else { return builder.commit_from_file(path) };
         // A graph from memory has no folder of its own in which its external data would be found.
         let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy();

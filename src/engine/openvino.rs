@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use ort::{device::Device, environment::Environment, memory::DeviceType};
 
 use super::{EngineError, environment};
-use crate::config::{EngineConfig, Precision};
+use crate::config::EngineConfig;
+#[cfg(doc)]
+use crate::model::graph_info::GraphInfo;
 
 const PROVIDER: &str = "OpenVINOExecutionProvider";
 const PLUGIN_FILE: &str = "libonnxruntime_providers_openvino_plugin.so";
@@ -91,10 +93,11 @@ pub(super) enum Arithmetic {
 }
 
 /// OpenVINO's properties. The precision is always said: its own default is bf16 in one form and f32 in the other. One stream:
-/// a session runs one batch at a time. Not pinned: a container's cores are not the first ones.
-pub(super) fn options(arithmetic: Arithmetic, threads: usize) -> String {
+/// a session runs one batch at a time. Not pinned: a container's cores are not the first ones. `activation_group` is
+/// the graph's ([`GraphInfo::activation_group`]).
+pub(super) fn options(arithmetic: Arithmetic, threads: usize, activation_group: usize) -> String {
     let precision = if arithmetic == Arithmetic::Bf16 { "bf16" } else { "f32" };
-    let group = if arithmetic == Arithmetic::Int8 { Precision::INT8_GROUP } else { 0 };
+    let group = if arithmetic == Arithmetic::Int8 { activation_group } else { 0 };
     serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": precision,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": group.to_string(),
@@ -194,9 +197,9 @@ mod tests {
     #[test]
     fn the_precision_is_always_said() {
         for (arithmetic, hint, group) in
-            [(Arithmetic::F32, "f32", "0"), (Arithmetic::Bf16, "bf16", "0"), (Arithmetic::Int8, "f32", "128")]
+            [(Arithmetic::F32, "f32", "0"), (Arithmetic::Bf16, "bf16", "0"), (Arithmetic::Int8, "f32", "384")]
         {
-            let options: serde_json::Value = serde_json::from_str(&options(arithmetic, 3)).expect("JSON");
+            let options: serde_json::Value = serde_json::from_str(&options(arithmetic, 3, 384)).expect("JSON");
             let cpu = &options["CPU"];
             assert_eq!((&cpu["INFERENCE_PRECISION_HINT"], &cpu["INFERENCE_NUM_THREADS"]), (&hint.into(), &"3".into()));
             assert_eq!(cpu["DYNAMIC_QUANTIZATION_GROUP_SIZE"], group, "{arithmetic:?}");

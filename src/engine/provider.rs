@@ -160,6 +160,7 @@ pub(super) fn builder(
     runtime: &Runtime,
     provider: &RunningProvider,
     intra_threads: usize,
+    activation_group: usize,
 ) -> ort::Result<SessionBuilder> {
     let environment = runtime.environment();
     let optimization = match provider {
@@ -200,7 +201,7 @@ pub(super) fn builder(
             Ok(builder.with_execution_providers(providers)?)
         }
         RunningProvider::OpenVino { form, arithmetic } => {
-            let options = openvino::options(*arithmetic, intra_threads);
+            let options = openvino::options(*arithmetic, intra_threads, activation_group);
             let builder = match form {
                 OpenVino::Plugin(_) => {
                     let devices = openvino::cpu_devices(environment);

@@ -15,7 +15,7 @@ use super::{
     graph::{self, NamedInput, Port},
     tower::{TowerEncoder, TowerInput},
 };
-use crate::{encoder::Tokens, model::PACKED};
+use crate::encoder::Tokens;
 
 /// One integer input of `batch x sequence`; the buffer is kept between runs.
 enum Ids {
@@ -67,8 +67,8 @@ pub struct TokenInput {
 pub type TextEncoder = TowerEncoder<TokenInput>;
 
 impl TokenInput {
-    /// Reads from the inputs of a session which tensors it wants.
-    pub(super) fn of(session: &Session) -> Result<Self, String> {
+    /// Reads from the inputs of a session which tensors it wants; `packed` says that its graph computes nothing for padding.
+    pub(super) fn of(session: &Session, packed: bool) -> Result<Self, String> {
         let inputs = graph::inputs(session);
         let wrong = || {
             format!(
@@ -83,8 +83,6 @@ impl TokenInput {
             Some(mask) => Some((mask.name.clone(), Ids::for_port(mask).ok_or_else(wrong)?)),
             None => None,
         };
-        let says = session.metadata().ok().and_then(|metadata| metadata.custom(PACKED));
-        let packed = says.as_deref() == Some("true");
         Ok(Self { input_ids, attention_mask, batch: ids.fixed(0), sequence: ids.fixed(1), packed })
     }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::{
     error::ExportError,
-    int8::{MIDDLE, Quantized, quantized, scales},
+    int8::{self, MIDDLE, Quantized, quantized, scales},
     metadata::Entries,
     proto::{
         AttributeProto, DataType, DimensionProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET_VERSION,
@@ -268,7 +268,7 @@ impl<'a> GraphBuilder<'a> {
                 let sums = self.integer_product(x, &weight);
                 Ok((self.op("Mul", [&sums, &scales]), MIDDLE))
             }
-            Precision::Int8Weights if input.is_multiple_of(Precision::INT8_GROUP) => {
+            Precision::Int8Weights if int8::is_grouped(input) => {
                 let x = self.cast(x, DataType::Float);
                 // OpenVINO quantises around zero: as they are, bytes would use half of its steps.
                 let middle = self.scalar(MIDDLE);

@@ -7,14 +7,13 @@
 //! (token embeddings, norms, attention scores, the projection) stays f32. Owns the arithmetic; which layers use it, `graph` decides.
 //!
 //! OpenVINO takes weights alone in 8 bits and quantises activations itself, in groups within a row
-//! ([`Precision::INT8_GROUP`]): no row is measured by another, and in kernels that do the rest of a layer on the way.
+//! ([`activation_group`]): no row is measured by another, and in kernels that do the rest of a layer on the way.
 
 use super::{
     graph::{GraphBuilder, Value},
     proto::{AttributeProto, DataType},
 };
-#[cfg(doc)]
-use crate::config::Precision;
+use crate::model::{clip_config::TransformerConfig, graph_info::LEAST_GROUP};
 
 /// Rows in 8 bits: `x` is about `(values - 128) * scale`.
 #[derive(Clone, Debug)]
@@ -30,6 +29,23 @@ pub(crate) const MIDDLE: f32 = 128.0;
 
 /// Largest magnitude of a quantised weight or activation; -128 is left out so that both signs reach equally far.
 const LIMIT: f32 = 127.0;
+
+/// Groups of activations that OpenVINO is asked for, best first. Larger ones are faster and less exact, up to a point: of a
+/// ViT-B/32, 384 values against 128 are 1.06 times as fast, 768 no faster than that (`docs/precision.md`).
+const GROUPS: [usize; 4] = [512, 384, 256, LEAST_GROUP];
+
+/// How many values of a row OpenVINO is to quantise with one scale, for a tower of `transformer` and layers whose inputs are of
+/// `others`, where those are [grouped](is_grouped): of [`GROUPS`] the first that divides all.
+pub(crate) fn activation_group(transformer: &TransformerConfig, others: &[usize]) -> usize {
+    let others = others.iter().copied().filter(|&input| is_grouped(input));
+    let inputs: Vec<usize> = others.chain([transformer.hidden_size, transformer.intermediate_size]).collect();
+    GROUPS.into_iter().find(|group| inputs.iter().all(|input| input % group == 0)).unwrap_or(LEAST_GROUP)
+}
+
+/// Whether a layer of `input` values is computed in groups: OpenVINO fails on one that is not of whole ones.
+pub(crate) fn is_grouped(input: usize) -> bool {
+    input.is_multiple_of(LEAST_GROUP)
+}
 
 impl GraphBuilder<'_> {
     /// Quantises each row of `x` (f32) by its own largest magnitude.
@@ -97,6 +113,22 @@ mod tests {
         for (i, (w, q)) in matrix.iter().zip(&steps).enumerate() {
             assert!((w - q * scales[i / 3]).abs() <= scales[i / 3] / 2.0 + 1e-6);
         }
+    }
+
+    #[test]
+    fn a_group_divides_every_layer_that_has_groups() {
+        let group = |hidden_size, intermediate_size, others: &[usize]| {
+            let json = serde_json::json!({
+                "hidden_size": hidden_size, "intermediate_size": intermediate_size, "num_attention_heads": 16
+            });
+            let config = serde_json::json!({"projection_dim": 8, "vision_config": json}).to_string();
+            let config = crate::model::clip_config::ClipConfig::from_json(&config).unwrap();
+            activation_group(&config.vision.unwrap().tower.transformer, others)
+        };
+        assert_eq!(group(768, 3072, &[3072]), 384, "ViT-B/32");
+        assert_eq!(group(1024, 4096, &[588]), 512, "ViT-L/14: its patches are not in groups");
+        assert_eq!(group(1280, 5120, &[]), 256, "ViT-H/14");
+        assert_eq!(group(1024, 4096, &[640]), 128);
     }
 
     #[test]

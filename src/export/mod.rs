@@ -53,11 +53,14 @@ use self::{
 };
 use crate::{
     config::Precision,
-    model::clip_config::{Architecture, ClipConfig},
+    model::{
+        clip_config::{Architecture, ClipConfig},
+        graph_info::LEAST_GROUP,
+    },
 };
 
 /// Changes whenever the same checkpoint gives another graph: part of every cache key.
-pub const EXPORTER_VERSION: u32 = 4;
+pub const EXPORTER_VERSION: u32 = 5;
 
 /// What is copied from a checkpoint beside the graphs, as far as it is there.
 const COPIED_FILES: [&str; 8] = [
@@ -94,7 +97,7 @@ impl ExportedModel {
         [&self.vision, &self.vision_outputs, &self.text, &self.text_outputs].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    /// The exported model in `dir`, as far as its files say. That they are ours, [`metadata::GraphInfo`] says.
+    /// The exported model in `dir`, as far as its files say. That they are ours, [`GraphInfo`](crate::model::graph_info::GraphInfo) says.
     pub fn at(dir: &Path) -> Self {
         let onnx = dir.join("onnx");
         let graph = |name: &str| Some(onnx.join(name)).filter(|path| path.exists());
@@ -197,8 +200,8 @@ fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportE
     let vision = config.vision.as_ref().map(|vision| &vision.tower.transformer);
     for transformer in [text, vision].into_iter().flatten() {
         let sizes = [("hidden_size", transformer.hidden_size), ("intermediate_size", transformer.intermediate_size)];
-        if let Some((field, size)) = sizes.into_iter().find(|(_, size)| size % Precision::INT8_GROUP != 0) {
-            return Err(ExportError::Groups { field, size, group: Precision::INT8_GROUP });
+        if let Some((field, size)) = sizes.into_iter().find(|(_, size)| size % LEAST_GROUP != 0) {
+            return Err(ExportError::Groups { field, size, group: LEAST_GROUP });
         }
     }
     Ok(())

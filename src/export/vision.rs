@@ -116,7 +116,7 @@ fn embed(
     let source = g.source();
     let affine = normalization.affine();
     let read_kernel = || source.read(PATCH_WEIGHT, &[hidden, channels, patch, patch]);
-    let per_patch = channels * patch * patch;
+    let per_patch = bytes_per_patch(config);
     let (product, zero) = g.byte_product(PATCH_EMBEDDING, &cut, [hidden, per_patch], &|| {
         let kernel = read_kernel()?;
         let mut out = vec![0.0; kernel.len()];
@@ -161,6 +161,11 @@ fn embed(
     let embeddings = g.node("Concat", [&class_rows, &patches], vec![AttributeProto::int("axis", 1)]);
     // Up to here f32 in every precision: bytes times weights are far from centred until the positions' part takes the mean off.
     Ok(if g.float() == DataType::Float { embeddings } else { g.cast(&embeddings, g.float()) })
+}
+
+/// How many values the patch embedding multiplies for each patch.
+pub(crate) fn bytes_per_patch(config: &VisionConfig) -> usize {
+    config.num_channels * config.patch_size * config.patch_size
 }
 
 const PATCH_EMBEDDING: &str = "vision_model.embeddings.patch_embedding";

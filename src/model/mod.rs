@@ -8,6 +8,7 @@
 pub mod clip_config;
 mod fields;
 mod fingerprint;
+pub mod graph_info;
 pub mod hub;
 mod layout;
 mod logit_scale;
@@ -29,10 +30,6 @@ use clip_config::{ClipConfig, TransformerConfig};
 use preprocessor::PreprocessorConfig;
 
 use crate::{config::ModelConfig, encoder::OutputShape};
-
-/// What a text graph says, `true` or `false`, in its metadata: whether its blocks compute nothing for padding, so that texts of any
-/// lengths may share a run. One that does not say computes it.
-pub const PACKED: &str = "clipserve.packed";
 
 /// Why a model's directory cannot be served, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
