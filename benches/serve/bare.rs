@@ -56,13 +56,21 @@ impl Bare {
         Ok(bare)
     }
 
-    /// One round: every batch size for its share of `seconds`.
-    pub(crate) fn round(&mut self, seconds: f64) -> Result<()> {
-        for batch in BATCHES {
-            let rate = self.rate(batch, seconds / BATCHES.len() as f64)?;
-            self.rates.entry(batch).or_default().push(rate);
+    /// One round around what it is compared with: every batch size for its share of `seconds` before, and again after. A round's
+    /// rate is the mean of both, so that a machine that drifts meanwhile hits both sides alike.
+    pub(crate) fn around<T>(&mut self, seconds: f64, compared: impl FnOnce() -> Result<T>) -> Result<T> {
+        let before = self.pass(seconds)?;
+        let result = compared()?;
+        let after = self.pass(seconds)?;
+        for (batch, (before, after)) in BATCHES.into_iter().zip(before.into_iter().zip(after)) {
+            self.rates.entry(batch).or_default().push((before + after) / 2.0);
         }
-        Ok(())
+        Ok(result)
+    }
+
+    /// Images per second of each of [`BATCHES`].
+    fn pass(&mut self, seconds: f64) -> Result<Vec<f64>> {
+        BATCHES.into_iter().map(|batch| self.rate(batch, seconds / BATCHES.len() as f64)).collect()
     }
 
     fn rate(&mut self, batch: usize, seconds: f64) -> Result<f64> {

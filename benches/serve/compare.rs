@@ -182,13 +182,15 @@ impl Comparison<'_> {
     fn round(&mut self) -> Result<()> {
         let seconds = self.options.seconds;
         for at in 0..self.contenders.len() {
-            if let Some(bare) = &mut self.contenders[at].bare {
-                bare.round(seconds)?;
-            }
             if let Some(limit) = self.contenders[at].arithmetic.and_then(limit::images) {
                 self.contenders[at].column.push(Measure::Limit, limit);
             }
-            let rate = self.load(at, Ask::Image, 32, seconds)?.rate;
+            let mut bare = self.contenders[at].bare.take();
+            let rate = match &mut bare {
+                Some(bare) => bare.around(seconds, || self.load(at, Ask::Image, 32, seconds))?.rate,
+                None => self.load(at, Ask::Image, 32, seconds)?.rate,
+            };
+            self.contenders[at].bare = bare;
             self.contenders[at].column.push(Measure::Images, rate);
         }
         // Right after 32 connections: what is compared is flatness.

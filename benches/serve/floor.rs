@@ -71,9 +71,12 @@ fn throughput(places: &Places, options: &Options) -> Result<()> {
     let mut served = Vec::new();
     for round in 1..=options.rounds {
         service.pause()?;
-        bare.round(options.seconds)?;
-        service.resume()?;
-        let summary = load::run(&closed(&service, &template, options.connections, options.seconds))?;
+        let summary = bare.around(options.seconds, || {
+            service.resume()?;
+            let summary = load::run(&closed(&service, &template, options.connections, options.seconds))?;
+            service.pause()?;
+            Ok(summary)
+        })?;
         if let Some(failure) = summary.first_failure {
             return Err(failure.into());
         }
