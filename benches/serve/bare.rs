@@ -1,8 +1,9 @@
-//! ONNX Runtime alone: images per second of nothing but `Session::run`, on the graph that clipserve serves.
+//! ONNX Runtime alone: items per second of nothing but `Session::run`, on a graph that clipserve serves.
 //!
 //! Owns bare sessions with the options of the service (`src/engine/provider.rs`), so that the two differ in everything but the
 //! arithmetic. Each is a process of its own, this program again: a process can load one ONNX Runtime, and OpenVINO comes with
-//! another one on some CPUs. It takes a line `batch seconds` on its input, answers a line with the rate, and rests in between.
+//! another one on some CPUs. It takes a line on its input, answers a line, and rests in between: `rate BATCH SECONDS` with the items
+//! per second, `embed COUNT` with embeddings in JSON. What it runs on, `inputs` makes up.
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +20,9 @@ use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider as _},
     memory::DeviceType,
     session::{Session, builder::GraphOptimizationLevel},
-    value::TensorRef,
 };
 
-use crate::{Result, arithmetic::Arithmetic, figures::median, services::Places};
+use crate::{Result, arithmetic::Arithmetic, figures::median, inputs::Inputs, services::Places};
 
 /// The batch sizes that are tried.
 const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
@@ -45,9 +45,18 @@ impl Bare {
     /// When the machine has not what it needs.
     pub(crate) fn open(places: &Places, arithmetic: Arithmetic) -> Result<Self> {
         let model = export::export_cached(&places.checkpoint(), &places.cache(), arithmetic.graphs())?;
-        let graph = model.vision.ok_or("the checkpoint has no vision tower")?;
+        Self::start(&model.vision.ok_or("the checkpoint has no vision tower")?, arithmetic, None)
+    }
+
+    /// This graph of either tower, with another activation group than its own where one is given.
+    ///
+    /// # Errors
+    /// When the machine has not what it needs, or the graph does not run.
+    pub(crate) fn start(graph: &Path, arithmetic: Arithmetic, activation_group: Option<usize>) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["bare", arithmetic.name()]).arg(graph).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["bare", arithmetic.name()]).arg(graph);
+        command.args(activation_group.map(|group| group.to_string()));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let input = child.stdin.take().ok_or("the input is piped")?;
         let output = BufReader::new(child.stdout.take().ok_or("the output is piped")?);
@@ -73,11 +82,21 @@ impl Bare {
         BATCHES.into_iter().map(|batch| self.rate(batch, seconds / BATCHES.len() as f64)).collect()
     }
 
-    fn rate(&mut self, batch: usize, seconds: f64) -> Result<f64> {
-        writeln!(self.input, "{batch} {seconds}")?;
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        Ok(line.trim().parse()?)
+    /// Items per second in batches of `batch`.
+    pub(crate) fn rate(&mut self, batch: usize, seconds: f64) -> Result<f64> {
+        Ok(self.ask(&format!("rate {batch} {seconds}"))?.trim().parse()?)
+    }
+
+    /// The embeddings of the first `count` inputs, in one batch.
+    pub(crate) fn embeddings(&mut self, count: usize) -> Result<Vec<Vec<f64>>> {
+        Ok(serde_json::from_str(&self.ask(&format!("embed {count}"))?)?)
+    }
+
+    fn ask(&mut self, line: &str) -> Result<String> {
+        writeln!(self.input, "{line}")?;
+        let mut answer = String::new();
+        self.output.read_line(&mut answer)?;
+        Ok(answer)
     }
 
     /// Median images per second of each batch size.
@@ -104,12 +123,25 @@ impl Drop for Bare {
 }
 
 /// The process's own `main`.
-pub(crate) fn serve(places: &Places, arithmetic: Arithmetic, graph: &Path) -> Result<()> {
-    let mut session = session(&places.root.join(".onnxruntime"), graph, arithmetic)?;
+pub(crate) fn serve(
+    places: &Places,
+    arithmetic: Arithmetic,
+    graph: &Path,
+    activation_group: Option<usize>,
+) -> Result<()> {
+    let group = match (arithmetic, activation_group) {
+        (Arithmetic::Int8OpenVino, None) => GraphInfo::read(graph)?.ok_or("the graph is not ours")?.activation_group,
+        (_, group) => group.unwrap_or(0),
+    };
+    let mut session = session(&places.root.join(".onnxruntime"), graph, arithmetic, group)?;
+    let inputs = Inputs::of(&session)?;
     for line in std::io::stdin().lines() {
         let line = line?;
-        let (batch, seconds) = line.split_once(' ').ok_or("a line is `batch seconds`")?;
-        println!("{}", run(&mut session, batch.parse()?, seconds.parse()?)?);
+        match line.split(' ').collect::<Vec<_>>()[..] {
+            ["rate", batch, seconds] => println!("{}", rate(&mut session, &inputs, batch.parse()?, seconds.parse()?)?),
+            ["embed", count] => println!("{}", embed(&mut session, &inputs, count.parse()?)?),
+            _ => return Err(format!("not understood: {line}").into()),
+        }
     }
     Ok(())
 }
@@ -143,7 +175,7 @@ fn library(folder: &Path, arithmetic: Arithmetic) -> Result<Library> {
     Ok(Library::BuiltIn(built_in))
 }
 
-fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic) -> Result<Session> {
+fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic, group: usize) -> Result<Session> {
     let library = library(libraries, arithmetic)?;
     let (Library::Own(file) | Library::Plugin(file, _) | Library::BuiltIn(file)) = &library;
     let environment = ort::init_from(file)?.with_telemetry(false).build()?;
@@ -152,10 +184,6 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic) -> Result<Ses
     }
     let threads = thread::available_parallelism()?.get();
     let hint = if arithmetic == Arithmetic::Bf16 { "bf16" } else { "f32" };
-    let group = match GraphInfo::read(graph)? {
-        Some(info) if arithmetic == Arithmetic::Int8OpenVino => info.activation_group,
-        _ => 0,
-    };
     let options = serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": hint,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": group.to_string(),
@@ -197,19 +225,22 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic) -> Result<Ses
     Ok(open()?)
 }
 
-/// Images per second of nothing but `run`.
-fn run(session: &mut Session, batch: usize, seconds: f64) -> Result<f64> {
-    let pixels: Vec<u8> = (0..batch * 224 * 224 * 3).map(|i| (i * 31 % 251) as u8).collect();
-    let mut run = || -> Result<()> {
-        let input = TensorRef::from_array_view(([batch, 224, 224, 3], pixels.as_slice()))?;
-        session.run(ort::inputs!["pixel_values" => input])?;
-        Ok(())
-    };
-    run()?;
-    let (started, mut images) = (Instant::now(), 0);
+/// Items per second of nothing but `run`.
+fn rate(session: &mut Session, inputs: &Inputs, batch: usize, seconds: f64) -> Result<f64> {
+    let (name, tensor) = inputs.tensor(batch)?;
+    session.run(ort::inputs![name => tensor.view()])?;
+    let (started, mut items) = (Instant::now(), 0);
     while started.elapsed().as_secs_f64() < seconds {
-        run()?;
-        images += batch;
+        session.run(ort::inputs![name => tensor.view()])?;
+        items += batch;
     }
-    Ok(images as f64 / started.elapsed().as_secs_f64())
+    Ok(items as f64 / started.elapsed().as_secs_f64())
+}
+
+/// A JSON array of `count` embeddings.
+fn embed(session: &mut Session, inputs: &Inputs, count: usize) -> Result<String> {
+    let (name, tensor) = inputs.tensor(count)?;
+    let outputs = session.run(ort::inputs![name => tensor.view()])?;
+    let (_, values) = outputs[0].try_extract_tensor::<f32>()?;
+    Ok(serde_json::to_string(&values.chunks_exact(values.len() / count).collect::<Vec<_>>())?)
 }

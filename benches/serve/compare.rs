@@ -18,7 +18,7 @@ use crate::{
     arithmetic::Arithmetic,
     bare::Bare,
     chart, checkpoint,
-    figures::{figure, milliseconds},
+    figures::{cosine, figure, milliseconds},
     limit,
     load::{
         self, Load, Pace,
@@ -314,11 +314,6 @@ impl Contender {
             embedding.as_array().ok_or_else(|| format!("{}: an answer without an embedding", self.column.name))?;
         Ok(numbers.iter().filter_map(Value::as_f64).collect())
     }
-}
-
-fn cosine(a: &[f64], b: &[f64]) -> f64 {
-    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }
 
 fn measure(service: &Service, template: &Template, connections: usize, seconds: f64) -> Result<Summary> {

@@ -1,4 +1,4 @@
-//! Medians, and numbers as people read them.
+//! Medians, cosines, and numbers as people read them.
 //!
 //! Pure, and all that every table here shares.
 
@@ -26,4 +26,10 @@ pub(crate) fn figure(value: f64) -> String {
 /// A time in milliseconds.
 pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
+}
+
+/// Of two vectors of the same length.
+pub(crate) fn cosine(a: &[f64], b: &[f64]) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
 }

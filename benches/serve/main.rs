@@ -4,6 +4,7 @@
 //! make bench                                    floor, then sweep: clipserve alone, no Python
 //! make bench ARGS="floor --rounds 5"            served against bare ONNX Runtime; the CPU time that is the service's own
 //! make bench ARGS="sweep --arithmetic bf16"     connections and rates, for images, texts and similarity
+//! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
 //! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
 //! ```
@@ -27,6 +28,8 @@ mod checkpoint;
 mod compare;
 mod figures;
 mod floor;
+mod graphs;
+mod inputs;
 mod limit;
 mod load;
 mod machine;
@@ -77,6 +80,8 @@ enum Command {
     Load(LoadOptions),
     /// clipserve in each precision beside infinity and a plain transformers loop.
     Compare(compare::Options),
+    /// Arithmetics and exports beside each other in bare ONNX Runtime: milliseconds, and the cosine of the embeddings.
+    Graphs(graphs::Options),
     /// One bare session, for the others.
     #[command(hide = true)]
     Bare {
@@ -84,6 +89,8 @@ enum Command {
         arithmetic: Arithmetic,
         /// Its graph.
         graph: PathBuf,
+        /// Another activation group than the graph's.
+        activation_group: Option<usize>,
     },
 }
 
@@ -149,7 +156,10 @@ fn main() -> Result<()> {
         Some(Command::Sweep(options)) => sweep::run(&places, &options),
         Some(Command::Load(options)) => load(&places, &options),
         Some(Command::Compare(options)) => compare::run(&places, &options),
-        Some(Command::Bare { arithmetic, graph }) => bare::serve(&places, arithmetic, &graph),
+        Some(Command::Graphs(options)) => graphs::run(&places, &options),
+        Some(Command::Bare { arithmetic, graph, activation_group }) => {
+            bare::serve(&places, arithmetic, &graph, activation_group)
+        }
     }
 }
 
