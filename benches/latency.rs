@@ -93,7 +93,7 @@ fn measure(root: &Path, environment: &Environment, name: &str, model: &Path, thr
 fn session(environment: &Environment, graph: &Path, threads: usize) -> Result<Session> {
     let open = || -> ort::Result<Session> {
         Session::builder(environment)?
-            .with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])?
+            .with_execution_providers([ep::CPU::default().with_arena_allocator(true).build()])?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(threads)?
             .with_intra_op_spinning(false)?

@@ -1,7 +1,7 @@
 //! How often the steady state asks for memory: one more picture, one more text, one more request.
 //!
 //! A target of its own, since its allocator counts for the whole process. Counted is what Rust code asks for; libjpeg and ONNX
-//! Runtime, which are C and C++, ask the C library. No time is measured. Bounds are what is seen, with room for another version of a
+//! Runtime, which are C and C++, ask the C library: of a run, the pages that the system hands out are counted. No time is measured. Bounds are what is seen, with room for another version of a
 //! dependency, and far below what one more copy of a picture, or one more allocation a row or token, would make.
 
 use std::{
@@ -12,15 +12,18 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use clipserve::{
-    config::{self, Overrides},
+    config::{self, Overrides, Precision},
     embedder,
-    model::preprocessor::PreprocessorConfig,
+    encoder::{Encoder, PixelBuf},
+    engine::{Engine, Normalization},
+    export::write_synthetic_model,
+    model::{Graphs, clip_config::ClipConfig, preprocessor::PreprocessorConfig},
     preprocess::{
         image::{ImageOptions, ImageProcessor},
         text::TextTokenizer,
@@ -147,6 +150,44 @@ fn a_png_takes_its_crop_and_what_its_decoder_takes() {
     }
     // The 786,432 bytes of its 512 x 512 pixels are not among them.
     assert_within("astronaut.png", taken(|| processor.process(&bytes)), 20, 600_000);
+}
+
+/// Pages that the system has handed to this process.
+#[cfg(target_os = "linux")]
+fn pages() -> u64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("on Linux");
+    // After the name, which may hold anything, `minflt` is the eighth field.
+    let fields = stat.rsplit_once(')').expect("a name in brackets").1;
+    fields.split_whitespace().nth(7).and_then(|faults| faults.parse().ok()).expect("a number")
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_run_keeps_the_memory_of_the_one_before() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().expect("a directory");
+    let tower = r#"{"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536, "num_hidden_layers": 2,
+        "image_size": 64, "patch_size": 8}"#;
+    let clip =
+        ClipConfig::from_json(&format!(r#"{{"projection_dim": 64, "vision_config": {tower}}}"#)).expect("a tower");
+    let model = write_synthetic_model(&clip, Precision::F32, 7, &fixture("tiny-clip"), &dir.path().join("model"));
+    let graphs = Graphs::Embedding(model.expect("exported").vision.expect("a vision tower"));
+    let set = ["model.path=m", "engine.provider=cpu", "engine.precision=f32"].map(str::to_owned).to_vec();
+    let config = config::load(&Overrides { set, ..Overrides::default() }, []).expect("valid").config.engine;
+    let engine = Arc::new(Engine::start(&config).expect("the CPU provider"));
+    let none = Normalization { rescale_factor: None, mean_std: None };
+    let mut encoder = engine.vision(&graphs, &none).expect("a vision graph");
+    let crops: Vec<PixelBuf> = (0..16).map(|i| PixelBuf::new(64, 64, vec![16 * i; 64 * 64 * 3])).collect();
+    for _ in 0..2 {
+        encoder.encode(&crops).expect("a run");
+    }
+    let before = pages();
+    for _ in 0..10 {
+        encoder.encode(&crops).expect("a run");
+    }
+    // One tensor of the MLP alone has 1560 pages.
+    let taken = (pages() - before) / 10;
+    assert!(taken <= 100, "a run took {taken} pages");
 }
 
 #[test]

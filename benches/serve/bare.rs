@@ -205,7 +205,7 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic, group: usize)
             .with_memory_pattern(false)?;
         let mut builder = match &library {
             Library::Own(_) => {
-                builder.with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])?
+                builder.with_execution_providers([ep::CPU::default().with_arena_allocator(true).build()])?
             }
             Library::Plugin(..) => {
                 let devices = environment.devices().filter(|device| {

@@ -16,9 +16,8 @@ use ort::environment::Environment;
 use super::{
     EngineError,
     openvino::{self, OpenVino},
-    provider::{self, RunningProvider},
+    provider::{self, RunningProvider, SessionOptions},
 };
-use crate::model::graph_info::LEAST_GROUP;
 
 /// The folder, in the executable's folder or any folder above it, that `make` unpacks the library into.
 const CHECKOUT_FOLDER: &str = ".onnxruntime";
@@ -56,7 +55,7 @@ impl Runtime {
                 return Err("the OpenVINO plugin finds no CPU that it takes".to_owned());
             }
         }
-        provider::builder(self, provider, 1, LEAST_GROUP).map(|_| ()).map_err(|error| one_line(error.message()))
+        provider::builder(self, provider, &SessionOptions::PROBE).map(|_| ()).map_err(|error| one_line(error.message()))
     }
 
     /// Whether a plugin was registered: then a session must say which device it is for.

@@ -31,7 +31,7 @@ pub use vision::{Normalization, PixelInput, VisionEncoder};
 
 use graph::{EmbeddingSession, StopHandle};
 use outputs::OutputsSession;
-use provider::RunningProvider;
+use provider::{RunningProvider, SessionOptions};
 use split::Tower;
 use tower::Outputs;
 
@@ -203,7 +203,7 @@ impl Engine {
         let stop = StopHandle::new().map_err(fault(first))?;
         let embedding = graphs.embedding().map(|path| {
             let open = || {
-                let (session, info) = self.open(path, tower)?;
+                let (session, info) = self.open(path, tower, true)?;
                 let input = input(&session, info.as_ref())?;
                 Ok((EmbeddingSession::new(session, stop.clone())?, input))
             };
@@ -215,7 +215,8 @@ impl Engine {
             Some(path) => {
                 let (engine, path, stop) = (Arc::clone(self), path.to_owned(), stop.clone());
                 let open = move || {
-                    let (session, info) = engine.open(&path, tower)?;
+                    // Outputs are large, and rarely asked for: what they take goes back.
+                    let (session, info) = engine.open(&path, tower, false)?;
                     let input = input(&session, info.as_ref())?;
                     Ok((OutputsSession::new(session, stop.clone())?, input))
                 };
@@ -231,20 +232,24 @@ impl Engine {
     }
 
     /// A session of the graph, and what the graph says about itself where it is ours.
-    fn open(&self, path: &Path, tower: Tower) -> Result<(Session, Option<GraphInfo>), String> {
+    fn open(&self, path: &Path, tower: Tower, keeps_memory: bool) -> Result<(Session, Option<GraphInfo>), String> {
         if !path.is_file() {
             return Err("no such file".to_owned());
         }
         let info = GraphInfo::read(path).map_err(|error| error.to_string())?;
         let part = split::tower_of_both(path, tower).map_err(|error| error.to_string())?;
-        let group = info.map_or(LEAST_GROUP, |info| info.activation_group);
-        let session = self.session(path, part.as_deref(), group);
+        let options = SessionOptions {
+            intra_threads: self.intra_threads,
+            activation_group: info.map_or(LEAST_GROUP, |info| info.activation_group),
+            keeps_memory,
+        };
+        let session = self.session(path, part.as_deref(), &options);
         Ok((session.map_err(|error| environment::one_line(error.message()))?, info))
     }
 
     /// `part` is what to load of the file, when not all of it.
-    fn session(&self, path: &Path, part: Option<&[u8]>, activation_group: usize) -> ort::Result<Session> {
-        let mut builder = provider::builder(self.runtime, &self.provider, self.intra_threads, activation_group)?;
+    fn session(&self, path: &Path, part: Option<&[u8]>, options: &SessionOptions) -> ort::Result<Session> {
+        let mut builder = provider::builder(self.runtime, &self.provider, options)?;
         let Some(part) = part else { return builder.commit_from_file(path) };
         // A graph from memory has no folder of its own in which its external data would be found.
         let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy();

@@ -11,10 +11,8 @@ use std::path::{Path, PathBuf};
 
 use ort::{device::Device, environment::Environment, memory::DeviceType};
 
-use super::{EngineError, environment};
+use super::{EngineError, environment, provider::SessionOptions};
 use crate::config::EngineConfig;
-#[cfg(doc)]
-use crate::model::graph_info::GraphInfo;
 
 const PROVIDER: &str = "OpenVINOExecutionProvider";
 const PLUGIN_FILE: &str = "libonnxruntime_providers_openvino_plugin.so";
@@ -93,15 +91,14 @@ pub(super) enum Arithmetic {
 }
 
 /// OpenVINO's properties. The precision is always said: its own default is bf16 in one form and f32 in the other. One stream:
-/// a session runs one batch at a time. Not pinned: a container's cores are not the first ones. `activation_group` is
-/// the graph's ([`GraphInfo::activation_group`]).
-pub(super) fn options(arithmetic: Arithmetic, threads: usize, activation_group: usize) -> String {
+/// a session runs one batch at a time. Not pinned: a container's cores are not the first ones.
+pub(super) fn options(arithmetic: Arithmetic, options: &SessionOptions) -> String {
     let precision = if arithmetic == Arithmetic::Bf16 { "bf16" } else { "f32" };
-    let group = if arithmetic == Arithmetic::Int8 { activation_group } else { 0 };
+    let group = if arithmetic == Arithmetic::Int8 { options.activation_group } else { 0 };
     serde_json::json!({"CPU": {
         "INFERENCE_PRECISION_HINT": precision,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": group.to_string(),
-        "INFERENCE_NUM_THREADS": threads.to_string(),
+        "INFERENCE_NUM_THREADS": options.intra_threads.to_string(),
         "NUM_STREAMS": "1",
         "ENABLE_CPU_PINNING": "NO",
     }})
@@ -199,7 +196,8 @@ mod tests {
         for (arithmetic, hint, group) in
             [(Arithmetic::F32, "f32", "0"), (Arithmetic::Bf16, "bf16", "0"), (Arithmetic::Int8, "f32", "384")]
         {
-            let options: serde_json::Value = serde_json::from_str(&options(arithmetic, 3, 384)).expect("JSON");
+            let session = SessionOptions { intra_threads: 3, activation_group: 384, keeps_memory: true };
+            let options: serde_json::Value = serde_json::from_str(&options(arithmetic, &session)).expect("JSON");
             let cpu = &options["CPU"];
             assert_eq!((&cpu["INFERENCE_PRECISION_HINT"], &cpu["INFERENCE_NUM_THREADS"]), (&hint.into(), &"3".into()));
             assert_eq!(cpu["DYNAMIC_QUANTIZATION_GROUP_SIZE"], group, "{arithmetic:?}");

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     config::{EngineConfig, PrecisionChoice, Provider},
     encoder::BatchSizes,
+    model::graph_info::LEAST_GROUP,
 };
 
 /// What runs, after `auto` has been decided.
@@ -151,16 +152,30 @@ fn openvino(config: &EngineConfig, arithmetic: Arithmetic) -> Result<(&'static R
     Ok((runtime, provider))
 }
 
+/// In what the sessions of a process differ.
+pub(super) struct SessionOptions {
+    pub intra_threads: usize,
+    /// Of the graph: `GraphInfo::activation_group`.
+    pub activation_group: usize,
+    /// Whether what a run used is kept for the next one, as much as the largest batch has needed.
+    pub keeps_memory: bool,
+}
+
+impl SessionOptions {
+    /// Of a session that is opened to see whether a provider starts.
+    pub(super) const PROBE: Self = Self { intra_threads: 1, activation_group: LEAST_GROUP, keeps_memory: false };
+}
+
 /// A session builder with the options of `provider`.
 ///
-/// Arena off: it keeps the largest batch's memory for ever, at no gain in speed (measured: +244 MB against +2 MB over
-/// batches of 1 to 32). Memory pattern off: it assumes one input shape. Spinning off: the intra-op threads would burn the
-/// cores that decode pictures. Thread count explicit: ONNX Runtime's own default ignores the container's quota and pins.
+/// The CPU provider's arena is on where memory is kept: a batch's tensors are tens of megabytes, which the system would be asked for
+/// and give back, page by page, in every run (a third of an int8 run on a virtual machine: `docs/tuning.md`). Memory pattern off: it
+/// assumes one input shape. Spinning off: the intra-op threads would burn the cores that decode pictures. Thread count
+/// explicit: ONNX Runtime's own default ignores the container's quota and pins.
 pub(super) fn builder(
     runtime: &Runtime,
     provider: &RunningProvider,
-    intra_threads: usize,
-    activation_group: usize,
+    options: &SessionOptions,
 ) -> ort::Result<SessionBuilder> {
     let environment = runtime.environment();
     let optimization = match provider {
@@ -172,11 +187,11 @@ pub(super) fn builder(
     };
     let builder = ort::session::Session::builder(environment)?
         .with_optimization_level(optimization)?
-        .with_intra_threads(intra_threads)?
+        .with_intra_threads(options.intra_threads)?
         .with_inter_threads(1)?
         .with_intra_op_spinning(false)?
         .with_memory_pattern(false)?;
-    let cpu = ep::CPU::default().with_arena_allocator(false).build();
+    let cpu = ep::CPU::default().with_arena_allocator(options.keeps_memory).build();
     match provider {
         RunningProvider::Cpu => {
             let builder = builder.with_execution_providers([cpu])?;
@@ -201,15 +216,15 @@ pub(super) fn builder(
             Ok(builder.with_execution_providers(providers)?)
         }
         RunningProvider::OpenVino { form, arithmetic } => {
-            let options = openvino::options(*arithmetic, intra_threads, activation_group);
+            let load_config = openvino::options(*arithmetic, options);
             let builder = match form {
                 OpenVino::Plugin(_) => {
                     let devices = openvino::cpu_devices(environment);
-                    builder.with_devices(devices, Some(&[(openvino::PLUGIN_OPTIONS.to_owned(), options)]))?
+                    builder.with_devices(devices, Some(&[(openvino::PLUGIN_OPTIONS.to_owned(), load_config)]))?
                 }
                 OpenVino::BuiltIn => {
                     let provider = ep::OpenVINO::default().with_device_type("CPU");
-                    let provider = provider.with_arbitrary_config(openvino::OPTIONS, options);
+                    let provider = provider.with_arbitrary_config(openvino::OPTIONS, load_config);
                     builder.with_execution_providers([provider.build().error_on_failure()])?
                 }
             };
