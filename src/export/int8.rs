@@ -31,7 +31,7 @@ pub(crate) const MIDDLE: f32 = 128.0;
 const LIMIT: f32 = 127.0;
 
 /// Groups of activations that OpenVINO is asked for, best first. Larger ones are faster and less exact, up to a point: of a
-/// ViT-B/32, 384 values against 128 are 1.06 times as fast, 768 no faster than that (`docs/precision.md`).
+/// ViT-B/32's images, 384 values against 128 are 1.06 times as fast, 768 no faster than that (`docs/precision.md`).
 const GROUPS: [usize; 4] = [512, 384, 256, LEAST_GROUP];
 
 /// How many values of a row OpenVINO is to quantise with one scale, for a tower of `transformer` and layers whose inputs are of
