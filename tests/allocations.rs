@@ -1,8 +1,9 @@
 //! How often the steady state asks for memory: one more picture, one more text, one more request.
 //!
 //! A target of its own, since its allocator counts for the whole process. Counted is what Rust code asks for; libjpeg and ONNX
-//! Runtime, which are C and C++, ask the C library: of a run, the pages that the system hands out are counted. No time is measured. Bounds are what is seen, with room for another version of a
-//! dependency, and far below what one more copy of a picture, or one more allocation a row or token, would make.
+//! Runtime, which are C and C++, ask the C library: of a run, the pages that the system hands out are counted. No time is measured.
+//! Bounds are what is seen, with room for another version of a dependency, and far below what one more copy of a picture, or one more
+//! allocation a row or token, would make.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

@@ -152,7 +152,7 @@ fn openvino(config: &EngineConfig, arithmetic: Arithmetic) -> Result<(&'static R
     Ok((runtime, provider))
 }
 
-/// In what the sessions of a process differ.
+/// What a session is opened with, whatever the provider.
 pub(super) struct SessionOptions {
     pub intra_threads: usize,
     /// Of the graph: `GraphInfo::activation_group`.

@@ -233,10 +233,7 @@ impl<'a> GraphBuilder<'a> {
                     None => self.quantize_rows(x),
                 };
                 self.quantized.insert(x.clone(), q.clone());
-                let scales = self.weight_scales(name, output, &matrix)?;
-                let weight = self.derived(&weight_name, DataType::Int8, &[input, output], || {
-                    Ok(transpose(&quantized(&matrix()?, output), output, input))
-                })?;
+                let (weight, scales) = self.integer_weight(name, [output, input], &matrix)?;
                 let product = self.dequantized_product(&q, &weight, &scales);
                 Ok(self.op("Add", [&product, &bias]))
             }
@@ -261,10 +258,7 @@ impl<'a> GraphBuilder<'a> {
         let weight_name = format!("{name}.weight");
         match self.precision {
             Precision::Int8 => {
-                let scales = self.weight_scales(name, output, matrix)?;
-                let weight = self.derived(&weight_name, DataType::Int8, &[input, output], || {
-                    Ok(transpose(&quantized(&matrix()?, output), output, input))
-                })?;
+                let (weight, scales) = self.integer_weight(name, [output, input], matrix)?;
                 let sums = self.integer_product(x, &weight);
                 Ok((self.op("Mul", [&sums, &scales]), MIDDLE))
             }
@@ -282,6 +276,19 @@ impl<'a> GraphBuilder<'a> {
                 Ok((self.product(&x, &weight, None), 0.0))
             }
         }
+    }
+
+    /// `{name}.weight` in 8 bits as integer products take it, `[input, output]`, and the scale of each output.
+    fn integer_weight(
+        &mut self,
+        name: &str,
+        [output, input]: [usize; 2],
+        matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
+    ) -> Result<(Value, Value), ExportError> {
+        let scales = self.weight_scales(name, output, matrix)?;
+        let elements = || Ok(transpose(&quantized(&matrix()?, output), output, input));
+        let weight = self.derived(&format!("{name}.weight"), DataType::Int8, &[input, output], elements)?;
+        Ok((weight, scales))
     }
 
     /// `{name}.weight` `[output, input]` as f32 from 8 bits, for OpenVINO.
