@@ -3,7 +3,7 @@
 //! Owns bare sessions with the options of the service (`src/engine/provider.rs`), so that the two differ in everything but the
 //! arithmetic. Each is a process of its own, this program again: a process can load one ONNX Runtime, and OpenVINO comes with
 //! another one on some CPUs. It takes a line on its input, answers a line, and rests in between: `rate BATCH SECONDS` with the items
-//! per second, `embed COUNT` with embeddings in JSON. What it runs on, `inputs` makes up.
+//! per second, `run` with the seconds of one run of one item, `embed COUNT` with embeddings in JSON. What it runs on, `inputs` makes up.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clipserve::{export, model::graph_info::GraphInfo};
@@ -87,6 +87,11 @@ impl Bare {
         Ok(self.ask(&format!("rate {batch} {seconds}"))?.trim().parse()?)
     }
 
+    /// How long one run of one item takes.
+    pub(crate) fn run(&mut self) -> Result<Duration> {
+        Ok(Duration::from_secs_f64(self.ask("run")?.trim().parse()?))
+    }
+
     /// The embeddings of the first `count` inputs, in one batch.
     pub(crate) fn embeddings(&mut self, count: usize) -> Result<Vec<Vec<f64>>> {
         Ok(serde_json::from_str(&self.ask(&format!("embed {count}"))?)?)
@@ -139,6 +144,7 @@ pub(crate) fn serve(
         let line = line?;
         match line.split(' ').collect::<Vec<_>>()[..] {
             ["rate", batch, seconds] => println!("{}", rate(&mut session, &inputs, batch.parse()?, seconds.parse()?)?),
+            ["run"] => println!("{}", run(&mut session, &inputs)?),
             ["embed", count] => println!("{}", embed(&mut session, &inputs, count.parse()?)?),
             _ => return Err(format!("not understood: {line}").into()),
         }
@@ -235,6 +241,14 @@ fn rate(session: &mut Session, inputs: &Inputs, batch: usize, seconds: f64) -> R
         items += batch;
     }
     Ok(items as f64 / started.elapsed().as_secs_f64())
+}
+
+/// Seconds of one `run` of one item.
+fn run(session: &mut Session, inputs: &Inputs) -> Result<f64> {
+    let (name, tensor) = inputs.tensor(1)?;
+    let started = Instant::now();
+    session.run(ort::inputs![name => tensor.view()])?;
+    Ok(started.elapsed().as_secs_f64())
 }
 
 /// A JSON array of `count` embeddings.

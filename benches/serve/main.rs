@@ -3,6 +3,7 @@
 //! ```text
 //! make bench                                    floor, then sweep: clipserve alone, no Python
 //! make bench ARGS="floor --rounds 5"            served against bare ONNX Runtime; the CPU time that is the service's own
+//! make bench ARGS="latency"                     what a request takes beyond decoding, resizing and a bare run
 //! make bench ARGS="sweep --arithmetic bf16"     connections and rates, for images, texts and similarity
 //! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
@@ -30,6 +31,7 @@ mod figures;
 mod floor;
 mod graphs;
 mod inputs;
+mod latency;
 mod limit;
 mod load;
 mod machine;
@@ -74,6 +76,8 @@ struct CommandLine {
 enum Command {
     /// Images per second against bare `Session::run`, and CPU time per request that is the service's own.
     Floor(floor::Options),
+    /// What a request for one image takes beyond decoding, resizing and bare `Session::run`, at one connection.
+    Latency(latency::Options),
     /// Connections and rates, for images, texts and similarity.
     Sweep(sweep::Options),
     /// The load generator against a service that runs already.
@@ -153,6 +157,7 @@ fn main() -> Result<()> {
             sweep::run(&places, &sweep::Options::parse_from(["sweep"]))
         }
         Some(Command::Floor(options)) => floor::run(&places, &options),
+        Some(Command::Latency(options)) => latency::run(&places, &options),
         Some(Command::Sweep(options)) => sweep::run(&places, &options),
         Some(Command::Load(options)) => load(&places, &options),
         Some(Command::Compare(options)) => compare::run(&places, &options),
