@@ -3,12 +3,13 @@
 //! Owns the readiness state and the workers' heartbeats. Does not own the routes.
 //!
 //! Invariants: readiness goes Starting -> Ready -> Draining and never back; overload never changes it (shedding is the answer
-//! to overload, or every replica would leave the load balancer at once); reading it takes no lock that a worker holds.
+//! to overload, or every replica would leave the load balancer at once); reading it takes no lock that a worker holds during a
+//! run; an interrupt comes only while the run goes on that it is meant for.
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -64,84 +65,98 @@ impl Health {
 
     /// The names of workers that are stalled or broken at `now`; none means alive.
     pub fn sick_workers(&self, now: Instant) -> Vec<String> {
-        self.lock().iter().filter(|beat| beat.sick(now, self.stall_timeout)).map(|beat| beat.worker.clone()).collect()
+        self.lock()
+            .iter()
+            .filter(|beat| beat.is_sick(now, self.stall_timeout))
+            .map(|beat| beat.worker.clone())
+            .collect()
     }
 
     /// One look of the watchdog: interrupts each run that has gone on for too long. Called about once a second.
     pub fn interrupt_stalled(&self, now: Instant) {
         for beat in self.lock().iter() {
-            if beat.busy_for(now).is_some_and(|busy| busy > self.stall_timeout) {
-                tracing::error!(worker = beat.worker, timeout = ?self.stall_timeout, "a run is stalled and is interrupted");
-                beat.interrupt();
+            if beat.interrupt_if_stalled(now, self.stall_timeout) {
+                tracing::error!(worker = beat.worker, timeout = ?self.stall_timeout, "a run was stalled and is interrupted");
             }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Heartbeat>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Heartbeat>>> {
         self.heartbeats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What one worker thread tells of itself.
+#[derive(Debug)]
 pub struct Heartbeat {
     worker: String,
-    epoch: Instant,
-    /// Microseconds from `epoch` to the start of the present run, plus one; zero when idle.
-    busy_since: AtomicU64,
-    broken: AtomicBool,
-    interrupt: Mutex<Option<Interrupt>>,
+    state: Mutex<State>,
 }
 
-impl std::fmt::Debug for Heartbeat {
+#[derive(Default)]
+struct State {
+    /// The start of the present run.
+    busy_since: Option<Instant>,
+    is_broken: bool,
+    interrupt: Option<Interrupt>,
+}
+
+impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Heartbeat").field("worker", &self.worker).finish_non_exhaustive()
+        let Self { busy_since, is_broken, interrupt: _ } = self;
+        f.debug_struct("State").field("busy_since", busy_since).field("is_broken", is_broken).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn is_stalled(&self, now: Instant, stall_timeout: Duration) -> bool {
+        self.busy_since.is_some_and(|since| now.saturating_duration_since(since) > stall_timeout)
     }
 }
 
 impl Heartbeat {
     fn new(worker: String) -> Self {
-        Self {
-            worker,
-            epoch: Instant::now(),
-            busy_since: AtomicU64::new(0),
-            broken: AtomicBool::new(false),
-            interrupt: Mutex::new(None),
-        }
+        Self { worker, state: Mutex::default() }
     }
 
-    /// From now on this is how the worker's run is stopped; a worker that was broken is well again.
+    /// From now on this is how the worker's run is stopped. It is called under a lock: it must return at once.
     pub fn watch(&self, interrupt: Interrupt) {
-        *self.interrupt.lock().unwrap_or_else(PoisonError::into_inner) = Some(interrupt);
-        self.broken.store(false, Ordering::Release);
+        self.lock().interrupt = Some(interrupt);
     }
 
     /// The worker runs a batch until the guard is dropped.
     pub fn busy(&self) -> Busy<'_> {
-        let micros = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
-        self.busy_since.store(micros + 1, Ordering::Release);
+        self.lock().busy_since = Some(Instant::now());
         Busy(self)
     }
 
-    /// The worker has no encoder and could not make one.
+    /// The worker has no encoder and could not make one, or a new one fails as the last one did.
     pub fn broken(&self) {
-        self.broken.store(true, Ordering::Release);
+        self.lock().is_broken = true;
     }
 
-    fn busy_for(&self, now: Instant) -> Option<Duration> {
-        let since = self.busy_since.load(Ordering::Acquire).checked_sub(1)?;
-        Some(now.saturating_duration_since(self.epoch + Duration::from_micros(since)))
+    /// A run has given an answer: a worker that was broken is no longer.
+    pub fn well(&self) {
+        self.lock().is_broken = false;
     }
 
-    fn sick(&self, now: Instant, stall_timeout: Duration) -> bool {
-        self.broken.load(Ordering::Acquire) || self.busy_for(now).is_some_and(|busy| busy > stall_timeout)
+    fn is_sick(&self, now: Instant, stall_timeout: Duration) -> bool {
+        let state = self.lock();
+        state.is_broken || state.is_stalled(now, stall_timeout)
     }
 
-    fn interrupt(&self) {
-        // Cloned out, so that the handle runs without the lock.
-        let handle = self.interrupt.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(interrupt) = handle {
+    /// Whether it was. Under the lock, so that the run which is stalled does not end and another begin in between.
+    fn interrupt_if_stalled(&self, now: Instant, stall_timeout: Duration) -> bool {
+        let state = self.lock();
+        let is_stalled = state.is_stalled(now, stall_timeout);
+        if let Some(interrupt) = state.interrupt.as_ref().filter(|_| is_stalled) {
             interrupt();
         }
+        is_stalled
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,7 +166,7 @@ pub struct Busy<'a>(&'a Heartbeat);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.busy_since.store(0, Ordering::Release);
+        self.0.lock().busy_since = None;
     }
 }
 
@@ -195,12 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_worker_is_sick_until_it_has_an_encoder_again() {
+    fn a_broken_worker_is_sick_until_a_run_has_answered() {
         let health = Health::new(TIMEOUT);
         let beat = health.register("text-0");
         beat.broken();
         assert_eq!(health.sick_workers(Instant::now()), ["text-0"]);
         beat.watch(Arc::new(|| {}));
+        assert_eq!(health.sick_workers(Instant::now()), ["text-0"], "a new encoder may fail as the last one did");
+        beat.well();
         assert!(health.sick_workers(Instant::now()).is_empty());
     }
 }

@@ -72,7 +72,7 @@ struct Lane {
     batches: mpsc::Receiver<Vec<Do>>,
     leave: Option<mpsc::Sender<()>>,
     rebuilt: Arc<AtomicUsize>,
-    _health: Health,
+    health: Health,
 }
 
 impl Lane {
@@ -104,7 +104,7 @@ impl Lane {
             Ok(Either::Free)
         })
         .expect("a thread");
-        Self { admission, queue, metrics, worker: Some(worker), batches, leave: Some(leave), rebuilt, _health: health }
+        Self { admission, queue, metrics, worker: Some(worker), batches, leave: Some(leave), rebuilt, health }
     }
 
     fn submit(&self, input: Do) -> Ticket {
@@ -349,6 +349,25 @@ fn i6_a_panic_fails_its_batch_and_the_next_one_runs_on_a_rebuilt_encoder() {
     assert_eq!(embedding(good), [1.0, 2.0]);
     assert_eq!(lane.rebuilt.load(Ordering::SeqCst), 1);
     assert_eq!(lane.metrics.panics.get(), 1);
+}
+
+#[test]
+fn a_session_that_fails_run_after_run_is_made_anew_and_is_sick_when_that_does_not_help() {
+    let lane = Lane::start(8, 1);
+    // Leave for all of them: what is not made anew would wait for it otherwise.
+    (0..8).for_each(|_| lane.run());
+    let sick = || lane.health.sick_workers(Instant::now());
+    let ask = |input| wait(lane.submit(input));
+    let rebuilt = || lane.rebuilt.load(Ordering::SeqCst);
+    for input in [Do::FailBatch, Do::FailBatch, Do::Encode(1), Do::FailBatch, Do::FailBatch, Do::FailBatch] {
+        assert_eq!(ask(input).is_err(), input == Do::FailBatch);
+        assert_eq!(rebuilt(), 0, "not three in a row so far, or not needed yet");
+    }
+    assert!(sick().is_empty(), "a new session may do better");
+    assert!(ask(Do::FailBatch).is_err());
+    assert_eq!((rebuilt(), sick()), (1, vec!["test".to_owned()]));
+    assert_eq!(embedding_of(ask(Do::Encode(2))), [2.0, 4.0]);
+    assert!(sick().is_empty(), "it answers again");
 }
 
 #[test]

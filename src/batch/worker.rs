@@ -3,8 +3,9 @@
 //! Owns the loop, the containment of panics, and the check that what came out is finite. Does not own the policy, the queue
 //! or the encoder's inside.
 //!
-//! Invariants: every job that was taken is answered, whatever the encoder does; after a panic the encoder is thrown away and
-//! a new one made before the next batch; the thread ends only when its queue is closed and empty.
+//! Invariants: every job that was taken is answered, whatever the encoder does; after a panic, and after [`FAILURES`] failed runs
+//! in a row, the encoder is thrown away and a new one made before the next batch; the worker says that it is broken while it can
+//! make none, or none that answers; the thread ends only when its queue is closed and empty.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -21,6 +22,10 @@ use crate::{
     health::Heartbeat,
     telemetry::{LaneMetrics, Outcome, panic_text},
 };
+
+/// So many failed runs in a row are the session's fault, not their inputs': a device that has lost its context fails every run,
+/// and would go on to, unseen by the platform.
+const FAILURES: u32 = 3;
 
 /// What a worker shares with the rest of its lane.
 #[derive(Debug)]
@@ -42,7 +47,7 @@ pub struct WorkerContext<T> {
 pub struct Worker(JoinHandle<()>);
 
 impl Worker {
-    /// Starts a thread that drives `encoder`; `rebuild` makes another one after a panic.
+    /// Starts a thread that drives `encoder`; `rebuild` makes another one.
     ///
     /// # Errors
     /// When the operating system has no thread to give.
@@ -66,6 +71,7 @@ impl Worker {
 fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: impl FnMut() -> Result<E, String>) {
     context.heartbeat.watch(encoder.interrupt());
     let mut encoder = Some(encoder);
+    let mut failures = 0;
     while let Some(batch) = context.queue.take_batch(&context.policy) {
         let (inputs, heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
         // The policy batches only jobs that want the same.
@@ -95,22 +101,31 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
         };
         let took = started.elapsed();
         context.metrics.inference.observe(took.as_secs_f64());
-        match result {
+        let failure = match result {
             Ok(Ok(encoded)) if encoded.len() == heads.len() => {
+                failures = 0;
+                context.heartbeat.well();
                 context.admission.observe_run(heads.len(), took);
                 answer_all(heads, encoded, took, &context.metrics);
+                continue;
             }
-            Ok(Ok(encoded)) => {
-                let text = format!("the encoder answered {} rows for {} inputs", encoded.len(), heads.len());
-                fail_all(heads, &context.metrics, &text);
-            }
-            Ok(Err(error)) => fail_all(heads, &context.metrics, &error.to_string()),
+            Ok(Ok(encoded)) => format!("the encoder answered {} rows for {} inputs", encoded.len(), heads.len()),
+            Ok(Err(error)) => error.to_string(),
             Err(panic) => {
                 context.metrics.panics.inc();
                 encoder = None;
-                fail_all(heads, &context.metrics, &format!("the encoder panicked: {}", panic_text(panic.as_ref())));
+                format!("the encoder panicked: {}", panic_text(panic.as_ref()))
             }
+        };
+        failures += 1;
+        if failures % FAILURES == 0 {
+            tracing::error!(failures, error = failure, "runs fail one after the other; the session is made anew");
+            encoder = None;
         }
+        if failures > FAILURES {
+            context.heartbeat.broken();
+        }
+        fail_all(heads, &context.metrics, &failure);
     }
 }
 

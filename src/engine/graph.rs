@@ -88,10 +88,7 @@ impl EmbeddingSession {
 
     /// Runs the graph on `batch` rows and copies the embedding out.
     pub(super) fn run(&mut self, batch: usize, inputs: Vec<NamedInput<'_>>) -> Result<Embeddings, EncodeError> {
-        let outputs = self
-            .session
-            .run_with_options(inputs, self.options.options())
-            .map_err(|error| self.options.failed(&error))?;
+        let outputs = self.session.run_with_options(inputs, self.options.begin()?).map_err(|error| runtime(&error))?;
         let value = outputs
             .get(&self.output)
             .ok_or_else(|| EncodeError::Runtime(format!("the output {} is missing", self.output)))?;
@@ -116,17 +113,11 @@ impl StopHandle {
         RunOptions::new().map(|options| Self(Arc::new(options))).map_err(|error| error.to_string())
     }
 
-    pub(super) fn options(&self) -> &RunOptions<NoSelectedOutputs> {
-        &self.0
-    }
-
-    /// The error of a run that failed, after which the next one may run: the flag is sticky, so without this one interrupted
-    /// run would end all later ones.
-    pub(super) fn failed(&self, error: &ort::Error) -> EncodeError {
-        if let Err(error) = self.0.unterminate() {
-            tracing::error!(%error, "the run options could not be reset");
-        }
-        runtime(error)
+    /// The options of a run that begins now. The flag is sticky, and one that was raised for a run before, which may have come
+    /// to its end all the same, must not end this one: it is lowered.
+    pub(super) fn begin(&self) -> Result<&RunOptions<NoSelectedOutputs>, EncodeError> {
+        self.0.unterminate().map_err(|error| runtime(&error))?;
+        Ok(&self.0)
     }
 
     /// Raises the flag, from any thread.

@@ -73,10 +73,8 @@ impl OutputsSession {
             Ok(binding)
         };
         let binding = bind().map_err(|error| runtime(&error))?;
-        let run = self
-            .session
-            .run_binding_with_options(&binding, self.options.options())
-            .map_err(|error| self.options.failed(&error))?;
+        let run =
+            self.session.run_binding_with_options(&binding, self.options.begin()?).map_err(|error| runtime(&error))?;
         let embeddings = self.embedding.as_ref().map(|name| view(&run, name)).transpose()?;
         let wanted: Vec<(Output, Vec<ArrayViewD<'_, f32>>)> = wanted
             .iter()

@@ -1,6 +1,13 @@
 //! ONNX Runtime itself, through the engine: what the service's own routes cannot show.
 
-use std::sync::Arc;
+use std::{
+    iter,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use clipserve::{
     config::Precision,
@@ -13,16 +20,29 @@ use clipserve::{
 use crate::support::{configuration, fixture};
 
 #[test]
-fn an_interrupted_run_fails_and_the_session_goes_on() {
+fn an_interrupted_run_fails_and_the_next_one_does_not() {
     let engine = Arc::new(Engine::start(&configuration(&[]).engine).expect("the CPU provider"));
     let graphs = Graphs::Embedding(fixture("tiny-clip/onnx/text_model.onnx"));
     let mut encoder = engine.text(&graphs).expect("the fixture");
     let text = [Tokens::new(vec![49406, 320, 49407])];
     let before = encoder.encode(&text).expect("an embedding");
-    // The stop flag is sticky, so raising it before the run is as good as during it, and needs no timing.
-    (encoder.interrupt())();
-    let error = encoder.encode(&text).expect_err("interrupted").to_string();
+    let interrupt = encoder.interrupt();
+    let is_over = AtomicBool::new(false);
+    let error = thread::scope(|scope| {
+        // Raised again and again, so that it also comes while a run goes on.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                interrupt();
+            }
+        });
+        let error = iter::repeat_with(|| encoder.encode(&text)).find_map(Result::err);
+        is_over.store(true, Ordering::Relaxed);
+        error
+    });
+    let error = error.expect("an interrupted run").to_string();
     assert!(error.contains("terminate"), "{error}");
+    // Raised too late for the run that it was meant for, it ends no other one.
+    interrupt();
     assert_eq!(encoder.encode(&text).expect("the flag is lowered again"), before);
 }
 
