@@ -217,20 +217,21 @@ pub(super) fn resident_memory() -> Option<u64> {
     kibibytes(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
 }
 
-/// Memory that this process could still take, bytes: of the machine, and of its cgroup (version 2) where that has a limit.
+/// Memory that this process could still take, bytes: of the machine, and of its cgroups (version 2) where one has a limit.
 pub(super) fn available_memory() -> Option<u64> {
     let machine = kibibytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-    Some(cgroup_memory().map_or(machine, |cgroup| machine.min(cgroup)))
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    Some(cgroup_memory(Path::new("/sys/fs/cgroup"), &groups).map_or(machine, |cgroup| machine.min(cgroup)))
 }
 
-/// `None` without a limit.
-fn cgroup_memory() -> Option<u64> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+/// What the tightest has left of the cgroup and those around it, which lie below `root`; `None` without a limit.
+fn cgroup_memory(root: &Path, groups: &str) -> Option<u64> {
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let read = |name: &str| -> Option<u64> {
-        fs::read_to_string(Path::new("/sys/fs/cgroup").join(group).join(name)).ok()?.trim().parse().ok()
+    let left = |folder: &Path| -> Option<u64> {
+        let read = |name: &str| -> Option<u64> { fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok() };
+        Some(read("memory.max")?.saturating_sub(read("memory.current")?))
     };
-    Some(read("memory.max")?.saturating_sub(read("memory.current")?))
+    root.join(group).ancestors().take_while(|folder| folder.starts_with(root)).filter_map(left).min()
 }
 
 /// The value of a line such as `VmRSS:   1234 kB`, bytes.
@@ -253,6 +254,25 @@ mod tests {
         // Half of the first batch is missing; count over time would say 22.5 or 17.5.
         assert!((slope(&batches[4..]) - 20.0).abs() < 1.0, "{}", slope(&batches[4..]));
         assert_eq!((slope(&[]), slope(&[1.0])), (0.0, 0.0));
+    }
+
+    #[test]
+    fn the_tightest_cgroup_around_the_process_counts() {
+        let root = tempfile::tempdir().expect("a folder");
+        let limit = |group: &str, max: &str, current: &str| {
+            let folder = root.path().join(group);
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join("memory.max"), max).expect("a file");
+            fs::write(folder.join("memory.current"), current).expect("a file");
+        };
+        limit("pod/container", "max\n", "100\n");
+        let left = || cgroup_memory(root.path(), "1:cpu:/x\n0::/pod/container\n");
+        assert_eq!(left(), None);
+        limit("pod", "5000\n", "1000\n");
+        assert_eq!(left(), Some(4000));
+        limit("pod/container", "2000\n", "2001\n");
+        assert_eq!(left(), Some(0));
+        assert_eq!(cgroup_memory(root.path(), "0::/\n"), None);
     }
 
     #[test]
