@@ -77,7 +77,7 @@ pub enum StartError {
     Threads(#[from] io::Error),
 }
 
-/// The sessions of one encoder, and how to make another one after a panic.
+/// The sessions of one encoder, and how to make another one in a worker.
 pub struct Sessions<E> {
     /// One worker thread for each; at least one.
     pub encoders: Vec<E>,

@@ -11,8 +11,11 @@ use crate::{
     similarity,
 };
 
-/// Runs every session at its largest batch and at one item, at every power of two in between when `each_batch_size`, and returns
-/// the length of the embeddings, where there are any.
+/// Words that short texts have at most, after three: so many texts as a batch takes have fewer tokens than it may.
+const SHORT: usize = 3;
+
+/// Runs every session at its largest batch and at one item, at every power of two in between when `each_batch_size` (of texts, the
+/// most tokens and the most texts), and returns the length of the embeddings, where there are any.
 pub(super) fn warm_up<V, T>(
     parts: &mut Parts<V, T>,
     config: &Config,
@@ -61,16 +64,20 @@ fn warm_up_text<T: Encoder<Input = Tokens>>(
     each_batch_size: bool,
 ) -> Result<Option<usize>, StartError> {
     let TextParts { abilities, tokenizer, sessions } = text;
-    let tokens = |i: usize| {
-        let words = format!("a photo of {}", "word ".repeat(i % tokenizer.context_length()));
-        tokenizer.tokenize(&words, true).map(|text| text.tokens)
+    // The longest first, then shorter and shorter.
+    let texts = |count: usize, words: usize| -> Result<Vec<Tokens>, StartError> {
+        let text = |i: usize| {
+            let text = format!("a photo of {}", "word ".repeat(words - 1 - i % words));
+            tokenizer.tokenize(&text, true).map(|text| text.tokens)
+        };
+        (0..count).map(text).collect::<Result<_, _>>().map_err(|error| StartError::Canary(error.to_string()))
     };
-    let texts: Vec<Tokens> = (0..max_batch_size)
-        .map(tokens)
-        .collect::<Result<_, _>>()
-        .map_err(|error| StartError::Canary(error.to_string()))?;
+    if each_batch_size {
+        canary("text", *abilities, &mut sessions.encoders, &texts(max_batch_size, SHORT)?, true)?;
+    }
+    let texts = texts(max_batch_size, tokenizer.context_length())?;
     let fits = (max_batch_tokens / tokenizer.context_length()).max(1);
-    let texts = &texts[texts.len().saturating_sub(fits)..];
+    let texts = &texts[..fits.min(texts.len())];
     canary("text", *abilities, &mut sessions.encoders, texts, each_batch_size)
 }
 
@@ -101,7 +108,7 @@ fn canary<E: Encoder>(
         };
         let mut batch = run(inputs)?;
         // The largest first, so that what it takes is there for the others.
-        let between = (1..).map(|power| inputs.len() >> power).take_while(|&size| size > 1);
+        let between = (1..usize::BITS).rev().map(|power| 1 << power).filter(|&size| size < inputs.len());
         for size in between.filter(|_| each_batch_size) {
             run(&inputs[..size])?;
         }
@@ -127,4 +134,58 @@ fn pooler_outputs<E: Encoder>(encoder: &mut E, inputs: &[E::Input]) -> Result<Em
     let dim = values.len() / inputs.len().max(1);
     let mismatch = |error: ndarray::ShapeError| EncodeError::Runtime(error.to_string());
     Embeddings::from_shape_vec((inputs.len(), dim), values).map_err(mismatch)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        path::Path,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+    use crate::{embedder::start::Sessions, preprocess::text::TextTokenizer};
+
+    /// Answers the same for each, and takes down how many there were and how long the longest was.
+    #[derive(Clone, Default)]
+    struct Recorder(Arc<Mutex<Vec<(usize, usize)>>>);
+
+    impl Encoder for Recorder {
+        type Input = Tokens;
+
+        fn encode(&mut self, inputs: &[Tokens]) -> Result<Embeddings, EncodeError> {
+            let longest = inputs.iter().map(|tokens| tokens.ids().len()).max().expect("an input");
+            self.0.lock().expect("no panic").push((inputs.len(), longest));
+            Ok(Embeddings::ones((inputs.len(), 4)))
+        }
+    }
+
+    fn runs(max_batch_size: usize, max_batch_tokens: usize, each_batch_size: bool) -> Vec<(usize, usize)> {
+        let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip/tokenizer.json");
+        let tokenizer = TextTokenizer::open(&tokenizer, 77, 1 << 14).expect("the fixture");
+        let recorder = Recorder::default();
+        let sessions = Sessions { encoders: vec![recorder.clone()], rebuild: Arc::new(|| Err("never".to_owned())) };
+        let mut parts = TextParts { abilities: Abilities { embeds: true, outputs: None }, tokenizer, sessions };
+        let dim = warm_up_text(&mut parts, max_batch_size, max_batch_tokens, each_batch_size);
+        assert_eq!(dim.expect("sane answers"), Some(4));
+        let runs = recorder.0.lock().expect("no panic");
+        runs.clone()
+    }
+
+    #[test]
+    fn the_most_tokens_and_one_text_are_run() {
+        assert_eq!(runs(64, 2048, false), [(26, 77), (1, 56)]);
+        assert_eq!(runs(4, 20, false), [(1, 77), (1, 77)]);
+    }
+
+    #[test]
+    fn a_gpu_has_seen_every_power_of_two_of_short_and_of_long_texts() {
+        let runs = runs(256, 2048, true);
+        let sizes = |runs: &[(usize, usize)]| runs.iter().map(|run| run.0).collect::<Vec<_>>();
+        let (short, long) = runs.split_at(9);
+        assert_eq!(sizes(short), [256, 128, 64, 32, 16, 8, 4, 2, 1]);
+        assert_eq!(sizes(long), [26, 16, 8, 4, 2, 1]);
+        assert!(short.iter().all(|(count, longest)| count * longest <= 2048), "{short:?}");
+        assert_eq!(long[0].1, 77);
+    }
 }
