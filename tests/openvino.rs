@@ -7,7 +7,9 @@
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::Arc,
 };
 
@@ -232,4 +234,40 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
     let dir = tempfile::tempdir().unwrap();
     let odd = synthetic(Precision::Int8Weights, 96, 16, &dir.path().join("odd")).unwrap_err().to_string();
     assert!(odd.contains("hidden_size is 96") && odd.contains("multiples of 128"), "{odd}");
+}
+
+/// Kilobytes of the mappings of files in `folder`, all and in memory, as `smaps` has them.
+#[cfg(target_os = "linux")]
+fn mapped(smaps: &str, folder: &Path) -> (usize, usize) {
+    let (mut is_ours, mut all, mut resident) = (false, 0, 0);
+    for line in smaps.lines() {
+        let kilobytes =
+            |name: &str| -> Option<usize> { line.strip_prefix(name)?.trim().strip_suffix("kB")?.trim().parse().ok() };
+        if !line.split_whitespace().next().is_some_and(|word| word.ends_with(':')) {
+            is_ours = line.find('/').is_some_and(|at| Path::new(&line[at..]).starts_with(folder));
+        } else if is_ours {
+            all += kilobytes("Size:").unwrap_or(0);
+            resident += kilobytes("Rss:").unwrap_or(0);
+        }
+    }
+    (all, resident)
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_service_that_is_ready_has_given_the_memory_of_mapped_weights_back() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--provider", "openvino", "--precision", "f32", "--model"]);
+    command.arg(root("onnx/emoji-clip")).arg("--cache-dir").arg(cache.path()).stderr(Stdio::piped());
+    let mut service = command.spawn().unwrap();
+    let mut log = BufReader::new(service.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let is_ready = log.any(|line| line.trim_end().ends_with("ready"));
+    let smaps = fs::read_to_string(format!("/proc/{}/smaps", service.id()));
+    service.kill().unwrap();
+    service.wait().unwrap();
+    assert!(is_ready, "it ended before it was ready");
+    let (all, resident) = mapped(&smaps.unwrap(), &cache.path().canonicalize().unwrap());
+    assert!(all > 1000, "{all} kB of weights are mapped");
+    assert_eq!(resident, 0, "kB of {all}");
 }

@@ -45,7 +45,7 @@ use crate::{
 pub struct ModelInfo {
     /// The name that answers carry.
     pub name: String,
-    /// Two models with the same fingerprint give the same embeddings.
+    /// Two models with the same fingerprint, precision and provider give the same embeddings.
     pub fingerprint: String,
     /// Length of an embedding; `None` for a model without any projection, which has other outputs only.
     pub dim: Option<usize>,

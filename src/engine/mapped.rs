@@ -5,18 +5,19 @@
 
 use std::path::PathBuf;
 
-/// Gives back the memory of what is mapped, read-only, from files in `folders`: bytes of the mappings.
+/// Gives back the memory of what is mapped, read-only, of `files`: bytes of the mappings.
 ///
 /// # Safety
-/// Nobody may unmap any of these files meanwhile.
+/// The files are data, of which whoever maps them changes nothing in memory, unlike a loader that relocates a library. Nobody may
+/// unmap any of them meanwhile.
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "advice on memory that the runtime has mapped")]
-pub(super) unsafe fn release(folders: &[PathBuf]) -> std::io::Result<usize> {
-    let folders: Vec<PathBuf> = folders.iter().filter_map(|folder| folder.canonicalize().ok()).collect();
+pub(super) unsafe fn release(files: &[PathBuf]) -> std::io::Result<usize> {
+    let files: Vec<PathBuf> = files.iter().filter_map(|file| file.canonicalize().ok()).collect();
     let mut released = 0;
     for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
         let Some(mapping) = Mapping::of(line) else { continue };
-        if !mapping.file.parent().is_some_and(|folder| folders.iter().any(|wanted| wanted == folder)) {
+        if !files.contains(&mapping.file) {
             continue;
         }
         let length = mapping.end - mapping.start;
@@ -32,7 +33,7 @@ pub(super) unsafe fn release(folders: &[PathBuf]) -> std::io::Result<usize> {
 /// Elsewhere memory is not given back.
 #[cfg(not(target_os = "linux"))]
 #[expect(unsafe_code, reason = "as on Linux")]
-pub(super) unsafe fn release(_folders: &[PathBuf]) -> std::io::Result<usize> {
+pub(super) unsafe fn release(_files: &[PathBuf]) -> std::io::Result<usize> {
     Ok(0)
 }
 
@@ -104,8 +105,14 @@ mod tests {
         };
         assert_eq!(mapped, bytes);
         assert_eq!(resident(), Some(bytes.len() / 1024));
-        // SAFETY: nobody but this test knows the mapping.
-        let released = unsafe { release(&[folder.path().to_owned()]) }.expect("the mappings are readable");
+        // SAFETY: no file that anybody maps.
+        let others = unsafe { release(&[folder.path().join("other"), folder.path().to_owned()]) };
+        assert_eq!((others.expect("the mappings are readable"), resident()), (0, Some(bytes.len() / 1024)));
+        // Named by another way, as a cache of downloads does.
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).expect("a link");
+        // SAFETY: data, which nobody but this test maps.
+        let released = unsafe { release(&[link]) }.expect("the mappings are readable");
         assert_eq!((released, resident()), (bytes.len(), Some(0)));
         assert_eq!(mapped, bytes);
         // SAFETY: the mapping from above, which nobody uses any more.

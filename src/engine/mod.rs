@@ -39,7 +39,7 @@ use crate::{
     config::{EngineConfig, Precision},
     encoder::BatchSizes,
     model::{
-        Graphs,
+        Graphs, external_data,
         graph_info::{GraphInfo, LEAST_GROUP},
     },
 };
@@ -149,9 +149,10 @@ impl Engine {
         if !self.provider.copies_weights() {
             return;
         }
-        let folders: Vec<PathBuf> = graphs.iter().filter_map(|graph| Some(graph.parent()?.to_owned())).collect();
-        // SAFETY: who unmaps weights is a session that is closed, and none is while the model is loaded.
-        match unsafe { mapped::release(&folders) } {
+        // What cannot be listed is not given back.
+        let files: Vec<PathBuf> = graphs.iter().filter_map(|graph| external_data::of(graph).ok()).flatten().collect();
+        // SAFETY: weights are data. Who unmaps them is a session that is closed, and none is while the model is loaded.
+        match unsafe { mapped::release(&files) } {
             Ok(bytes) => tracing::debug!(bytes, "the memory of the mapped weights is given back"),
             Err(error) => tracing::debug!(%error, "the memory of the mapped weights is not given back"),
         }

@@ -1,18 +1,18 @@
-//! The name of a model's numbers: two models with the same fingerprint give the same embeddings.
+//! The name of a model's numbers: two models with the same fingerprint give the same embeddings, in the same arithmetic.
 //!
 //! Owns what is hashed: the graphs with their external data, the tokenizer, the preprocessor configuration, and the settings
-//! under which crops differ from what that asks for. Not in it: provider and precision settings, which `/info` reports beside it.
+//! under which crops differ from what that asks for. Not in it: the provider and the precision that run, which `/info` reports beside it.
 
 use std::{
     fmt,
     fs::{self, File},
-    io,
+    io, iter,
     path::{Path, PathBuf},
 };
 
 use sha2::{Digest, Sha256};
 
-use super::{ModelError, ModelFiles};
+use super::{ModelError, ModelFiles, external_data};
 use crate::config::PreprocessConfig;
 
 /// SHA-256 over what embeddings depend on.
@@ -28,8 +28,11 @@ impl Fingerprint {
         let mut all = Sha256::new();
         let (vision, text) = (files.vision.as_ref(), files.text.as_ref());
         for graphs in [vision.map(|vision| &vision.graphs), text.map(|text| &text.graphs)].into_iter().flatten() {
-            for path in with_external_data(graphs.first()) {
-                all.update(hash(&path)?);
+            let graph = graphs.first();
+            let fault = |error: io::Error| ModelError::File { path: graph.to_owned(), reason: error.to_string() };
+            let data = external_data::of(graph).map_err(fault)?;
+            for path in iter::once(graph).chain(data.iter().map(PathBuf::as_path)) {
+                all.update(hash(path)?);
             }
         }
         let merges = text.map(|text| text.tokenizer.with_file_name("merges.txt"));
@@ -58,19 +61,6 @@ impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "sha256:{}", self.0)
     }
-}
-
-/// A graph and, by the exporters' convention, the data files that are named after it.
-fn with_external_data(graph: &Path) -> Vec<PathBuf> {
-    let name = graph.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut paths = vec![graph.to_owned()];
-    paths.extend(
-        [format!("{name}_data"), format!("{name}.data")]
-            .into_iter()
-            .map(|data| graph.with_file_name(data))
-            .filter(|path| path.is_file()),
-    );
-    paths
 }
 
 fn hash(path: &Path) -> Result<[u8; 32], ModelError> {
@@ -138,12 +128,14 @@ mod tests {
             weights: Some(file("model.safetensors")),
         };
         file("vision_model.onnx_data");
+        file("vision_model.onnx_data_1");
         let of = || Fingerprint::of(&files).expect("readable").to_string();
         let before = of();
         assert!(before.starts_with("sha256:") && before.len() == 7 + 64);
         for changed in [
             "vision_model.onnx",
             "vision_model.onnx_data",
+            "vision_model.onnx_data_1",
             "text_model.onnx",
             "tokenizer.json",
             "preprocessor_config.json",

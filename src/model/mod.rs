@@ -6,6 +6,7 @@
 //! Invariants: every file that a [`Model`] names was there when it was loaded; an error names the file, and the field in it.
 
 pub mod clip_config;
+pub mod external_data;
 mod fields;
 mod fingerprint;
 pub mod graph_info;

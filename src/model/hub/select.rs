@@ -11,7 +11,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use crate::model::{
-    SPECIAL_TOKENS,
+    SPECIAL_TOKENS, external_data,
     tower::{Suffixes, Tower, companion_folders},
 };
 
@@ -93,7 +93,7 @@ fn companions(graph: &str, tower: Tower, files: &BTreeSet<String>) -> Result<Vec
 }
 
 fn external_data(graph: &str, files: &BTreeSet<String>) -> impl Iterator<Item = String> {
-    files.iter().filter(move |file| file.strip_prefix(graph).is_some_and(is_external_data)).cloned()
+    files.iter().filter(move |file| file.strip_prefix(graph).is_some_and(external_data::is_rest_of_name)).cloned()
 }
 
 /// The first of `ways` whose files are all in one of the folders that belong to `graph`.
@@ -104,12 +104,6 @@ fn beside(graph: &str, ways: &[&[&str]], files: &BTreeSet<String>) -> Option<Vec
         paths.into_iter().find(|paths| paths.iter().all(|path| files.contains(path)))
     };
     companion_folders(Path::new(graph)).find_map(in_folder)
-}
-
-/// `_data`, `.data`, and the parts of data that is in several files (`_data_1`).
-fn is_external_data(rest: &str) -> bool {
-    let Some(number) = rest.strip_prefix("_data").or_else(|| rest.strip_prefix(".data")) else { return false };
-    number.is_empty() || number.strip_prefix('_').is_some_and(is_number)
 }
 
 /// `model.safetensors`, or its index and all of its shards.
