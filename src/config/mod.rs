@@ -179,8 +179,8 @@ pub struct EngineConfig {
     pub executable_dir: Option<PathBuf>,
     /// Which CUDA device.
     pub device_id: i32,
-    /// Where TensorRT keeps the engines that it builds: below `model.cache_dir`; `None` where there is none.
-    pub tensorrt_cache: Option<PathBuf>,
+    /// What TensorRT alone asks of other sections.
+    pub tensorrt: TensorRtConfig,
     /// Threads inside one run of one session (intra-op threads).
     pub intra_threads: usize,
     /// A run longer than this is aborted and turns `/livez` to 503 until the worker is back.
@@ -189,6 +189,17 @@ pub struct EngineConfig {
     pub vision_sessions: usize,
     /// Sessions of the text encoder, one worker thread each.
     pub text_sessions: usize,
+}
+
+/// No section: TensorRT builds an engine of its own from a graph, for sizes that it is told.
+#[derive(Clone, Debug, Default)]
+pub struct TensorRtConfig {
+    /// Where it keeps them: below `model.cache_dir`; `None` where there is none.
+    pub cache: Option<PathBuf>,
+    /// Images in one run at most, as `[batch.vision]` says.
+    pub max_images: Option<usize>,
+    /// Texts in one run at most, as `[batch.text]` says.
+    pub max_texts: Option<usize>,
 }
 
 /// `[batch.vision]` and `[batch.text]`

@@ -9,8 +9,8 @@
 use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
-    BatchConfig, CacheConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, Precision,
-    PrecisionChoice, PreprocessConfig, Provider, ServerConfig, TelemetryConfig,
+    BatchConfig, CacheConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, PrecisionChoice,
+    PreprocessConfig, Provider, ServerConfig, TelemetryConfig, TensorRtConfig,
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
@@ -89,7 +89,7 @@ pub(super) fn read_config(
             ),
             executable_dir: executable_dir(),
             device_id: read.integer("engine.device_id", 0..=127),
-            tensorrt_cache: None,
+            tensorrt: TensorRtConfig::default(),
             intra_threads: read.auto("engine.intra_threads", MAX_THREADS, parallelism()),
             stall_timeout: read.duration("engine.stall_timeout", TIMEOUT),
             vision_sessions: read.auto("engine.vision.sessions", MAX_SESSIONS, 1),
@@ -115,7 +115,11 @@ pub(super) fn read_config(
             log_format: read.choice("telemetry.log_format"),
         },
     };
-    config.engine.tensorrt_cache = config.model.cache_dir.as_ref().map(|cache| cache.join("tensorrt"));
+    config.engine.tensorrt = TensorRtConfig {
+        cache: config.model.cache_dir.as_ref().map(|cache| cache.join("tensorrt")),
+        max_images: config.batch.vision.max_batch_size,
+        max_texts: config.batch.text.max_batch_size,
+    };
     check_across(read, &config);
     if reader.errors.is_empty() { Ok((config, reader.entries)) } else { Err(ConfigErrors(reader.errors)) }
 }
@@ -159,9 +163,9 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
         never_admitted,
     );
     check_precision(read, config.engine.provider, config.engine.precision);
-    if config.model.variant.is_some() && config.engine.graphs() != Precision::F32 {
-        let allowed =
-            format!("\"\" beside engine.precision = {}: each names the files", read.describe("engine.precision"));
+    if config.model.variant.is_some() && config.engine.precision != PrecisionChoice::F32 {
+        let precision = read.describe("engine.precision");
+        let allowed = format!("\"\" beside engine.precision = {precision}: a variant's files have their own");
         read.refuse("model.variant", allowed);
     }
     let (listen_key, admin_key) = ("server.listen", "server.admin_listen");
@@ -176,13 +180,22 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
 
 /// The pairs that no machine can have.
 fn check_precision(read: &mut Reader<'_>, provider: Provider, precision: PrecisionChoice) {
-    let allowed = match (provider, precision) {
-        (Provider::Cpu | Provider::Cuda | Provider::TensorRt, PrecisionChoice::Bf16) => "\"openvino\" or \"auto\"",
-        (Provider::OpenVino, PrecisionChoice::F16) => "another provider",
+    let (key, allowed, beside) = match (provider, precision) {
+        // It plans for ranges of sizes, and those inside our text graphs hang on what the texts are, but for f16.
+        (Provider::TensorRt, PrecisionChoice::F16) => return,
+        (Provider::TensorRt, _) => ("engine.precision", "\"f16\"", "engine.provider"),
+        (Provider::Cpu | Provider::Cuda, PrecisionChoice::Bf16) => {
+            ("engine.provider", "\"openvino\" or \"auto\"", "engine.precision")
+        }
+        // CUDA has no product of unsigned and signed 8-bit integers: the CPU provider would compute every layer, unasked.
+        (Provider::Cuda, PrecisionChoice::Int8) => {
+            ("engine.provider", "\"cpu\", \"openvino\" or \"auto\"", "engine.precision")
+        }
+        (Provider::OpenVino, PrecisionChoice::F16) => ("engine.provider", "another provider", "engine.precision"),
         _ => return,
     };
-    let allowed = format!("{allowed} beside engine.precision = {}", read.describe("engine.precision"));
-    read.refuse("engine.provider", allowed);
+    let allowed = format!("{allowed} beside {beside} = {}", read.describe(beside));
+    read.refuse(key, allowed);
 }
 
 fn check_at_least(read: &mut Reader<'_>, large: (&'static str, usize), small: (&'static str, usize), why: &str) {

@@ -130,7 +130,7 @@ fn own_graphs(exported: &ExportedModel, precision: Precision) -> Result<Option<G
 fn own_graph(graph: &Path, precision: Option<Precision>) -> Result<Option<GraphInfo>, ModelError> {
     let fault = |reason: String| ModelError::File { path: graph.to_owned(), reason };
     let info = GraphInfo::read(graph).map_err(|error| fault(error.to_string()))?;
-    match (info, precision) {
+    match (&info, precision) {
         (Some(info), Some(precision)) if info.precision != precision => Err(fault(format!(
             "this graph was exported in {}, but engine.precision is {}",
             info.precision.name(),

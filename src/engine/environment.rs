@@ -74,9 +74,15 @@ impl Runtime {
     }
 }
 
+static LOADED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
+
+/// The library of this process, where one is loaded.
+pub(super) fn loaded() -> Option<&'static Runtime> {
+    *LOADED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Loads the library: `explicit`, or the first found beside the executable or in a checkout above it.
 pub(super) fn load(explicit: Option<&Path>, executable_dir: Option<&Path>) -> Result<&'static Runtime, EngineError> {
-    static LOADED: Mutex<Option<&'static Runtime>> = Mutex::new(None);
     let library = match explicit {
         Some(path) => path.to_owned(),
         None => find(executable_dir)?,

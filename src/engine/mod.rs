@@ -13,6 +13,7 @@ mod openvino;
 mod outputs;
 mod provider;
 mod split;
+mod tensorrt;
 mod text;
 mod tower;
 mod vision;
@@ -36,7 +37,7 @@ use split::Tower;
 use tower::Outputs;
 
 use crate::{
-    config::{EngineConfig, Precision},
+    config::{EngineConfig, Precision, PrecisionChoice},
     encoder::BatchSizes,
     model::{
         Graphs, external_data,
@@ -114,6 +115,9 @@ impl Engine {
             intra_threads = config.intra_threads,
             "the engine started"
         );
+        if config.precision == PrecisionChoice::F16 && matches!(engine.provider, RunningProvider::Cpu) {
+            tracing::warn!("the CPU provider has few kernels for f16: it computes most of such a graph in f32");
+        }
         Ok(engine)
     }
 
@@ -241,8 +245,9 @@ impl Engine {
         let part = split::tower_of_both(path, tower).map_err(|error| error.to_string())?;
         let options = SessionOptions {
             intra_threads: self.intra_threads,
-            activation_group: info.map_or(LEAST_GROUP, |info| info.activation_group),
+            activation_group: info.as_ref().map_or(LEAST_GROUP, |info| info.activation_group),
             keeps_memory,
+            profile: info.as_ref().and_then(|info| self.provider.profile(tower, info)),
         };
         let session = self.session(path, part.as_deref(), &options);
         Ok((session.map_err(|error| environment::one_line(error.message()))?, info))

@@ -6,8 +6,6 @@
 //! Invariants: a provider or a precision that was asked for by name is the one that runs, or the engine does not start; only
 //! `auto` falls back, and says to what; a session on the CPU provider stays there, also in a process that has loaded a plugin.
 
-use std::path::PathBuf;
-
 use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider as _},
     session::builder::{GraphOptimizationLevel, SessionBuilder},
@@ -17,11 +15,13 @@ use super::{
     EngineError,
     environment::{self, Runtime},
     openvino::{self, Arithmetic, OpenVino},
+    split::Tower,
+    tensorrt::{Largest, Profile},
 };
 use crate::{
-    config::{EngineConfig, PrecisionChoice, Provider},
+    config::{EngineConfig, PrecisionChoice, Provider, TensorRtConfig},
     encoder::BatchSizes,
-    model::graph_info::LEAST_GROUP,
+    model::graph_info::{GraphInfo, LEAST_GROUP},
 };
 
 /// What runs, after `auto` has been decided.
@@ -31,8 +31,8 @@ pub(super) enum RunningProvider {
     Cpu,
     /// NVIDIA CUDA.
     Cuda { device_id: i32 },
-    /// NVIDIA TensorRT, and CUDA for what it does not take.
-    TensorRt { device_id: i32, fp16: bool, cache: Option<PathBuf> },
+    /// NVIDIA TensorRT in f16, and CUDA for what it does not take.
+    TensorRt { device_id: i32, config: TensorRtConfig },
     /// Intel's OpenVINO on the CPU.
     OpenVino { form: OpenVino, arithmetic: Arithmetic },
 }
@@ -62,6 +62,17 @@ impl RunningProvider {
         }
     }
 
+    /// The ranges to plan for, where the provider plans and the graph says enough.
+    pub(super) fn profile(&self, tower: Tower, info: &GraphInfo) -> Option<Profile> {
+        let Self::TensorRt { config, .. } = self else { return None };
+        let automatic = self.batch_sizes();
+        let batch = match tower {
+            Tower::Vision => config.max_images.unwrap_or(automatic.images),
+            Tower::Text => config.max_texts.unwrap_or(automatic.texts),
+        };
+        Profile::of(&info.inputs, Largest { batch, sequence: info.context_length.unwrap_or(1) })
+    }
+
     /// Whether its sessions compute with copies of the weights, and no longer with the files that they were loaded from.
     pub(super) fn copies_weights(&self) -> bool {
         matches!(self, Self::OpenVino { .. })
@@ -89,41 +100,67 @@ pub(super) fn settle(config: &EngineConfig) -> Result<(&'static Runtime, Running
             (_, Unusable::Reason(reason)) => EngineError::Precision { precision: "bf16", reason },
         });
     }
-    if config.provider == Provider::Auto && arithmetic == Arithmetic::Bf16 && !openvino::is_cuda_build(config) {
-        match openvino(config, arithmetic) {
-            Ok(running) => {
-                tracing::info!("engine.precision = \"auto\": the CPU computes in bf16, OpenVINO is used");
-                return Ok(running);
-            }
-            Err(Unusable::Library(error)) => return Err(error),
-            Err(Unusable::Reason(reason)) => {
-                tracing::info!(reason, "engine.precision = \"auto\": OpenVINO does not start, f32 is used");
+    if config.provider == Provider::Auto {
+        return automatic(config, arithmetic);
+    }
+    let runtime = environment::load(config.library.as_deref(), config.executable_dir.as_deref())?;
+    let provider = match config.provider {
+        Provider::Cuda => RunningProvider::Cuda { device_id: config.device_id },
+        Provider::TensorRt => {
+            RunningProvider::TensorRt { device_id: config.device_id, config: config.tensorrt.clone() }
+        }
+        Provider::Cpu | Provider::OpenVino | Provider::Auto => RunningProvider::Cpu,
+    };
+    match runtime.try_provider(&provider) {
+        Ok(()) => Ok((runtime, provider)),
+        Err(reason) => Err(EngineError::Provider { provider: provider.name(), reason }),
+    }
+}
+
+/// `auto`: CUDA where it starts, else OpenVINO where bf16 is wanted, else the CPU; what does not start, the log says.
+fn automatic(
+    config: &EngineConfig,
+    arithmetic: Arithmetic,
+) -> Result<(&'static Runtime, RunningProvider), EngineError> {
+    let openvino = || match openvino(config, arithmetic) {
+        Ok(running) => {
+            tracing::info!("engine.precision = \"auto\": the CPU computes in bf16, OpenVINO is used");
+            Some(running)
+        }
+        Err(Unusable::Library(error)) => {
+            tracing::info!(reason = %error, "engine.precision = \"auto\": OpenVINO does not start, f32 is used");
+            None
+        }
+        Err(Unusable::Reason(reason)) => {
+            tracing::info!(reason, "engine.precision = \"auto\": OpenVINO does not start, f32 is used");
+            None
+        }
+    };
+    let wants_openvino = arithmetic == Arithmetic::Bf16;
+    // Before any library is loaded, of which a process can have one: OpenVINO may bring another.
+    let has_cuda = openvino::is_cuda_build(config);
+    if wants_openvino
+        && !has_cuda
+        && let Some(running) = openvino()
+    {
+        return Ok(running);
+    }
+    let runtime = match environment::loaded() {
+        Some(runtime) => runtime,
+        None => environment::load(config.library.as_deref(), config.executable_dir.as_deref())?,
+    };
+    // CUDA has no product of unsigned and signed 8-bit integers, which is what int8 graphs are made of.
+    if config.precision != PrecisionChoice::Int8 {
+        let cuda = RunningProvider::Cuda { device_id: config.device_id };
+        match runtime.try_provider(&cuda) {
+            Ok(()) => return Ok((runtime, cuda)),
+            Err(reason) => {
+                tracing::info!(reason, "engine.provider = \"auto\": CUDA does not start, the CPU is used");
             }
         }
     }
-    let runtime = environment::load(config.library.as_deref(), config.executable_dir.as_deref())?;
-    let cuda = RunningProvider::Cuda { device_id: config.device_id };
-    let tensorrt = RunningProvider::TensorRt {
-        device_id: config.device_id,
-        fp16: config.precision == PrecisionChoice::F16,
-        cache: config.tensorrt_cache.clone(),
-    };
-    let explicit = |provider: RunningProvider| match runtime.try_provider(&provider) {
-        Ok(()) => Ok((runtime, provider)),
-        Err(reason) => Err(EngineError::Provider { provider: provider.name(), reason }),
-    };
-    match config.provider {
-        Provider::Cpu | Provider::OpenVino => Ok((runtime, RunningProvider::Cpu)),
-        Provider::Cuda => explicit(cuda),
-        Provider::TensorRt => explicit(tensorrt),
-        Provider::Auto => match runtime.try_provider(&cuda) {
-            Ok(()) => Ok((runtime, cuda)),
-            Err(reason) => {
-                tracing::info!(reason, "engine.provider = \"auto\": CUDA does not start, the CPU is used");
-                Ok((runtime, RunningProvider::Cpu))
-            }
-        },
-    }
+    let running = if wants_openvino && has_cuda { openvino() } else { None };
+    Ok(running.unwrap_or((runtime, RunningProvider::Cpu)))
 }
 
 /// Why OpenVINO does not run.
@@ -159,11 +196,14 @@ pub(super) struct SessionOptions {
     pub activation_group: usize,
     /// Whether what a run used is kept for the next one, as much as the largest batch has needed.
     pub keeps_memory: bool,
+    /// Of the graph's inputs: [`RunningProvider::profile`].
+    pub profile: Option<Profile>,
 }
 
 impl SessionOptions {
     /// Of a session that is opened to see whether a provider starts.
-    pub(super) const PROBE: Self = Self { intra_threads: 1, activation_group: LEAST_GROUP, keeps_memory: false };
+    pub(super) const PROBE: Self =
+        Self { intra_threads: 1, activation_group: LEAST_GROUP, keeps_memory: false, profile: None };
 }
 
 /// A session builder with the options of `provider`.
@@ -204,9 +244,13 @@ pub(super) fn builder(
         RunningProvider::Cuda { device_id } => {
             Ok(builder.with_execution_providers([cuda(*device_id).build().error_on_failure(), cpu])?)
         }
-        RunningProvider::TensorRt { device_id, fp16, cache } => {
-            let mut tensorrt = ep::TensorRT::default().with_device_id(*device_id).with_fp16(*fp16);
-            if let Some(cache) = cache {
+        RunningProvider::TensorRt { device_id, config } => {
+            let mut tensorrt = ep::TensorRT::default().with_device_id(*device_id).with_fp16(true);
+            if let Some(Profile { least, best, most }) = &options.profile {
+                tensorrt = tensorrt.with_profile_min_shapes(least);
+                tensorrt = tensorrt.with_profile_opt_shapes(best).with_profile_max_shapes(most);
+            }
+            if let Some(cache) = &config.cache {
                 // Without it every start builds its engines anew, which takes minutes.
                 let folder = cache.display();
                 tensorrt = tensorrt.with_engine_cache(true).with_engine_cache_path(folder.to_string());
@@ -240,6 +284,8 @@ fn cuda(device_id: i32) -> ep::CUDA {
     ep::CUDA::default()
         .with_device_id(device_id)
         .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
+        // ONNX Runtime's default rounds the inputs of f32 products to TF32's ten bits.
+        .with_tf32(false)
         // The default, EXHAUSTIVE, tries every algorithm again for each new batch size: hundreds of milliseconds against a
         // few, and the patch embedding is the only convolution there is.
         .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)

@@ -1,6 +1,6 @@
 //! What a graph of our own export says about itself in its metadata, as far as the service asks.
 //!
-//! Owns the keys that are read back, and reading them off a file without running it. Does not own writing them (`export`). A graph
+//! Owns the keys that are read back, and reading them and the inputs off a file without running it. Does not own writing them (`export`). A graph
 //! from elsewhere says nothing, and is served by what it declares.
 
 use std::{fs, io, path::Path};
@@ -24,8 +24,11 @@ pub const ACTIVATION_GROUP: &str = "clipserve.activation_group";
 /// The least [`ACTIVATION_GROUP`], and that of a graph that does not say: it divides the layers of every CLIP that we know.
 pub const LEAST_GROUP: usize = 128;
 
-/// What a loader cannot see from a graph's inputs and outputs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// Text: the most ids that one text may have.
+pub const CONTEXT_LENGTH: &str = "clipserve.context_length";
+
+/// What a loader wants to know before there is a session.
+#[derive(Clone, Debug, PartialEq)]
 pub struct GraphInfo {
     /// The precision it was exported in.
     pub precision: Precision,
@@ -35,16 +38,86 @@ pub struct GraphInfo {
     pub packed: bool,
     /// [`ACTIVATION_GROUP`].
     pub activation_group: usize,
+    /// [`CONTEXT_LENGTH`], of a text graph.
+    pub context_length: Option<usize>,
+    /// What it is fed.
+    pub inputs: Vec<GraphInput>,
+}
+
+/// One input as a graph declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GraphInput {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub dimensions: Vec<Dimension>,
+}
+
+/// One dimension of an input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dimension {
+    /// Always of this size.
+    Fixed(usize),
+    /// Of any size, by its name: `batch` or `sequence`.
+    Named(String),
 }
 
 /// Our graphs keep their weights outside, so none comes near this, bytes; most graphs from elsewhere are larger.
 const MAX_GRAPH_BYTES: u64 = 32 << 20;
 
-/// `ModelProto` with nothing but its metadata; everything else is skipped.
+/// `ModelProto` with nothing but its inputs and metadata; everything else is skipped.
 #[derive(Clone, PartialEq, prost::Message)]
-struct ModelMetadata {
+struct Model {
+    #[prost(message, optional, tag = "7")]
+    graph: Option<Graph>,
     #[prost(message, repeated, tag = "14")]
     metadata_props: Vec<Entry>,
+}
+
+/// `GraphProto`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Graph {
+    #[prost(message, repeated, tag = "11")]
+    input: Vec<ValueInfo>,
+}
+
+/// `ValueInfoProto`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct ValueInfo {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    r#type: Option<Type>,
+}
+
+/// `TypeProto`, of a tensor.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Type {
+    #[prost(message, optional, tag = "1")]
+    tensor_type: Option<Tensor>,
+}
+
+/// `TypeProto.Tensor`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Tensor {
+    #[prost(message, optional, tag = "2")]
+    shape: Option<Shape>,
+}
+
+/// `TensorShapeProto`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Shape {
+    #[prost(message, repeated, tag = "1")]
+    dim: Vec<Dim>,
+}
+
+/// `TensorShapeProto.Dimension`, of which one is there.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Dim {
+    #[prost(int64, optional, tag = "1")]
+    dim_value: Option<i64>,
+    #[prost(string, tag = "2")]
+    dim_param: String,
 }
 
 /// `StringStringEntryProto`.
@@ -66,10 +139,10 @@ impl GraphInfo {
             return Ok(None);
         }
         let bytes = fs::read(graph)?;
-        Ok(ModelMetadata::decode(bytes.as_slice()).ok().and_then(|model| Self::of(&model)))
+        Ok(Model::decode(bytes.as_slice()).ok().and_then(|model| Self::of(&model)))
     }
 
-    fn of(model: &ModelMetadata) -> Option<Self> {
+    fn of(model: &Model) -> Option<Self> {
         let value = |key| model.metadata_props.iter().find(|entry| entry.key == key).map(|entry| entry.value.as_str());
         value(EXPORTER)?;
         let precisions = [Precision::F32, Precision::F16, Precision::Int8, Precision::Int8Weights];
@@ -79,7 +152,21 @@ impl GraphInfo {
             logit_scale: value(LOGIT_SCALE).and_then(|scale| scale.parse().ok()),
             packed: value(PACKED) == Some("true"),
             activation_group: value(ACTIVATION_GROUP).and_then(|group| group.parse().ok()).unwrap_or(LEAST_GROUP),
+            context_length: value(CONTEXT_LENGTH).and_then(|length| length.parse().ok()),
+            inputs: model.graph.iter().flat_map(|graph| &graph.input).map(GraphInput::of).collect(),
         })
+    }
+}
+
+impl GraphInput {
+    fn of(info: &ValueInfo) -> Self {
+        let shape = info.r#type.as_ref().and_then(|r#type| r#type.tensor_type.as_ref()?.shape.as_ref());
+        let dimension = |dim: &Dim| match dim.dim_value.and_then(|size| usize::try_from(size).ok()) {
+            Some(size) => Dimension::Fixed(size),
+            None => Dimension::Named(dim.dim_param.clone()),
+        };
+        let dimensions = shape.iter().flat_map(|shape| &shape.dim).map(dimension).collect();
+        Self { name: info.name.clone(), dimensions }
     }
 }
 
@@ -89,7 +176,7 @@ mod tests {
 
     fn read(entries: &[(&str, &str)]) -> Option<GraphInfo> {
         let entry = |(key, value): &(&str, &str)| Entry { key: (*key).into(), value: (*value).into() };
-        let model = ModelMetadata { metadata_props: entries.iter().map(entry).collect() };
+        let model = Model { graph: None, metadata_props: entries.iter().map(entry).collect() };
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), model.encode_to_vec()).unwrap();
         GraphInfo::read(file.path()).unwrap()
@@ -98,12 +185,19 @@ mod tests {
     #[test]
     fn a_graph_of_ours_says_what_it_is() {
         let ours = [(EXPORTER, "1"), (PRECISION, "int8"), (LOGIT_SCALE, "99.5")];
-        let info =
-            GraphInfo { precision: Precision::Int8, logit_scale: None, packed: false, activation_group: LEAST_GROUP };
-        assert_eq!(read(&ours), Some(GraphInfo { logit_scale: Some(99.5), ..info }));
-        assert_eq!(read(&ours[..2]), Some(info));
-        let text = [&ours[..2], &[(PACKED, "true"), (ACTIVATION_GROUP, "384")]].concat();
-        assert_eq!(read(&text), Some(GraphInfo { packed: true, activation_group: 384, ..info }));
+        let info = GraphInfo {
+            precision: Precision::Int8,
+            logit_scale: None,
+            packed: false,
+            activation_group: LEAST_GROUP,
+            context_length: None,
+            inputs: Vec::new(),
+        };
+        assert_eq!(read(&ours), Some(GraphInfo { logit_scale: Some(99.5), ..info.clone() }));
+        assert_eq!(read(&ours[..2]), Some(info.clone()));
+        let text = [&ours[..2], &[(PACKED, "true"), (ACTIVATION_GROUP, "384"), (CONTEXT_LENGTH, "77")]].concat();
+        let expected = GraphInfo { packed: true, activation_group: 384, context_length: Some(77), ..info };
+        assert_eq!(read(&text), Some(expected));
     }
 
     #[test]

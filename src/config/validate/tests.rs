@@ -76,7 +76,7 @@ fn good_values_arrive_in_their_fields() {
         "preprocess.exif_orientation=false",
         "preprocess.fast_decode=true",
         "engine.provider=cuda",
-        "engine.precision=int8",
+        "engine.precision=f16",
         "engine.library=/lib/x.so",
         "engine.device_id=127",
         "engine.intra_threads=5",
@@ -96,7 +96,7 @@ fn good_values_arrive_in_their_fields() {
     assert_eq!(config.model.name.as_deref(), Some("Näme"));
     let preprocess = &config.preprocess;
     assert_eq!((preprocess.threads, preprocess.exif_orientation, preprocess.fast_decode), (7, false, true));
-    assert_eq!((config.engine.provider, config.engine.precision), (Provider::Cuda, PrecisionChoice::Int8));
+    assert_eq!((config.engine.provider, config.engine.precision), (Provider::Cuda, PrecisionChoice::F16));
     assert_eq!((config.engine.library, config.engine.device_id), (Some("/lib/x.so".into()), 127));
     assert_eq!((config.engine.intra_threads, config.engine.vision_sessions, config.engine.text_sessions), (5, 3, 2));
     assert_eq!(config.batch.vision.max_queue_delay, Duration::from_micros(500));
@@ -184,9 +184,11 @@ fn a_model_is_a_directory_or_a_place_for_a_tower() {
 #[test]
 fn a_variant_and_a_precision_are_at_odds() {
     assert_eq!(config(&["model.variant=q4f16"]).model.variant.as_deref(), Some("q4f16"));
-    let lines = errors(&["model.variant=q4f16", "engine.precision=f16"]);
-    assert_eq!(lines.len(), 1);
-    assert!(lines[0].starts_with("model.variant") && lines[0].contains("engine.precision"), "{lines:?}");
+    for precision in ["f16", "int8", "bf16", "auto"] {
+        let lines = errors(&["model.variant=q4f16", &format!("engine.precision={precision}")]);
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("model.variant") && lines[0].contains("engine.precision"), "{lines:?}");
+    }
 }
 
 #[test]
@@ -311,25 +313,38 @@ fn all_errors_of_all_kinds_are_listed_in_one_go() {
 
 #[test]
 fn a_precision_that_the_provider_does_not_have_is_refused() {
+    let errors_of = |provider: &str, precision: &str| {
+        errors(&[&format!("engine.provider={provider}"), &format!("engine.precision={precision}")])
+    };
     for (provider, precision, expected) in [
         ("cpu", "bf16", "\"openvino\" or \"auto\""),
         ("cuda", "bf16", "\"openvino\" or \"auto\""),
-        ("tensorrt", "bf16", "\"openvino\" or \"auto\""),
+        ("cuda", "int8", "\"cpu\", \"openvino\" or \"auto\""),
         ("openvino", "f16", "another provider"),
     ] {
-        let lines = errors(&[&format!("engine.provider={provider}"), &format!("engine.precision={precision}")]);
         let line = format!(
             "engine.provider = \"{provider}\" (--set): must be {expected} beside engine.precision = \"{precision}\" (--set)"
         );
-        assert_eq!(lines, [line]);
+        assert_eq!(errors_of(provider, precision), [line]);
+    }
+    for precision in ["f32", "bf16", "int8", "auto"] {
+        let line = format!(
+            "engine.precision = \"{precision}\" (--set): must be \"f16\" beside engine.provider = \"tensorrt\" (--set)"
+        );
+        assert_eq!(errors_of("tensorrt", precision), [line]);
     }
     for (provider, precision) in [
         ("auto", "bf16"),
+        ("auto", "int8"),
         ("openvino", "bf16"),
         ("openvino", "int8"),
         ("openvino", "f32"),
         ("openvino", "auto"),
         ("cpu", "auto"),
+        ("cuda", "f32"),
+        ("cuda", "f16"),
+        ("cuda", "auto"),
+        ("tensorrt", "f16"),
     ] {
         config(&[&format!("engine.provider={provider}"), &format!("engine.precision={precision}")]);
     }
