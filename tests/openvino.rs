@@ -236,6 +236,21 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
     assert!(odd.contains("hidden_size is 96") && odd.contains("multiples of 128"), "{odd}");
 }
 
+/// What `look` sees of a service that is ready: its process and its log. Then it is ended.
+fn once_ready<T>(mut command: Command, look: impl FnOnce(u32, &str) -> T) -> T {
+    let mut service = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = String::new();
+    let is_ready = BufReader::new(service.stderr.take().unwrap()).lines().map(Result::unwrap).any(|line| {
+        log += &format!("{line}\n");
+        line.trim_end().ends_with("ready")
+    });
+    let seen = is_ready.then(|| look(service.id(), &log));
+    service.kill().unwrap();
+    service.wait().unwrap();
+    assert!(is_ready, "it ended before it was ready:\n{log}");
+    seen.unwrap()
+}
+
 /// Kilobytes of the mappings of files in `folder`, all and in memory, as `smaps` has them.
 #[cfg(target_os = "linux")]
 fn mapped(smaps: &str, folder: &Path) -> (usize, usize) {
@@ -259,15 +274,37 @@ fn a_service_that_is_ready_has_given_the_memory_of_mapped_weights_back() {
     let cache = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--provider", "openvino", "--precision", "f32", "--model"]);
-    command.arg(root("onnx/emoji-clip")).arg("--cache-dir").arg(cache.path()).stderr(Stdio::piped());
-    let mut service = command.spawn().unwrap();
-    let mut log = BufReader::new(service.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let is_ready = log.any(|line| line.trim_end().ends_with("ready"));
-    let smaps = fs::read_to_string(format!("/proc/{}/smaps", service.id()));
-    service.kill().unwrap();
-    service.wait().unwrap();
-    assert!(is_ready, "it ended before it was ready");
-    let (all, resident) = mapped(&smaps.unwrap(), &cache.path().canonicalize().unwrap());
+    command.arg(root("onnx/emoji-clip")).arg("--cache-dir").arg(cache.path());
+    let smaps = once_ready(command, |id, _| fs::read_to_string(format!("/proc/{id}/smaps")).unwrap());
+    let (all, resident) = mapped(&smaps, &cache.path().canonicalize().unwrap());
     assert!(all > 1000, "{all} kB of weights are mapped");
     assert_eq!(resident, 0, "kB of {all}");
+}
+
+#[test]
+fn auto_serves_f32_where_openvino_is_there_and_does_not_start() {
+    let install = tempfile::tempdir().unwrap();
+    let copy = |from: &Path, to: &str| {
+        let to = install.path().join(to);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+    };
+    let libraries = root(".onnxruntime");
+    for (from, to) in [(libraries.clone(), ""), (libraries.join("openvino/runtime"), "openvino/runtime/")] {
+        let names = fs::read_dir(from).unwrap().map(|entry| entry.unwrap());
+        let is_library = |name: &str| name.starts_with("libonnxruntime.so");
+        for entry in names.filter(|entry| is_library(&entry.file_name().to_string_lossy())) {
+            copy(&entry.path(), &format!("{to}{}", entry.file_name().to_string_lossy()));
+        }
+    }
+    // Both forms of OpenVINO, and neither is a library.
+    copy(&root("Cargo.toml"), "openvino/runtime/libonnxruntime_providers_openvino.so");
+    copy(&root("Cargo.toml"), "openvino/plugin/libonnxruntime_providers_openvino_plugin.so");
+    copy(Path::new(env!("CARGO_BIN_EXE_clipserve")), "clipserve");
+    let mut command = Command::new(install.path().join("clipserve"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--precision", "auto", "--model"]);
+    command.arg(root("onnx/emoji-clip")).arg("--cache-dir").arg(install.path().join("cache"));
+    let log = once_ready(command, |_, log| log.to_owned());
+    assert!(log.contains("provider=\"cpu\""), "{log}");
+    assert_eq!(log.contains("OpenVINO does not start"), computes_in_bf16(), "{log}");
 }
