@@ -2,7 +2,7 @@
 //!
 //! For images, texts and similarity: a closed loop at each number of connections, then an open loop at fractions of the
 //! capacity, which is what the closed loop reached at [`CAPACITY_CONNECTIONS`]. Above the capacity the latencies grow for as
-//! long as it lasts, until the queue is full and the rest is refused: the goodput is what tells.
+//! long as it lasts, and where the queue gets full the rest is refused: the goodput is what tells.
 
 use std::{fs, time::Duration};
 

@@ -4,8 +4,9 @@
 //!
 //! A closed loop's window holds the answers that end in it, and its rate runs from the last answer before the window to the
 //! last one inside: answers that come in bursts of a batch would otherwise be cut at the edges, by up to a burst. Refusals and
-//! failures count from the start of the load. An open loop's window holds the arrivals in it, whenever they are answered, and
-//! its rate is per second of the window.
+//! failures count from the start of the load. An open loop's window holds the arrivals in it, whenever they are answered; its
+//! rate is that of the answers that end in the window, whenever they were asked for, so that what a service works off after the
+//! window does not count as its speed.
 
 use std::{
     ops::Range,
@@ -36,6 +37,8 @@ pub(crate) struct Recorder {
     arrived: u64,
     answered: u64,
     within: u64,
+    /// Answers of an open loop that ended in the window.
+    ended: u64,
     refused: u64,
     failed: u64,
     first_failure: Option<String>,
@@ -54,7 +57,7 @@ pub(crate) struct Summary {
     pub(crate) offered: Option<f64>,
     /// Answers per second.
     pub(crate) rate: f64,
-    /// Answers per second that came within the SLO.
+    /// Answers per second that came within the SLO; of an open loop, to the window's arrivals.
     pub(crate) goodput: f64,
     /// Answers.
     pub(crate) answered: u64,
@@ -79,6 +82,7 @@ impl Recorder {
             arrived: 0,
             answered: 0,
             within: 0,
+            ended: 0,
             refused: 0,
             failed: 0,
             first_failure: None,
@@ -122,6 +126,7 @@ impl Recorder {
 
     /// An open loop's request that ended.
     pub(crate) fn open(&mut self, arrival: Instant, ended: Instant, outcome: Outcome) {
+        self.ended += u64::from(matches!(outcome, Outcome::Answered) && self.window.contains(&ended));
         if self.window.contains(&arrival) {
             self.count(ended - arrival, outcome);
         }
@@ -153,7 +158,7 @@ impl Recorder {
         let no_answer = (unanswered > 0).then(|| "no answer by the end of the drain".to_owned());
         Summary {
             offered: open.then_some(self.arrived as f64 / window),
-            rate: self.answered as f64 / seconds,
+            rate: if open { self.ended } else { self.answered } as f64 / seconds,
             goodput: self.within as f64 / seconds,
             answered: self.answered,
             refused: self.refused,
