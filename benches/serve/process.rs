@@ -19,6 +19,13 @@ use crate::Result;
 /// From the start of a process to its readiness: torch alone takes many seconds to import on a busy machine.
 const START: Duration = Duration::from_secs(300);
 
+/// How often is looked whether a service rests, and for how long at most.
+const LOOK: Duration = Duration::from_millis(200);
+const REST: Duration = Duration::from_secs(60);
+
+/// A service rests when it takes no more than this in between, in hundredths of a second: one that idles may wake up.
+const AT_REST: u64 = 1;
+
 /// How many of the last lines of a log an error shows.
 const LINES: usize = 20;
 
@@ -96,9 +103,20 @@ impl Service {
         self.address
     }
 
-    /// Stops its threads, so that it takes nothing from the one that is measured.
+    /// Waits until it rests, then stops its threads, so that it takes nothing from the one that is measured. Who is stopped at
+    /// work goes on with it later, and to its own clock that work has taken as long as the stop.
+    #[expect(clippy::disallowed_methods, reason = "that another process rests is no event")]
     pub(crate) fn pause(&self) -> Result<()> {
-        self.signal("-STOP")
+        let mut before = self.ticks()?;
+        for _ in 0..REST.as_millis() / LOOK.as_millis() {
+            thread::sleep(LOOK);
+            let now = self.ticks()?;
+            if now - before <= AT_REST {
+                return self.signal("-STOP");
+            }
+            before = now;
+        }
+        Err(format!("still at work {} s after the last request", REST.as_secs()).into())
     }
 
     /// Lets it go on.
@@ -119,6 +137,15 @@ impl Service {
             Ok(line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<f64>()? * 1024.0)
         };
         Ok(Memory { resident: kilobytes("VmRSS")?, peak: kilobytes("VmHWM")? })
+    }
+
+    /// CPU time so far, in hundredths of a second.
+    fn ticks(&self) -> Result<u64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // The name, in brackets, may be anything; `utime` and `stime` are the twelfth and thirteenth field after it.
+        let (_, fields) = stat.rsplit_once(')').ok_or("stat has no name")?;
+        let times = fields.split_whitespace().skip(11).take(2);
+        Ok(times.map(str::parse::<u64>).sum::<std::result::Result<_, _>>()?)
     }
 
     /// CPU seconds so far, summed by what `group` makes of a thread's name.

@@ -177,6 +177,7 @@ fn columns() -> [Column; 2] {
     let ours = [
         (Measure::Images, &[80.0, 50.0, 84.0][..]),
         (Measure::Bare, &[81.0, 51.0, 85.0]),
+        (Measure::Images32, &[75.0, 50.0, 66.0]),
         (Measure::Images512, &[75.0, 45.0, 60.0]),
         (Measure::ImageP50, &[12.0, 20.0, 13.0]),
     ];
@@ -201,7 +202,7 @@ fn a_ratio_is_the_median_of_the_rounds_ratios() {
 fn the_table_has_medians_and_ratios_and_leaves_out_what_nobody_measured() {
     let table = table(&columns());
     assert!(table.contains("| images/s, 32 connections | 80.0 (4.20) | 20.0 |\n"), "{table}");
-    assert!(table.contains("| images/s, 512 connections | 60.0 | - |\n"), "{table}");
+    assert!(table.contains("| in a row: images/s, 512 connections | 60.0 | - |\n"), "{table}");
     assert!(!table.contains("texts/s"), "{table}");
 }
 
@@ -212,7 +213,7 @@ fn bars_say_by_how_much_they_are_met_or_missed() {
         "| ours: images/s served, of ONNX Runtime alone | ≥ 0.95 | 0.99 | **met**, 4 % over |",
         "| ours: images/s at 32 connections, of infinity's | ≥ 4.00 | 4.20 | **met**, 5 % over |",
         "| ours: p50 of one image at one connection, of infinity's | ≤ 0.25 | 0.24 | **met**, 4 % under |",
-        "| ours: images/s at 512 connections, of that at 32 | ≥ 0.95 | 0.90 | **missed** by 5 % |",
+        "| ours: images/s at 512 connections, of that at 32 | ≥ 0.95 | 0.91 | **missed** by 4 % |",
     ] {
         assert!(rows.contains(row), "{row}\n{rows}");
     }
