@@ -349,17 +349,19 @@ mod tests {
 
     use super::*;
 
-    fn shipped(name: &str) -> Config {
+    fn shipped(name: &str, precision: &str) -> Config {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name);
-        let overrides = Overrides { file: Some(file), set: vec!["model.path=m".to_owned()], ..Overrides::default() };
+        let set = vec!["model.path=m".to_owned(), format!("engine.precision={precision}")];
+        let overrides = Overrides { file: Some(file), set, ..Overrides::default() };
         load(&overrides, []).unwrap_or_else(|errors| panic!("{name}: {errors}")).config
     }
 
     #[test]
     fn the_shipped_files_are_valid() {
-        assert_eq!(shipped("cpu.toml").engine.provider, Provider::Cpu);
-        let cuda = shipped("cuda.toml");
-        assert_eq!((cuda.engine.provider, cuda.engine.precision), (Provider::Cuda, PrecisionChoice::F32));
-        assert_eq!(shipped("default.toml").engine.provider, Provider::Auto);
+        assert_eq!(shipped("default.toml", "f32").engine.provider, Provider::Auto);
+        assert_eq!(shipped("cuda.toml", "f32").engine.provider, Provider::Cuda);
+        for precision in ["auto", "f32", "bf16", "int8"] {
+            assert_eq!(shipped("cpu.toml", precision).engine.provider, Provider::Auto, "{precision}");
+        }
     }
 }
