@@ -288,6 +288,7 @@ impl Embedder {
             precision: info.precision.clone(),
             onnxruntime: info.onnxruntime.clone(),
             model: info.name.clone(),
+            fingerprint: info.fingerprint.clone(),
         });
         let cache = Cache::new(config.cache.max_bytes, &metrics);
         let BatchSizes { images, texts } = info.batch_sizes;

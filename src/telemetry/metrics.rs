@@ -23,6 +23,9 @@ const STAGE: &[f64] =
 /// Batch sizes.
 const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
+/// So much of a fingerprint is in `clipserve_build_info`: tells models apart, and fits into a legend.
+const SHORT_FINGERPRINT: usize = "sha256:".len() + 12;
+
 /// Why a request was refused at the door: the values of `clipserve_rejected_total`'s label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
@@ -186,6 +189,8 @@ pub struct BuildInfo {
     pub onnxruntime: String,
     /// The model's name.
     pub model: String,
+    /// The model's fingerprint, whole.
+    pub fingerprint: String,
 }
 
 /// Every metric. Cloning a field's handle is cheap; the registry is the struct's own.
@@ -307,7 +312,7 @@ impl Metrics {
             build_info: register.gauges(
                 "build_info",
                 "Always 1; its labels say what runs",
-                &["version", "provider", "precision", "onnxruntime", "model"],
+                &["version", "provider", "precision", "onnxruntime", "model", "fingerprint"],
             ),
             registry: registry.clone(),
         };
@@ -332,7 +337,9 @@ impl Metrics {
     /// Says what runs, once the model is loaded.
     pub fn set_build_info(&self, info: &BuildInfo) {
         self.build_info.reset();
-        let labels = [env!("CARGO_PKG_VERSION"), &info.provider, &info.precision, &info.onnxruntime, &info.model];
+        let BuildInfo { provider, precision, onnxruntime, model, fingerprint } = info;
+        let fingerprint = fingerprint.get(..SHORT_FINGERPRINT).unwrap_or(fingerprint);
+        let labels = [env!("CARGO_PKG_VERSION"), provider, precision, onnxruntime, model, fingerprint];
         self.build_info.with_label_values(&labels).set(1);
     }
 
@@ -410,6 +417,7 @@ mod tests {
             precision: "f32".into(),
             onnxruntime: "1.32.0".into(),
             model: "m".into(),
+            fingerprint: format!("sha256:0123456789ab{}", "c".repeat(52)),
         };
         metrics.set_build_info(&info);
         info.provider = "cpu".into();
@@ -417,5 +425,6 @@ mod tests {
         let (text, _) = metrics.render();
         assert_eq!(text.matches("clipserve_build_info{").count(), 1, "{text}");
         assert!(text.contains("provider=\"cpu\""), "{text}");
+        assert!(text.contains("fingerprint=\"sha256:0123456789ab\""), "{text}");
     }
 }

@@ -189,7 +189,10 @@ async fn metrics_count_requests_items_batches_and_stages() {
         assert_eq!(server.metric(series).await, expected, "{series}");
     }
     let text = server.get("/metrics").await.text().await.expect("text");
-    assert!(text.contains(r#"clipserve_build_info{model="tiny-clip",onnxruntime="1."#), "{text}");
+    let info = json(server.get("/info").await, 200).await;
+    let fingerprint = &info["model"]["fingerprint"].as_str().expect("a string")[.."sha256:".len() + 12];
+    let build_info = format!(r#"clipserve_build_info{{fingerprint="{fingerprint}",model="tiny-clip",onnxruntime="1."#);
+    assert!(text.contains(&build_info), "{text}");
     assert!(text.contains(r#"provider="cpu",version=""#) && text.contains("process_resident_memory_bytes"), "{text}");
     server.stop().await;
 }
