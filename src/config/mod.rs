@@ -363,5 +363,12 @@ mod tests {
         for precision in ["auto", "f32", "bf16", "int8"] {
             assert_eq!(shipped("cpu.toml", precision).engine.provider, Provider::Auto, "{precision}");
         }
+        for name in ["default.toml", "cpu.toml", "cuda.toml"] {
+            let Config { server, limits, .. } = shipped(name, "f32");
+            assert!(
+                server.max_connections > limits.max_inflight_requests,
+                "{name}: max_inflight_requests is out of reach"
+            );
+        }
     }
 }
