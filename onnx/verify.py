@@ -1,9 +1,10 @@
 """Compares our ONNX export and our service with transformers' CLIPModel, and makes the fixtures that CI compares without Python.
 
-    verify.py compare CHECKPOINT [--clipserve BINARY] [--url http://HOST:PORT] [--images DIR] [--texts FILE.json]
+    verify.py compare CHECKPOINT --images DIR [--texts FILE.json] [--clipserve BINARY] [--url http://HOST:PORT]
         CHECKPOINT is a folder or a hub id. --clipserve exports it with that binary and runs the graphs; --url asks a service
-        that is serving it, for embeddings and for every other output. Prints, per path and modality, the distance to transformers
-        relative to its norm; fails above 1e-5 (1e-4 for the service's image embeddings, whose pictures went through our decoders).
+        that is serving it, for embeddings and for every other output; one of the two is needed. Prints, per path and modality,
+        the distance to transformers relative to its norm; fails above 1e-5 (1e-4 for the service's image embeddings, whose
+        pictures went through our decoders).
     verify.py made-up OUT --tokenizer DIR
         Writes the CLIPModel checkpoints among those of `fixtures`, but with a real tokenizer's vocabulary and three channels, so
         that `compare` can run on them through the whole service.
