@@ -27,6 +27,9 @@ use crate::{Result, arithmetic::Arithmetic, figures::median, inputs::Inputs, ser
 /// The batch sizes that are tried.
 const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 
+/// For how many microseconds threads spin from one operator to the next.
+const SPIN: &str = "session.intra_op.spin_duration_us";
+
 /// The name under which ONNX Runtime offers OpenVINO.
 const OPENVINO: &str = "OpenVINOExecutionProvider";
 
@@ -207,7 +210,8 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic, group: usize)
             })?
             .with_intra_threads(threads)?
             .with_inter_threads(1)?
-            .with_intra_op_spinning(false)?
+            .with_intra_op_spinning(!matches!(library, Library::BuiltIn(_)))?
+            .with_config_entry(SPIN, "50")?
             .with_memory_pattern(false)?;
         let mut builder = match &library {
             Library::Own(_) => {

@@ -42,6 +42,11 @@ impl Runtime {
         &self.version
     }
 
+    /// Whether spinning threads can be told for how long, as from 1.26 on: before, they spin on for milliseconds.
+    pub(super) fn bounds_spinning(&self) -> bool {
+        bounds_spinning(&self.version)
+    }
+
     /// Its file.
     pub(super) fn library(&self) -> &Path {
         &self.library
@@ -118,6 +123,11 @@ fn open(library: PathBuf) -> Result<Runtime, EngineError> {
     Ok(Runtime { environment, version, library, plugin: Mutex::new(None) })
 }
 
+fn bounds_spinning(version: &str) -> bool {
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+    minor.is_some_and(|minor| minor >= 26)
+}
+
 /// `1.32.0` from `libonnxruntime.so.1.32.0`, else `1.<minor>` as the library itself says.
 fn version(library: &Path) -> String {
     let name = library.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -153,6 +163,13 @@ pub(super) fn one_line(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn threads_spin_only_where_they_can_be_told_for_how_long() {
+        for (version, expected) in [("1.32.0", true), ("1.26", true), ("1.24.1", false), ("unknown", false)] {
+            assert_eq!(bounds_spinning(version), expected, "{version}");
+        }
+    }
 
     #[test]
     fn the_library_is_found_beside_the_executable_and_in_a_checkout_above_it() {

@@ -210,8 +210,8 @@ impl SessionOptions {
 ///
 /// The CPU provider's arena is on where memory is kept: a batch's tensors are tens of megabytes, which the system would be asked for
 /// and give back, page by page, in every run (a third of an int8 run on a virtual machine: `docs/tuning.md`). Memory pattern off: it
-/// assumes one input shape. Spinning off: the intra-op threads would burn the cores that decode pictures. Thread count
-/// explicit: ONNX Runtime's own default ignores the container's quota and pins.
+/// assumes one input shape. The intra-op threads spin from one operator to the next, [`SPIN_MICROSECONDS`] at most: to be woken
+/// takes them as long as a small operator does, and longer would burn the cores that decode pictures. Thread count explicit: ONNX Runtime's own default ignores the container's quota and pins.
 pub(super) fn builder(
     runtime: &Runtime,
     provider: &RunningProvider,
@@ -229,7 +229,8 @@ pub(super) fn builder(
         .with_optimization_level(optimization)?
         .with_intra_threads(options.intra_threads)?
         .with_inter_threads(1)?
-        .with_intra_op_spinning(false)?
+        .with_intra_op_spinning(runtime.bounds_spinning())?
+        .with_config_entry(SPIN, SPIN_MICROSECONDS)?
         .with_memory_pattern(false)?;
     let cpu = ep::CPU::default().with_arena_allocator(options.keeps_memory).build();
     match provider {
@@ -279,6 +280,12 @@ pub(super) fn builder(
 }
 
 const CPU_PROVIDER: &str = "CPUExecutionProvider";
+
+/// `kOrtSessionOptionsConfigIntraOpSpinDurationUs` of ONNX Runtime.
+const SPIN: &str = "session.intra_op.spin_duration_us";
+
+/// What measures best (`docs/tuning.md`).
+const SPIN_MICROSECONDS: &str = "50";
 
 fn cuda(device_id: i32) -> ep::CUDA {
     ep::CUDA::default()
