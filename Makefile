@@ -34,7 +34,7 @@ lint: deps ## check the format, clippy and the documentation
 bench: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure the speed: against bare ONNX Runtime, and over connections and rates (ARGS="load --help")
 	cargo bench --locked --bench serve -- $(ARGS)
 
-bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure beside infinity and transformers (20 minutes, 7 GB) and write docs/benchmarks.md
+bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure beside infinity and transformers (23 minutes, 7 GB) and write docs/benchmarks.md
 	@benches/peers/install.sh
 	cargo bench --locked --bench serve -- compare $(ARGS)
 

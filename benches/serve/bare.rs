@@ -27,8 +27,11 @@ use crate::{Result, arithmetic::Arithmetic, figures::median, inputs::Inputs, ser
 /// The batch sizes that are tried.
 const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
 
-/// For how many microseconds threads spin from one operator to the next.
+/// `kOrtSessionOptionsConfigIntraOpSpinDurationUs` of ONNX Runtime.
 const SPIN: &str = "session.intra_op.spin_duration_us";
+
+/// For so long threads wait awake from one operator to the next: the service's own.
+const SPIN_MICROSECONDS: &str = "50";
 
 /// The name under which ONNX Runtime offers OpenVINO.
 const OPENVINO: &str = "OpenVINOExecutionProvider";
@@ -211,7 +214,7 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic, group: usize)
             .with_intra_threads(threads)?
             .with_inter_threads(1)?
             .with_intra_op_spinning(!matches!(library, Library::BuiltIn(_)))?
-            .with_config_entry(SPIN, "50")?
+            .with_config_entry(SPIN, SPIN_MICROSECONDS)?
             .with_memory_pattern(false)?;
         let mut builder = match &library {
             Library::Own(_) => {

@@ -127,11 +127,11 @@ fn automatic(
             tracing::info!("engine.precision = \"auto\": the CPU computes in bf16, OpenVINO is used");
             Some(running)
         }
-        Err(Unusable::Library(error)) => {
-            tracing::info!(reason = %error, "engine.precision = \"auto\": OpenVINO does not start, f32 is used");
-            None
-        }
-        Err(Unusable::Reason(reason)) => {
+        Err(unusable) => {
+            let reason = match unusable {
+                Unusable::Library(error) => error.to_string(),
+                Unusable::Reason(reason) => reason,
+            };
             tracing::info!(reason, "engine.precision = \"auto\": OpenVINO does not start, f32 is used");
             None
         }
