@@ -15,7 +15,7 @@ use std::{
 use clipserve::{
     cli::{self, Command, EX_USAGE, ExportArgs, HealthcheckArgs, ServeArgs, TuneArgs, healthcheck},
     config::{Config, ConfigErrors},
-    embedder,
+    embedder, engine,
     export::export_checkpoint,
     server::{LoadContext, Server},
     telemetry,
@@ -28,7 +28,7 @@ use tokio::{
 
 #[expect(clippy::print_stderr, reason = "the last line of a start that failed is for the operator")]
 fn main() -> ExitCode {
-    disable_onnxruntime_telemetry();
+    set_variables();
     let command = match cli::parse(env::args_os()) {
         Ok(command) => command,
         Err(error) => {
@@ -136,9 +136,13 @@ fn check_health(args: &HealthcheckArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The published ONNX Runtime builds send usage data home unless told not to before they are loaded.
+/// What the libraries read from the environment, where the operator has not said otherwise.
 #[expect(unsafe_code, reason = "changing the environment is unsafe while other threads may read it")]
-fn disable_onnxruntime_telemetry() {
-    // SAFETY: the first statement of `main`; no other thread exists yet.
-    unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+fn set_variables() {
+    for (name, value) in engine::VARIABLES {
+        if env::var_os(name).is_none() {
+            // SAFETY: the first statement of `main`; no other thread exists yet.
+            unsafe { env::set_var(name, value) };
+        }
+    }
 }

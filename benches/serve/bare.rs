@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clipserve::{export, model::graph_info::GraphInfo};
+use clipserve::{engine, export, model::graph_info::GraphInfo};
 use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider as _},
     memory::DeviceType,
@@ -62,7 +62,7 @@ impl Bare {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["bare", arithmetic.name()]).arg(graph);
         command.args(activation_group.map(|group| group.to_string()));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.envs(engine::VARIABLES).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let input = child.stdin.take().ok_or("the input is piped")?;
         let output = BufReader::new(child.stdout.take().ok_or("the output is piped")?);
@@ -202,6 +202,7 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic, group: usize)
         "INFERENCE_NUM_THREADS": threads.to_string(),
         "NUM_STREAMS": "1",
         "ENABLE_CPU_PINNING": "NO",
+        "CPU_RUNTIME_CACHE_CAPACITY": "256",
     }})
     .to_string();
     let open = || -> ort::Result<Session> {

@@ -22,6 +22,10 @@ use super::{
 /// The folder, in the executable's folder or any folder above it, that `make` unpacks the library into.
 const CHECKOUT_FOLDER: &str = ".onnxruntime";
 
+/// Variables of the environment that the libraries read when they are loaded, and their values: a process sets them before it has
+/// threads, each unless the operator has. The published builds of ONNX Runtime send usage data home unless told not to.
+pub const VARIABLES: [(&str, &str); 2] = [("ORT_DISABLE_TELEMETRY", "1"), openvino::ONEDNN_CACHE];
+
 /// The loaded library and its environment.
 #[derive(Debug)]
 pub struct Runtime {
@@ -111,8 +115,7 @@ pub(super) fn load(explicit: Option<&Path>, executable_dir: Option<&Path>) -> Re
 
 fn open(library: PathBuf) -> Result<Runtime, EngineError> {
     let fault = |reason: String| EngineError::Library { path: library.clone(), reason: one_line(&reason) };
-    // Telemetry is switched off by `ORT_DISABLE_TELEMETRY`, which `main` sets before anything else: this switch alone does
-    // not stop the wheel's background thread.
+    // Telemetry is switched off by [`VARIABLES`]: this switch alone does not stop the wheel's background thread.
     let environment = ort::init_from(&library)
         .map_err(|error| fault(error.to_string()))?
         .with_name("clipserve")

@@ -25,7 +25,7 @@ use std::{
 
 use ort::session::Session;
 
-pub use environment::Runtime;
+pub use environment::{Runtime, VARIABLES};
 pub use text::{TextEncoder, TokenInput};
 pub use tower::{TowerEncoder, TowerInput};
 pub use vision::{Normalization, PixelInput, VisionEncoder};

@@ -91,7 +91,7 @@ pub(super) enum Arithmetic {
 }
 
 /// OpenVINO's properties. The precision is always said: its own default is bf16 in one form and f32 in the other. One stream:
-/// a session runs one batch at a time. Not pinned: a container's cores are not the first ones.
+/// a session runs one batch at a time. Not pinned: a container's cores are not the first ones. Bounded: see [`CACHE_CAPACITY`].
 pub(super) fn options(arithmetic: Arithmetic, options: &SessionOptions) -> String {
     let precision = if arithmetic == Arithmetic::Bf16 { "bf16" } else { "f32" };
     let group = if arithmetic == Arithmetic::Int8 { options.activation_group } else { 0 };
@@ -101,9 +101,18 @@ pub(super) fn options(arithmetic: Arithmetic, options: &SessionOptions) -> Strin
         "INFERENCE_NUM_THREADS": options.intra_threads.to_string(),
         "NUM_STREAMS": "1",
         "ENABLE_CPU_PINNING": "NO",
+        "CPU_RUNTIME_CACHE_CAPACITY": CACHE_CAPACITY,
     }})
     .to_string()
 }
+
+/// Of what a session compiles for a new size of a batch, it keeps so many pieces, the last used ones: a run takes three or four. As
+/// many as all lengths of one text need; OpenVINO's own 5000 are hundreds of megabytes (`docs/tuning.md`).
+const CACHE_CAPACITY: &str = "256";
+
+/// oneDNN, of which OpenVINO is made, keeps 1024 such pieces of the whole process beside them, unless this says otherwise before it is
+/// loaded.
+pub(super) const ONEDNN_CACHE: (&str, &str) = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0");
 
 /// The plugin's device for this machine's CPU.
 pub(super) fn cpu_devices(environment: &Environment) -> impl Iterator<Item = Device<'_>> {
