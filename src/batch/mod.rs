@@ -30,6 +30,6 @@ mod tests;
 
 pub use admission::{Admission, Permit, Refused};
 pub use job::{Answer, Encoded, Job, JobError, JobHead, Ticket, Timings};
-pub use policy::{BatchPolicy, Decision, Waiting};
+pub use policy::{BatchPolicy, Decision, LastRun, Waiting};
 pub use queue::JobQueue;
 pub use worker::{Worker, WorkerContext};

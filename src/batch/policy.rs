@@ -3,7 +3,9 @@
 //! Owns the decision. Owns no clock, no thread, no queue; a table of tests covers it.
 //!
 //! Work-conserving: with `max_queue_delay` zero, a free session takes what is there at once, and load alone makes batches
-//! bigger. The oldest item is always in the batch, so nothing starves. Items are of a *cost* (1 for an image, the token count
+//! bigger. The one exception is bounded by the work itself: who was answered together comes back together, and a session that took
+//! the first of them alone would pay a run for one; it waits for as many as it has just answered, for [`RETURN_SHARE`] of that
+//! run at most. The oldest item is always in the batch, so nothing starves. Items are of a *cost* (1 for an image, the token count
 //! for a text); a batch costs `longest x count`, because shorter texts are padded to the longest. The items that join the
 //! oldest are those nearest to it in length, as long as padding (where it is computed) stays a small part of the work, and of
 //! which the same outputs are wanted: one run computes the same for all.
@@ -15,6 +17,28 @@ use crate::encoder::OutputSet;
 /// Of the padded cost of a batch, how much may be padding, where padding is computed. A quarter: a run's time is then nearly linear in
 /// its padded tokens, and below that splitting a batch costs more in per-run overhead than the padding it saves.
 const MAX_PADDING: f64 = 0.25;
+
+/// Of the time of a run, how long the session waits for those it answered: the most that waiting in vain can cost.
+/// A thirtieth of a run of 30 texts is about a run of one, and enough for their clients to ask again (`docs/tuning.md`).
+const RETURN_SHARE: f64 = 1.0 / 30.0;
+
+/// The run that a session has just done.
+#[derive(Clone, Copy, Debug)]
+pub struct LastRun {
+    /// How many items it answered.
+    pub items: usize,
+    /// When it ended.
+    pub ended: Instant,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl LastRun {
+    /// Until when others may come back beside the first; `None` where no others are awaited.
+    fn returning(&self, waiting: usize) -> Option<Instant> {
+        (self.items > waiting.max(1)).then(|| self.ended + self.took.mul_f64(RETURN_SHARE))
+    }
+}
 
 /// The limits of one batch.
 #[derive(Clone, Copy, Debug)]
@@ -57,11 +81,12 @@ impl BatchPolicy {
         Self { max_batch_size: 1, max_batch_cost: usize::MAX, max_queue_delay: Duration::ZERO, pads: true }
     }
 
-    /// Decides for `queue`, oldest first. `flush` (the queue is closed) means that nothing more will come: don't wait.
-    pub fn decide(&self, now: Instant, queue: &[Waiting], flush: bool) -> Decision {
+    /// Decides for `queue`, oldest first, after `last`. `flush` (the queue is closed) means that nothing more will come: don't wait.
+    pub fn decide(&self, now: Instant, queue: &[Waiting], last: Option<LastRun>, flush: bool) -> Decision {
         let Some(oldest) = queue.first() else { return Decision::Idle };
         let (chosen, full) = self.choose(queue);
-        let until = oldest.since + self.max_queue_delay;
+        let filled = oldest.since + self.max_queue_delay;
+        let until = last.and_then(|last| last.returning(queue.len())).map_or(filled, |returned| filled.max(returned));
         if full || flush || until <= now { Decision::Take(chosen) } else { Decision::WaitUntil(until) }
     }
 
@@ -167,7 +192,34 @@ mod unit {
             ),
         ];
         for (name, policy, costs, flush, expected) in cases {
-            assert_eq!(&policy.decide(now, &queue(now, costs), *flush), expected, "{name}");
+            assert_eq!(&policy.decide(now, &queue(now, costs), None, *flush), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn those_that_were_answered_together_are_awaited_for_a_small_part_of_their_run() {
+        let now = Instant::now();
+        let ms = Duration::from_millis;
+        let take = |indices: &[usize]| Decision::Take(indices.to_vec());
+        let wait = |ms| Decision::WaitUntil(now + Duration::from_millis(ms));
+        // A run of 300 ms, so 10 ms to come back, that ended `ago`.
+        let after = |items, ago| LastRun { items, ended: now - ms(ago), took: ms(300) };
+        let cases: &[(&str, BatchPolicy, usize, LastRun, bool, Decision)] = &[
+            ("the first of four that come back", policy(8, 99, 0), 1, after(4, 3), false, wait(7)),
+            ("the third", policy(8, 99, 0), 3, after(4, 3), false, wait(7)),
+            ("all of them", policy(8, 99, 0), 4, after(4, 3), false, take(&[0, 1, 2, 3])),
+            ("they do not come", policy(8, 99, 0), 1, after(4, 10), false, take(&[0])),
+            ("one that comes much later", policy(8, 99, 0), 1, after(4, 5000), false, take(&[0])),
+            ("one alone was answered", policy(8, 99, 0), 1, after(1, 0), false, take(&[0])),
+            ("a full batch", policy(2, 99, 0), 2, after(4, 3), false, take(&[0, 1])),
+            ("nothing more will come", policy(8, 99, 0), 1, after(4, 3), true, take(&[0])),
+            ("a delay that is longer", policy(8, 99, 20), 1, after(4, 3), false, wait(20)),
+            ("a delay that is shorter", policy(8, 99, 2), 1, after(4, 3), false, wait(7)),
+            ("nobody comes back", policy(8, 99, 0), 0, after(4, 3), false, Decision::Idle),
+        ];
+        for (name, policy, waiting, last, flush, expected) in cases {
+            let waiting = queue(now, &vec![1; *waiting]);
+            assert_eq!(&policy.decide(now, &waiting, Some(*last), *flush), expected, "{name}");
         }
     }
 
@@ -176,13 +228,13 @@ mod unit {
         let now = Instant::now();
         let packed = |size, cost| BatchPolicy { pads: false, ..policy(size, cost, 0) };
         let mut mixed = queue(now, &[7, 77, 8, 30]);
-        assert_eq!(packed(8, 999).decide(now, &mixed, false), Decision::Take(vec![0, 1, 2, 3]));
-        assert_eq!(packed(2, 999).decide(now, &mixed, false), Decision::Take(vec![0, 2]));
-        assert_eq!(packed(8, 200).decide(now, &mixed, false), Decision::Take(vec![0, 2, 3]));
+        assert_eq!(packed(8, 999).decide(now, &mixed, None, false), Decision::Take(vec![0, 1, 2, 3]));
+        assert_eq!(packed(2, 999).decide(now, &mixed, None, false), Decision::Take(vec![0, 2]));
+        assert_eq!(packed(8, 200).decide(now, &mixed, None, false), Decision::Take(vec![0, 2, 3]));
         for item in &mut mixed {
             item.outputs = [crate::encoder::Output::Attentions].into_iter().collect();
         }
-        assert_eq!(packed(8, 999).decide(now, &mixed, false), Decision::Take(vec![0, 2]), "outputs have padding");
+        assert_eq!(packed(8, 999).decide(now, &mixed, None, false), Decision::Take(vec![0, 2]), "outputs have padding");
     }
 
     #[test]
@@ -193,10 +245,10 @@ mod unit {
             mixed[i].outputs = [crate::encoder::Output::Attentions].into_iter().collect();
         }
         let patient = policy(8, 99, 50);
-        assert_eq!(patient.decide(now, &mixed, false), Decision::Take(vec![0, 3]), "complete: it does not wait");
+        assert_eq!(patient.decide(now, &mixed, None, false), Decision::Take(vec![0, 3]), "complete: it does not wait");
         mixed.remove(0);
-        assert_eq!(patient.decide(now, &mixed, false), Decision::Take(vec![0, 1]));
-        assert_eq!(policy(1, 99, 0).decide(now, &mixed, false), Decision::Take(vec![0]));
+        assert_eq!(patient.decide(now, &mixed, None, false), Decision::Take(vec![0, 1]));
+        assert_eq!(policy(1, 99, 0).decide(now, &mixed, None, false), Decision::Take(vec![0]));
     }
 
     proptest! {
@@ -207,7 +259,7 @@ mod unit {
             cost in 1usize..4000,
         ) {
             let now = Instant::now();
-            let Decision::Take(batch) = policy(size, cost, 0).decide(now, &queue(now, &costs), false) else {
+            let Decision::Take(batch) = policy(size, cost, 0).decide(now, &queue(now, &costs), None, false) else {
                 panic!("with no delay, a session that is free takes something");
             };
             prop_assert_eq!(batch[0], 0, "the oldest is in it");
@@ -226,7 +278,7 @@ mod unit {
             let policy = policy(size, 512, 0);
             let mut waiting = queue(now, &costs);
             let mut rounds = 0;
-            while let Decision::Take(batch) = policy.decide(now, &waiting, false) {
+            while let Decision::Take(batch) = policy.decide(now, &waiting, None, false) {
                 for &i in batch.iter().rev() {
                     waiting.remove(i);
                 }

@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use super::{BatchPolicy, Decision, Job, JobError, Waiting};
+use super::{BatchPolicy, Decision, Job, JobError, LastRun, Waiting};
 use crate::telemetry::{LaneMetrics, QueueMetrics};
 
 /// The waiting room of one stage.
@@ -29,13 +29,15 @@ pub struct JobQueue<T> {
 struct State<T> {
     jobs: VecDeque<Job<T>>,
     closed: bool,
+    /// Threads that wait for any job at all, and would take it at once.
+    idle: usize,
 }
 
 impl<T> JobQueue<T> {
     /// An open, empty queue. `cost` is what [`BatchPolicy`] counts of an input; `observed` are this
     /// stage's depth and wait, `metrics` those of the lane that counts how items end.
     pub fn new(cost: fn(&T) -> usize, observed: QueueMetrics, metrics: LaneMetrics) -> Self {
-        let state = Mutex::new(State { jobs: VecDeque::new(), closed: false });
+        let state = Mutex::new(State { jobs: VecDeque::new(), closed: false, idle: 0 });
         Self { state, changed: Condvar::new(), cost, observed, metrics }
     }
 
@@ -59,10 +61,11 @@ impl<T> JobQueue<T> {
         self.changed.notify_all();
     }
 
-    /// Waits until `policy` finds a batch; `None` once the queue is closed and empty.
+    /// Waits until `policy` finds a batch after the caller's `last` run; `None` once the queue is closed and empty.
     ///
+    /// Nobody is awaited for a fuller batch after `last` where another thread is idle: two runs side by side are done sooner.
     /// Jobs that died while they waited are answered (or dropped, when nobody waits) and never returned.
-    pub fn take_batch(&self, policy: &BatchPolicy) -> Option<Vec<Job<T>>> {
+    pub fn take_batch(&self, policy: &BatchPolicy, last: Option<LastRun>) -> Option<Vec<Job<T>>> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
@@ -76,7 +79,8 @@ impl<T> JobQueue<T> {
                     outputs: head.outputs(),
                 })
                 .collect();
-            match policy.decide(now, &waiting, state.closed) {
+            let last = last.filter(|_| state.idle == 0);
+            match policy.decide(now, &waiting, last, state.closed) {
                 Decision::Take(indices) => {
                     let batch = self.remove(&mut state, &indices, now);
                     let more = !state.jobs.is_empty();
@@ -89,7 +93,9 @@ impl<T> JobQueue<T> {
                 }
                 Decision::Idle if state.closed => return None,
                 Decision::Idle => {
+                    state.idle += 1;
                     state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.idle -= 1;
                 }
                 Decision::WaitUntil(until) => {
                     let timeout = until.saturating_duration_since(now);
@@ -101,7 +107,7 @@ impl<T> JobQueue<T> {
 
     /// Waits for the oldest live job; `None` once the queue is closed and empty.
     pub fn take(&self) -> Option<Job<T>> {
-        self.take_batch(&BatchPolicy::single())?.pop()
+        self.take_batch(&BatchPolicy::single(), None)?.pop()
     }
 
     fn weed(&self, state: &mut State<T>, now: Instant) {
@@ -142,5 +148,53 @@ impl<T> JobQueue<T> {
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // No code that can panic runs under the lock, and a poisoned queue would hang every client.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod unit {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+    use crate::{batch::Admission, telemetry::Metrics};
+
+    /// How many jobs a session takes that has just answered two, when one of them comes back before it looks, and one after.
+    fn taken(idle: usize) -> usize {
+        let lane = Metrics::new().vision.clone();
+        let cost = |looked: &mpsc::Sender<()>| {
+            let _ = looked.send(());
+            1
+        };
+        let queue = JobQueue::new(cost, lane.queue.clone(), lane);
+        queue.lock().idle = idle;
+        let admission = Admission::new(2);
+        let long = Duration::from_secs(3600);
+        let job = |looked| {
+            let permit = admission.try_admit(1).expect("room").pop().expect("one");
+            Job::new(looked, permit, Instant::now() + long)
+        };
+        let (looked, looks) = mpsc::channel();
+        let ((first, _first), (second, _second)) = (job(looked.clone()), job(looked));
+        queue.push(first);
+        std::thread::scope(|scope| {
+            let queue = &queue;
+            scope.spawn(move || {
+                looks.recv().expect("the session looks");
+                queue.push(second);
+            });
+            let policy = BatchPolicy { max_batch_size: 8, ..BatchPolicy::single() };
+            let last = LastRun { items: 2, ended: Instant::now(), took: long };
+            queue.take_batch(&policy, Some(last)).expect("open").len()
+        })
+    }
+
+    #[test]
+    fn a_session_takes_those_that_it_answered_together_again() {
+        assert_eq!(taken(0), 2);
+    }
+
+    #[test]
+    fn nobody_is_awaited_beside_an_idle_session() {
+        assert_eq!(taken(1), 1);
     }
 }

@@ -16,7 +16,7 @@ use std::{
 
 use ndarray::ArrayView1;
 
-use super::{Admission, BatchPolicy, Encoded, Job, JobError, JobHead, JobQueue};
+use super::{Admission, BatchPolicy, Encoded, Job, JobError, JobHead, JobQueue, LastRun};
 use crate::{
     encoder::{EncodeError, Encoder, OutputSet},
     health::Heartbeat,
@@ -71,8 +71,8 @@ impl Worker {
 fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: impl FnMut() -> Result<E, String>) {
     context.heartbeat.watch(encoder.interrupt());
     let mut encoder = Some(encoder);
-    let mut failures = 0;
-    while let Some(batch) = context.queue.take_batch(&context.policy) {
+    let (mut failures, mut last) = (0, None);
+    while let Some(batch) = context.queue.take_batch(&context.policy, last.take()) {
         let (inputs, heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
         // The policy batches only jobs that want the same.
         let outputs = heads.first().map_or(OutputSet::EMPTY, JobHead::outputs);
@@ -106,6 +106,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
                 failures = 0;
                 context.heartbeat.well();
                 context.admission.observe_run(heads.len(), took);
+                last = Some(LastRun { items: heads.len(), ended: started + took, took });
                 answer_all(heads, encoded, took, &context.metrics);
                 continue;
             }
