@@ -21,8 +21,8 @@ pub(super) unsafe fn release(files: &[PathBuf]) -> std::io::Result<usize> {
             continue;
         }
         let length = mapping.end - mapping.start;
-        // SAFETY: the range is mapped, since nobody unmaps it meanwhile; it is private and read-only, so that its pages hold what
-        // the file holds, and are read from there when they are touched again.
+        // SAFETY: the range is mapped, since nobody unmaps it meanwhile; it is read-only, so that its pages hold what the file
+        // holds, and are read from there when they are touched again.
         if unsafe { libc::madvise(mapping.start as *mut libc::c_void, length, libc::MADV_DONTNEED) } == 0 {
             released += length;
         }
@@ -37,7 +37,7 @@ pub(super) unsafe fn release(_files: &[PathBuf]) -> std::io::Result<usize> {
     Ok(0)
 }
 
-/// A private, read-only mapping of a file, as a line of `/proc/self/maps` says.
+/// A read-only mapping of a file, as a line of `/proc/self/maps` says: OpenVINO maps privately until 2025.4, and shared in 2026.4.
 #[cfg(target_os = "linux")]
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping {
@@ -52,11 +52,11 @@ impl Mapping {
     fn of(line: &str) -> Option<Self> {
         let mut fields = line.splitn(6, ' ');
         let (start, end) = fields.next()?.split_once('-')?;
-        let is_private_and_read_only = fields.next()? == "r--p";
+        let is_read_only = matches!(fields.next()?, "r--p" | "r--s");
         let path = fields.nth(3)?.trim_start();
         let address = |text: &str| usize::from_str_radix(text, 16).ok();
         let mapping = Self { start: address(start)?, end: address(end)?, file: PathBuf::from(path) };
-        (is_private_and_read_only && mapping.file.is_absolute()).then_some(mapping)
+        (is_read_only && mapping.file.is_absolute()).then_some(mapping)
     }
 }
 
@@ -65,13 +65,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_private_read_only_mappings_of_files_count() {
-        let line = "7f10a000-7f10c000 r--p 00001000 fe:01 1234                       /models/my clip/text.onnx_data";
-        let mapping = Mapping { start: 0x7f10_a000, end: 0x7f10_c000, file: "/models/my clip/text.onnx_data".into() };
-        assert_eq!(Mapping::of(line), Some(mapping));
+    fn only_read_only_mappings_of_files_count() {
+        for line in [
+            "7f10a000-7f10c000 r--p 00001000 fe:01 1234                       /models/my clip/text.onnx_data",
+            "7f10a000-7f10c000 r--s 00001000 fe:01 1234                       /models/my clip/text.onnx_data",
+        ] {
+            let mapping =
+                Mapping { start: 0x7f10_a000, end: 0x7f10_c000, file: "/models/my clip/text.onnx_data".into() };
+            assert_eq!(Mapping::of(line), Some(mapping), "{line}");
+        }
         for other in [
             "7f10a000-7f10c000 rw-p 00001000 fe:01 1234                       /models/text.onnx_data",
-            "7f10a000-7f10c000 r--s 00001000 fe:01 1234                       /models/text.onnx_data",
+            "7f10a000-7f10c000 rw-s 00001000 fe:01 1234                       /models/text.onnx_data",
             "7f10a000-7f10c000 r--p 00000000 00:00 0 ",
             "7ffc1000-7ffc2000 r--p 00000000 00:00 0                          [vvar]",
             "",
@@ -81,8 +86,14 @@ mod tests {
     }
 
     #[test]
-    #[expect(unsafe_code, reason = "maps a file")]
     fn what_is_given_back_reads_the_same_again() {
+        for kind in [libc::MAP_PRIVATE, libc::MAP_SHARED] {
+            is_given_back_and_reads_the_same_again(kind);
+        }
+    }
+
+    #[expect(unsafe_code, reason = "maps a file")]
+    fn is_given_back_and_reads_the_same_again(kind: libc::c_int) {
         use std::os::fd::AsRawFd;
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("data");
@@ -91,8 +102,7 @@ mod tests {
         let opened = std::fs::File::open(&file).expect("a file");
         // SAFETY: a new mapping of a whole file that nobody changes, as long as its length; unmapped below.
         let mapped = unsafe {
-            let (read, private) = (libc::PROT_READ, libc::MAP_PRIVATE);
-            let start = libc::mmap(std::ptr::null_mut(), bytes.len(), read, private, opened.as_raw_fd(), 0);
+            let start = libc::mmap(std::ptr::null_mut(), bytes.len(), libc::PROT_READ, kind, opened.as_raw_fd(), 0);
             assert_ne!(start, libc::MAP_FAILED);
             std::slice::from_raw_parts(start.cast::<u8>(), bytes.len())
         };
