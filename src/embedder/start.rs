@@ -239,7 +239,7 @@ fn open_vision(
 fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {
     let TextModel { files, context_length, outputs } = model;
     let abilities = Abilities::of(&files.graphs, outputs);
-    let tokenizer = TextTokenizer::open(&files.tokenizer, context_length, config.limits.max_text_bytes)?;
+    let mut tokenizer = TextTokenizer::open(&files.tokenizer, context_length, config.limits.max_text_bytes)?;
     let engine = Arc::clone(engine);
     let sessions = sessions(config.engine.text_sessions, move || engine.text(&files.graphs))?;
     if let Some(sequence) = sessions.encoders.first().and_then(|encoder| encoder.input()?.sequence())
@@ -248,6 +248,9 @@ fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<
         return Err(StartError::Canary(format!(
             "config.json says {context_length} positions, the text graph is fixed to {sequence}"
         )));
+    }
+    if let Some(vocab_size) = sessions.encoders.first().and_then(|encoder| encoder.input()?.vocab_size()) {
+        tokenizer = tokenizer.within(vocab_size)?;
     }
     Ok(TextParts { abilities, tokenizer, sessions })
 }

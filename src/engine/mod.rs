@@ -190,7 +190,7 @@ impl Engine {
     /// # Errors
     /// When a file is missing or corrupt, or is not a text encoder.
     pub fn text(self: &Arc<Self>, graphs: &Graphs) -> Result<TextEncoder, EngineError> {
-        self.tower(Tower::Text, graphs, |session, info| TokenInput::of(session, info.is_some_and(|info| info.packed)))
+        self.tower(Tower::Text, graphs, TokenInput::of)
     }
 
     /// The graph of embeddings now, that of all outputs when it is asked for; now, where there is no other.

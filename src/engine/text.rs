@@ -15,7 +15,7 @@ use super::{
     graph::{self, NamedInput, Port},
     tower::{TowerEncoder, TowerInput},
 };
-use crate::encoder::Tokens;
+use crate::{encoder::Tokens, model::graph_info::GraphInfo};
 
 /// One integer input of `batch x sequence`; the buffer is kept between runs.
 enum Ids {
@@ -61,14 +61,15 @@ pub struct TokenInput {
     batch: Option<usize>,
     sequence: Option<usize>,
     packed: bool,
+    vocab_size: Option<usize>,
 }
 
 /// A text graph and what it is fed.
 pub type TextEncoder = TowerEncoder<TokenInput>;
 
 impl TokenInput {
-    /// Reads from the inputs of a session which tensors it wants; `packed` says that its graph computes nothing for padding.
-    pub(super) fn of(session: &Session, packed: bool) -> Result<Self, String> {
+    /// Reads from the inputs of a session which tensors it wants, and the rest from what a graph of ours says about itself.
+    pub(super) fn of(session: &Session, info: Option<&GraphInfo>) -> Result<Self, String> {
         let inputs = graph::inputs(session);
         let wrong = || {
             format!(
@@ -83,7 +84,14 @@ impl TokenInput {
             Some(mask) => Some((mask.name.clone(), Ids::for_port(mask).ok_or_else(wrong)?)),
             None => None,
         };
-        Ok(Self { input_ids, attention_mask, batch: ids.fixed(0), sequence: ids.fixed(1), packed })
+        Ok(Self {
+            input_ids,
+            attention_mask,
+            batch: ids.fixed(0),
+            sequence: ids.fixed(1),
+            packed: info.is_some_and(|info| info.packed),
+            vocab_size: info.and_then(|info| info.vocab_size),
+        })
     }
 
     /// The number of texts that the graph is fixed to, if it is.
@@ -94,6 +102,11 @@ impl TokenInput {
     /// The sequence length that the graph is fixed to, if it is.
     pub fn sequence(&self) -> Option<usize> {
         self.sequence
+    }
+
+    /// How many ids the graph knows, if it says so. Others are not to be fed to it: OpenVINO reads beyond the table for them.
+    pub fn vocab_size(&self) -> Option<usize> {
+        self.vocab_size
     }
 }
 

@@ -4,7 +4,9 @@
 //! are JSON arrays. Invariant: a loader needs nothing but the graph to know what to feed it and what its answers mean.
 
 use super::{EXPORTER_VERSION, int8, normalization::PixelNormalization, vision};
-pub use crate::model::graph_info::{ACTIVATION_GROUP, CONTEXT_LENGTH, EXPORTER, LOGIT_SCALE, PACKED, PRECISION};
+pub use crate::model::graph_info::{
+    ACTIVATION_GROUP, CONTEXT_LENGTH, EXPORTER, LOGIT_SCALE, PACKED, PRECISION, VOCAB_SIZE,
+};
 use crate::{
     config::Precision,
     model::clip_config::{Projected, TextConfig, TransformerConfig, VisionConfig},
@@ -22,8 +24,6 @@ pub const RESCALE_FACTOR: &str = "clipserve.rescale_factor";
 pub const IMAGE_MEAN: &str = "clipserve.image_mean";
 /// Vision: what the graph then divides by, per channel.
 pub const IMAGE_STD: &str = "clipserve.image_std";
-/// Text: ids are below this.
-pub const VOCAB_SIZE: &str = "clipserve.vocab_size";
 
 /// Keys and values.
 pub(crate) type Entries = Vec<(String, String)>;

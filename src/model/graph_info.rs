@@ -26,6 +26,8 @@ pub const LEAST_GROUP: usize = 128;
 
 /// Text: the most ids that one text may have.
 pub const CONTEXT_LENGTH: &str = "clipserve.context_length";
+/// Text: ids are below this, the rows of the token embedding.
+pub const VOCAB_SIZE: &str = "clipserve.vocab_size";
 
 /// What a loader wants to know before there is a session.
 #[derive(Clone, Debug, PartialEq)]
@@ -40,6 +42,8 @@ pub struct GraphInfo {
     pub activation_group: usize,
     /// [`CONTEXT_LENGTH`], of a text graph.
     pub context_length: Option<usize>,
+    /// [`VOCAB_SIZE`], of a text graph.
+    pub vocab_size: Option<usize>,
     /// What it is fed.
     pub inputs: Vec<GraphInput>,
 }
@@ -153,6 +157,7 @@ impl GraphInfo {
             packed: value(PACKED) == Some("true"),
             activation_group: value(ACTIVATION_GROUP).and_then(|group| group.parse().ok()).unwrap_or(LEAST_GROUP),
             context_length: value(CONTEXT_LENGTH).and_then(|length| length.parse().ok()),
+            vocab_size: value(VOCAB_SIZE).and_then(|size| size.parse().ok()),
             inputs: model.graph.iter().flat_map(|graph| &graph.input).map(GraphInput::of).collect(),
         })
     }
@@ -191,12 +196,15 @@ mod tests {
             packed: false,
             activation_group: LEAST_GROUP,
             context_length: None,
+            vocab_size: None,
             inputs: Vec::new(),
         };
         assert_eq!(read(&ours), Some(GraphInfo { logit_scale: Some(99.5), ..info.clone() }));
         assert_eq!(read(&ours[..2]), Some(info.clone()));
-        let text = [&ours[..2], &[(PACKED, "true"), (ACTIVATION_GROUP, "384"), (CONTEXT_LENGTH, "77")]].concat();
-        let expected = GraphInfo { packed: true, activation_group: 384, context_length: Some(77), ..info };
+        let more = [(PACKED, "true"), (ACTIVATION_GROUP, "384"), (CONTEXT_LENGTH, "77"), (VOCAB_SIZE, "49408")];
+        let text = [&ours[..2], &more].concat();
+        let (context_length, vocab_size) = (Some(77), Some(49408));
+        let expected = GraphInfo { packed: true, activation_group: 384, context_length, vocab_size, ..info };
         assert_eq!(read(&text), Some(expected));
     }
 

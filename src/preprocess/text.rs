@@ -36,10 +36,12 @@ pub struct Tokenized {
 /// A model's tokenizer with the limits that texts are held to.
 #[derive(Debug)]
 pub struct TextTokenizer {
+    path: PathBuf,
     tokenizer: Tokenizer,
     context_length: usize,
     max_text_bytes: usize,
     pad_id: u32,
+    vocab_size: Option<usize>,
 }
 
 impl TextTokenizer {
@@ -74,7 +76,23 @@ impl TextTokenizer {
                 .ok_or_else(|| fault(format!("it has no token {token:?}, the pad_token")))?,
             None => end,
         };
-        Ok(Self { tokenizer, context_length, max_text_bytes, pad_id })
+        Ok(Self { path: path.to_owned(), tokenizer, context_length, max_text_bytes, pad_id, vocab_size: None })
+    }
+
+    /// The same for a model whose ids are below `vocab_size`: a tokenizer may have tokens that were added later, and a text with
+    /// one of them is refused.
+    ///
+    /// # Errors
+    /// When every text would be refused: the start, end or padding token is not in the vocabulary.
+    pub fn within(self, vocab_size: usize) -> Result<Self, TokenizerError> {
+        let fault = |reason: String| TokenizerError { path: self.path.clone(), reason };
+        let empty = self.tokenizer.encode_fast("", true).map_err(|error| fault(error.to_string()))?;
+        match outside(empty.get_ids(), vocab_size).or(outside(&[self.pad_id], vocab_size)) {
+            Some(id) => Err(fault(format!(
+                "its start, end or padding token is {id}, and the model's vocabulary has {vocab_size} tokens: they do not belong together"
+            ))),
+            None => Ok(Self { vocab_size: Some(vocab_size), ..self }),
+        }
     }
 
     /// What `CLIPTokenizer` fills a text up with: `pad_token`, by default the end token.
@@ -91,7 +109,7 @@ impl TextTokenizer {
     ///
     /// # Errors
     /// When the text is over the byte limit (checked first: tokenizing takes time in proportion to the bytes, also of what is
-    /// cut off afterwards), or over the context length without `truncate`.
+    /// cut off afterwards), over the context length without `truncate`, or has a token that the model has not.
     pub fn tokenize(&self, text: &str, truncate: bool) -> Result<Tokenized, InputError> {
         let invalid = |message: String| InputError { kind: InputErrorKind::InvalidText, message };
         if text.len() > self.max_text_bytes {
@@ -108,19 +126,32 @@ impl TextTokenizer {
         })?;
         let ids = encoding.get_ids();
         let truncated = ids.len() > self.context_length;
-        if !truncated {
-            return Ok(Tokenized { tokens: Tokens::new(ids), truncated });
-        }
-        if !truncate {
+        if truncated && !truncate {
             return Err(invalid(format!(
                 "the text has {} tokens, the model's context length is {}; shorten it, or send \"truncate\": true",
                 ids.len(),
                 self.context_length
             )));
         }
-        let (kept, end) = (&ids[..self.context_length - 1], ids[ids.len() - 1]);
-        Ok(Tokenized { tokens: Tokens::new([kept, &[end]].concat()), truncated })
+        if let Some((id, vocab_size)) = self.vocab_size.and_then(|size| Some((outside(ids, size)?, size))) {
+            let token = self.tokenizer.id_to_token(id).unwrap_or_default();
+            return Err(invalid(format!(
+                "the text has the token {token:?} with the id {id}, the model's vocabulary has {vocab_size}; leave it out"
+            )));
+        }
+        let tokens = if truncated {
+            let (kept, end) = (&ids[..self.context_length - 1], ids[ids.len() - 1]);
+            Tokens::new([kept, &[end]].concat())
+        } else {
+            Tokens::new(ids)
+        };
+        Ok(Tokenized { tokens, truncated })
     }
+}
+
+/// The first of `ids` that a vocabulary of `vocab_size` has not.
+fn outside(ids: &[u32], vocab_size: usize) -> Option<u32> {
+    ids.iter().copied().find(|&id| id as usize >= vocab_size)
 }
 
 /// A special token as `transformers` saves it: its text, or an object with it.

@@ -231,3 +231,37 @@ fn edit_file(path: &Path, from: &[u8], to: &[u8]) {
     let at = bytes.windows(from.len()).position(|window| window == from).expect("what is replaced is there");
     fs::write(path, [&bytes[..at], to, &bytes[at + from.len()..]].concat()).expect("written");
 }
+
+/// The tokenizer of `model` with one more token, whose id is the first that the model has no row for.
+fn add_a_token(model: &Path) {
+    let path = model.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_str(&fs::read_to_string(&path).expect("the fixture")).expect("JSON");
+    let more = json!({"id": 49408, "content": "<more>", "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false, "special": true});
+    tokenizer["added_tokens"].as_array_mut().expect("tokens").push(more);
+    fs::write(path, tokenizer.to_string()).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_with_a_token_that_the_model_has_not_is_refused_and_no_other() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    add_a_token(model.path());
+    let server = start(model.path(), cache.path(), &[]).await;
+    let texts = json!({"texts": ["a cat", "a <more> cat"]});
+    let answer = json(server.post_json("/embed/text", &texts).await, 422).await;
+    assert_eq!((&answer["error"]["code"], &answer["error"]["index"]), (&json!("invalid_text"), &json!(1)), "{answer}");
+    let message = answer["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("<more>") && message.contains("49408"), "{message}");
+    assert_texts(&server, TOLERANCE).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tokenizer_whose_padding_the_model_has_not_is_refused_at_the_start() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    add_a_token(model.path());
+    fs::write(model.path().join("tokenizer_config.json"), r#"{"pad_token": "<more>"}"#).expect("written");
+    let set = [format!("model.path={}", model.path().display()), format!("model.cache_dir={}", cache.path().display())];
+    let message = crate::layouts::refusal(&set).await;
+    assert!(message.contains("tokenizer.json") && message.contains("49408"), "{message}");
+}
