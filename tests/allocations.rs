@@ -194,7 +194,7 @@ fn a_run_keeps_the_memory_of_the_one_before() {
 #[test]
 fn a_text_takes_small_change_of_its_tokenizer() {
     let _alone = alone();
-    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, 16 << 10).expect("the fixture");
+    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, 16 << 10, None).expect("the fixture");
     let text = "a photo of a cat on a red sofa";
     for _ in 0..2 {
         tokenizer.tokenize(text, true).expect("a text");

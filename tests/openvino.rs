@@ -74,7 +74,7 @@ impl Model {
         let config: serde_json::Value =
             serde_json::from_slice(&fs::read(checkpoint.join("config.json")).unwrap()).unwrap();
         let context = config["text_config"]["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-        let tokenizer = TextTokenizer::open(&checkpoint.join("tokenizer.json"), context, 1 << 14).unwrap();
+        let tokenizer = TextTokenizer::open(&checkpoint.join("tokenizer.json"), context, 1 << 14, None).unwrap();
         let texts: Vec<Tokens> = texts.iter().map(|text| tokenizer.tokenize(text, true).unwrap().tokens).collect();
         assert!(crops.len() >= 8 && texts.len() >= 8, "{} pictures, {} texts", crops.len(), texts.len());
         let (vision, text) = (exported.vision.unwrap(), exported.text.unwrap());

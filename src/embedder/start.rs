@@ -19,11 +19,11 @@ use crate::{
     budget::ByteBudget,
     config::{Config, LaneConfig},
     encoder::{BatchSizes, Encoder, OutputShape, PixelBuf, Tokens},
-    engine::{Engine, EngineError, Normalization, TextEncoder, VisionEncoder},
+    engine::{Engine, EngineError, Normalization, TextEncoder, TokenInput, VisionEncoder},
     export::ExportError,
     health::Health,
     model::{
-        Graphs, ModelError, TextModel, VisionModel,
+        Graphs, ModelError, TextFiles, TextModel, VisionModel,
         hub::{self, HubError},
         preprocessor::PreprocessorConfig,
     },
@@ -237,21 +237,20 @@ fn open_vision(
 }
 
 fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {
-    let TextModel { files, context_length, outputs } = model;
-    let abilities = Abilities::of(&files.graphs, outputs);
-    let mut tokenizer = TextTokenizer::open(&files.tokenizer, context_length, config.limits.max_text_bytes)?;
+    let TextModel { files: TextFiles { graphs, tokenizer }, context_length, outputs } = model;
+    let abilities = Abilities::of(&graphs, outputs);
     let engine = Arc::clone(engine);
-    let sessions = sessions(config.engine.text_sessions, move || engine.text(&files.graphs))?;
-    if let Some(sequence) = sessions.encoders.first().and_then(|encoder| encoder.input()?.sequence())
+    let sessions = sessions(config.engine.text_sessions, move || engine.text(&graphs))?;
+    let input = sessions.encoders.first().and_then(TextEncoder::input);
+    if let Some(sequence) = input.and_then(TokenInput::sequence)
         && sequence != context_length
     {
         return Err(StartError::Canary(format!(
             "config.json says {context_length} positions, the text graph is fixed to {sequence}"
         )));
     }
-    if let Some(vocab_size) = sessions.encoders.first().and_then(|encoder| encoder.input()?.vocab_size()) {
-        tokenizer = tokenizer.within(vocab_size)?;
-    }
+    let vocab_size = input.and_then(TokenInput::vocab_size);
+    let tokenizer = TextTokenizer::open(&tokenizer, context_length, config.limits.max_text_bytes, vocab_size)?;
     Ok(TextParts { abilities, tokenizer, sessions })
 }
 

@@ -162,7 +162,7 @@ mod tests {
 
     fn runs(max_batch_size: usize, max_batch_tokens: usize, each_batch_size: bool) -> Vec<(usize, usize)> {
         let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip/tokenizer.json");
-        let tokenizer = TextTokenizer::open(&tokenizer, 77, 1 << 14).expect("the fixture");
+        let tokenizer = TextTokenizer::open(&tokenizer, 77, 1 << 14, None).expect("the fixture");
         let recorder = Recorder::default();
         let sessions = Sessions { encoders: vec![recorder.clone()], rebuild: Arc::new(|| Err("never".to_owned())) };
         let mut parts = TextParts { abilities: Abilities { embeds: true, outputs: None }, tokenizer, sessions };

@@ -36,7 +36,6 @@ pub struct Tokenized {
 /// A model's tokenizer with the limits that texts are held to.
 #[derive(Debug)]
 pub struct TextTokenizer {
-    path: PathBuf,
     tokenizer: Tokenizer,
     context_length: usize,
     max_text_bytes: usize,
@@ -45,11 +44,18 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Loads `tokenizer.json`, or `vocab.json` with the `merges.txt` beside it.
+    /// Loads `tokenizer.json`, or `vocab.json` with the `merges.txt` beside it, for a model whose ids are below `vocab_size`, where
+    /// that is known: a tokenizer may have tokens that were added later.
     ///
     /// # Errors
-    /// When the file is missing, is not a tokenizer, or does not frame a text with a start and an end token.
-    pub fn open(path: &Path, context_length: usize, max_text_bytes: usize) -> Result<Self, TokenizerError> {
+    /// When the file is missing, is not a tokenizer, does not frame a text with a start and an end token, or frames or pads it with
+    /// one that the model has not.
+    pub fn open(
+        path: &Path,
+        context_length: usize,
+        max_text_bytes: usize,
+        vocab_size: Option<usize>,
+    ) -> Result<Self, TokenizerError> {
         let fault = |reason: String| TokenizerError { path: path.to_owned(), reason };
         if !path.is_file() {
             return Err(fault("no such file".to_owned()));
@@ -64,7 +70,7 @@ impl TextTokenizer {
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| fault(error.to_string()))?;
         let empty = tokenizer.encode_fast("", true).map_err(|error| fault(error.to_string()))?;
-        let [_, end] = *empty.get_ids() else {
+        let [start, end] = *empty.get_ids() else {
             return Err(fault(format!(
                 "an empty text has {} ids, expected 2: CLIP needs a start and an end token around each text",
                 empty.get_ids().len()
@@ -76,23 +82,12 @@ impl TextTokenizer {
                 .ok_or_else(|| fault(format!("it has no token {token:?}, the pad_token")))?,
             None => end,
         };
-        Ok(Self { path: path.to_owned(), tokenizer, context_length, max_text_bytes, pad_id, vocab_size: None })
-    }
-
-    /// The same for a model whose ids are below `vocab_size`: a tokenizer may have tokens that were added later, and a text with
-    /// one of them is refused.
-    ///
-    /// # Errors
-    /// When every text would be refused: the start, end or padding token is not in the vocabulary.
-    pub fn within(self, vocab_size: usize) -> Result<Self, TokenizerError> {
-        let fault = |reason: String| TokenizerError { path: self.path.clone(), reason };
-        let empty = self.tokenizer.encode_fast("", true).map_err(|error| fault(error.to_string()))?;
-        match outside(empty.get_ids(), vocab_size).or(outside(&[self.pad_id], vocab_size)) {
-            Some(id) => Err(fault(format!(
+        if let Some((id, vocab_size)) = outside(&[start, end, pad_id], vocab_size) {
+            return Err(fault(format!(
                 "its start, end or padding token is {id}, and the model's vocabulary has {vocab_size} tokens: they do not belong together"
-            ))),
-            None => Ok(Self { vocab_size: Some(vocab_size), ..self }),
+            )));
         }
+        Ok(Self { tokenizer, context_length, max_text_bytes, pad_id, vocab_size })
     }
 
     /// What `CLIPTokenizer` fills a text up with: `pad_token`, by default the end token.
@@ -133,25 +128,26 @@ impl TextTokenizer {
                 self.context_length
             )));
         }
-        if let Some((id, vocab_size)) = self.vocab_size.and_then(|size| Some((outside(ids, size)?, size))) {
-            let token = self.tokenizer.id_to_token(id).unwrap_or_default();
-            return Err(invalid(format!(
-                "the text has the token {token:?} with the id {id}, the model's vocabulary has {vocab_size}; leave it out"
-            )));
-        }
         let tokens = if truncated {
             let (kept, end) = (&ids[..self.context_length - 1], ids[ids.len() - 1]);
             Tokens::new([kept, &[end]].concat())
         } else {
             Tokens::new(ids)
         };
+        if let Some((id, vocab_size)) = outside(tokens.ids(), self.vocab_size) {
+            let token = self.tokenizer.id_to_token(id).unwrap_or_default();
+            return Err(invalid(format!(
+                "the text has the token {token:?} with the id {id}, the model's vocabulary has {vocab_size}; leave it out"
+            )));
+        }
         Ok(Tokenized { tokens, truncated })
     }
 }
 
-/// The first of `ids` that a vocabulary of `vocab_size` has not.
-fn outside(ids: &[u32], vocab_size: usize) -> Option<u32> {
-    ids.iter().copied().find(|&id| id as usize >= vocab_size)
+/// The first of `ids` that is not in the vocabulary, and its size, where that is known.
+fn outside(ids: &[u32], vocab_size: Option<usize>) -> Option<(u32, usize)> {
+    let vocab_size = vocab_size?;
+    ids.iter().find(|&&id| id as usize >= vocab_size).map(|&id| (id, vocab_size))
 }
 
 /// A special token as `transformers` saves it: its text, or an object with it.
@@ -196,7 +192,7 @@ mod tests {
         let path = dir.path().join("tokenizer.json");
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip/tokenizer.json");
         fs::copy(fixture, &path).expect("a copy");
-        let pad_id = || TextTokenizer::open(&path, 77, 1024).map(|tokenizer| tokenizer.pad_id());
+        let pad_id = || TextTokenizer::open(&path, 77, 1024, None).map(|tokenizer| tokenizer.pad_id());
         assert_eq!(pad_id().expect("no such file"), 49407);
         let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
         write("special_tokens_map.json", r#"{"pad_token": {"content": "!", "lstrip": false}}"#);

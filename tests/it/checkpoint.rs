@@ -252,6 +252,9 @@ async fn a_text_with_a_token_that_the_model_has_not_is_refused_and_no_other() {
     assert_eq!((&answer["error"]["code"], &answer["error"]["index"]), (&json!("invalid_text"), &json!(1)), "{answer}");
     let message = answer["error"]["message"].as_str().expect("a message");
     assert!(message.contains("<more>") && message.contains("49408"), "{message}");
+    // Where it is cut off, the model does not get it.
+    let long = json!({"texts": format!("{} <more>", "cat ".repeat(80)), "truncate": true});
+    json(server.post_json("/embed/text", &long).await, 200).await;
     assert_texts(&server, TOLERANCE).await;
     server.stop().await;
 }

@@ -279,7 +279,7 @@ where
     let preprocessor = PreprocessorConfig::from_json(&preprocessor).expect("valid");
     let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: config.limits.max_pixels };
     let processor = ImageProcessor::new(&preprocessor, options).expect("supported");
-    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, config.limits.max_text_bytes);
+    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, config.limits.max_text_bytes, None);
     Parts {
         info: ModelInfo {
             name: "gated".to_owned(),
