@@ -1,6 +1,6 @@
 //! Pillow's `Image.resize` for 8-bit RGB, equal to it byte for byte, for any window of the result.
 //!
-//! Owns the algorithm (`coefficients`: weights; `scalar`, `avx2`: the two passes; `nearest`: the filter that is no convolution)
+//! Owns the algorithm (`coefficients`: weights; `scalar`, `avx2`, `avx512`: the two passes; `nearest`: the filter that is no convolution)
 //! and the choice of kernel. Does not own which size and window: that is `preprocess::image`.
 //!
 //! Only the window is computed, and of the source only the rows and columns it needs: a 1x16384 picture whose shorter side
@@ -14,6 +14,8 @@ mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::ops::Range;
 
@@ -236,16 +238,25 @@ enum Kernel {
     Scalar,
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Layout),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Layout),
 }
 
 impl Kernel {
-    /// The fastest that this machine runs. (The detection is cached by the standard library.)
+    /// The fastest that this machine runs.
     fn best() -> Self {
+        Self::of_this_machine().pop().unwrap_or(Self::Scalar)
+    }
+
+    /// Those that this machine runs, each faster than the one before it. (The detection is cached by the standard library.)
+    fn of_this_machine() -> Vec<Self> {
+        let mut kernels = vec![Self::Scalar];
         #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            return Self::Avx2(avx2::Layout::default());
+        {
+            kernels.extend(is_x86_feature_detected!("avx2").then(|| Self::Avx2(avx2::Layout::default())));
+            kernels.extend(avx512::is_supported().then(|| Self::Avx512(avx512::Layout::default())));
         }
-        Self::Scalar
+        kernels
     }
 
     fn kept_bytes(&self) -> usize {
@@ -253,11 +264,13 @@ impl Kernel {
             Self::Scalar => 0,
             #[cfg(target_arch = "x86_64")]
             Self::Avx2(layout) => layout.kept_bytes(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(layout) => layout.kept_bytes(),
         }
     }
 
     /// `data`: whole rows of `row_bytes` bytes. `out`: as many rows of one RGB pixel per column.
-    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calling code built for a CPU feature"))]
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calling code built for CPU features"))]
     fn horizontal(&mut self, data: &[u8], row_bytes: usize, columns: &Coefficients, out: &mut [u8]) {
         match self {
             Self::Scalar => {
@@ -266,19 +279,25 @@ impl Kernel {
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `best` gives this kernel only where the CPU has AVX2, and tests ask first.
+            // SAFETY: `of_this_machine` gives this kernel only where the CPU has AVX2.
             Self::Avx2(layout) => unsafe { avx2::horizontal(data, row_bytes, &avx2::columns(columns, layout), out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `of_this_machine` gives this kernel only where the CPU has what it asks for.
+            Self::Avx512(layout) => unsafe { avx512::horizontal(data, row_bytes, columns, layout, out) },
         }
     }
 
     /// `data`: rows `stride` bytes apart, as many as `weights`. `out`: as many bytes as are wanted of each.
-    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calling code built for a CPU feature"))]
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calling code built for CPU features"))]
     fn vertical_row(&mut self, data: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
         match self {
             Self::Scalar => scalar::vertical_row(data, stride, weights, out),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `best` gives this kernel only where the CPU has AVX2, and tests ask first.
+            // SAFETY: as in `horizontal`.
             Self::Avx2(layout) => unsafe { avx2::vertical_row(data, stride, weights, layout, out) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as in `horizontal`.
+            Self::Avx512(layout) => unsafe { avx512::vertical_row(data, stride, weights, layout, out) },
         }
     }
 }

@@ -13,11 +13,7 @@ const FILTERS: [Resample; 6] =
 
 /// A resizer for every kernel that this machine runs.
 fn resizers() -> Vec<Resizer> {
-    let mut kernels = vec![Kernel::Scalar];
-    if !matches!(Kernel::best(), Kernel::Scalar) {
-        kernels.push(Kernel::best());
-    }
-    kernels.into_iter().map(Resizer::with).collect()
+    Kernel::of_this_machine().into_iter().map(Resizer::with).collect()
 }
 
 fn resize(source: Source, size: (usize, usize), window: &Window, resample: Resample) -> Vec<u8> {
