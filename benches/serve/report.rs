@@ -169,6 +169,8 @@ pub(crate) struct Bar {
     required: f64,
     /// Whether more is better.
     at_least: bool,
+    /// What the machine's arithmetic allows at most, where that is less than what is required.
+    ceiling: Option<f64>,
 }
 
 impl Bar {
@@ -182,7 +184,8 @@ impl Bar {
         let verdict = if self.met() {
             format!("**met**, {margin:.0} % {word}")
         } else {
-            format!("**missed** by {:.0} %", -margin)
+            let ceiling = self.ceiling.map(|most| format!("; the cores' arithmetic allows {}", figure(most)));
+            format!("**missed** by {:.0} %{}", -margin, ceiling.unwrap_or_default())
         };
         format!("| {} | {sign} {} | {} | {verdict} |\n", self.what, figure(self.required), figure(self.value))
     }
@@ -194,25 +197,27 @@ pub(crate) fn bars(columns: &[Column]) -> Vec<Bar> {
     let infinity = columns.iter().find(|column| column.kind == Kind::Infinity);
     for column in columns {
         let Kind::Ours { bare_bar } = column.kind else { continue };
-        let mut add = |what: &str, value: Option<f64>, required: f64, at_least: bool| {
-            if let Some(value) = value {
-                bars.push(Bar { what: format!("{}: {what}", column.name), value, required, at_least });
-            }
+        let bar = |what: &str, value: Option<f64>, required: f64, at_least: bool| {
+            let what = format!("{}: {what}", column.name);
+            value.map(|value| Bar { what, value, required, at_least, ceiling: None })
         };
-        if let Some(bar) = bare_bar {
-            let ratio = column.ratio(Measure::Images, column, Measure::Bare);
-            add("images/s served, of ONNX Runtime alone", ratio, bar, true);
-        }
         let to_infinity = |measure| infinity.and_then(|infinity| column.ratio(measure, infinity, measure));
-        add("images/s at 32 connections, of infinity's", to_infinity(Measure::Images), 4.0, true);
-        add("p50 of one image at one connection, of infinity's", to_infinity(Measure::ImageP50), 0.25, false);
-        add("texts/s at 32 connections, of infinity's", to_infinity(Measure::Texts), 5.0, true);
-        add("resident memory, of infinity's", to_infinity(Measure::Resident), 0.5, false);
+        if let Some(required) = bare_bar {
+            let ratio = column.ratio(Measure::Images, column, Measure::Bare);
+            bars.extend(bar("images/s served, of ONNX Runtime alone", ratio, required, true));
+        }
+        let images = bar("images/s at 32 connections, of infinity's", to_infinity(Measure::Images), 4.0, true);
+        let limit = infinity.and_then(|infinity| column.ratio(Measure::Limit, infinity, Measure::Images));
+        bars.extend(images.map(|bar| Bar { ceiling: limit.filter(|&limit| limit < bar.required), ..bar }));
+        let p50 = to_infinity(Measure::ImageP50);
+        bars.extend(bar("p50 of one image at one connection, of infinity's", p50, 0.25, false));
+        bars.extend(bar("texts/s at 32 connections, of infinity's", to_infinity(Measure::Texts), 5.0, true));
+        bars.extend(bar("resident memory, of infinity's", to_infinity(Measure::Resident), 0.5, false));
         for (measure, connections) in [(Measure::Images128, 128), (Measure::Images512, 512)] {
             let what = format!("images/s at {connections} connections, of that at 32");
-            add(&what, column.ratio(measure, column, Measure::Images32), 0.95, true);
+            bars.extend(bar(&what, column.ratio(measure, column, Measure::Images32), 0.95, true));
         }
-        add("cached texts/s", column.median(Measure::CachedTexts), 20_000.0, true);
+        bars.extend(bar("cached texts/s", column.median(Measure::CachedTexts), 20_000.0, true));
     }
     bars
 }
