@@ -94,7 +94,7 @@ impl<'a> Markers<'a> {
     fn walk(bytes: &'a [u8]) -> Self {
         let mut markers = Self::default();
         let mut rest = bytes.get(2..).unwrap_or_default();
-        while let Some(at) = rest.iter().position(|&byte| byte == 0xff) {
+        while let Some(at) = memchr::memchr(0xff, rest) {
             rest = &rest[at..];
             let Some(fill) = rest.iter().position(|&byte| byte != 0xff) else { break };
             let (marker, after) = (rest[fill], &rest[fill + 1..]);
