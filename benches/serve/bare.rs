@@ -24,8 +24,8 @@ use ort::{
 
 use crate::{Result, arithmetic::Arithmetic, figures::median, inputs::Inputs, services::Places};
 
-/// The batch sizes that are tried.
-const BATCHES: [usize; 5] = [1, 2, 4, 8, 16];
+/// The batch sizes that are tried: up to the largest that `auto` takes on a CPU, all of those among them.
+const BATCHES: [usize; 6] = [1, 2, 4, 8, 15, 16];
 
 /// `kOrtSessionOptionsConfigIntraOpSpinDurationUs` of ONNX Runtime.
 const SPIN: &str = "session.intra_op.spin_duration_us";

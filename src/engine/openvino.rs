@@ -127,7 +127,18 @@ pub(super) fn cpu_computes_in_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         let cpuid = raw_cpuid::CpuId::new();
-        cpuid.get_extended_feature_info().is_some_and(|features| features.has_amx_bf16() || features.has_avx512_bf16())
+        cpuid.get_extended_feature_info().is_some_and(|features| features.has_avx512_bf16()) || cpu_has_amx()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether the CPU has matrix units for bf16.
+pub(super) fn cpu_has_amx() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let cpuid = raw_cpuid::CpuId::new();
+        cpuid.get_extended_feature_info().is_some_and(|features| features.has_amx_bf16())
     }
     #[cfg(not(target_arch = "x86_64"))]
     false

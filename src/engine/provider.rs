@@ -57,6 +57,10 @@ impl RunningProvider {
     pub(super) fn batch_sizes(&self) -> BatchSizes {
         match self {
             Self::Cpu => BatchSizes { images: 8, texts: 64 },
+            // With AMX, 15 images of 50 tokens take less time than 16.
+            Self::OpenVino { arithmetic: Arithmetic::Bf16, .. } if openvino::cpu_has_amx() => {
+                BatchSizes { images: 15, texts: 64 }
+            }
             Self::OpenVino { .. } => BatchSizes { images: 16, texts: 64 },
             Self::Cuda { .. } | Self::TensorRt { .. } => BatchSizes { images: 64, texts: 256 },
         }
