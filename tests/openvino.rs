@@ -41,9 +41,12 @@ fn cpu_engine(beside: &Engine) -> Arc<Engine> {
     engine(&["engine.provider=cpu", &format!("engine.library={}", beside.library().display())]).unwrap()
 }
 
+fn cpu_features() -> raw_cpuid::ExtendedFeatures {
+    raw_cpuid::CpuId::new().get_extended_feature_info().unwrap()
+}
+
 fn computes_in_bf16() -> bool {
-    let features = raw_cpuid::CpuId::new().get_extended_feature_info().unwrap();
-    features.has_amx_bf16() || features.has_avx512_bf16()
+    cpu_features().has_amx_bf16() || cpu_features().has_avx512_bf16()
 }
 
 /// A checkpoint's graphs, crops of pictures and ids of texts.
@@ -150,6 +153,8 @@ fn bf16_is_close_to_f32_and_f32_stays_f32_in_the_same_process() {
     let openvino_f32 = engine(&["engine.provider=openvino", "engine.precision=f32", &library]).unwrap();
     assert_eq!((cpu.provider_name(), cpu.precision_name(Precision::F32)), ("cpu", "f32"));
     assert_eq!((openvino_f32.provider_name(), openvino_f32.precision_name(Precision::F32)), ("openvino", "f32"));
+    let images = [&bf16, &openvino_f32, &cpu].map(|engine| engine.batch_sizes().images);
+    assert_eq!(images, [if cpu_features().has_amx_bf16() { 15 } else { 16 }, 16, 8]);
     let models = [("tests/fixtures/tiny-clip", "tests/fixtures/images"), ("onnx/emoji-clip", "onnx/examples")];
     for (checkpoint, pictures) in models {
         let model = Model::new(checkpoint, pictures, &TEXTS);
@@ -225,7 +230,7 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
             assert!(largest_distance(&actual[i], &expected[i]) > 1e-3, "{kind}: this is f32, not int8");
         }
         // Without 8-bit products OpenVINO multiplies in f32, in another order for another batch.
-        let has_products = raw_cpuid::CpuId::new().get_extended_feature_info().is_some_and(|f| f.has_avx512vnni());
+        let has_products = cpu_features().has_avx512vnni();
         let least = if has_products { 0.0 } else { 1e-5 };
         for i in [0, 4, 8] {
             let alone = vision.encode(&crops[i..=i]).unwrap();

@@ -124,21 +124,19 @@ pub(super) fn cpu_devices(environment: &Environment) -> impl Iterator<Item = Dev
 
 /// Whether the CPU multiplies matrices of bf16 faster than of f32.
 pub(super) fn cpu_computes_in_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let cpuid = raw_cpuid::CpuId::new();
-        cpuid.get_extended_feature_info().is_some_and(|features| features.has_avx512_bf16()) || cpu_has_amx()
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    cpu_has(|features| features.has_amx_bf16() || features.has_avx512_bf16())
 }
 
 /// Whether the CPU has matrix units for bf16.
 pub(super) fn cpu_has_amx() -> bool {
+    cpu_has(raw_cpuid::ExtendedFeatures::has_amx_bf16)
+}
+
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "other CPUs have none of them"))]
+fn cpu_has(feature: fn(&raw_cpuid::ExtendedFeatures) -> bool) -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        let cpuid = raw_cpuid::CpuId::new();
-        cpuid.get_extended_feature_info().is_some_and(|features| features.has_amx_bf16())
+        raw_cpuid::CpuId::new().get_extended_feature_info().is_some_and(|features| feature(&features))
     }
     #[cfg(not(target_arch = "x86_64"))]
     false

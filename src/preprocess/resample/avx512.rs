@@ -49,7 +49,7 @@ impl Layout {
     }
 }
 
-/// Whether this machine runs the two passes. (The detection is cached by the standard library.)
+/// Whether this machine runs the two passes.
 pub(super) fn is_supported() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")

@@ -1,7 +1,7 @@
 //! Pillow's `Image.resize` for 8-bit RGB, equal to it byte for byte, for any window of the result.
 //!
-//! Owns the algorithm (`coefficients`: weights; `scalar`, `avx2`, `avx512`: the two passes; `nearest`: the filter that is no convolution)
-//! and the choice of kernel. Does not own which size and window: that is `preprocess::image`.
+//! Owns the algorithm (`coefficients`: weights; `scalar`, `avx2`, `avx512`: the two passes; `nearest`: the filter that is no
+//! convolution) and the choice of kernel. Does not own which size and window: that is `preprocess::image`.
 //!
 //! Only the window is computed, and of the source only the rows and columns it needs: a 1x16384 picture whose shorter side
 //! becomes 224 costs a 224x224 crop, not a 224x3670016 resize. Invariants: the result equals cutting the window out of the whole
