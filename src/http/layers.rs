@@ -3,29 +3,27 @@
 //! Owns the order of these: [`observe`] is outermost and sees every answer, also those of the router itself (404, 405) and of
 //! a panic; [`authenticate`] comes before [`admit`], so that a stranger cannot take a place.
 //!
-//! Invariants: a request is counted exactly once, when its answer's body is done or dropped, or when its handler is dropped
-//! (status 499: the client went away); the in-flight gauge and the permit follow the same guard, on every path.
+//! Invariants: a request is counted exactly once, when the last byte of its answer is written or dropped, or when its handler is
+//! dropped (status 499: the client went away); the in-flight gauge and the permit are held as long, on every path.
 
 use std::{
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use axum::{
-    body::{Body, Bytes},
+    Extension,
+    body::Body,
     extract::{MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use http_body::{Body as HttpBody, Frame, SizeHint};
 use subtle::ConstantTimeEq;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{ApiError, AppState, Code};
+use super::{ApiError, AppState, Code, held::Held};
 use crate::{
     health::Readiness,
     telemetry::{Metrics, Reject},
@@ -51,6 +49,8 @@ pub(super) async fn observe(State(state): State<Arc<AppState>>, mut request: Req
     let span = tracing::info_span!("request", request_id = request_id.to_str().unwrap_or_default(), method, route);
     request.extensions_mut().insert(Deadline(started + state.config.server.request_timeout));
     state.metrics.in_flight.inc();
+    let held = Held::default();
+    request.extensions_mut().insert(held.clone());
     let mut guard = RequestGuard { metrics: Arc::clone(&state.metrics), route, method, status: 499, started };
 
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -70,7 +70,8 @@ pub(super) async fn observe(State(state): State<Arc<AppState>>, mut request: Req
     if state.health.readiness() == Readiness::Draining {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    response.map(|body| Body::new(Guarded { body, _guard: guard }))
+    held.keep(guard);
+    response.map(|body| held.until_written(body))
 }
 
 /// Wants `Authorization: Bearer <server.api_key>`, where one is configured.
@@ -87,12 +88,20 @@ pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Re
 }
 
 /// The first gate, before a byte of the body is read: is there a model, and a place.
-pub(super) async fn admit(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+pub(super) async fn admit(
+    State(state): State<Arc<AppState>>,
+    Extension(held): Extension<Held>,
+    request: Request,
+    next: Next,
+) -> Response {
     if let Err(error) = state.embedder() {
         return error.into_response();
     }
     match Arc::clone(&state.requests).try_acquire_owned() {
-        Ok(permit) => next.run(request).await.map(|body| Body::new(Guarded { body, _guard: permit })),
+        Ok(permit) => {
+            held.keep(permit);
+            next.run(request).await
+        }
         Err(_) => {
             state.metrics.reject(Reject::Requests);
             let message = format!(
@@ -155,29 +164,6 @@ impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
         self.metrics.observe_request(self.route, self.method, self.status, self.started.elapsed());
-    }
-}
-
-/// A response body that holds something until it has been sent or dropped.
-struct Guarded<G> {
-    body: Body,
-    _guard: G,
-}
-
-impl<G: Unpin> HttpBody for Guarded<G> {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

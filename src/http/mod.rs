@@ -15,6 +15,7 @@ mod error;
 mod exchange;
 mod extract;
 mod guarded_io;
+mod held;
 mod info;
 mod layers;
 mod outputs;
