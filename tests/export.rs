@@ -43,6 +43,8 @@ fn session(path: &Path) -> Session {
         Session::builder(environment())?
             .with_optimization_level(GraphOptimizationLevel::All)?
             .with_intra_threads(1)?
+            // As the engine does, for CPUs without VNNI.
+            .with_precise_qmm()?
             .commit_from_file(path)
     };
     build().unwrap()

@@ -216,6 +216,7 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic, group: usize)
             .with_inter_threads(1)?
             .with_intra_op_spinning(!matches!(library, Library::BuiltIn(_)))?
             .with_config_entry(SPIN, SPIN_MICROSECONDS)?
+            .with_precise_qmm()?
             .with_memory_pattern(false)?;
         let mut builder = match &library {
             Library::Own(_) => {

@@ -243,13 +243,24 @@ impl Engine {
         }
         let info = GraphInfo::read(path).map_err(|error| error.to_string())?;
         let part = split::tower_of_both(path, tower).map_err(|error| error.to_string())?;
-        let options = SessionOptions {
+        let mut options = SessionOptions {
+            exact_integers: matches!(self.provider, RunningProvider::Cpu),
             intra_threads: self.intra_threads,
             activation_group: info.as_ref().map_or(LEAST_GROUP, |info| info.activation_group),
             keeps_memory,
             profile: info.as_ref().and_then(|info| self.provider.profile(tower, info)),
         };
-        let session = self.session(path, part.as_deref(), &options);
+        let mut session = self.session(path, part.as_deref(), &options);
+        if options.exact_integers && session.is_err() {
+            options.exact_integers = false;
+            session = self.session(path, part.as_deref(), &options);
+            if session.is_ok() {
+                tracing::warn!(
+                    path = %path.display(),
+                    "products of 8-bit integers may saturate on this CPU, which makes other embeddings; export the checkpoint again"
+                );
+            }
+        }
         Ok((session.map_err(|error| environment::one_line(error.message()))?, info))
     }
 

@@ -214,7 +214,13 @@ mod tests {
         for (arithmetic, hint, group) in
             [(Arithmetic::F32, "f32", "0"), (Arithmetic::Bf16, "bf16", "0"), (Arithmetic::Int8, "f32", "384")]
         {
-            let session = SessionOptions { intra_threads: 3, activation_group: 384, keeps_memory: true, profile: None };
+            let session = SessionOptions {
+                intra_threads: 3,
+                activation_group: 384,
+                keeps_memory: true,
+                profile: None,
+                exact_integers: false,
+            };
             let options: serde_json::Value = serde_json::from_str(&options(arithmetic, &session)).expect("JSON");
             let cpu = &options["CPU"];
             assert_eq!((&cpu["INFERENCE_PRECISION_HINT"], &cpu["INFERENCE_NUM_THREADS"]), (&hint.into(), &"3".into()));

@@ -60,7 +60,7 @@ use crate::{
 };
 
 /// Changes whenever the same checkpoint gives another graph: part of every cache key.
-pub const EXPORTER_VERSION: u32 = 5;
+pub const EXPORTER_VERSION: u32 = 6;
 
 /// What is copied from a checkpoint beside the graphs, as far as it is there.
 const COPIED_FILES: [&str; 8] = [
