@@ -128,8 +128,10 @@ pub struct LimitsConfig {
     pub max_text_bytes: usize,
     /// The `outputs` of one request, bytes of f32.
     pub max_output_bytes: usize,
-    /// The `outputs` of all requests together, from admission to the end of their answers, bytes of f32.
+    /// The `outputs` of all requests together, from admission until they are written, bytes of f32.
     pub max_inflight_output_bytes: usize,
+    /// The answers of all requests together, from before they are computed until their clients have taken them, bytes.
+    pub max_inflight_answer_bytes: usize,
 }
 
 /// `[model]`

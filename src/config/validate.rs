@@ -64,6 +64,7 @@ pub(super) fn read_config(
             max_text_bytes: read.bytes("limits.max_text_bytes", 1..=16 << 20),
             max_output_bytes: read.bytes("limits.max_output_bytes", 1..=4 << 30),
             max_inflight_output_bytes: read.bytes("limits.max_inflight_output_bytes", 1..=1 << 40),
+            max_inflight_answer_bytes: read.bytes("limits.max_inflight_answer_bytes", 1..=1 << 40),
         },
         model: ModelConfig {
             path: read.model_path("model.path", executable_dir().as_deref().and_then(bundled_model)),

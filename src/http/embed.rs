@@ -7,11 +7,16 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use bytes::Bytes;
 
 use super::{
     ApiError, AppState,
-    extract::{Accepts, AnswerForm, Encoding, Payload, check_count, check_dimensions, json_images},
-    outputs::{answer_outputs, check_wanted},
+    answer::{Room, Shape, Size},
+    extract::{Accepts, AnswerForm, Encoding, Payload, check_dimensions, picture},
+    form::Form,
+    held::Held,
+    json::check_count,
+    outputs::{answer_outputs, check_wanted, room_for_outputs},
     reply::{Npz, Written},
     wire::{EmbedImageQuery, EmbedImageRequest, EmbedResponse, EmbedTextQuery, EmbedTextRequest, EncodingFormat, Rows},
 };
@@ -33,32 +38,39 @@ pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Req
     let embedder = state.embedder()?;
     embedder.supports(Modality::Image)?;
     let payload = Payload::receive(&state, request, &[Accepts::Image, Accepts::Multipart, Accepts::Json]).await?;
-    let limit = state.config.limits.max_images;
-    let form = payload.form_of_answer();
-    let (images, outputs, format) = if let Encoding::Json = payload.encoding {
-        let request: EmbedImageRequest<'_> = payload.json()?;
-        check_count("images", request.images.0.len(), limit)?;
-        let EmbedImageRequest { images, normalize, dimensions, encoding_format: encoding, outputs } = request;
-        (json_images(&images)?, outputs, Format { normalize, dimensions, encoding, form })
-    } else {
-        let EmbedImageQuery { normalize, dimensions, encoding_format: encoding, outputs } = payload.query()?;
-        let images = match &payload.encoding {
-            // One part more than the limit, so that too many pictures are counted and named as pictures.
-            Encoding::Multipart(boundary) => payload.form(boundary, &[], limit + 1).await?.files,
-            _ => vec![payload.bytes().clone()],
-        };
-        check_count("images", images.len(), limit)?;
-        (images, outputs, Format { normalize, dimensions, encoding, form })
-    };
-    let outputs: OutputSet = outputs.into_iter().collect();
+    let (deadline, held) = (payload.deadline, payload.held.clone());
+    let (images, outputs, format) = read_images(&state, payload).await?;
     if outputs.is_empty() {
         check_dimensions(format.dimensions, embedder.dim(Modality::Image)?)?;
-        let embedded = embedder.embed_images(images, payload.deadline).await?;
-        return format.answer(embedder, embedded);
+        let room = format.size(embedder, images.len(), Modality::Image)?.reserve(&state)?;
+        let embedded = embedder.embed_images(images, deadline).await?;
+        return format.answer(embedder, embedded, room, &held);
     }
     check_wanted(embedder, Modality::Image, outputs, &format)?;
-    let answered = embedder.image_outputs(images, outputs, payload.deadline).await?;
-    answer_outputs(embedder, answered, format).await
+    let room = room_for_outputs(&state, embedder, Modality::Image, images.len(), outputs, &format)?;
+    let answered = embedder.image_outputs(images, outputs, deadline).await?;
+    answer_outputs(embedder, answered, format, room, held).await
+}
+
+/// The pictures, and how they are to be answered. The body is gone with this, but for a picture that is the body.
+async fn read_images(state: &AppState, payload: Payload) -> Result<(Vec<Bytes>, OutputSet, Format), ApiError> {
+    let limit = state.config.limits.max_images;
+    let form = payload.form_of_answer();
+    let mut claim = payload.claim(state);
+    if let Encoding::Json = payload.encoding {
+        let request: EmbedImageRequest<'_> = payload.json()?;
+        let EmbedImageRequest { images, normalize, dimensions, encoding_format: encoding, outputs } = request;
+        let images = images.pictures("images", limit, &mut claim)?;
+        return Ok((images, outputs.into_iter().collect(), Format { normalize, dimensions, encoding, form }));
+    }
+    let EmbedImageQuery { normalize, dimensions, encoding_format: encoding, outputs } = payload.query()?;
+    let images = match payload.encoding {
+        // One part more than the limit, so that too many pictures are counted and named as pictures.
+        Encoding::Multipart(boundary) => Form::read(payload.body, &boundary, &[], limit + 1, &mut claim).await?.files,
+        _ => vec![picture(payload.body)],
+    };
+    check_count("images", images.len(), limit)?;
+    Ok((images, outputs.into_iter().collect(), Format { normalize, dimensions, encoding, form }))
 }
 
 /// JSON `{"texts": [..]}`, or one text as the body.
@@ -67,19 +79,20 @@ pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Requ
     embedder.supports(Modality::Text)?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Text]).await?;
     let form = payload.form_of_answer();
-    let (texts, truncate, outputs, padding, format) = if let Encoding::Json = payload.encoding {
+    let mut claim = payload.claim(&state);
+    let ((texts, _room), truncate, outputs, padding, format) = if let Encoding::Json = payload.encoding {
         let request: EmbedTextRequest<'_> = payload.json()?;
-        check_count("texts", request.texts.0.len(), state.config.limits.max_texts)?;
         let EmbedTextRequest { texts, normalize, dimensions, encoding_format: encoding, truncate, outputs, .. } =
             request;
         let padding = (request.padding, request.attention_mask);
-        (texts.0, truncate, outputs, padding, Format { normalize, dimensions, encoding, form })
+        let texts = texts.strings("texts", state.config.limits.max_texts, &mut claim)?;
+        (texts, truncate, outputs, padding, Format { normalize, dimensions, encoding, form })
     } else {
         let query: EmbedTextQuery = payload.query()?;
         let EmbedTextQuery { normalize, dimensions, encoding_format: encoding, truncate, outputs, .. } = query;
         let padding = (query.padding, query.attention_mask);
-        let text = Cow::Borrowed(payload.text()?);
-        (vec![text], truncate, outputs, padding, Format { normalize, dimensions, encoding, form })
+        let texts = (vec![Cow::Borrowed(payload.text()?)], claim.reserve(0)?);
+        (texts, truncate, outputs, padding, Format { normalize, dimensions, encoding, form })
     };
     let outputs: OutputSet = outputs.into_iter().collect();
     if outputs.is_empty() {
@@ -87,32 +100,57 @@ pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Requ
             return Err(ApiError::invalid("padding and attention_mask go with outputs: they change no embedding"));
         }
         check_dimensions(format.dimensions, embedder.dim(Modality::Text)?)?;
+        let room = format.size(embedder, texts.len(), Modality::Text)?.reserve(&state)?;
         let embedded = embedder.embed_texts(&texts, truncate, payload.deadline).await?;
-        return format.answer(embedder, embedded);
+        return format.answer(embedder, embedded, room, &payload.held);
     }
     check_wanted(embedder, Modality::Text, outputs, &format)?;
+    let room = room_for_outputs(&state, embedder, Modality::Text, texts.len(), outputs, &format)?;
     let padding = Padding { to: padding.0.unwrap_or(PadTo::Longest), attended: padding.1 == Some(false) };
     let answered = embedder.text_outputs(&texts, truncate, padding, outputs, payload.deadline).await?;
-    answer_outputs(embedder, answered, format).await
+    answer_outputs(embedder, answered, format, room, payload.held).await
 }
 
 impl Format {
-    fn answer(self, embedder: &Embedder, embedded: Embedded) -> Result<Response, ApiError> {
+    /// Of `n` embeddings, and nothing else.
+    fn size(&self, embedder: &Embedder, n: usize, modality: Modality) -> Result<Size, ApiError> {
+        Ok(self.with_embeddings(Size::new(&embedder.info().name), n, embedder.dim(modality)?))
+    }
+
+    /// `size` with `n` embeddings of length `dim`.
+    pub(super) fn with_embeddings(&self, size: Size, n: usize, dim: usize) -> Size {
+        let columns = self.dimensions.unwrap_or(dim);
+        // To cut them makes a second matrix.
+        let cut = self.dimensions.map_or(0, |columns| n.saturating_mul(columns));
+        size.holding(n.saturating_mul(dim).saturating_add(cut)).writing_array(&[n, columns], self.shape())
+    }
+
+    /// How arrays are written.
+    pub(super) fn shape(&self) -> Shape {
+        match (self.form, self.encoding) {
+            (AnswerForm::Npy | AnswerForm::Npz, _) => Shape::Npy,
+            (AnswerForm::Json, EncodingFormat::Float) => Shape::Numbers,
+            (AnswerForm::Json, EncodingFormat::Base64) => Shape::Base64,
+        }
+    }
+
+    fn answer(self, embedder: &Embedder, embedded: Embedded, room: Room, held: &Held) -> Result<Response, ApiError> {
         let timings = embedded.timings;
         let embeddings = embedded.finish(self.dimensions, self.normalize);
         let written = match self.form {
-            AnswerForm::Npy => Written::npy(&embeddings),
+            AnswerForm::Npy => Written::npy(room.buffer(), &embeddings),
             AnswerForm::Npz => {
-                let mut npz = Npz::new();
+                let mut npz = Npz::new(room.buffer());
                 npz.add("embeddings", &embeddings)?;
                 npz.finish()
             }
-            AnswerForm::Json => Written::json(&EmbedResponse {
-                model: &embedder.info().name,
-                dim: embeddings.ncols(),
-                embeddings: Rows { rows: embeddings.view(), format: self.encoding },
-            }),
+            AnswerForm::Json => {
+                let rows = Rows { rows: embeddings.view(), format: self.encoding };
+                let model = &embedder.info().name;
+                Written::json(room.buffer(), &EmbedResponse { model, dim: embeddings.ncols(), embeddings: rows })
+            }
         };
-        Ok(written?.answer(timings))
+        drop(embeddings);
+        Ok(written?.answer(room, held, timings))
     }
 }

@@ -1,7 +1,7 @@
 //! The one table of errors: code, status, message, and what the client is told besides.
 //!
 //! Owns [`Code`] and [`ApiError`]. Policy: a message names the item, the limit and what to do, and never holds a path, a
-//! `Debug` print or a library's name; what really happened goes into `cause`, which is logged once with the request id and
+//! `Debug` print or a library's name, and of the client's words only what `quoted` shows; what really happened goes into `cause`, which is logged once with the request id and
 //! never sent. An error becomes a response without a body that carries the error as an extension; the outermost layer writes
 //! the body, because only it knows the request id.
 
@@ -119,6 +119,9 @@ impl Code {
     }
 }
 
+/// Bytes of a message.
+const MAX_MESSAGE: usize = 1024;
+
 /// An error on its way to the client.
 #[derive(Clone, Debug)]
 pub struct ApiError {
@@ -135,9 +138,17 @@ pub struct ApiError {
 }
 
 impl ApiError {
-    /// An error with a message for the client.
+    /// An error with a message for the client, whose words have been cut (`quoted`). What is longer than any of ours is cut as well.
     pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), index: None, retry_after: None, cause: None }
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE {
+            let mut end = MAX_MESSAGE - '…'.len_utf8();
+            while !message.is_char_boundary(end) {
+                end -= 1;
+            }
+            message = format!("{}…", &message[..end]).into();
+        }
+        Self { code, message, index: None, retry_after: None, cause: None }
     }
 
     /// The request cannot be understood.
@@ -305,6 +316,14 @@ mod tests {
             ("deadline_exceeded", 504),
         ];
         assert_eq!(table, expected);
+    }
+
+    #[test]
+    fn a_message_has_at_most_a_kibibyte() {
+        let message = |text: String| ApiError::invalid(text).message.into_owned();
+        assert_eq!(message("a".repeat(1024)).len(), 1024);
+        let cut = message(format!("a{}", "ü".repeat(1000)));
+        assert!(cut.len() <= 1024 && cut.len() > 1020 && cut.ends_with("ü…"), "{}", cut.len());
     }
 
     #[test]

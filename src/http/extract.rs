@@ -1,13 +1,11 @@
 //! From a request to its images, texts and options, whichever way they were sent.
 //!
-//! Owns content types, multipart, base64 and data URLs, and the limits on how many items a request may bring. Does not decode
-//! a picture or look at a text: that is for the lanes.
+//! Owns content types, the query, and what an answer is to look like. Does not own the three ways of a body with items in it: `json` and
+//! `items`, `form`.
 //!
-//! Invariants: the body is read once, within its limits (`body`); its reservation in the byte budget lives as long as the
-//! [`Payload`]; an error names the item by its index.
+//! Invariants: the body is read once, within its limits (`body`); its reservation in the byte budget lives as long as its bytes.
 
 use axum::extract::{Query, Request};
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use http::{HeaderMap, Uri, header};
 use serde::de::DeserializeOwned;
@@ -15,8 +13,15 @@ use serde::de::DeserializeOwned;
 use super::{
     ApiError, AppState, Code, Deadline,
     body::{BodyBytes, BodyError, BodyLimits, read_body},
+    held::Held,
+    json::{self, JsonRequest},
+    quoted::{Quoted, requote},
+    room::{Claim, owning},
 };
 use crate::telemetry::Reject;
+
+/// Bytes of a query, as it is written. All options together take a tenth of it.
+const MAX_QUERY_BYTES: usize = 4096;
 
 /// How the body is encoded.
 #[derive(Debug)]
@@ -38,9 +43,12 @@ pub(super) struct Payload {
     pub encoding: Encoding,
     /// When the answer must be there.
     pub deadline: std::time::Instant,
+    /// What is kept until the answer has been written.
+    pub held: Held,
+    /// The body.
+    pub body: BodyBytes,
     headers: HeaderMap,
     uri: Uri,
-    body: BodyBytes,
 }
 
 impl Payload {
@@ -64,18 +72,24 @@ impl Payload {
         })?;
         let now = std::time::Instant::now();
         let deadline = parts.extensions.get::<Deadline>().map_or(now + state.config.server.request_timeout, |d| d.0);
-        Ok(Self { encoding, deadline, headers: parts.headers, uri: parts.uri, body })
+        let held = parts.extensions.get::<Held>().cloned().unwrap_or_default();
+        Ok(Self { encoding, deadline, held, headers: parts.headers, uri: parts.uri, body })
     }
 
-    /// The body as JSON, strings borrowed from it.
+    /// What the request takes of the budget of bodies so far.
+    pub(super) fn claim<'a>(&self, state: &'a AppState) -> Claim<'a> {
+        Claim::new(state, self.body.bytes().len())
+    }
+
+    /// The body as JSON, its lists of items unread.
     ///
     /// # Errors
-    /// 400 with the place of the fault; also when options were sent as query parameters, where they would be ignored.
-    pub(super) fn json<'a, T: serde::Deserialize<'a>>(&'a self) -> Result<T, ApiError> {
+    /// 400 with the member, or the place, of the fault; also when options were sent as query parameters, where they would be ignored.
+    pub(super) fn json<'a, T: JsonRequest<'a>>(&'a self) -> Result<T, ApiError> {
         if self.uri.query().is_some_and(|query| !query.is_empty()) {
             return Err(ApiError::invalid("with a JSON body the options go into the body, not into the query"));
         }
-        serde_json::from_slice(self.body.bytes()).map_err(|error| ApiError::invalid(format!("the JSON body: {error}")))
+        json::read(self.body.bytes())
     }
 
     /// The options in the query.
@@ -83,16 +97,7 @@ impl Payload {
     /// # Errors
     /// 400 that names the parameter.
     pub(super) fn query<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        Query::try_from_uri(&self.uri).map(|Query(query)| query).map_err(|error| {
-            let text = error.to_string();
-            let reason = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned();
-            ApiError::invalid(format!("the query: {reason}"))
-        })
-    }
-
-    /// The body as it came.
-    pub(super) fn bytes(&self) -> &Bytes {
-        self.body.bytes()
+        query(&self.uri)
     }
 
     /// The body as one text.
@@ -101,42 +106,6 @@ impl Payload {
     /// 400 when it is not UTF-8.
     pub(super) fn text(&self) -> Result<&str, ApiError> {
         std::str::from_utf8(self.body.bytes()).map_err(|_| ApiError::invalid("the body is not UTF-8"))
-    }
-
-    /// The parts of a multipart body: file parts and, by name, text fields. At most `max_parts`.
-    ///
-    /// # Errors
-    /// 400 when it is malformed or has a field that is not among `fields`; 413 for too many parts.
-    pub(super) async fn form(&self, boundary: &str, fields: &[&str], max_parts: usize) -> Result<Form, ApiError> {
-        let malformed = |error: multer::Error| ApiError::invalid(format!("the multipart body: {error}"));
-        let body = self.body.bytes().clone();
-        let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(body) });
-        let mut multipart = multer::Multipart::new(stream, boundary);
-        let mut form = Form::default();
-        while let Some(field) = multipart.next_field().await.map_err(malformed)? {
-            if form.files.len() + form.fields.len() == max_parts {
-                let message = format!("the multipart body has more than {max_parts} parts, which is the limit");
-                return Err(ApiError::new(Code::PayloadTooLarge, message));
-            }
-            let name = field.name().unwrap_or_default().to_owned();
-            let is_file = field.file_name().is_some()
-                || field.content_type().is_some_and(|mime| mime.type_() == "image" || mime.subtype() == "octet-stream");
-            if is_file {
-                form.files.push(field.bytes().await.map_err(malformed)?);
-            } else if fields.contains(&name.as_str()) {
-                let bytes = field.bytes().await.map_err(malformed)?;
-                let text = String::from_utf8(bytes.into())
-                    .map_err(|_| ApiError::invalid(format!("the field {name:?} of the multipart body is not UTF-8")))?;
-                form.fields.push((name, text));
-            } else {
-                let known = if fields.is_empty() { "file parts only".to_owned() } else { fields.join(", ") };
-                return Err(ApiError::invalid(format!(
-                    "the multipart body has a field {name:?} that is not a file; expected {known} (a picture needs a file name \
-                     or an image content type)"
-                )));
-            }
-        }
-        Ok(form)
     }
 
     /// The shape in which the client wants the answer.
@@ -163,20 +132,27 @@ pub(super) enum AnswerForm {
     Npz,
 }
 
-/// A multipart body.
-#[derive(Debug, Default)]
-pub(super) struct Form {
-    /// The file parts in order.
-    pub files: Vec<Bytes>,
-    /// The other parts in order, by name.
-    pub fields: Vec<(String, String)>,
+/// The body as one picture, which keeps its share of the budget for as long as its bytes are anywhere.
+pub(super) fn picture(body: BodyBytes) -> Bytes {
+    let (bytes, reservation) = body.into_parts();
+    owning(bytes, reservation)
 }
 
-impl Form {
-    /// The values of the fields of that name, in order.
-    pub(super) fn values(&self, name: &str) -> Vec<&str> {
-        self.fields.iter().filter(|(field, _)| field == name).map(|(_, value)| value.as_str()).collect()
+fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
+    let len = uri.query().unwrap_or_default().len();
+    if len > MAX_QUERY_BYTES {
+        let message = format!("the query has {len} bytes, the limit is {MAX_QUERY_BYTES}; items go into the body");
+        return Err(ApiError::invalid(message));
     }
+    Query::try_from_uri(uri).map(|Query(query)| query).map_err(|error| {
+        let text = error.to_string();
+        let reason = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text).to_owned();
+        let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
+        // One of a list is refused by its own name.
+        let words =
+            pairs.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()].into_iter().chain(value.split(',')));
+        ApiError::invalid(format!("the query: {}", requote(reason, words)))
+    })
 }
 
 /// What a route takes.
@@ -218,61 +194,14 @@ fn encoding(headers: &HeaderMap, accepted: &[Accepts]) -> Result<Encoding, ApiEr
         image if has(Accepts::Image) && image.starts_with("image/") => Ok(Encoding::Image),
         _ => {
             let expected = accepted.iter().map(|kind| kind.describe()).collect::<Vec<_>>().join(", ");
-            let sent = if mime.is_empty() { "no content type".to_owned() } else { format!("content type {mime:?}") };
+            let sent = if mime.is_empty() {
+                "no content type".to_owned()
+            } else {
+                format!("content type \"{}\"", Quoted(&mime))
+            };
             Err(ApiError::new(Code::UnsupportedMediaType, format!("the request has {sent}, expected {expected}")))
         }
     }
-}
-
-/// A JSON image: base64, or a `data:` URL with base64.
-///
-/// # Errors
-/// 400; a web address is refused with a message of its own, because this service fetches nothing.
-pub(super) fn decode_base64_image(text: &str) -> Result<Bytes, ApiError> {
-    let encoded = match text.get(..5) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("data:") => {
-            let (meta, data) =
-                text.split_once(',').ok_or_else(|| ApiError::invalid("the data URL has no comma before its data"))?;
-            if !meta.to_ascii_lowercase().ends_with(";base64") {
-                return Err(ApiError::invalid("the data URL is not base64; send data:image/...;base64,..."));
-            }
-            data
-        }
-        _ if text.starts_with("http://") || text.starts_with("https://") => {
-            return Err(ApiError::invalid("web addresses are not fetched; send the picture as base64 or a data URL"));
-        }
-        _ => text,
-    };
-    if encoded.is_empty() {
-        return Err(ApiError::invalid("the picture is empty"));
-    }
-    BASE64_STANDARD
-        .decode(encoded)
-        .map(Bytes::from)
-        .map_err(|error| ApiError::invalid(format!("the picture is not standard padded base64: {error}")))
-}
-
-/// The pictures of a JSON request.
-///
-/// # Errors
-/// As [`decode_base64_image`], with the index.
-pub(super) fn json_images(images: &super::wire::Strings<'_>) -> Result<Vec<Bytes>, ApiError> {
-    images.0.iter().enumerate().map(|(i, text)| decode_base64_image(text).map_err(|error| error.at(i))).collect()
-}
-
-/// Holds the number of one kind of item between 1 and its limit.
-///
-/// # Errors
-/// 400 for none, 413 for too many.
-pub(super) fn check_count(kind: &str, count: usize, limit: usize) -> Result<(), ApiError> {
-    if count == 0 {
-        return Err(ApiError::invalid(format!("the request has no {kind}")));
-    }
-    if count > limit {
-        let message = format!("the request has {count} {kind}, the limit is {limit}; split it");
-        return Err(ApiError::new(Code::PayloadTooLarge, message));
-    }
-    Ok(())
 }
 
 /// Holds `dimensions` between 1 and the model's.
@@ -292,37 +221,45 @@ pub(super) fn check_dimensions(dimensions: Option<usize>, dim: usize) -> Result<
 mod tests {
     use super::*;
 
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Options {
+        #[serde(default)]
+        truncate: bool,
+        encoding_format: Option<super::super::wire::EncodingFormat>,
+    }
+
+    fn options(query: &str) -> Result<Options, ApiError> {
+        super::query(&format!("/?{query}").parse().expect("a URI"))
+    }
+
     #[test]
-    fn base64_and_data_urls_are_pictures_and_nothing_else_is() {
-        for good in ["QUJD", "data:image/png;base64,QUJD", "DATA:;BASE64,QUJD", "data:image/png;charset=x;base64,QUJD"]
-        {
-            assert_eq!(decode_base64_image(good).expect(good), "ABC");
-        }
-        for (bad, expected) in [
-            ("QUJ", "not standard padded base64"),
-            ("QU JD", "not standard padded base64"),
-            ("Q_-D", "not standard padded base64"),
-            ("QUJDR", "not standard padded base64"),
-            ("QUI", "not standard padded base64"),
-            ("", "empty"),
-            ("data:image/png;base64,", "empty"),
-            ("data:image/png,QUJD", "not base64"),
-            ("data:image/png;base64", "no comma"),
-            ("http://169.254.169.254/", "not fetched"),
+    fn a_query_is_short_and_its_words_are_cut_and_escaped_after_they_are_decoded() {
+        let read = options("truncate=true&encoding_format=base64").expect("valid");
+        assert!(read.truncate && read.encoding_format.is_some());
+        let long = "x".repeat(200);
+        for (query, expected) in [
+            ("truncat=1".to_owned(), "unknown field `truncat`"),
+            (format!("{long}=1"), "xxx…`"),
+            (format!("encoding_format={long}"), "xxx…`"),
+            ("%E2%80%AE%0A=1".to_owned(), "`\\u{202e}\\n`"),
+            ("encoding_format=%E2%80%AE%0A".to_owned(), "`\\u{202e}\\n`"),
+            ("truncate=%0A".to_owned(), "not `true` or `false`"),
+            (format!("a={}", "x".repeat(4095)), "the query has 4097 bytes, the limit is 4096"),
         ] {
-            let error = decode_base64_image(bad).expect_err(bad);
-            assert!(error.message.contains(expected), "{bad}: {}", error.message);
-            assert_eq!(error.code, Code::InvalidRequest);
+            let error = options(&query).expect_err("refused");
+            assert!(error.message.contains(expected), "{query}: {}", error.message);
+            assert!(error.message.len() <= 1024 && !error.message.contains(&long[..64]), "{}", error.message);
+            assert!(!error.message.contains(['\n', '\u{202e}']), "{}", error.message);
         }
     }
 
     #[test]
-    fn the_number_of_items_is_between_one_and_the_limit() {
-        assert_eq!(check_count("images", 0, 2).expect_err("none").code, Code::InvalidRequest);
-        assert!(check_count("images", 1, 2).is_ok() && check_count("images", 2, 2).is_ok());
-        let error = check_count("images", 3, 2).expect_err("too many");
-        assert_eq!(error.code, Code::PayloadTooLarge);
-        assert_eq!(error.message, "the request has 3 images, the limit is 2; split it");
+    fn a_content_type_is_cut() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, "x".repeat(2000).parse().expect("a header"));
+        let error = encoding(&headers, &[Accepts::Json]).expect_err("not served");
+        assert!(error.message.contains("xxx…\"") && error.message.len() < 200, "{}", error.message);
     }
 
     #[test]

@@ -61,35 +61,32 @@ pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response,
     let embedder = state.embedder()?;
     let info = embedder.info();
     let limits = &state.config.limits;
-    reply::json(
-        &Info {
-            model: Model {
-                name: &info.name,
-                fingerprint: &info.fingerprint,
-                towers: towers(&|modality| embedder.dim(modality).is_ok()),
-                outputs: towers(&|modality| embedder.output_shape(modality).is_ok()),
-                dim: info.dim,
-                image_size: info.image_size.map(|(height, width)| Size { height, width }),
-                context_length: info.context_length,
-                logit_scale: info.logit_scale.map(|scale| scale.value),
-                logit_scale_source: info.logit_scale.map(|scale| scale.source),
-            },
-            provider: &info.provider,
-            precision: &info.precision,
-            limits: Limits {
-                max_body_bytes: limits.max_body_bytes,
-                max_images: limits.max_images,
-                max_texts: limits.max_texts,
-                max_pixels: limits.max_pixels,
-                max_text_bytes: limits.max_text_bytes,
-                max_output_bytes: limits.max_output_bytes,
-                max_batch_size_image: info.batch_sizes.images,
-                max_batch_size_text: info.batch_sizes.texts,
-            },
-            versions: Versions { clipserve: env!("CARGO_PKG_VERSION"), onnxruntime: &info.onnxruntime },
+    reply::json(&Info {
+        model: Model {
+            name: &info.name,
+            fingerprint: &info.fingerprint,
+            towers: towers(&|modality| embedder.dim(modality).is_ok()),
+            outputs: towers(&|modality| embedder.output_shape(modality).is_ok()),
+            dim: info.dim,
+            image_size: info.image_size.map(|(height, width)| Size { height, width }),
+            context_length: info.context_length,
+            logit_scale: info.logit_scale.map(|scale| scale.value),
+            logit_scale_source: info.logit_scale.map(|scale| scale.source),
         },
-        None,
-    )
+        provider: &info.provider,
+        precision: &info.precision,
+        limits: Limits {
+            max_body_bytes: limits.max_body_bytes,
+            max_images: limits.max_images,
+            max_texts: limits.max_texts,
+            max_pixels: limits.max_pixels,
+            max_text_bytes: limits.max_text_bytes,
+            max_output_bytes: limits.max_output_bytes,
+            max_batch_size_image: info.batch_sizes.images,
+            max_batch_size_text: info.batch_sizes.texts,
+        },
+        versions: Versions { clipserve: env!("CARGO_PKG_VERSION"), onnxruntime: &info.onnxruntime },
+    })
 }
 
 /// The names of the towers that can do something.

@@ -8,19 +8,25 @@
 //! ```
 
 pub mod accept;
+mod answer;
 pub mod body;
 mod classify;
 mod embed;
 mod error;
 mod exchange;
 mod extract;
+mod form;
 mod guarded_io;
 mod held;
 mod info;
+mod items;
+mod json;
 mod layers;
 mod outputs;
 mod probes;
+mod quoted;
 mod reply;
+mod room;
 mod similarity;
 mod state;
 mod wire;

@@ -6,9 +6,11 @@
 use axum::response::Response;
 
 use super::{
-    ApiError,
+    ApiError, AppState,
+    answer::{Room, Shape, Size},
     embed::Format,
     extract::{AnswerForm, check_dimensions},
+    held::Held,
     reply::{Npz, Written},
     wire::{Arrays, Nested, OutputsResponse, Rows},
 };
@@ -40,6 +42,36 @@ pub(super) fn check_wanted(
     Ok(())
 }
 
+/// Room for the answer with the `outputs` of `n` items; of texts, as if each had the context length, which is known only once they are
+/// tokenized. The arrays themselves have a budget of their own.
+///
+/// # Errors
+/// 501 when the model does not have them; 413 and 429 as [`Size::reserve`].
+pub(super) fn room_for_outputs(
+    state: &AppState,
+    embedder: &Embedder,
+    modality: Modality,
+    n: usize,
+    outputs: OutputSet,
+    format: &Format,
+) -> Result<Room, ApiError> {
+    let outputs_of_one = embedder.output_shape(modality)?;
+    let positions = outputs_of_one.max_positions;
+    let size = Size::new(&embedder.info().name);
+    let size = embedder.dim(modality).map_or(size, |dim| format.with_embeddings(size, n, dim));
+    let mask = match format.shape() {
+        // Eight bytes for each.
+        Shape::Npy => size.writing_array(&[n, 2, positions], Shape::Npy),
+        Shape::Numbers | Shape::Base64 => size.writing_array(&[n, positions], Shape::Numbers),
+    };
+    let size = if modality == Modality::Text { mask } else { size };
+    let with_output = |size: Size, output| {
+        let axes = [&[n], &*outputs_of_one.of(output, positions)].concat();
+        size.writing_array(&axes, format.shape())
+    };
+    outputs.iter().fold(size, with_output).reserve(state)
+}
+
 /// Up to so many bytes of outputs are written where the request is handled: a millisecond or two, as the embeddings of a large
 /// request take.
 const INLINE_BYTES: usize = 256 << 10;
@@ -50,36 +82,41 @@ const INLINE_BYTES: usize = 256 << 10;
 /// 500 when it cannot be written.
 #[expect(
     clippy::disallowed_methods,
-    reason = "the outputs' budget bounds how many large answers there are, and none is on the way of embeddings"
+    reason = "the budgets of outputs and answers bound how many large ones there are, and none is on the way of embeddings"
 )]
 pub(super) async fn answer_outputs(
     embedder: &Embedder,
     answered: Outputs,
     format: Format,
+    room: Room,
+    held: Held,
 ) -> Result<Response, ApiError> {
     let model = embedder.info().name.clone();
     let large = answered.reservation.bytes() > INLINE_BYTES;
-    let write = move || write(&model, answered, &format);
+    let write = move || write(&model, answered, &format, room, &held);
     if !large {
         return write();
     }
     tokio::task::spawn_blocking(write).await.map_err(|error| ApiError::internal(error.to_string()))?
 }
 
-fn write(model: &str, answered: Outputs, format: &Format) -> Result<Response, ApiError> {
+fn write(model: &str, answered: Outputs, format: &Format, room: Room, held: &Held) -> Result<Response, ApiError> {
     let Outputs { embeddings, arrays, attention_mask, timings, reservation } = answered;
     let embeddings = embeddings.map(|rows| finish(rows, format.dimensions, format.normalize));
     let written = match (format.form, arrays.as_slice()) {
-        (AnswerForm::Npy, [(_, alone)]) => Written::npy(alone),
-        (AnswerForm::Json, _) => Written::json(&OutputsResponse {
-            model,
-            dim: embeddings.as_ref().map(|rows| rows.ncols()),
-            embeddings: embeddings.as_ref().map(|rows| Rows { rows: rows.view(), format: format.encoding }),
-            outputs: Arrays { arrays: &arrays, format: format.encoding },
-            attention_mask: attention_mask.as_ref().map(|mask| Nested(mask.view().into_dyn())),
-        }),
+        (AnswerForm::Npy, [(_, alone)]) => Written::npy(room.buffer(), alone),
+        (AnswerForm::Json, _) => {
+            let response = OutputsResponse {
+                model,
+                dim: embeddings.as_ref().map(|rows| rows.ncols()),
+                embeddings: embeddings.as_ref().map(|rows| Rows { rows: rows.view(), format: format.encoding }),
+                outputs: Arrays { arrays: &arrays, format: format.encoding },
+                attention_mask: attention_mask.as_ref().map(|mask| Nested(mask.view().into_dyn())),
+            };
+            Written::json(room.buffer(), &response)
+        }
         (AnswerForm::Npy | AnswerForm::Npz, _) => {
-            let mut npz = Npz::new();
+            let mut npz = Npz::new(room.buffer());
             if let Some(embeddings) = &embeddings {
                 npz.add("embeddings", embeddings)?;
             }
@@ -92,5 +129,6 @@ fn write(model: &str, answered: Outputs, format: &Format) -> Result<Response, Ap
             npz.finish()
         }
     };
-    Ok(written?.answer_holding(timings, reservation))
+    drop((embeddings, arrays, attention_mask, reservation));
+    Ok(written?.answer(room, held, timings))
 }

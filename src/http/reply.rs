@@ -1,15 +1,16 @@
 //! Successful answers: JSON, `.npy` or `.npz`, with the stage times in `server-timing`.
+//!
+//! Owns the writing, into buffers that [`Room`] has given. Does not own how large they may become (`answer`).
 
 use std::{io::Cursor, time::Duration};
 
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use ndarray::{Array, Dimension};
 use ndarray_npy::{NpzWriter, WritableElement, WriteNpyExt};
 use serde::Serialize;
 
-use super::ApiError;
+use super::{ApiError, answer::Room, held::Held};
 use crate::embedder::Timings;
 
 /// The media type of a NumPy array file.
@@ -26,45 +27,33 @@ pub(super) struct Written {
 }
 
 impl Written {
-    /// As JSON.
+    /// As JSON, into `buffer`.
     ///
     /// # Errors
     /// 500 when `body` cannot be written, which no shape of ours is.
-    pub(super) fn json<T: Serialize>(body: &T) -> Result<Self, ApiError> {
-        let bytes = serde_json::to_vec(body).map_err(|error| ApiError::internal(error.to_string()))?;
-        Ok(Self { content_type: "application/json", bytes })
+    pub(super) fn json<T: Serialize>(mut buffer: Vec<u8>, body: &T) -> Result<Self, ApiError> {
+        serde_json::to_writer(&mut buffer, body).map_err(|error| ApiError::internal(error.to_string()))?;
+        Ok(Self { content_type: "application/json", bytes: buffer })
     }
 
-    /// As `.npy`: one array of little-endian f32.
+    /// As `.npy`, into `buffer`: one array of little-endian f32.
     ///
     /// # Errors
     /// 500 when the array cannot be written, which does not happen in memory.
-    pub(super) fn npy<D: Dimension>(array: &Array<f32, D>) -> Result<Self, ApiError> {
-        let mut bytes = Vec::new();
-        array.write_npy(&mut bytes).map_err(|error| ApiError::internal(error.to_string()))?;
-        Ok(Self { content_type: NPY, bytes })
+    pub(super) fn npy<D: Dimension>(mut buffer: Vec<u8>, array: &Array<f32, D>) -> Result<Self, ApiError> {
+        array.write_npy(&mut buffer).map_err(|error| ApiError::internal(error.to_string()))?;
+        Ok(Self { content_type: NPY, bytes: buffer })
     }
 
-    /// The answer.
-    pub(super) fn answer(self, timings: Timings) -> Response {
-        respond(self.content_type, self.bytes.into(), Some(timings))
+    /// Bytes.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
     }
 
-    /// The answer, whose bytes keep `guard` until they are gone.
-    pub(super) fn answer_holding<G: Send + 'static>(self, timings: Timings, guard: G) -> Response {
-        struct Held<G> {
-            bytes: Vec<u8>,
-            // Held for its Drop.
-            _guard: G,
-        }
-
-        impl<G> AsRef<[u8]> for Held<G> {
-            fn as_ref(&self) -> &[u8] {
-                &self.bytes
-            }
-        }
-
-        respond(self.content_type, Bytes::from_owner(Held { bytes: self.bytes, _guard: guard }), Some(timings))
+    /// The answer, which keeps of `room` what it takes until its client has it. The arrays that it was written from must be gone.
+    pub(super) fn answer(self, room: Room, held: &Held, timings: Timings) -> Response {
+        respond(self.content_type, room.settle(self.bytes, held), Some(timings))
     }
 }
 
@@ -72,9 +61,9 @@ impl Written {
 pub(super) struct Npz(NpzWriter<Cursor<Vec<u8>>>);
 
 impl Npz {
-    /// Without any array yet.
-    pub(super) fn new() -> Self {
-        Self(NpzWriter::new(Cursor::new(Vec::new())))
+    /// Without any array yet, into `buffer`.
+    pub(super) fn new(buffer: Vec<u8>) -> Self {
+        Self(NpzWriter::new(Cursor::new(buffer)))
     }
 
     /// Adds an array.
@@ -99,16 +88,16 @@ impl Npz {
     }
 }
 
-/// A JSON answer.
+/// A small JSON answer, of a size that no client chooses.
 ///
 /// # Errors
 /// As [`Written::json`].
-pub(super) fn json<T: Serialize>(body: &T, timings: Option<Timings>) -> Result<Response, ApiError> {
-    let Written { content_type, bytes } = Written::json(body)?;
-    Ok(respond(content_type, bytes.into(), timings))
+pub(super) fn json<T: Serialize>(body: &T) -> Result<Response, ApiError> {
+    let Written { content_type, bytes } = Written::json(Vec::new(), body)?;
+    Ok(respond(content_type, bytes, None))
 }
 
-fn respond(content_type: &'static str, bytes: Bytes, timings: Option<Timings>) -> Response {
+fn respond(content_type: &'static str, bytes: Vec<u8>, timings: Option<Timings>) -> Response {
     let mut response = ([(header::CONTENT_TYPE, content_type)], bytes).into_response();
     if let Some(value) = timings.and_then(|timings| HeaderValue::from_str(&server_timing(timings)).ok()) {
         response.headers_mut().insert(SERVER_TIMING, value);

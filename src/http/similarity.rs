@@ -1,6 +1,6 @@
 //! `POST /similarity`: `logits_per_image` and what follows from it, as `CLIPModel.forward` answers.
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
@@ -11,12 +11,15 @@ use ndarray::Array2;
 
 use super::{
     ApiError, AppState,
-    extract::{Accepts, Encoding, Payload, check_count, json_images},
-    reply,
-    wire::{Rows, SimilarityQuery, SimilarityRequest, SimilarityResponse, Strings},
+    answer::{Shape, Size},
+    extract::{Accepts, Encoding, Payload},
+    form::Form,
+    json::check_count,
+    reply::Written,
+    wire::{Rows, SimilarityQuery, SimilarityRequest, SimilarityResponse},
 };
 use crate::{
-    config::LimitsConfig,
+    budget::Reservation,
     embedder::{EmbedError, Embedder, Modality, Timings},
     similarity,
 };
@@ -25,15 +28,17 @@ use crate::{
 enum Side<T> {
     /// To be embedded.
     Inputs(Vec<T>),
-    /// Embeddings of an earlier request, L2-normalised.
+    /// Embeddings of an earlier answer, L2-normalised.
     Embeds(Array2<f32>),
 }
 
 /// A request, from either encoding.
-struct Comparison<'a> {
+struct Comparison {
     images: Side<Bytes>,
-    texts: Side<Cow<'a, str>>,
+    texts: Side<String>,
     options: SimilarityQuery,
+    /// The room of texts and embeddings; pictures have their own.
+    room: Reservation,
 }
 
 /// JSON, or multipart with file parts as images and `text` fields as texts.
@@ -41,16 +46,9 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
     let embedder = state.embedder()?;
     let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
-    let limits = &state.config.limits;
-    let form;
-    let comparison = if let Encoding::Multipart(boundary) = &payload.encoding {
-        form = payload.form(boundary, &["text"], limits.max_images + limits.max_texts + 1).await?;
-        let texts = form.values("text").into_iter().map(Cow::Borrowed).collect();
-        Comparison::new(Side::Inputs(form.files.clone()), Side::Inputs(texts), payload.query()?, limits)?
-    } else {
-        Comparison::from_json(payload.json()?, limits, embedder.dim(Modality::Text)?)?
-    };
-    let Comparison { images, texts, options } = comparison;
+    let (deadline, held) = (payload.deadline, payload.held.clone());
+    let comparison = Comparison::read(&state, payload, embedder.dim(Modality::Text)?).await?;
+    let Comparison { images, texts, options, room: _room } = comparison;
     if options.return_loss && images.len() != texts.len() {
         return Err(ApiError::invalid(format!(
             "return_loss pairs image i with text i, so it needs as many texts as images; there are {} images and {} texts",
@@ -58,7 +56,7 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
             texts.len()
         )));
     }
-    let deadline = payload.deadline;
+    let room = size(embedder, images.len(), texts.len(), options.return_embeds)?.reserve(&state)?;
     let (images, texts) = tokio::try_join!(
         embed_images(embedder, images, deadline),
         embed_texts(embedder, texts, options.truncate, deadline)
@@ -76,37 +74,65 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
         text_embeds: options.return_embeds.then(|| Rows::floats(text_embeds.view())),
         loss: options.return_loss.then(|| similarity::contrastive_loss(logits.t())),
     };
-    reply::json(&response, Some(image_timings.max(text_timings)))
+    let written = Written::json(room.buffer(), &response)?;
+    drop((image_embeds, text_embeds, logits, probs));
+    Ok(written.answer(room, &held, image_timings.max(text_timings)))
 }
 
-impl<'a> Comparison<'a> {
-    fn new(
-        images: Side<Bytes>,
-        texts: Side<Cow<'a, str>>,
-        options: SimilarityQuery,
-        limits: &LimitsConfig,
-    ) -> Result<Self, ApiError> {
-        check_count("images", images.len(), limits.max_images)?;
-        check_count("texts", texts.len(), limits.max_texts)?;
-        Ok(Self { images, texts, options })
+/// Of `n` images with `m` texts.
+fn size(embedder: &Embedder, n: usize, m: usize, with_embeds: bool) -> Result<Size, EmbedError> {
+    let dim = embedder.dim(Modality::Text)?;
+    let pairs = n.saturating_mul(m);
+    let size = Size::new(&embedder.info().name)
+        .holding(n.saturating_add(m).saturating_mul(dim))
+        .holding(pairs.saturating_mul(2))
+        .writing_array(&[n, m], Shape::Numbers)
+        .writing_array(&[m, n], Shape::Numbers)
+        .writing_array(&[n, m], Shape::Numbers);
+    if !with_embeds {
+        return Ok(size);
     }
+    Ok(size.writing_array(&[n, dim], Shape::Numbers).writing_array(&[m, dim], Shape::Numbers))
+}
 
-    fn from_json(request: SimilarityRequest<'a>, limits: &LimitsConfig, dim: usize) -> Result<Self, ApiError> {
-        let images = match (request.images, request.image_embeds) {
-            (Some(images), None) => {
-                check_count("images", images.0.len(), limits.max_images)?;
-                Side::Inputs(json_images(&images)?)
+impl Comparison {
+    /// The body is gone with this.
+    async fn read(state: &AppState, payload: Payload, dim: usize) -> Result<Self, ApiError> {
+        let limits = &state.config.limits;
+        let mut claim = payload.claim(state);
+        if let Encoding::Multipart(boundary) = &payload.encoding {
+            let options = payload.query()?;
+            let max_parts = limits.max_images + limits.max_texts + 1;
+            let mut form = Form::read(payload.body, boundary, &["text"], max_parts, &mut claim).await?;
+            let texts = form.take("text");
+            let Form { files, room, .. } = form;
+            check_count("images", files.len(), limits.max_images)?;
+            check_count("texts", texts.len(), limits.max_texts)?;
+            return Ok(Self { images: Side::Inputs(files), texts: Side::Inputs(texts), options, room });
+        }
+        let request: SimilarityRequest<'_> = payload.json()?;
+        let (texts, mut room) = match (request.texts, request.text_embeds) {
+            (Some(texts), None) => {
+                let (texts, room) = texts.owned_strings("texts", limits.max_texts, &mut claim)?;
+                (Side::Inputs(texts), room)
             }
-            (None, Some(embeds)) => Side::Embeds(matrix("image_embeds", &embeds, dim)?),
-            _ => return Err(ApiError::invalid("give either images or image_embeds")),
-        };
-        let texts = match (request.texts, request.text_embeds) {
-            (Some(Strings(texts)), None) => Side::Inputs(texts),
-            (None, Some(embeds)) => Side::Embeds(matrix("text_embeds", &embeds, dim)?),
+            (None, Some(embeds)) => {
+                let (embeds, room) = embeds.embeddings("text_embeds", limits.max_texts, dim, &mut claim)?;
+                (Side::Embeds(embeds), room)
+            }
             _ => return Err(ApiError::invalid("give either texts or text_embeds")),
         };
+        let images = match (request.images, request.image_embeds) {
+            (Some(images), None) => Side::Inputs(images.pictures("images", limits.max_images, &mut claim)?),
+            (None, Some(embeds)) => {
+                let (embeds, more) = embeds.embeddings("image_embeds", limits.max_images, dim, &mut claim)?;
+                room.merge(more);
+                Side::Embeds(embeds)
+            }
+            _ => return Err(ApiError::invalid("give either images or image_embeds")),
+        };
         let SimilarityRequest { truncate, return_embeds, return_loss, .. } = request;
-        Self::new(images, texts, SimilarityQuery { truncate, return_embeds, return_loss }, limits)
+        Ok(Self { images, texts, options: SimilarityQuery { truncate, return_embeds, return_loss }, room })
     }
 }
 
@@ -117,24 +143,6 @@ impl<T> Side<T> {
             Self::Embeds(embeds) => embeds.nrows(),
         }
     }
-}
-
-/// The client's embeddings, checked and L2-normalised: finite, not zero, as long as the model's.
-fn matrix(name: &str, rows: &[Vec<f32>], dim: usize) -> Result<Array2<f32>, ApiError> {
-    let mut matrix = Array2::zeros((rows.len(), dim));
-    for (i, (row, mut target)) in rows.iter().zip(matrix.rows_mut()).enumerate() {
-        if row.len() != dim {
-            let message = format!("{name} has {} values, the model's embeddings have {dim}", row.len());
-            return Err(ApiError::invalid(message).at(i));
-        }
-        target.assign(&ndarray::ArrayView1::from(row));
-        let norm = similarity::norm(target.view());
-        if !(norm.is_finite() && norm > 0.0) {
-            return Err(ApiError::invalid(format!("{name} must be finite and not all zero")).at(i));
-        }
-        similarity::normalize_row(target);
-    }
-    Ok(matrix)
 }
 
 async fn embed_images(
@@ -154,7 +162,7 @@ async fn embed_images(
 
 async fn embed_texts(
     embedder: &Embedder,
-    texts: Side<Cow<'_, str>>,
+    texts: Side<String>,
     truncate: bool,
     deadline: Instant,
 ) -> Result<(Array2<f32>, Timings), EmbedError> {

@@ -28,6 +28,8 @@ pub struct AppState {
     pub requests: Arc<Semaphore>,
     /// The body gate: `limits.max_inflight_body_bytes`.
     pub bodies: ByteBudget,
+    /// The answers' room: `limits.max_inflight_answer_bytes`.
+    pub answers: ByteBudget,
     embedder: OnceLock<Embedder>,
 }
 
@@ -37,6 +39,7 @@ impl AppState {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_inflight_requests)),
             bodies: ByteBudget::new(config.limits.max_inflight_body_bytes),
+            answers: ByteBudget::new(config.limits.max_inflight_answer_bytes),
             config,
             metrics,
             health,

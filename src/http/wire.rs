@@ -1,23 +1,23 @@
 //! The JSON and query shapes of the native routes, and how embeddings are written.
 //!
-//! Owns names, defaults and validation of single fields. Does not own where a request's images and texts come from
-//! (`extract`).
+//! Owns names, defaults and validation of single options. Does not own where a request's images and texts come from
+//! (`extract`), nor how its lists of items are read (`items`).
 //!
 //! The options stand in each shape again, because serde can flatten a shared part or refuse unknown fields, not both.
 //!
-//! Invariants: a field that is not known is refused, so a typo cannot silently become a default; strings are borrowed from
-//! the body where JSON allows it (a base64 image is not copied before it is decoded).
+//! Invariant: a field that is not known is refused, so a typo cannot silently become a default.
 
 use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use ndarray::{ArrayD, ArrayView2, ArrayViewD};
+use ndarray::{ArrayD, ArrayView, ArrayView2, ArrayViewD, Dimension, IxDyn};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{IntoDeserializer, SeqAccess, Visitor},
+    de::IntoDeserializer,
     ser::{SerializeMap, SerializeSeq},
 };
 
+use super::json::{Items, JsonRequest};
 use crate::{embedder::PadTo, encoder::Output};
 
 /// How embeddings are written in JSON.
@@ -76,7 +76,7 @@ pub(super) struct EmbedTextQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct EmbedImageRequest<'a> {
     #[serde(borrow)]
-    pub images: Strings<'a>,
+    pub images: Items<'a>,
     #[serde(default = "yes")]
     pub normalize: bool,
     #[serde(default)]
@@ -86,12 +86,16 @@ pub(super) struct EmbedImageRequest<'a> {
     pub outputs: Vec<Output>,
 }
 
+impl<'a> JsonRequest<'a> for EmbedImageRequest<'a> {
+    const ITEMS: &'static [&'static str] = &["images"];
+}
+
 /// `POST /embed/text` as JSON.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EmbedTextRequest<'a> {
     #[serde(borrow)]
-    pub texts: Strings<'a>,
+    pub texts: Items<'a>,
     #[serde(default = "yes")]
     pub normalize: bool,
     #[serde(default)]
@@ -103,6 +107,10 @@ pub(super) struct EmbedTextRequest<'a> {
     pub outputs: Vec<Output>,
     pub padding: Option<PadTo>,
     pub attention_mask: Option<bool>,
+}
+
+impl<'a> JsonRequest<'a> for EmbedTextRequest<'a> {
+    const ITEMS: &'static [&'static str] = &["texts"];
 }
 
 /// The options of `/similarity` as query parameters.
@@ -122,17 +130,23 @@ pub(super) struct SimilarityQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct SimilarityRequest<'a> {
     #[serde(borrow)]
-    pub images: Option<Strings<'a>>,
+    pub images: Option<Items<'a>>,
     #[serde(borrow)]
-    pub texts: Option<Strings<'a>>,
-    pub image_embeds: Option<Vec<Vec<f32>>>,
-    pub text_embeds: Option<Vec<Vec<f32>>>,
+    pub texts: Option<Items<'a>>,
+    #[serde(borrow)]
+    pub image_embeds: Option<Items<'a>>,
+    #[serde(borrow)]
+    pub text_embeds: Option<Items<'a>>,
     #[serde(default = "yes")]
     pub truncate: bool,
     #[serde(default)]
     pub return_embeds: bool,
     #[serde(default)]
     pub return_loss: bool,
+}
+
+impl<'a> JsonRequest<'a> for SimilarityRequest<'a> {
+    const ITEMS: &'static [&'static str] = &["images", "texts", "image_embeds", "text_embeds"];
 }
 
 /// The options of `/classify` as query parameters.
@@ -147,12 +161,16 @@ pub(super) struct ClassifyQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct ClassifyRequest<'a> {
     #[serde(borrow)]
-    pub images: Strings<'a>,
+    pub images: Items<'a>,
     #[serde(borrow)]
-    pub labels: Strings<'a>,
+    pub labels: Items<'a>,
     #[serde(borrow)]
-    pub templates: Option<Strings<'a>>,
+    pub templates: Option<Items<'a>>,
     pub top_k: Option<usize>,
+}
+
+impl<'a> JsonRequest<'a> for ClassifyRequest<'a> {
+    const ITEMS: &'static [&'static str] = &["images", "labels", "templates"];
 }
 
 /// `POST /embed/*` answers.
@@ -188,7 +206,7 @@ impl Serialize for Arrays<'_> {
         #[derive(Serialize)]
         struct Packed<'a> {
             shape: &'a [usize],
-            data: String,
+            data: LittleEndian<'a, IxDyn>,
         }
 
         let mut map = serializer.serialize_map(Some(self.arrays.len()))?;
@@ -196,8 +214,8 @@ impl Serialize for Arrays<'_> {
             match self.format {
                 EncodingFormat::Float => map.serialize_entry(output.name(), &Nested(array.view()))?,
                 EncodingFormat::Base64 => {
-                    let data = little_endian_base64(array.iter());
-                    map.serialize_entry(output.name(), &Packed { shape: array.shape(), data })?;
+                    let packed = Packed { shape: array.shape(), data: LittleEndian(array.view()) };
+                    map.serialize_entry(output.name(), &packed)?;
                 }
             }
         }
@@ -218,8 +236,32 @@ impl<T: Serialize> Serialize for Nested<'_, T> {
     }
 }
 
-fn little_endian_base64<'a>(values: impl Iterator<Item = &'a f32>) -> String {
-    BASE64_STANDARD.encode(values.flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>())
+/// Base64 of little-endian f32 in C order, written as it is encoded.
+struct LittleEndian<'a, D>(ArrayView<'a, f32, D>);
+
+impl<D: Dimension> fmt::Display for LittleEndian<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Three bytes are four characters, so only the last piece is padded.
+        const VALUES: usize = 192;
+        let mut bytes = [0; 4 * VALUES];
+        let mut text = [0; 4 * VALUES / 3 * 4];
+        let mut values = self.0.iter();
+        loop {
+            let pieces = bytes.chunks_exact_mut(4).zip(&mut values);
+            let filled = 4 * pieces.map(|(piece, value)| piece.copy_from_slice(&value.to_le_bytes())).count();
+            if filled == 0 {
+                return Ok(());
+            }
+            let len = BASE64_STANDARD.encode_slice(&bytes[..filled], &mut text).map_err(|_| fmt::Error)?;
+            f.write_str(std::str::from_utf8(&text[..len]).map_err(|_| fmt::Error)?)?;
+        }
+    }
+}
+
+impl<D: Dimension> Serialize for LittleEndian<'_, D> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 /// `POST /similarity` answers.
@@ -242,7 +284,29 @@ pub(super) struct SimilarityResponse<'a> {
 #[derive(Debug, Serialize)]
 pub(super) struct ClassifyResponse<'a> {
     pub model: &'a str,
-    pub results: Vec<Vec<Score<'a>>>,
+    pub results: Scores<'a>,
+}
+
+/// The scores of all images, each image's sorted while they are written.
+#[derive(Debug)]
+pub(super) struct Scores<'a> {
+    pub labels: &'a [String],
+    /// Images by labels.
+    pub probs: ArrayView2<'a, f32>,
+    /// So many of each image, or all.
+    pub top_k: Option<usize>,
+}
+
+impl Serialize for Scores<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.probs.rows().into_iter().map(|row| {
+            let mut scores: Vec<Score<'_>> =
+                self.labels.iter().zip(row).map(|(label, &score)| Score { label, score }).collect();
+            scores.sort_by(|a, b| b.score.total_cmp(&a.score));
+            scores.truncate(self.top_k.unwrap_or(usize::MAX));
+            scores
+        }))
+    }
 }
 
 /// One label of one image.
@@ -272,7 +336,7 @@ impl Serialize for Rows<'_> {
         for row in self.rows.rows() {
             match self.format {
                 EncodingFormat::Float => seq.serialize_element(&Row(row))?,
-                EncodingFormat::Base64 => seq.serialize_element(&little_endian_base64(row.iter()))?,
+                EncodingFormat::Base64 => seq.serialize_element(&LittleEndian(row))?,
             }
         }
         seq.end()
@@ -289,69 +353,26 @@ impl Serialize for Row<'_> {
     }
 }
 
-/// A list of strings, or a lone one.
-#[derive(Debug, Default)]
-pub(super) struct Strings<'a>(pub Vec<Cow<'a, str>>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Strings<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Strings<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a string or a list of strings")
-            }
-
-            fn visit_borrowed_str<E>(self, one: &'de str) -> Result<Self::Value, E> {
-                Ok(Strings(vec![Cow::Borrowed(one)]))
-            }
-
-            fn visit_str<E>(self, one: &str) -> Result<Self::Value, E> {
-                Ok(Strings(vec![Cow::Owned(one.to_owned())]))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                #[derive(Deserialize)]
-                struct Item<'a>(#[serde(borrow)] Cow<'a, str>);
-
-                let mut strings = Vec::new();
-                while let Some(Item(one)) = seq.next_element()? {
-                    strings.push(one);
-                }
-                Ok(Strings(strings))
-            }
-        }
-
-        deserializer.deserialize_any(OneOrMany)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use ndarray::{ArrayView2, array};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::json;
 
     #[test]
-    fn strings_are_one_or_many_and_borrowed_where_json_allows() {
-        let parse = |json: &'static str| serde_json::from_str::<Strings<'_>>(json).map(|strings| strings.0);
-        assert_eq!(parse(r#""a""#).expect("one"), ["a"]);
-        let many = parse(r#"["plain", "esc\/aped"]"#).expect("many");
-        assert_eq!(many, ["plain", "esc/aped"]);
-        assert!(matches!(many[0], Cow::Borrowed(_)) && matches!(many[1], Cow::Owned(_)));
-        let error = parse("[1]").expect_err("a number").to_string();
-        assert!(error.contains("expected a string"), "{error}");
-        assert!(parse("{}").expect_err("an object").to_string().contains("a string or a list of strings"));
-    }
-
-    #[test]
-    fn an_unknown_field_is_named() {
-        let error = serde_json::from_str::<EmbedTextRequest<'_>>(r#"{"texts": "a", "normalise": true}"#);
-        let error = error.expect_err("a typo").to_string();
+    fn an_unknown_field_is_named_and_every_list_of_items_is_a_field() {
+        let error = json::read::<EmbedTextRequest<'_>>(br#"{"texts": "a", "normalise": true}"#);
+        let error = error.expect_err("a typo").message;
         assert!(error.contains("unknown field `normalise`") && error.contains("`normalize`"), "{error}");
+
+        fn unknown<T: JsonRequest<'static> + fmt::Debug>() -> bool {
+            let error = json::read::<T>(br#"{"x": 1}"#).expect_err("unknown").message;
+            T::ITEMS.iter().all(|name| error.contains(&format!("`{name}`")))
+        }
+        assert!(unknown::<EmbedImageRequest<'_>>() && unknown::<EmbedTextRequest<'_>>());
+        assert!(unknown::<SimilarityRequest<'_>>() && unknown::<ClassifyRequest<'_>>());
     }
 
     proptest! {
@@ -375,7 +396,7 @@ mod tests {
 
     #[test]
     fn outputs_are_a_list_of_names_in_json_and_in_the_query() {
-        let json = serde_json::from_str::<EmbedTextRequest<'_>>(r#"{"texts": "a", "outputs": ["attentions"]}"#);
+        let json = json::read::<EmbedTextRequest<'_>>(br#"{"texts": "a", "outputs": ["attentions"]}"#);
         assert_eq!(json.expect("valid").outputs, [Output::Attentions]);
         let query = |text: &str| {
             let uri = format!("/?{text}").parse().expect("a URI");
@@ -408,5 +429,10 @@ mod tests {
         let rows = |format| serde_json::to_string(&Rows { rows: embeddings.view(), format }).expect("JSON");
         assert_eq!(rows(EncodingFormat::Float), "[[1.0,-0.5],[0.25,3.0]]");
         assert_eq!(rows(EncodingFormat::Base64), r#"["AACAPwAAAL8=","AACAPgAAQEA="]"#);
+        // More than one piece of the encoder's.
+        let long = ndarray::Array2::from_shape_fn((1, 1000), |(_, column)| column as f32);
+        let bytes: Vec<u8> = long.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let written = serde_json::to_value(Rows { rows: long.view(), format: EncodingFormat::Base64 }).expect("JSON");
+        assert_eq!(written, serde_json::json!([BASE64_STANDARD.encode(bytes)]));
     }
 }

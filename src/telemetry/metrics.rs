@@ -35,6 +35,8 @@ pub enum Reject {
     BodyBytes,
     /// `limits.max_inflight_output_bytes` was reached.
     OutputBytes,
+    /// `limits.max_inflight_answer_bytes` was reached.
+    AnswerBytes,
     /// `batch.vision.max_queue_size` was reached.
     ImageQueue,
     /// `batch.text.max_queue_size` was reached.
@@ -46,10 +48,11 @@ pub enum Reject {
 }
 
 impl Reject {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Requests,
         Self::BodyBytes,
         Self::OutputBytes,
+        Self::AnswerBytes,
         Self::ImageQueue,
         Self::TextQueue,
         Self::NotReady,
@@ -61,6 +64,7 @@ impl Reject {
             Self::Requests => "requests",
             Self::BodyBytes => "body_bytes",
             Self::OutputBytes => "output_bytes",
+            Self::AnswerBytes => "answer_bytes",
             Self::ImageQueue => "image_queue",
             Self::TextQueue => "text_queue",
             Self::NotReady => "not_ready",

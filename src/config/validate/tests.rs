@@ -33,6 +33,7 @@ fn the_default_file_holds_the_defaults() {
     assert_eq!((limits.max_inflight_body_bytes, limits.max_images, limits.max_texts), (256 << 20, 64, 1024));
     assert_eq!((limits.max_pixels, limits.max_text_bytes), (50_000_000, 16 << 10));
     assert_eq!((limits.max_output_bytes, limits.max_inflight_output_bytes), (64 << 20, 256 << 20));
+    assert_eq!(limits.max_inflight_answer_bytes, 256 << 20);
     assert_eq!((model.path, &*model.revision), ("m".into(), "main"));
     assert_eq!((model.name, model.cache_dir), (None, None));
     assert_eq!((model.vision, model.text, model.variant), (None, None, None));
@@ -126,6 +127,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("limits.max_text_bytes", &["0", "17MiB"]),
     ("limits.max_output_bytes", &["0", "5GiB", "64M"]),
     ("limits.max_inflight_output_bytes", &["0", "2TiB"]),
+    ("limits.max_inflight_answer_bytes", &["0", "2TiB", "256M"]),
     ("model.revision", &["", "a b", "../main", "/main"]),
     ("model.name", &["a\u{7}b"]),
     ("model.variant", &["_q4", "a/b", "a b", "ü"]),

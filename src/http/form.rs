@@ -1,0 +1,204 @@
+//! The parts of a multipart body.
+//!
+//! Owns which parts are pictures and which are texts, how many parts there may be and how long their heads. Does not look into a
+//! picture or a text.
+//!
+//! Invariants: the bytes of all parts are those of one copy of the body, which has room in the budget of bodies before it is made
+//! and for as long as any picture of it is anywhere; a message is ours, not the parser's.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memchr::memmem;
+
+use super::{
+    ApiError, Code,
+    body::BodyBytes,
+    quoted::Quoted,
+    room::{Claim, owning},
+};
+use crate::budget::Reservation;
+
+/// Bytes of a part's head: the parser copies it a few times.
+const MAX_PART_HEAD: usize = 8 * 1024;
+
+/// A multipart body.
+#[derive(Debug)]
+pub(super) struct Form {
+    /// The file parts in order.
+    pub files: Vec<Bytes>,
+    fields: Vec<(&'static str, String)>,
+    /// The room of the fields, to be held for as long as they are.
+    pub room: Reservation,
+}
+
+impl Form {
+    /// The parts of `body`: file parts and, by name, text fields. At most `max_parts`.
+    ///
+    /// # Errors
+    /// 400 when it is malformed or has a field that is not among `fields`; 413 for too many parts; 413 and 429 as
+    /// [`Claim::reserve`].
+    pub(super) async fn read(
+        body: BodyBytes,
+        boundary: &str,
+        fields: &[&'static str],
+        max_parts: usize,
+        claim: &mut Claim<'_>,
+    ) -> Result<Self, ApiError> {
+        check_heads(body.bytes(), boundary)?;
+        // The parser copies the whole body once; what it hands out are slices of that copy.
+        let room = Arc::new(claim.reserve(body.bytes().len())?);
+        let bytes = body.bytes().clone();
+        let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(bytes) });
+        let mut multipart = multer::Multipart::new(stream, boundary);
+        let (mut files, mut texts) = (Vec::new(), Vec::new());
+        while let Some(mut part) = multipart.next_field().await.map_err(|error| malformed(&error))? {
+            if files.len() + texts.len() == max_parts {
+                let message = format!("the multipart body has more than {max_parts} parts, which is the limit");
+                return Err(ApiError::new(Code::PayloadTooLarge, message));
+            }
+            let is_file = part.file_name().is_some()
+                || part.content_type().is_some_and(|mime| mime.type_() == "image" || mime.subtype() == "octet-stream");
+            let name = part.name().unwrap_or_default();
+            let known = fields.iter().copied().find(|field| *field == name);
+            if !is_file && known.is_none() {
+                let expected = if fields.is_empty() { "file parts only".to_owned() } else { fields.join(", ") };
+                return Err(ApiError::invalid(format!(
+                    "the multipart body has a field \"{}\" that is not a file; expected {expected} (a picture needs a file name \
+                     or an image content type)",
+                    Quoted(name)
+                )));
+            }
+            // All of the body is there, so a part comes in one piece.
+            let bytes = part.chunk().await.map_err(|error| malformed(&error))?.unwrap_or_default();
+            if part.chunk().await.map_err(|error| malformed(&error))?.is_some() {
+                return Err(ApiError::internal("a part of a multipart body came in pieces"));
+            }
+            match known {
+                Some(name) if !is_file => texts.push((name, bytes)),
+                _ => files.push(owning(bytes, Arc::clone(&room))),
+            }
+        }
+        let room = claim.reserve(texts.iter().map(|(_, text)| text.len()).sum())?;
+        let text = |(name, bytes): (&'static str, Bytes)| match std::str::from_utf8(&bytes) {
+            Ok(text) => Ok((name, text.to_owned())),
+            Err(_) => Err(ApiError::invalid(format!("the field \"{name}\" of the multipart body is not UTF-8"))),
+        };
+        let fields = texts.into_iter().map(text).collect::<Result<_, _>>()?;
+        Ok(Self { files, fields, room })
+    }
+
+    /// Takes out the values of the fields of that name, in order.
+    pub(super) fn take(&mut self, name: &str) -> Vec<String> {
+        self.fields.extract_if(.., |(field, _)| *field == name).map(|(_, value)| value).collect()
+    }
+}
+
+/// Looks at the length of every head before the parser takes one of them apart.
+fn check_heads(body: &[u8], boundary: &str) -> Result<(), ApiError> {
+    let delimiter = format!("--{boundary}");
+    for (part, at) in memmem::find_iter(body, &delimiter).enumerate() {
+        // Within a part only a line of its own is a delimiter.
+        if part > 0 && !body[..at].ends_with(b"\r\n") {
+            continue;
+        }
+        let head = &body[at + delimiter.len()..];
+        let is_last = head.starts_with(b"--");
+        let within = &head[..head.len().min(MAX_PART_HEAD)];
+        if !is_last && within.len() < head.len() && memmem::find(within, b"\r\n\r\n").is_none() {
+            return Err(ApiError::invalid(format!(
+                "a part of the multipart body has a head of more than {MAX_PART_HEAD} bytes, which is the limit; the content goes \
+                 behind an empty line"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn malformed(error: &multer::Error) -> ApiError {
+    let what = match error {
+        multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
+            "it ends before its last boundary, or has none; check the boundary in the content type"
+        }
+        multer::Error::IncompleteHeaders
+        | multer::Error::ReadHeaderFailed(_)
+        | multer::Error::DecodeHeaderName { .. }
+        | multer::Error::DecodeHeaderValue { .. } => "the head of a part cannot be read",
+        _ => "it cannot be read",
+    };
+    ApiError::invalid(format!("the multipart body: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::{
+        budget::ByteBudget,
+        http::{
+            body::{BodyLimits, read_body},
+            room::tests::claim_on,
+        },
+        telemetry::Metrics,
+    };
+
+    async fn read(body: &str, budget: &ByteBudget, fields: &[&'static str]) -> Result<Form, ApiError> {
+        let second = std::time::Duration::from_secs(1);
+        let limits = BodyLimits { max_bytes: 1 << 20, idle_timeout: second, timeout: second };
+        let sent = http_body_util::Full::new(Bytes::copy_from_slice(body.as_bytes()));
+        let body = read_body(&HeaderMap::new(), sent, &limits, budget).await.expect("room for the body");
+        let metrics = Metrics::new();
+        let mut claim = claim_on(budget, &metrics, body.bytes().len());
+        Form::read(body, "x", fields, 3, &mut claim).await
+    }
+
+    const FILE: &str = "--x\r\ncontent-disposition: form-data; name=f; filename=f\r\n\r\n";
+    const FIELD: &str = "--x\r\ncontent-disposition: form-data; name=label\r\n\r\n";
+
+    #[tokio::test]
+    async fn files_keep_one_copy_of_the_body_and_fields_their_own() {
+        let budget = ByteBudget::new(64 << 10);
+        let body = format!("{FILE}{}\r\n{FIELD}cat\r\n{FIELD}dog\r\n--x--\r\n", "p".repeat(8000));
+        let mut form = read(&body, &budget, &["label"]).await.expect("a form");
+        assert_eq!(form.take("label"), ["cat", "dog"]);
+        assert_eq!((form.take("label").len(), form.files.len(), form.files[0].len()), (0, 1, 8000));
+        assert_eq!(64 - budget.left() / 1024, 8 + 1, "the body is gone");
+        let Form { files, room, .. } = form;
+        let slice = files[0].slice(1..2);
+        drop((files, room));
+        assert_eq!(64 - budget.left() / 1024, 8);
+        drop(slice);
+        assert_eq!(64 - budget.left() / 1024, 0);
+
+        let small = ByteBudget::new(15 << 10);
+        let error = read(&body, &small, &["label"]).await.expect_err("no room for the copy");
+        assert_eq!(error.code, Code::PayloadTooLarge);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_form_of_ours_is_said_in_our_words() {
+        let budget = ByteBudget::new(1 << 20);
+        let long = "n".repeat(100);
+        for (body, expected) in [
+            ("--y".to_owned(), "the multipart body: it ends before its last boundary"),
+            (format!("{FILE}p"), "it ends before its last boundary"),
+            ("--x\r\n\u{7f}: 1\r\n\r\na\r\n--x--".to_owned(), "the head of a part cannot be read"),
+            (format!("--x\r\na: {}\r\n\r\np\r\n--x--", "h".repeat(8192)), "a head of more than 8192 bytes"),
+            (format!("{FILE}p\r\n--x\r\na: {}", "h".repeat(9000)), "a head of more than 8192 bytes"),
+            (format!("{FIELD}{FIELD}"), "it ends before"),
+            (FIELD.replace("label", &long) + "a\r\n--x--", "nnn…\" that is not a file; expected label ("),
+            (FIELD.replace("label", "\"a%0Ab\u{202e}\"") + "a\r\n--x--", "that is not a file"),
+            (format!("{FILE}p\r\n{FILE}p\r\n{FILE}p\r\n{FILE}p\r\n--x--"), "more than 3 parts"),
+        ] {
+            let error = read(&body, &budget, &["label"]).await.expect_err(&body);
+            assert!(error.message.contains(expected), "{body}: {}", error.message);
+            assert!(error.message.len() <= 1024 && !error.message.contains(['\n', '\u{202e}']), "{}", error.message);
+        }
+        // A long line in a picture is no head, even where it has the boundary in it.
+        read(&format!("{FILE}{}--x{}\r\n--x--", "p".repeat(9000), "p".repeat(9000)), &budget, &[])
+            .await
+            .expect("a form");
+        assert_eq!(budget.left(), budget.capacity());
+    }
+}
