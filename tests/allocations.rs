@@ -1,4 +1,5 @@
-//! How often the steady state asks for memory: one more picture, one more text, one more request.
+//! How often the steady state asks for memory: one more picture, one more text, one more request; and how much of it a request takes that
+//! is refused.
 //!
 //! A target of its own, since its allocator counts for the whole process. Counted is what Rust code asks for; libjpeg and ONNX
 //! Runtime, which are C and C++, ask the C library: of a run, the pages that the system hands out are counted. No time is measured.
@@ -29,7 +30,7 @@ use clipserve::{
         image::{ImageOptions, ImageProcessor},
         text::TextTokenizer,
     },
-    server::{LoadContext, Server},
+    server::{LoadContext, ServeError, Server},
 };
 
 /// The system's allocator, counted.
@@ -41,6 +42,9 @@ static COUNTING: Counting = Counting;
 /// By all threads.
 static ALL_COUNT: AtomicUsize = AtomicUsize::new(0);
 static ALL_BYTES: AtomicUsize = AtomicUsize::new(0);
+/// Bytes that are held, and the most that ever were since this was set back.
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
     /// By this thread. Constant and without a destructor, so that reading it allocates nothing.
@@ -57,6 +61,8 @@ struct Taken {
 fn count(bytes: usize) {
     ALL_COUNT.fetch_add(1, Ordering::Relaxed);
     ALL_BYTES.fetch_add(bytes, Ordering::Relaxed);
+    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    PEAK.fetch_max(live, Ordering::Relaxed);
     // A thread that is ending has no storage of its own left; its allocations are nobody's.
     let _ = OWN.try_with(|own| own.set(Taken { count: own.get().count + 1, bytes: own.get().bytes + bytes }));
 }
@@ -79,10 +85,14 @@ unsafe impl GlobalAlloc for Counting {
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size);
         // SAFETY: the caller keeps `realloc`'s contract, and all memory is the system's.
-        unsafe { System.realloc(memory, layout, size) }
+        let moved = unsafe { System.realloc(memory, layout, size) };
+        // Until then both may have been there.
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        moved
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller keeps `dealloc`'s contract, and all memory is the system's.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -215,8 +225,8 @@ impl Connection {
         Self { stream, answer: vec![0; 64 << 10] }
     }
 
-    /// Sends a whole request and reads the answer, which must be a 200.
-    fn ask(&mut self, request: &[u8]) {
+    /// Sends a whole request and reads the answer, which must have this status. Returns its length without the head.
+    fn ask(&mut self, request: &[u8], status: &str) -> usize {
         self.stream.write_all(request).expect("the server reads");
         let mut length = 0;
         loop {
@@ -224,10 +234,11 @@ impl Connection {
             let answer = &self.answer[..length];
             let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
             let text = std::str::from_utf8(&answer[..head]).expect("a head is ASCII");
-            assert!(text.starts_with("HTTP/1.1 200"), "{}", String::from_utf8_lossy(answer));
+            assert_eq!(text.get(9..12), Some(status), "{}", String::from_utf8_lossy(answer));
             let body = text.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
-            if length == head + 4 + body.parse::<usize>().expect("a number") {
-                return;
+            let body = body.parse::<usize>().expect("a number");
+            if length == head + 4 + body {
+                return body;
             }
         }
     }
@@ -244,55 +255,112 @@ fn request(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
 /// The least that one of 20 requests takes in the whole process: what else runs there, such as the watchdog, can only add to one.
 fn least(connection: &mut Connection, request: &[u8]) -> Taken {
     for _ in 0..5 {
-        connection.ask(request);
+        connection.ask(request, "200");
     }
     let one = || {
         let before = (ALL_COUNT.load(Ordering::SeqCst), ALL_BYTES.load(Ordering::SeqCst));
-        connection.ask(request);
+        connection.ask(request, "200");
         Taken { count: ALL_COUNT.load(Ordering::SeqCst) - before.0, bytes: ALL_BYTES.load(Ordering::SeqCst) - before.1 }
     };
     std::iter::repeat_with(one).take(20).min().expect("20 requests")
 }
 
+/// A server in this process with one I/O thread.
+struct Running {
+    address: SocketAddr,
+    runtime: tokio::runtime::Runtime,
+    stop: tokio::sync::oneshot::Sender<()>,
+    running: tokio::task::JoinHandle<Result<(), ServeError>>,
+}
+
+impl Running {
+    /// The fixture model, with these `section.key=value`; returns when it is ready.
+    fn start(set: &[&str]) -> Self {
+        let model = format!("model.path={}", fixture("tiny-clip").display());
+        let all = [
+            &model,
+            "server.listen=127.0.0.1:0",
+            "server.shutdown_delay=0ms",
+            "engine.provider=cpu",
+            "engine.intra_threads=1",
+            "preprocess.threads=1",
+        ];
+        let set = all.iter().chain(set).map(|&pair| pair.to_owned()).collect();
+        let config = config::load(&Overrides { set, ..Overrides::default() }, []).expect("a configuration").config;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let (address, running) = runtime.block_on(async {
+            let server = Server::bind(config.clone()).await.expect("a free port");
+            let address = server.local_addr();
+            let load = move |context: LoadContext| embedder::start(&config, context.metrics, &context.health);
+            let running = tokio::spawn(server.run(load, async {
+                let _ = stopped.await;
+            }));
+            (address, running)
+        });
+        wait_until_ready(address);
+        Self { address, runtime, stop, running }
+    }
+
+    /// Once every connection is closed.
+    fn stop(self) {
+        self.stop.send(()).expect("the server runs");
+        self.runtime.block_on(self.running).expect("no panic").expect("a clean drain");
+    }
+}
+
 #[test]
 fn a_request_takes_its_body_its_crop_and_small_change() {
     let _alone = alone();
-    let set = [
-        &format!("model.path={}", fixture("tiny-clip").display()),
-        "server.listen=127.0.0.1:0",
-        "server.shutdown_delay=0ms",
-        "engine.provider=cpu",
-        "engine.intra_threads=1",
-        "preprocess.threads=1",
-        // The same request again and again: each is to be computed.
-        "cache.max_bytes=0",
-    ];
-    let set = set.map(str::to_owned).to_vec();
-    let config = config::load(&Overrides { set, ..Overrides::default() }, []).expect("a configuration").config;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads");
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (address, running) = runtime.block_on(async {
-        let server = Server::bind(config.clone()).await.expect("a free port");
-        let address = server.local_addr();
-        let load = move |context: LoadContext| embedder::start(&config, context.metrics, &context.health);
-        let running = tokio::spawn(server.run(load, async {
-            let _ = stopped.await;
-        }));
-        (address, running)
-    });
-    wait_until_ready(address);
-
-    let mut connection = Connection::open(address);
+    // The same request again and again: each is to be computed.
+    let server = Running::start(&["cache.max_bytes=0"]);
+    let mut connection = Connection::open(server.address);
     let jpeg = picture("photo_640x480.jpg");
     let image = least(&mut connection, &request("/embed/image", "image/jpeg", &jpeg));
     let text = least(&mut connection, &request("/embed/text", "text/plain", b"a photo of a cat on a red sofa"));
     // The body twice: in the pieces in which it comes, and together.
     assert_within("an image request", image, 120, 224 * 224 * 3 + 2 * jpeg.len() + 20_000);
     assert_within("a text request", text, 500, 60_000);
-
     drop(connection);
-    stop.send(()).expect("the server runs");
-    runtime.block_on(running).expect("no panic").expect("a clean drain");
+    server.stop();
+}
+
+#[test]
+fn a_request_that_is_refused_takes_its_body_and_small_change() {
+    const BODY: usize = 8 << 20;
+    let _alone = alone();
+    let server = Running::start(&["limits.max_body_bytes=9MiB", "limits.max_inflight_body_bytes=16MiB"]);
+    let filled = |before: &str, item: &str, after: &str| format!("{before}{}{after}", item.repeat(BODY / item.len()));
+    let json = "application/json";
+    // Prompts of 16 KiB each, 16 MiB in all, of 256 KiB.
+    let labels = vec!["l".repeat(8 << 10); 32];
+    let bomb = serde_json::json!({"images": "QUJD", "labels": labels, "templates": vec!["{}{}"; 32]}).to_string();
+    for (what, path, content_type, body, status) in [
+        ("empty texts", "/embed/text", json, filled(r#"{"texts": ["#, r#""","#, r#"""]}"#), "413"),
+        ("empty rows", "/similarity", json, filled(r#"{"texts": "a", "image_embeds": ["#, "[],", "[]]}"), "413"),
+        ("empty labels", "/classify", json, filled(r#"{"images": "a", "labels": ["#, r#""","#, r#"""]}"#), "413"),
+        ("a long row", "/similarity", json, filled(r#"{"texts": "a", "image_embeds": [["#, "1,", "1]]}"), "400"),
+        ("a key", "/embed/text", json, filled("{\"", "k", r#"": 1}"#), "400"),
+        ("an escaped key", "/embed/text", json, filled("{\"", "\\u0041", r#"": 1}"#), "400"),
+        ("an option", "/embed/text", json, filled(r#"{"texts": "a", "padding": ""#, "p", r#""}"#), "400"),
+        ("members", "/embed/text", json, filled("{", r#""a":1,"#, r#""a":1}"#), "400"),
+        ("depth", "/embed/text", json, filled(r#"{"texts": "#, "[", ""), "400"),
+        ("no object", "/embed/text", json, filled("\"", "s", "\""), "400"),
+        ("a data URL", "/embed/image", json, filled(r#"{"images": "data:"#, "d", r#",QUJD"}"#), "400"),
+        ("a head", "/embed/image", "multipart/form-data; boundary=x", filled("--x\r\na: ", "h", "\r\n\r\n"), "400"),
+        ("prompts", "/classify", json, bomb, "413"),
+    ] {
+        let request = request(path, content_type, body.as_bytes());
+        let mut connection = Connection::open(server.address);
+        let before = LIVE.load(Ordering::SeqCst);
+        PEAK.store(before, Ordering::SeqCst);
+        let answer = connection.ask(&request, status);
+        let taken = PEAK.load(Ordering::SeqCst) - before;
+        assert!(taken <= body.len() + (2 << 20), "{what} of {} bytes took {taken}", body.len());
+        assert!(answer <= 1500, "{what}: an answer of {answer} bytes");
+    }
+    server.stop();
 }
 
 fn wait_until_ready(address: SocketAddr) {

@@ -20,6 +20,7 @@ mod overload;
 mod partial;
 mod reference;
 mod routes;
+mod sizes;
 mod support;
 mod towers;
 mod tune;
