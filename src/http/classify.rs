@@ -55,8 +55,8 @@ pub(super) async fn classify(State(state): State<Arc<AppState>>, request: Reques
     let request = request.check(limits)?;
     let prompts = request.prompts();
     let (images, texts) = tokio::try_join!(
-        embedder.embed_images(request.images, payload.deadline),
-        embedder.embed_texts(&prompts, true, payload.deadline)
+        embedder.embed_images(request.images, payload.terms),
+        embedder.embed_texts(&prompts, true, payload.terms)
     )?;
     let timings = images.timings.max(texts.timings);
     let image_embeds = images.finish(None, true);

@@ -10,6 +10,7 @@ use axum::{
 
 use super::{
     ApiError, AppState,
+    door::knock,
     extract::{Accepts, AnswerForm, Encoding, Payload, check_count, check_dimensions, json_images},
     outputs::{answer_outputs, check_wanted},
     reply::{Npz, Written},
@@ -32,6 +33,7 @@ pub(super) struct Format {
 pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     embedder.supports(Modality::Image)?;
+    knock(&state, &request, Modality::Image)?;
     let payload = Payload::receive(&state, request, &[Accepts::Image, Accepts::Multipart, Accepts::Json]).await?;
     let limit = state.config.limits.max_images;
     let form = payload.form_of_answer();
@@ -53,11 +55,11 @@ pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Req
     let outputs: OutputSet = outputs.into_iter().collect();
     if outputs.is_empty() {
         check_dimensions(format.dimensions, embedder.dim(Modality::Image)?)?;
-        let embedded = embedder.embed_images(images, payload.deadline).await?;
+        let embedded = embedder.embed_images(images, payload.terms).await?;
         return format.answer(embedder, embedded);
     }
     check_wanted(embedder, Modality::Image, outputs, &format)?;
-    let answered = embedder.image_outputs(images, outputs, payload.deadline).await?;
+    let answered = embedder.image_outputs(images, outputs, payload.terms).await?;
     answer_outputs(embedder, answered, format).await
 }
 
@@ -65,6 +67,7 @@ pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Req
 pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     embedder.supports(Modality::Text)?;
+    knock(&state, &request, Modality::Text)?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Text]).await?;
     let form = payload.form_of_answer();
     let (texts, truncate, outputs, padding, format) = if let Encoding::Json = payload.encoding {
@@ -87,12 +90,12 @@ pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Requ
             return Err(ApiError::invalid("padding and attention_mask go with outputs: they change no embedding"));
         }
         check_dimensions(format.dimensions, embedder.dim(Modality::Text)?)?;
-        let embedded = embedder.embed_texts(&texts, truncate, payload.deadline).await?;
+        let embedded = embedder.embed_texts(&texts, truncate, payload.terms).await?;
         return format.answer(embedder, embedded);
     }
     check_wanted(embedder, Modality::Text, outputs, &format)?;
     let padding = Padding { to: padding.0.unwrap_or(PadTo::Longest), attended: padding.1 == Some(false) };
-    let answered = embedder.text_outputs(&texts, truncate, padding, outputs, payload.deadline).await?;
+    let answered = embedder.text_outputs(&texts, truncate, padding, outputs, payload.terms).await?;
     answer_outputs(embedder, answered, format).await
 }
 

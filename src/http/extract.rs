@@ -13,10 +13,13 @@ use http::{HeaderMap, Uri, header};
 use serde::de::DeserializeOwned;
 
 use super::{
-    ApiError, AppState, Code, Deadline,
+    ApiError, AppState, Code,
+    accept::Link,
     body::{BodyBytes, BodyError, BodyLimits, read_body},
+    door::enter,
+    held::Held,
 };
-use crate::telemetry::Reject;
+use crate::{embedder::Terms, telemetry::Reject};
 
 /// How the body is encoded.
 #[derive(Debug)]
@@ -36,8 +39,8 @@ pub(super) enum Encoding {
 pub(super) struct Payload {
     /// How the body is encoded.
     pub encoding: Encoding,
-    /// When the answer must be there.
-    pub deadline: std::time::Instant,
+    /// What it is admitted on.
+    pub terms: Terms,
     headers: HeaderMap,
     uri: Uri,
     body: BodyBytes,
@@ -56,15 +59,21 @@ impl Payload {
             idle_timeout: state.config.server.body_idle_timeout,
             timeout: state.config.server.body_timeout,
         };
-        let body = read_body(&parts.headers, body, &limits, &state.bodies).await.map_err(|error| {
-            if matches!(error, BodyError::BudgetExhausted) {
-                state.metrics.reject(Reject::BodyBytes);
-            }
-            ApiError::from(error)
-        })?;
-        let now = std::time::Instant::now();
-        let deadline = parts.extensions.get::<Deadline>().map_or(now + state.config.server.request_timeout, |d| d.0);
-        Ok(Self { encoding, deadline, headers: parts.headers, uri: parts.uri, body })
+        let link = parts.extensions.get::<Link>();
+        let body =
+            read_body(&parts.headers, body, &limits, &state.bodies, &state.peers, link).await.map_err(|error| {
+                if matches!(error, BodyError::BudgetExhausted) {
+                    state.metrics.reject(Reject::BodyBytes);
+                }
+                ApiError::from(error)
+            })?;
+        let place = enter(state).await?;
+        if let Some(held) = parts.extensions.get::<Held>() {
+            held.keep(place);
+        }
+        let no_terms = || ApiError::internal("a request that did not come through the door");
+        let terms = *parts.extensions.get::<Terms>().ok_or_else(no_terms)?;
+        Ok(Self { encoding, terms, headers: parts.headers, uri: parts.uri, body })
     }
 
     /// The body as JSON, strings borrowed from it.

@@ -10,6 +10,7 @@
 pub mod accept;
 pub mod body;
 mod classify;
+mod door;
 mod embed;
 mod error;
 mod exchange;
@@ -19,8 +20,11 @@ mod held;
 mod info;
 mod layers;
 mod outputs;
+mod peers;
 mod probes;
+mod progress;
 mod reply;
+mod seat;
 mod similarity;
 mod state;
 mod wire;
@@ -36,7 +40,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use error::{ApiError, Code};
-pub use layers::Deadline;
+pub use peers::Peers;
 pub use state::AppState;
 
 use crate::telemetry::panic_text;

@@ -1,6 +1,6 @@
 //! `POST /similarity`: `logits_per_image` and what follows from it, as `CLIPModel.forward` answers.
 
-use std::{borrow::Cow, sync::Arc, time::Instant};
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
     extract::{Request, State},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::LimitsConfig,
-    embedder::{EmbedError, Embedder, Modality, Timings},
+    embedder::{EmbedError, Embedder, Modality, Terms, Timings},
     similarity,
 };
 
@@ -58,11 +58,9 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
             texts.len()
         )));
     }
-    let deadline = payload.deadline;
-    let (images, texts) = tokio::try_join!(
-        embed_images(embedder, images, deadline),
-        embed_texts(embedder, texts, options.truncate, deadline)
-    )?;
+    let terms = payload.terms;
+    let (images, texts) =
+        tokio::try_join!(embed_images(embedder, images, terms), embed_texts(embedder, texts, options.truncate, terms))?;
     let ((image_embeds, image_timings), (text_embeds, text_timings)) = (images, texts);
     let logits = similarity::logits_per_image(image_embeds.view(), text_embeds.view(), logit_scale);
     let probs = similarity::softmax_rows(logits.view());
@@ -140,12 +138,12 @@ fn matrix(name: &str, rows: &[Vec<f32>], dim: usize) -> Result<Array2<f32>, ApiE
 async fn embed_images(
     embedder: &Embedder,
     images: Side<Bytes>,
-    deadline: Instant,
+    terms: Terms,
 ) -> Result<(Array2<f32>, Timings), EmbedError> {
     match images {
         Side::Embeds(embeds) => Ok((embeds, Timings::default())),
         Side::Inputs(images) => {
-            let embedded = embedder.embed_images(images, deadline).await?;
+            let embedded = embedder.embed_images(images, terms).await?;
             let timings = embedded.timings;
             Ok((embedded.finish(None, true), timings))
         }
@@ -156,12 +154,12 @@ async fn embed_texts(
     embedder: &Embedder,
     texts: Side<Cow<'_, str>>,
     truncate: bool,
-    deadline: Instant,
+    terms: Terms,
 ) -> Result<(Array2<f32>, Timings), EmbedError> {
     match texts {
         Side::Embeds(embeds) => Ok((embeds, Timings::default())),
         Side::Inputs(texts) => {
-            let embedded = embedder.embed_texts(&texts, truncate, deadline).await?;
+            let embedded = embedder.embed_texts(&texts, truncate, terms).await?;
             let timings = embedded.timings;
             Ok((embedded.finish(None, true), timings))
         }
