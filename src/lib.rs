@@ -34,7 +34,7 @@
 //! | [`model`] | a model's directory, its download from the hub, configuration, fingerprint |
 //! | [`export`] | CLIP's ONNX graphs, built without Python |
 //! | [`similarity`] | logits, softmax, loss |
-//! | [`config`], [`cli`], [`telemetry`], [`health`], [`budget`] | what every service has |
+//! | [`config`], [`cli`], [`telemetry`], [`health`], [`budget`], [`heavy`] | what every service has |
 //!
 //! Dependencies point one way, `http -> embedder -> {preprocess, batch, engine} -> {encoder, model}`; a test holds them to it.
 
@@ -47,6 +47,7 @@ pub mod encoder;
 pub mod engine;
 pub mod export;
 pub mod health;
+pub mod heavy;
 pub mod http;
 pub mod model;
 pub mod preprocess;

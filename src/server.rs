@@ -23,7 +23,7 @@ use crate::{
     embedder::{Embedder, StartError},
     health::Health,
     http::{
-        self, AppState,
+        self, AppState, Peers,
         accept::{self, AcceptOptions, Shutdown},
     },
     telemetry::Metrics,
@@ -139,6 +139,7 @@ impl Server {
             listener,
             http::router(Arc::clone(&state)),
             accept_options(&config.server),
+            state.peers.clone(),
             context.metrics.connections.clone(),
             draining,
         );
@@ -222,7 +223,8 @@ fn serve_admin(
                     // Not in `clipserve_connections`, which is the main listener's.
                     let connections = prometheus::IntGauge::new("admin_connections", "unexported");
                     let Ok(connections) = connections else { return };
-                    accept::serve(listener, http::admin_router(state), options, connections, shutdown).await;
+                    let peers = Peers::new(Arc::clone(&state.metrics), state.config.server.body_timeout);
+                    accept::serve(listener, http::admin_router(state), options, peers, connections, shutdown).await;
                 }
                 Err(error) => tracing::error!(%error, "the admin listener cannot be served"),
             }

@@ -1,30 +1,101 @@
 //! The item gate: who may put work into a lane, and what a refused client is told.
 //!
-//! Owns the permits of one lane and the measured rate behind `Retry-After`. Does not own the request gate (`http`).
+//! Owns the permits of one lane, which bound its memory, and the refusal of what would wait too long, for those who say how long
+//! they would ([`Terms::patience`]): the door of the service does, bulk work and tuning on the same lane do not. Does not own the
+//! forecast (`flow`) nor the request gate (`http`).
 //!
-//! Invariants: never waits; a request gets all its permits or none; a permit is free again only when its job is gone.
+//! Invariants: never waits; a request gets all its permits or none; a permit is free again only when its job is gone; a request
+//! that finds nobody else is never refused for its wait.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+use super::{
+    Class, RunGuard, Speeds, Work,
+    flow::{Flow, Flows, Share},
+};
+
 /// The right of one item to be in a lane, from admission until its job is answered or dropped.
 #[derive(Debug)]
-pub struct Permit(#[expect(dead_code, reason = "held for its Drop")] OwnedSemaphorePermit);
+pub struct Permit {
+    share: Share,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Permit {
+    pub(super) fn flow(&self) -> &Flow {
+        &self.share.flow
+    }
+
+    /// The item has been decoded.
+    pub(super) fn decoded(&mut self) {
+        self.share.decoded();
+    }
+
+    /// The item is in a run.
+    pub(super) fn running(&mut self) {
+        self.share.running();
+    }
+}
+
+/// What a request is admitted on.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Who goes first.
+    pub class: Class,
+    /// When the answer must be there. Work that is queued by then is dropped.
+    pub deadline: Instant,
+    /// How long the request may be expected to wait for others; beyond that it is refused at once. `None`: however long.
+    pub patience: Option<Duration>,
+}
+
+impl Terms {
+    /// Of whoever waits as long as it takes, until `deadline`.
+    pub fn patient(deadline: Instant) -> Self {
+        Self { class: Class::Interactive, deadline, patience: None }
+    }
+
+    /// Whether a request that would wait so long for others is let in.
+    fn allow(&self, wait: Option<Duration>) -> bool {
+        match (self.patience, wait) {
+            (Some(patience), Some(wait)) => wait <= patience,
+            _ => true,
+        }
+    }
+}
 
 /// Why a request was not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// The lane has no room for all of the request's items now.
     Full {
-        /// When room is likely, by the measured rate: 1 to 10 seconds.
-        retry_after: Duration,
+        /// Until room is likely.
+        wait: Duration,
+    },
+    /// The request would wait longer than its patience.
+    Late {
+        /// How much longer.
+        wait: Duration,
     },
     /// The lane takes no more work: the server is draining.
     Closed,
+}
+
+/// What a lane is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Items in it at most.
+    pub items: usize,
+    /// Threads that decode; 0 and 1 are alike.
+    pub decoders: usize,
+    /// Sessions.
+    pub encoders: usize,
+    /// The most encode work of a request that is not large: see `BatchPolicy`.
+    pub few: u64,
 }
 
 /// The gate of one lane.
@@ -32,25 +103,56 @@ pub enum Refused {
 pub struct Admission {
     permits: Arc<Semaphore>,
     capacity: usize,
-    rate: Mutex<Rate>,
+    flows: Flows,
+    speeds: Speeds,
 }
 
 impl Admission {
-    /// A gate of `capacity` items.
-    pub fn new(capacity: usize) -> Self {
-        Self { permits: Arc::new(Semaphore::new(capacity)), capacity, rate: Mutex::default() }
+    /// A gate that nobody has passed.
+    pub fn new(capacity: Capacity, speeds: Speeds) -> Self {
+        let Capacity { items, decoders, encoders, few } = capacity;
+        let permits = Arc::new(Semaphore::new(items.min(Semaphore::MAX_PERMITS)));
+        Self { permits, capacity: items, flows: Flows::new(decoders, encoders, few), speeds }
     }
 
-    /// Permits for `n` items at once, or a refusal at once.
+    /// A permit for each of `works` at once, the items of one request, or a refusal at once.
     ///
     /// # Errors
-    /// [`Refused`] when fewer than `n` are free, or after [`Admission::close`].
-    pub fn try_admit(&self, n: usize) -> Result<Vec<Permit>, Refused> {
-        let want = u32::try_from(n).unwrap_or(u32::MAX);
-        match Arc::clone(&self.permits).try_acquire_many_owned(want) {
-            Ok(mut all) => Ok((0..n).map_while(|_| all.split(1)).map(Permit).collect()),
-            Err(TryAcquireError::NoPermits) => Err(Refused::Full { retry_after: self.retry_after() }),
-            Err(TryAcquireError::Closed) => Err(Refused::Closed),
+    /// [`Refused`] when the request would wait too long for others or there is no room for all of it, and after
+    /// [`Admission::close`].
+    pub fn try_admit(&self, works: &[Work], terms: &Terms) -> Result<Vec<Permit>, Refused> {
+        let want = u32::try_from(works.len()).unwrap_or(u32::MAX);
+        let mut places = match Arc::clone(&self.permits).try_acquire_many_owned(want) {
+            Ok(places) => places,
+            Err(TryAcquireError::NoPermits) => return Err(Refused::Full { wait: self.wait(terms.class, works) }),
+            Err(TryAcquireError::Closed) => return Err(Refused::Closed),
+        };
+        let flow = self
+            .flows
+            .enter(terms.class, works, &self.speeds, Instant::now(), |wait| terms.allow(wait))
+            .map_err(|wait| Refused::Late { wait: wait.saturating_sub(terms.patience.unwrap_or_default()) })?;
+        let permit = |work: &Work| {
+            let place = places.split(1)?;
+            Some(Permit { share: Share::new(Arc::clone(&flow), *work), _place: place })
+        };
+        Ok(works.iter().map_while(permit).collect())
+    }
+
+    /// How long a request with items of `works` would wait for others; zero when there are none.
+    pub fn wait(&self, class: Class, works: &[Work]) -> Duration {
+        self.flows.wait(class, works, &self.speeds, Instant::now()).unwrap_or_default()
+    }
+
+    /// Whether a request with items of `works` would be refused for its wait, and by how much it is too long.
+    ///
+    /// # Errors
+    /// [`Refused::Late`].
+    pub fn would_admit(&self, works: &[Work], terms: &Terms) -> Result<(), Refused> {
+        match self.flows.wait(terms.class, works, &self.speeds, Instant::now()) {
+            wait if terms.allow(wait) => Ok(()),
+            wait => {
+                Err(Refused::Late { wait: wait.unwrap_or_default().saturating_sub(terms.patience.unwrap_or_default()) })
+            }
         }
     }
 
@@ -64,35 +166,34 @@ impl Admission {
         self.capacity - self.permits.available_permits()
     }
 
-    /// Told by the worker after each run, so that [`Refused::Full`] can say when to come back.
-    pub(super) fn observe_run(&self, items: usize, took: Duration) {
-        self.rate.lock().unwrap_or_else(PoisonError::into_inner).observe(items, took);
+    /// A run of `work` begins; it goes on until the guard is dropped.
+    pub(super) fn run(&self, work: u64) -> RunGuard<'_> {
+        self.flows.run(work, &self.speeds, Instant::now())
     }
 
-    fn retry_after(&self) -> Duration {
-        let rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner).items_per_second;
-        retry_after(self.live(), rate)
-    }
-}
-
-/// Items per second of a busy session, smoothed over about the last ten runs.
-#[derive(Debug, Default)]
-struct Rate {
-    items_per_second: f64,
-}
-
-impl Rate {
-    fn observe(&mut self, items: usize, took: Duration) {
-        let now = items as f64 / took.as_secs_f64().max(1e-6);
-        self.items_per_second =
-            if self.items_per_second == 0.0 { now } else { self.items_per_second * 0.9 + now * 0.1 };
+    /// Told by the worker after each run.
+    pub(super) fn observe_run(&self, work: u64, took: Duration) {
+        self.speeds.encode.observe(work, took);
     }
 }
 
-/// Whole seconds until `depth` items are done at `rate` items per second, held between 1 and 10.
-fn retry_after(depth: usize, rate: f64) -> Duration {
-    let seconds = if rate > 0.0 { (depth as f64 / rate).ceil() } else { 1.0 };
-    Duration::from_secs(seconds.clamp(1.0, 10.0) as u64)
+#[cfg(test)]
+impl Admission {
+    /// A gate of `items`, with one thread and one session behind it.
+    pub(crate) fn of(items: usize) -> Self {
+        Self::new(Capacity { items, decoders: 1, encoders: 1, few: 2 }, Speeds::default())
+    }
+
+    /// Permits for `n` items of a request that waits as long as it takes.
+    pub(crate) fn admit(&self, n: usize) -> Result<Vec<Permit>, Refused> {
+        let works = vec![Work { decode: 0, encode: 1 }; n];
+        self.try_admit(&works, &Terms::patient(Instant::now() + Duration::from_secs(3600)))
+    }
+
+    /// A permit for one item.
+    pub(crate) fn admit_one(&self) -> Permit {
+        self.admit(1).expect("room").pop().expect("one")
+    }
 }
 
 #[cfg(test)]
@@ -101,26 +202,52 @@ mod unit {
 
     #[test]
     fn a_request_gets_all_its_permits_or_none() {
-        let gate = Admission::new(4);
-        let held = gate.try_admit(3).expect("three of four");
-        assert!(matches!(gate.try_admit(2), Err(Refused::Full { .. })));
+        let gate = Admission::of(4);
+        let held = gate.admit(3).expect("three of four");
+        assert!(matches!(gate.admit(2), Err(Refused::Full { .. })));
         assert_eq!(gate.live(), 3, "the refused request took nothing");
         drop(held);
-        assert_eq!(gate.try_admit(4).expect("all free again").len(), 4);
+        assert_eq!(gate.admit(4).expect("all free again").len(), 4);
     }
 
     #[test]
     fn a_closed_gate_says_so() {
-        let gate = Admission::new(4);
+        let gate = Admission::of(4);
         gate.close();
-        assert_eq!(gate.try_admit(1).unwrap_err(), Refused::Closed);
+        assert_eq!(gate.admit(1).unwrap_err(), Refused::Closed);
+    }
+
+    /// A gate whose items take 100 ms each.
+    fn slow(items: usize) -> Admission {
+        let gate = Admission::of(items);
+        gate.observe_run(1, Duration::from_millis(100));
+        gate
+    }
+
+    fn one(gate: &Admission, class: Class, patience_ms: u64) -> Result<Permit, Refused> {
+        let patience = Some(Duration::from_millis(patience_ms));
+        let terms = Terms { class, deadline: Instant::now() + Duration::from_secs(60), patience };
+        gate.try_admit(&[Work { decode: 0, encode: 1 }], &terms).map(|mut permits| permits.pop().expect("one"))
     }
 
     #[test]
-    fn retry_after_is_depth_over_rate_between_one_and_ten_seconds() {
-        assert_eq!(retry_after(100, 0.0).as_secs(), 1, "nothing measured yet");
-        assert_eq!(retry_after(100, 1000.0).as_secs(), 1);
-        assert_eq!(retry_after(100, 30.0).as_secs(), 4);
-        assert_eq!(retry_after(10_000, 30.0).as_secs(), 10);
+    fn an_idle_gate_admits_whatever_it_takes_and_a_busy_one_what_waits_no_longer_than_it_may() {
+        let gate = slow(100);
+        let first = one(&gate, Class::Interactive, 0).expect("nobody is there");
+        let second = one(&gate, Class::Interactive, 150).expect("100 ms behind the first");
+        let late = one(&gate, Class::Interactive, 150).expect_err("200 ms behind the two");
+        assert_eq!(late, Refused::Late { wait: Duration::from_millis(50) });
+        assert_eq!(gate.live(), 2, "the refused request took no place");
+        assert!(gate.admit(64).is_ok(), "whoever names no patience waits");
+        drop((first, second));
+    }
+
+    #[test]
+    fn bulk_is_refused_first() {
+        let gate = slow(100);
+        let _first = one(&gate, Class::Bulk, 150).expect("nobody is there");
+        let _second = one(&gate, Class::Interactive, 150).expect("bulk is not in its way");
+        assert!(matches!(one(&gate, Class::Bulk, 150), Err(Refused::Late { .. })));
+        assert!(one(&gate, Class::Interactive, 150).is_ok());
     }
 }

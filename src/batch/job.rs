@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::oneshot;
 use tracing::Span;
 
-use super::Permit;
+use super::{Class, Permit};
 use crate::{
     encoder::{InputError, OutputSet, TowerOutputs},
     telemetry::{LaneMetrics, Outcome},
@@ -104,7 +104,7 @@ impl<T> Job<T> {
             outputs: OutputSet::EMPTY,
             timings: Timings::default(),
             waiting_since: Instant::now(),
-            _permit: permit,
+            permit,
         };
         (Self { input, head }, Ticket(answer))
     }
@@ -125,7 +125,7 @@ pub struct JobHead {
     outputs: OutputSet,
     timings: Timings,
     waiting_since: Instant,
-    _permit: Permit,
+    permit: Permit,
 }
 
 /// Why a job needs no more work.
@@ -151,6 +151,26 @@ impl JobHead {
     /// When the job began to wait where it waits now.
     pub fn waiting_since(&self) -> Instant {
         self.waiting_since
+    }
+
+    /// Of which request it is, for turns: a number of its own in the lane.
+    pub(super) fn request(&self) -> u64 {
+        self.permit.flow().id
+    }
+
+    /// Who goes first.
+    pub(super) fn class(&self) -> Class {
+        self.permit.flow().class
+    }
+
+    /// Whether its request has more work than a few items have.
+    pub(super) fn is_of_large(&self) -> bool {
+        self.permit.flow().is_large
+    }
+
+    /// It is in a run.
+    pub(super) fn running(&mut self) {
+        self.permit.running();
     }
 
     pub(super) fn dead(&self, now: Instant) -> Option<Dead> {
@@ -185,6 +205,7 @@ impl JobHead {
 
     /// The job was preprocessed for `took` and waits again from now on.
     pub fn preprocessed(&mut self, took: Duration) {
+        self.permit.decoded();
         self.timings.preprocess += took;
         self.waiting_since = Instant::now();
     }
@@ -204,7 +225,7 @@ impl JobHead {
     fn answer(self, result: Result<Answer, JobError>) {
         // The permit must be free before the client can know the answer, or a client that sends its next request at once
         // could be refused by its own previous one.
-        let Self { reply, _permit: permit, .. } = self;
+        let Self { reply, permit, .. } = self;
         drop(permit);
         // A failed send means that the client is gone: nobody is left to tell.
         let _ = reply.send(result);

@@ -1,10 +1,10 @@
 //! Dynamic batching: from many requests' items to few runs of an encoder, and back.
 //!
-//! Owns admission (bounded permits), jobs (input, reply, deadline, permit in one value), the pure batching policy, the queue,
+//! Owns admission (bounded permits, bounded waits), turns between requests and classes, jobs (input, reply, deadline, permit in one value), the pure batching policy, the queue,
 //! and the worker thread that owns one encoder. Knows neither HTTP nor ONNX Runtime: it drives any [`crate::encoder::Encoder`].
 //!
 //! ```text
-//! Admission::try_admit(n) -> n permits          all n or none, never waits
+//! Admission::try_admit(works) -> permits        all or none, never waits; refuses what would wait longer than it may
 //! Job::new(input, permit, ..) -> (Job, Ticket)  the ticket is the future of the answer
 //! JobQueue::push(job)                           refused once closed
 //! worker: take_batch -> encode -> answer each   one thread, one encoder
@@ -20,16 +20,23 @@
 //! * **I6** One job's failure fails that job only; a failed batch fails that batch only.
 
 mod admission;
+mod class;
+mod flow;
 mod job;
 mod policy;
 mod queue;
+mod speed;
+mod turn;
 mod worker;
 
 #[cfg(test)]
 mod tests;
 
-pub use admission::{Admission, Permit, Refused};
+pub use admission::{Admission, Capacity, Permit, Refused, Terms};
+pub use class::{Activity, Class};
+pub use flow::{Left, RunGuard, Speeds, Work, wait};
 pub use job::{Answer, Encoded, Job, JobError, JobHead, Ticket, Timings};
 pub use policy::{BatchPolicy, Decision, LastRun, Waiting};
-pub use queue::JobQueue;
+pub use queue::{Cost, JobQueue, LargeGuard, Pace};
+pub use speed::Speed;
 pub use worker::{Worker, WorkerContext};

@@ -5,13 +5,17 @@
 //! Work-conserving: with `max_queue_delay` zero, a free session takes what is there at once, and load alone makes batches
 //! bigger. The one exception is bounded by the work itself: who was answered together comes back together, and a session that took
 //! the first of them alone would pay a run for one; it waits for as many as it has just answered, for [`RETURN_SHARE`] of that
-//! run at most. The oldest item is always in the batch, so nothing starves. Items are of a *cost* (1 for an image, the token count
-//! for a text); a batch costs `longest x count`, because shorter texts are padded to the longest. The items that join the
-//! oldest are those nearest to it in length, as long as padding (where it is computed) stays a small part of the work, and of
-//! which the same outputs are wanted: one run computes the same for all.
+//! run at most. The queue is in the order of turns (`turn`), and its first item is always in the batch, so nothing starves. Items are
+//! of a *cost* (1 for an image, the token count for a text); a batch costs `longest x count`, because shorter texts are padded to
+//! the longest. The items that join the first are those nearest to it in length, as long as padding (where it is computed) stays a
+//! small part of the work, of its class, and of which the same outputs are wanted: one run computes the same for all.
+//!
+//! A run cannot be stopped, so what is in it is what the next client waits for. Beside clients who ask for little
+//! ([`BatchPolicy::large_cost`] is set) the items of large requests join a run only while it stays short.
 
 use std::time::{Duration, Instant};
 
+use super::Class;
 use crate::encoder::OutputSet;
 
 /// Of the padded cost of a batch, how much may be padding, where padding is computed. A quarter: a run's time is then nearly linear in
@@ -31,6 +35,8 @@ pub struct LastRun {
     pub ended: Instant,
     /// How long it took.
     pub took: Duration,
+    /// Whose items they were.
+    pub class: Class,
 }
 
 impl LastRun {
@@ -51,6 +57,9 @@ pub struct BatchPolicy {
     pub max_queue_delay: Duration,
     /// Whether padding costs as much as what is padded ([`crate::encoder::Encoder::pads`]).
     pub pads: bool,
+    /// The cost of a run up to which items of large requests may join it; `None`: they are like all others. The first in turn is
+    /// always taken.
+    pub large_cost: Option<usize>,
 }
 
 /// What the policy sees of one waiting item.
@@ -60,6 +69,10 @@ pub struct Waiting {
     pub cost: usize,
     /// Since when it waits.
     pub since: Instant,
+    /// Who goes first.
+    pub class: Class,
+    /// Whether its request has more work than a few items have.
+    pub is_of_large: bool,
     /// What is wanted of it besides the embedding.
     pub outputs: OutputSet,
 }
@@ -76,21 +89,47 @@ pub enum Decision {
 }
 
 impl BatchPolicy {
-    /// One item at a time, in order of arrival.
+    /// One item at a time, in order of turns.
     pub fn single() -> Self {
-        Self { max_batch_size: 1, max_batch_cost: usize::MAX, max_queue_delay: Duration::ZERO, pads: true }
+        Self {
+            max_batch_size: 1,
+            max_batch_cost: usize::MAX,
+            max_queue_delay: Duration::ZERO,
+            pads: true,
+            large_cost: None,
+        }
     }
 
-    /// Decides for `queue`, oldest first, after `last`. `flush` (the queue is closed) means that nothing more will come: don't wait.
+    /// Decides for `queue`, in the order of turns, after `last`. `flush` (the queue is closed) means that nothing more will come: don't wait.
     pub fn decide(&self, now: Instant, queue: &[Waiting], last: Option<LastRun>, flush: bool) -> Decision {
-        let Some(oldest) = queue.first() else { return Decision::Idle };
-        let (chosen, full) = self.choose(queue);
-        let filled = oldest.since + self.max_queue_delay;
+        let Some(first) = queue.first() else { return Decision::Idle };
+        let eligible = self.eligible(queue, first);
+        let (chosen, full) = if eligible.len() == queue.len() {
+            self.choose(queue)
+        } else {
+            let waiting: Vec<Waiting> = eligible.iter().map(|&i| queue[i]).collect();
+            // What is left out makes runs of its own, so nobody is awaited for this one.
+            (self.choose(&waiting).0.into_iter().map(|i| eligible[i]).collect(), true)
+        };
+        let oldest = queue.iter().map(|item| item.since).min().unwrap_or(first.since);
+        let filled = oldest + self.max_queue_delay;
         let until = last.and_then(|last| last.returning(queue.len())).map_or(filled, |returned| filled.max(returned));
         if full || flush || until <= now { Decision::Take(chosen) } else { Decision::WaitUntil(until) }
     }
 
-    /// The batch around the oldest item, and whether it can grow no further.
+    /// Those that may be in one run with the first.
+    fn eligible(&self, queue: &[Waiting], first: &Waiting) -> Vec<usize> {
+        let mut cost = 0;
+        let mut joins = |(i, item): (usize, &Waiting)| {
+            let short = self.large_cost.is_none_or(|most| !item.is_of_large || cost + item.cost <= most);
+            let joins = i == 0 || (item.class == first.class && short);
+            cost += if joins { item.cost } else { 0 };
+            joins.then_some(i)
+        };
+        queue.iter().enumerate().filter_map(&mut joins).collect()
+    }
+
+    /// The batch around the first item, and whether it can grow no further.
     fn choose(&self, queue: &[Waiting]) -> (Vec<usize>, bool) {
         let Some(oldest) = queue.first() else { return (Vec::new(), false) };
         let uniform = queue.iter().all(|item| (item.cost, item.outputs) == (oldest.cost, oldest.outputs));
@@ -145,13 +184,25 @@ mod unit {
     use super::*;
 
     fn policy(max_batch_size: usize, max_batch_cost: usize, delay_ms: u64) -> BatchPolicy {
-        BatchPolicy { max_batch_size, max_batch_cost, max_queue_delay: Duration::from_millis(delay_ms), pads: true }
+        BatchPolicy {
+            max_batch_size,
+            max_batch_cost,
+            max_queue_delay: Duration::from_millis(delay_ms),
+            pads: true,
+            large_cost: None,
+        }
     }
 
     /// A queue of such costs whose items came 1 ms apart, the last one now.
     fn queue(now: Instant, costs: &[usize]) -> Vec<Waiting> {
         let age = |i: usize| Duration::from_millis((costs.len() - 1 - i) as u64);
-        let item = |(i, &cost)| Waiting { cost, since: now - age(i), outputs: OutputSet::EMPTY };
+        let item = |(i, &cost)| Waiting {
+            cost,
+            since: now - age(i),
+            class: Class::Interactive,
+            is_of_large: false,
+            outputs: OutputSet::EMPTY,
+        };
         costs.iter().enumerate().map(item).collect()
     }
 
@@ -203,7 +254,7 @@ mod unit {
         let take = |indices: &[usize]| Decision::Take(indices.to_vec());
         let wait = |ms| Decision::WaitUntil(now + Duration::from_millis(ms));
         // A run of 300 ms, so 10 ms to come back, that ended `ago`.
-        let after = |items, ago| LastRun { items, ended: now - ms(ago), took: ms(300) };
+        let after = |items, ago| LastRun { items, ended: now - ms(ago), took: ms(300), class: Class::Interactive };
         let cases: &[(&str, BatchPolicy, usize, LastRun, bool, Decision)] = &[
             ("the first of four that come back", policy(8, 99, 0), 1, after(4, 3), false, wait(7)),
             ("the third", policy(8, 99, 0), 3, after(4, 3), false, wait(7)),
@@ -249,6 +300,36 @@ mod unit {
         mixed.remove(0);
         assert_eq!(patient.decide(now, &mixed, None, false), Decision::Take(vec![0, 1]));
         assert_eq!(policy(1, 99, 0).decide(now, &mixed, None, false), Decision::Take(vec![0]));
+    }
+
+    #[test]
+    fn beside_small_requests_the_items_of_large_ones_join_a_run_only_while_it_stays_short() {
+        let now = Instant::now();
+        let short = |most| BatchPolicy { large_cost: Some(most), ..policy(8, 999, 50) };
+        let take = |indices: &[usize]| Decision::Take(indices.to_vec());
+        // Large, large, small, large, small.
+        let mut mixed = queue(now, &[1; 5]);
+        for i in [0, 1, 3] {
+            mixed[i].is_of_large = true;
+        }
+        assert_eq!(
+            short(1).decide(now, &mixed, None, false),
+            take(&[0, 2, 4]),
+            "the first in turn, and all small ones"
+        );
+        assert_eq!(short(2).decide(now, &mixed, None, false), take(&[0, 1, 2, 4]));
+        assert_eq!(short(9).decide(now, &mixed, None, true), take(&[0, 1, 2, 3, 4]));
+        mixed.swap(0, 2);
+        assert_eq!(short(1).decide(now, &mixed, None, false), take(&[0, 4]), "no large one beside a small one");
+        assert_eq!(policy(8, 999, 0).decide(now, &mixed, None, false), take(&[0, 1, 2, 3, 4]), "no small ones of late");
+    }
+
+    #[test]
+    fn the_classes_are_not_mixed() {
+        let now = Instant::now();
+        let mut mixed = queue(now, &[1; 3]);
+        mixed[1].class = Class::Bulk;
+        assert_eq!(policy(8, 99, 50).decide(now, &mixed, None, false), Decision::Take(vec![0, 2]));
     }
 
     proptest! {

@@ -79,8 +79,8 @@ impl Lane {
     fn start(capacity: usize, max_batch_size: usize) -> Self {
         let health = Health::new(LONG);
         let metrics = Metrics::new().vision.clone();
-        let admission = Arc::new(Admission::new(capacity));
-        let queue = Arc::new(JobQueue::new(|_| 1, metrics.queue.clone(), metrics.clone()));
+        let admission = Arc::new(Admission::of(capacity));
+        let queue = Arc::new(JobQueue::new(|_| Cost::of(1), metrics.queue.clone(), metrics.clone(), Pace::default()));
         let (batch_tx, batches) = mpsc::channel();
         let (leave, leave_rx) = mpsc::channel();
         let rebuilt = Arc::new(AtomicUsize::new(0));
@@ -91,6 +91,7 @@ impl Lane {
                 max_batch_cost: usize::MAX,
                 max_queue_delay: Duration::ZERO,
                 pads: true,
+                large_cost: None,
             },
             admission: Arc::clone(&admission),
             metrics: metrics.clone(),
@@ -112,7 +113,7 @@ impl Lane {
     }
 
     fn submit_until(&self, input: Do, deadline: Instant) -> Ticket {
-        let permit = self.admission.try_admit(1).expect("room").pop().expect("one");
+        let permit = self.admission.admit_one();
         let (job, ticket) = Job::new(input, permit, deadline);
         self.queue.push(job);
         ticket
@@ -176,21 +177,21 @@ fn i1_live_jobs_never_outnumber_permits() {
     let lane = Lane::start(3, 1);
     let tickets: Vec<Ticket> = (0..3).map(|i| lane.submit(Do::Encode(i))).collect();
     assert_eq!(lane.batch(), [Do::Encode(0)], "one runs, two wait");
-    assert!(lane.admission.try_admit(1).is_err(), "running and waiting jobs both hold their permit");
+    assert!(lane.admission.admit(1).is_err(), "running and waiting jobs both hold their permit");
     drop(tickets);
-    assert!(lane.admission.try_admit(1).is_err(), "a client that left frees nothing until its job is gone");
+    assert!(lane.admission.admit(1).is_err(), "a client that left frees nothing until its job is gone");
     lane.run();
     // The worker now weeds out the two dead jobs; the last sign of it is the permit.
     while lane.admission.live() > 0 {
         std::thread::yield_now();
     }
-    assert_eq!(lane.admission.try_admit(3).expect("all back").len(), 3);
+    assert_eq!(lane.admission.admit(3).expect("all back").len(), 3);
 }
 
 #[test]
 fn i2_a_job_dropped_unanswered_answers_lost() {
-    let admission = Admission::new(1);
-    let permit = admission.try_admit(1).expect("room").pop().expect("one");
+    let admission = Admission::of(1);
+    let permit = admission.admit_one();
     let (job, ticket) = Job::new((), permit, Instant::now() + LONG);
     drop(job);
     assert_eq!(wait(ticket).expect_err("no answer"), JobError::Lost);
@@ -292,8 +293,8 @@ fn jobs_that_ask_for_outputs_get_them_in_a_batch_of_their_own() {
         }
     }
     let metrics = Metrics::new().vision.clone();
-    let admission = Arc::new(Admission::new(8));
-    let queue = Arc::new(JobQueue::new(|_| 1, metrics.queue.clone(), metrics.clone()));
+    let admission = Arc::new(Admission::of(8));
+    let queue = Arc::new(JobQueue::new(|_| Cost::of(1), metrics.queue.clone(), metrics.clone(), Pace::default()));
     let context = WorkerContext {
         queue: Arc::clone(&queue),
         policy: BatchPolicy {
@@ -301,13 +302,14 @@ fn jobs_that_ask_for_outputs_get_them_in_a_batch_of_their_own() {
             max_batch_cost: usize::MAX,
             max_queue_delay: Duration::ZERO,
             pads: true,
+            large_cost: None,
         },
         admission: Arc::clone(&admission),
         metrics: metrics.clone(),
         heartbeat: Health::new(LONG).register("test"),
     };
     let submit = |input, outputs: &[Output]| {
-        let permit = admission.try_admit(1).expect("room").pop().expect("one");
+        let permit = admission.admit_one();
         let (job, ticket) = Job::new(input, permit, Instant::now() + LONG);
         queue.push(job.asking(outputs.iter().copied().collect()));
         ticket
@@ -374,8 +376,8 @@ fn a_session_that_fails_run_after_run_is_made_anew_and_is_sick_when_that_does_no
 fn a_worker_that_cannot_rebuild_answers_its_jobs_and_says_that_it_is_broken() {
     let health = Health::new(LONG);
     let metrics = Metrics::new().vision.clone();
-    let admission = Arc::new(Admission::new(8));
-    let queue = Arc::new(JobQueue::new(|_| 1, metrics.queue.clone(), metrics.clone()));
+    let admission = Arc::new(Admission::of(8));
+    let queue = Arc::new(JobQueue::new(|_| Cost::of(1), metrics.queue.clone(), metrics.clone(), Pace::default()));
     let context = WorkerContext {
         queue: Arc::clone(&queue),
         policy: BatchPolicy::single(),
@@ -390,7 +392,7 @@ fn a_worker_that_cannot_rebuild_answers_its_jobs_and_says_that_it_is_broken() {
     })
     .expect("a thread");
     let submit = |input| {
-        let permit = admission.try_admit(1).expect("room").pop().expect("one");
+        let permit = admission.admit_one();
         let (job, ticket) = Job::new(input, permit, Instant::now() + LONG);
         queue.push(job);
         wait(ticket)
@@ -419,11 +421,11 @@ proptest! {
             }
         }
         let metrics = Metrics::new().text.clone();
-        let admission = Arc::new(Admission::new(100));
-        let queue = Arc::new(JobQueue::new(|&(_, length): &(u32, u32)| length as usize, metrics.queue.clone(), metrics.clone()));
+        let admission = Arc::new(Admission::of(100));
+        let queue = Arc::new(JobQueue::new(|&(_, length): &(u32, u32)| Cost::of(length as usize), metrics.queue.clone(), metrics.clone(), Pace::default()));
         let context = WorkerContext {
             queue: Arc::clone(&queue),
-            policy: BatchPolicy { max_batch_size: size, max_batch_cost: 200, max_queue_delay: Duration::ZERO, pads: true },
+            policy: BatchPolicy { max_batch_size: size, max_batch_cost: 200, max_queue_delay: Duration::ZERO, pads: true, large_cost: None },
             admission: Arc::clone(&admission),
             metrics: metrics.clone(),
             heartbeat: Health::new(LONG).register("test"),
@@ -433,7 +435,7 @@ proptest! {
             .iter()
             .enumerate()
             .map(|(id, &length)| {
-                let permit = admission.try_admit(1).expect("room").pop().expect("one");
+                let permit = admission.admit_one();
                 let (job, ticket) = Job::new((id as u32, length), permit, Instant::now() + LONG);
                 queue.push(job);
                 ticket

@@ -16,7 +16,7 @@ use std::{
 
 use ndarray::ArrayView1;
 
-use super::{Admission, BatchPolicy, Encoded, Job, JobError, JobHead, JobQueue, LastRun};
+use super::{Admission, BatchPolicy, Class, Encoded, Job, JobError, JobHead, JobQueue, LastRun};
 use crate::{
     encoder::{EncodeError, Encoder, OutputSet},
     health::Heartbeat,
@@ -73,7 +73,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
     let mut encoder = Some(encoder);
     let (mut failures, mut last) = (0, None);
     while let Some(batch) = context.queue.take_batch(&context.policy, last.take()) {
-        let (inputs, heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
+        let (inputs, mut heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
         // The policy batches only jobs that want the same.
         let outputs = heads.first().map_or(OutputSet::EMPTY, JobHead::outputs);
         if encoder.is_none() {
@@ -93,6 +93,10 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
             continue;
         };
         context.metrics.batch_size.observe(inputs.len() as f64);
+        let class = heads.first().map_or_else(Class::default, JobHead::class);
+        let work = context.queue.work(&inputs);
+        heads.iter_mut().for_each(JobHead::running);
+        let goes_on = context.admission.run(work);
         let started = Instant::now();
         let result = {
             let _busy = context.heartbeat.busy();
@@ -100,13 +104,14 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
             catch_unwind(AssertUnwindSafe(|| encode(live, &inputs, outputs)))
         };
         let took = started.elapsed();
+        drop(goes_on);
         context.metrics.inference.observe(took.as_secs_f64());
         let failure = match result {
             Ok(Ok(encoded)) if encoded.len() == heads.len() => {
                 failures = 0;
                 context.heartbeat.well();
-                context.admission.observe_run(heads.len(), took);
-                last = Some(LastRun { items: heads.len(), ended: started + took, took });
+                context.admission.observe_run(work, took);
+                last = Some(LastRun { items: heads.len(), ended: started + took, took, class });
                 answer_all(heads, encoded, took, &context.metrics);
                 continue;
             }

@@ -436,7 +436,7 @@ mod tests {
         assert_eq!(
             errors[3],
             "limits.max (--set): no such key; [limits] has max_body_bytes, max_images, max_inflight_answer_bytes, \
-             max_inflight_body_bytes, max_inflight_output_bytes, max_inflight_requests, max_output_bytes, max_pixels, \
+             max_inflight_body_bytes, max_inflight_output_bytes, max_inflight_requests, max_output_bytes, max_pixels, max_queue_wait, \
              max_text_bytes, max_texts"
         );
         assert!(!errors.concat().contains("hunter2"));

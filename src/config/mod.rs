@@ -89,7 +89,7 @@ pub struct ServerConfig {
     pub admin_listen: Option<SocketAddr>,
     /// When set, every route but the probes and metrics wants `Authorization: Bearer <api_key>`.
     pub api_key: Option<Secret>,
-    /// Open connections on the main listener; further ones wait in the kernel's backlog.
+    /// Open connections on the main listener, besides a small reserve for probes.
     pub max_connections: usize,
     /// From the first byte of a request head to its end.
     pub header_timeout: Duration,
@@ -116,6 +116,8 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Requests between their head and the end of their answer.
     pub max_inflight_requests: usize,
+    /// How long a request may be expected to wait for others.
+    pub max_queue_wait: Duration,
     /// Body bytes of all those requests together.
     pub max_inflight_body_bytes: usize,
     /// Images in one request.

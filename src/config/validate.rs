@@ -57,6 +57,7 @@ pub(super) fn read_config(
         limits: LimitsConfig {
             max_body_bytes: read.bytes("limits.max_body_bytes", 1..=4 << 30),
             max_inflight_requests: read.integer("limits.max_inflight_requests", 1..=1_000_000),
+            max_queue_wait: read.duration("limits.max_queue_wait", TIMEOUT),
             max_inflight_body_bytes: read.bytes("limits.max_inflight_body_bytes", 1..=1 << 40),
             max_images: read.integer("limits.max_images", 1..=1 << 16),
             max_texts: read.integer("limits.max_texts", 1..=1 << 20),

@@ -23,7 +23,7 @@ use futures_util::{
 use moka::sync::Cache as Store;
 
 use crate::{
-    batch::{Answer, Encoded, JobError, Ticket, Timings},
+    batch::{Answer, Class, Encoded, JobError, Ticket, Timings},
     encoder::Tokens,
     preprocess::text::Tokenized,
     telemetry::{Metrics, StoreMetrics},
@@ -75,9 +75,18 @@ pub(super) struct Cache {
 /// The flights that somebody waits for.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    /// With a number of its own each.
-    by_key: HashMap<Key, (u64, WeakShared<Computing>)>,
+    by_key: HashMap<Key, Begun>,
     begun: u64,
+}
+
+/// A flight as others find it.
+#[derive(Debug)]
+struct Begun {
+    /// A number of its own.
+    id: u64,
+    /// Of the request that began it.
+    class: Class,
+    flight: WeakShared<Computing>,
 }
 
 impl Cache {
@@ -130,13 +139,13 @@ impl Cache {
 }
 
 impl Flights {
-    /// The flight of `key`, if there is one.
-    pub(super) fn join(&self, key: &Key) -> Option<Flight> {
-        self.by_key.get(key)?.1.upgrade()
+    /// The flight of `key` for a request of `class`, if there is one: nobody waits for one that goes after him.
+    pub(super) fn join(&self, key: &Key, class: Class) -> Option<Flight> {
+        self.by_key.get(key).filter(|begun| begun.class <= class)?.flight.upgrade()
     }
 
     /// Makes a flight of `key` out of the job behind `ticket`; its embedding of `dim` values is kept in `cache`.
-    pub(super) fn begin(&mut self, cache: &Arc<Cache>, key: Key, ticket: Ticket, dim: usize) -> Flight {
+    pub(super) fn begin(&mut self, cache: &Arc<Cache>, key: Key, class: Class, ticket: Ticket, dim: usize) -> Flight {
         self.begun += 1;
         let entry = Entry { cache: Arc::clone(cache), key: key.clone(), id: self.begun };
         let flight = async move {
@@ -147,7 +156,7 @@ impl Flights {
         };
         let flight = flight.boxed().shared();
         if let Some(weak) = flight.downgrade() {
-            self.by_key.insert(key, (self.begun, weak));
+            self.by_key.insert(key, Begun { id: self.begun, class, flight: weak });
         }
         flight
     }
@@ -180,7 +189,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut flights = self.cache.flights();
         // Between the last waiter's leaving and this drop another flight may have taken the place.
-        if flights.by_key.get(&self.key).is_some_and(|(id, _)| *id == self.id) {
+        if flights.by_key.get(&self.key).is_some_and(|begun| begun.id == self.id) {
             flights.by_key.remove(&self.key);
         }
     }
@@ -253,16 +262,16 @@ mod tests {
     #[test]
     fn a_flight_that_is_over_leaves_nothing_behind_and_takes_no_other_with_it() {
         let cache = Cache::new(1 << 20, &Metrics::new()).expect("not 0");
-        let admission = Admission::new(3);
+        let admission = Admission::of(3);
         let begin = || {
-            let permit = admission.try_admit(1).expect("room").remove(0);
+            let permit = admission.admit_one();
             let (job, ticket) = Job::new(Tokens::new(vec![1]), permit, Instant::now());
-            (job, cache.flights().begin(&cache, key(1), ticket, 2))
+            (job, cache.flights().begin(&cache, key(1), Class::Interactive, ticket, 2))
         };
         let (_, first) = begin();
         let (job, second) = begin();
         drop(first);
-        assert!(cache.flights().join(&key(1)).is_some(), "the second has taken the place");
+        assert!(cache.flights().join(&key(1), Class::Interactive).is_some(), "the second has taken the place");
         job.head.fail(JobError::Expired);
         assert_eq!(second.clone().now_or_never(), Some(Err(JobError::Expired)));
         assert!(cache.flights().by_key.is_empty(), "answered, though its answer is still held");

@@ -11,12 +11,12 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use ndarray::{Array2, ArrayView1};
 
 use super::{
-    EmbedError, Embedded, Lane,
+    EmbedError, Embedded, Lane, Terms,
     cache::{Cache, Computed, Flight, Key, alone},
     job_error,
 };
 use crate::{
-    batch::{JobError, Permit, Ticket, Timings},
+    batch::{JobError, Permit, Ticket, Timings, Work},
     encoder::OutputSet,
     telemetry::{Lookup, Metrics},
 };
@@ -42,7 +42,7 @@ pub(super) struct Request<'a, T> {
     pub(super) metrics: &'a Metrics,
     /// The length of an embedding.
     pub(super) dim: usize,
-    pub(super) deadline: Instant,
+    pub(super) terms: Terms,
 }
 
 impl<T: Clone> Request<'_, T> {
@@ -73,7 +73,7 @@ impl<T: Clone> Request<'_, T> {
                             longest = longest.max(timings);
                         }
                         // The deadline of the request that began it; this one came later and still has time.
-                        Err(JobError::Expired) if Instant::now() < self.deadline => expired.push(index),
+                        Err(JobError::Expired) if Instant::now() < self.terms.deadline => expired.push(index),
                         Err(error) => return Err(job_error(index, error)),
                     }
                 }
@@ -83,7 +83,7 @@ impl<T: Clone> Request<'_, T> {
                 missing = expired;
             }
         };
-        let timings = tokio::time::timeout_at(self.deadline.into(), all);
+        let timings = tokio::time::timeout_at(self.terms.deadline.into(), all);
         let timings = timings.await.unwrap_or(Err(EmbedError::DeadlineExceeded))?;
         Ok(Embedded { embeddings, timings })
     }
@@ -132,7 +132,8 @@ impl<T: Clone> Request<'_, T> {
         for (found, &index) in found.into_iter().zip(missing) {
             let key = &keys[index];
             // Known after all, when it landed since it was looked for.
-            let found = found.or_else(|| flights.join(key).map(Source::Flight)).or_else(|| known(index));
+            let found =
+                found.or_else(|| flights.join(key, self.terms.class).map(Source::Flight)).or_else(|| known(index));
             places.push(found.map_or_else(
                 || {
                     Place::New(*begun.entry(key).or_insert_with(|| {
@@ -151,7 +152,7 @@ impl<T: Clone> Request<'_, T> {
         let begun: Vec<Flight> = new
             .iter()
             .zip(tickets)
-            .map(|(&index, ticket)| flights.begin(cache, keys[index].clone(), ticket, self.dim))
+            .map(|(&index, ticket)| flights.begin(cache, keys[index].clone(), self.terms.class, ticket, self.dim))
             .collect();
         drop(flights);
         let source = |place| match place {
@@ -170,11 +171,12 @@ impl<T: Clone> Request<'_, T> {
     where
         T: 'i,
     {
-        let further = inputs.len().saturating_sub(held.len());
-        if further > 0 {
-            held.extend(self.lane.admit(further, self.metrics)?);
+        let inputs: Vec<T> = inputs.cloned().collect();
+        if inputs.len() > held.len() {
+            let further: Vec<Work> = inputs[held.len()..].iter().map(self.lane.work).collect();
+            held.extend(self.lane.admit(&further, &self.terms, self.metrics)?);
         }
-        Ok(self.lane.submit(inputs.cloned(), OutputSet::EMPTY, held, self.deadline))
+        Ok(self.lane.submit(inputs, OutputSet::EMPTY, held, self.terms.deadline))
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod cache;
 mod items;
+mod lanes;
 mod load;
 mod outputs;
 mod start;
@@ -29,11 +30,12 @@ use ndarray::Array2;
 pub use outputs::{Outputs, PadTo, Padding};
 pub use start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts, start};
 
-pub use crate::batch::Timings;
+pub use crate::batch::{Class, Terms, Timings};
 use crate::{
-    batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Worker},
+    batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Work, Worker},
     budget::ByteBudget,
     encoder::{BatchSizes, InputError, OutputSet, OutputShape, PixelBuf, Tokens},
+    heavy::Heavy,
     model::LogitScale,
     preprocess::{pool::PreprocessPool, text::TextTokenizer},
     similarity,
@@ -138,8 +140,8 @@ pub enum EmbedError {
     Overloaded {
         /// Which gate refused.
         reject: Reject,
-        /// When room is likely.
-        retry_after: Duration,
+        /// Until it is likely to let the request in.
+        wait: Duration,
     },
     /// The model cannot do it.
     #[error("the model cannot do it: {0:?}")]
@@ -181,21 +183,33 @@ struct Lane<T> {
     cache: Option<Arc<Cache>>,
     /// What the cache knows an input by.
     key: fn(&T) -> Key,
+    /// What an input takes.
+    work: fn(&T) -> Work,
     metrics: LaneMetrics,
 }
 
 impl<T> Lane<T> {
-    fn admit(&self, n: usize, metrics: &Metrics) -> Result<Vec<Permit>, EmbedError> {
-        self.admission.try_admit(n).map_err(|refused| match refused {
-            Refused::Full { retry_after } => {
-                metrics.reject(self.reject);
-                EmbedError::Overloaded { reject: self.reject, retry_after }
-            }
+    fn admit(&self, works: &[Work], terms: &Terms, metrics: &Metrics) -> Result<Vec<Permit>, EmbedError> {
+        self.admission.try_admit(works, terms).map_err(|refused| self.refuse(refused, metrics))
+    }
+
+    fn would_admit(&self, works: &[Work], terms: &Terms, metrics: &Metrics) -> Result<(), EmbedError> {
+        self.admission.would_admit(works, terms).map_err(|refused| self.refuse(refused, metrics))
+    }
+
+    fn refuse(&self, refused: Refused, metrics: &Metrics) -> EmbedError {
+        let overloaded = |reject, wait| {
+            metrics.reject(reject);
+            EmbedError::Overloaded { reject, wait }
+        };
+        match refused {
+            Refused::Full { wait } => overloaded(self.reject, wait),
+            Refused::Late { wait } => overloaded(Reject::Wait, wait),
             Refused::Closed => {
                 metrics.reject(Reject::ShuttingDown);
                 EmbedError::ShuttingDown
             }
-        })
+        }
     }
 
     /// Refuses from now on; what is queued is finished.
@@ -230,6 +244,7 @@ pub struct Embedder {
     texts: Option<Texts>,
     max_output_bytes: usize,
     output_budget: ByteBudget,
+    heavy: Heavy,
 }
 
 /// Everything between the bytes of pictures and their embeddings.
@@ -247,6 +262,7 @@ struct Images {
 struct Texts {
     abilities: Abilities,
     tokenizer: TextTokenizer,
+
     lane: Lane<Tokens>,
     workers: Vec<Worker>,
 }
@@ -255,6 +271,11 @@ impl Embedder {
     /// What runs.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// Where work of a request is done that is too much for an I/O thread.
+    pub fn heavy(&self) -> &Heavy {
+        &self.heavy
     }
 
     fn images(&self) -> Result<&Images, EmbedError> {
@@ -316,9 +337,9 @@ impl Embedder {
     ///
     /// # Errors
     /// [`EmbedError`]; a picture that cannot be decoded is named by its index.
-    pub async fn embed_images(&self, images: Vec<Bytes>, deadline: Instant) -> Result<Embedded, EmbedError> {
+    pub async fn embed_images(&self, images: Vec<Bytes>, terms: Terms) -> Result<Embedded, EmbedError> {
         let (lane, dim) = (&self.images()?.lane, self.dim(Modality::Image)?);
-        Request { lane, metrics: &self.metrics, dim, deadline }.embed(&images, Vec::new()).await
+        Request { lane, metrics: &self.metrics, dim, terms }.embed(&images, Vec::new()).await
     }
 
     /// Embeds texts; one that is longer than the context length is cut when `truncate`, else refused.
@@ -329,13 +350,25 @@ impl Embedder {
         &self,
         texts: &[S],
         truncate: bool,
-        deadline: Instant,
+        terms: Terms,
     ) -> Result<Embedded, EmbedError> {
         let (lane, dim) = (&self.texts()?.lane, self.dim(Modality::Text)?);
-        let (tokens, held, preprocess) = self.recall_or_tokenize(lane, texts, truncate).await?;
-        let mut embedded = Request { lane, metrics: &self.metrics, dim, deadline }.embed(&tokens, held).await?;
+        let (tokens, held, preprocess) = self.recall_or_tokenize(lane, texts, truncate, &terms).await?;
+        let mut embedded = Request { lane, metrics: &self.metrics, dim, terms }.embed(&tokens, held).await?;
         embedded.timings.preprocess = preprocess;
         Ok(embedded)
+    }
+
+    /// Whether the least that can be asked of `modality` would be refused on these terms: what a door asks before it reads.
+    ///
+    /// # Errors
+    /// [`EmbedError::Overloaded`], counted as a refusal; [`EmbedError::NotSupported`].
+    pub fn would_admit(&self, modality: Modality, terms: &Terms) -> Result<(), EmbedError> {
+        let least = Work { decode: 1, encode: 1 };
+        match modality {
+            Modality::Image => self.images()?.lane.would_admit(&[least], terms, &self.metrics),
+            Modality::Text => self.texts()?.lane.would_admit(&[least], terms, &self.metrics),
+        }
     }
 
     /// Finishes what is queued and ends the threads. Blocks until they are done.

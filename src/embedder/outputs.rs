@@ -12,9 +12,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use ndarray::{Array2, ArrayD, Axis, stack};
 
-use super::{EmbedError, Embedder, Modality, join};
+use super::{EmbedError, Embedder, Modality, Terms, join};
 use crate::{
-    batch::{Encoded, Ticket, Timings},
+    batch::{Encoded, Ticket, Timings, Work},
     budget::Reservation,
     encoder::{Output, OutputSet, TowerOutputs},
     telemetry::Reject,
@@ -66,15 +66,16 @@ impl Embedder {
         &self,
         images: Vec<Bytes>,
         outputs: OutputSet,
-        deadline: Instant,
+        terms: Terms,
     ) -> Result<Outputs, EmbedError> {
         let lane = &self.images()?.lane;
         let shape = self.output_shape(Modality::Image)?;
         let bytes = shape.bytes(outputs, shape.max_positions).saturating_mul(images.len());
         let reservation = self.reserve(bytes)?;
-        let permits = lane.admit(images.len(), &self.metrics)?;
-        let tickets = lane.submit(images, outputs, permits, deadline);
-        let (items, timings) = answers(tickets, deadline).await?;
+        let works: Vec<Work> = images.iter().map(lane.work).collect();
+        let permits = lane.admit(&works, &terms, &self.metrics)?;
+        let tickets = lane.submit(images, outputs, permits, terms.deadline);
+        let (items, timings) = answers(tickets, terms.deadline).await?;
         let (embeddings, arrays) = stacked(items, outputs)?;
         Ok(Outputs { embeddings, arrays, attention_mask: None, timings, reservation })
     }
@@ -90,13 +91,13 @@ impl Embedder {
         truncate: bool,
         padding: Padding,
         outputs: OutputSet,
-        deadline: Instant,
+        terms: Terms,
     ) -> Result<Outputs, EmbedError> {
         let (lane, tokenizer) = (&self.texts()?.lane, &self.texts()?.tokenizer);
         let shape = self.output_shape(Modality::Text)?;
-        let permits = lane.admit(texts.len(), &self.metrics)?;
         let numbered: Vec<(usize, &str)> = texts.iter().map(AsRef::as_ref).enumerate().collect();
-        let (tokenized, preprocess) = self.tokenize(&numbered, truncate).await?;
+        let permits = lane.admit(&self.works(&numbered)?, &terms, &self.metrics)?;
+        let (tokenized, preprocess) = self.tokenize(&numbered, truncate, &terms).await?;
         let tokenized = self.counted(tokenized);
         let positions = match padding.to {
             PadTo::Longest => tokenized.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(0),
@@ -108,8 +109,8 @@ impl Embedder {
             mask.iter_mut().take(tokens.ids().len()).for_each(|attended| *attended = 1);
         }
         let pad = |tokens: crate::encoder::Tokens| tokens.padded(positions, tokenizer.pad_id(), padding.attended);
-        let tickets = lane.submit(tokenized.into_iter().map(pad), outputs, permits, deadline);
-        let (items, mut timings) = answers(tickets, deadline).await?;
+        let tickets = lane.submit(tokenized.into_iter().map(pad), outputs, permits, terms.deadline);
+        let (items, mut timings) = answers(tickets, terms.deadline).await?;
         timings.preprocess = preprocess;
         let (embeddings, arrays) = stacked(items, outputs)?;
         Ok(Outputs { embeddings, arrays, attention_mask: Some(attention_mask), timings, reservation })
@@ -122,8 +123,8 @@ impl Embedder {
         self.output_budget.reserve(bytes).ok_or_else(|| {
             self.metrics.reject(Reject::OutputBytes);
             // Nothing measures how fast clients take their answers; one second is when to look again.
-            let retry_after = std::time::Duration::from_secs(1);
-            EmbedError::Overloaded { reject: Reject::OutputBytes, retry_after }
+            let wait = std::time::Duration::from_secs(1);
+            EmbedError::Overloaded { reject: Reject::OutputBytes, wait }
         })
     }
 }

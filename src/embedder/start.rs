@@ -6,22 +6,17 @@
 //! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered a
 //! batch of every kind with finite embeddings of one length.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{
-    Embedder, Images, Lane, Modality, ModelInfo, Texts,
-    cache::{Cache, Key},
-    load::load,
-    warm_up::warm_up,
-};
+use super::{Embedder, Images, Modality, ModelInfo, Texts, cache::Cache, lanes::Shared, load::load, warm_up::warm_up};
 use crate::{
-    batch::{Admission, BatchPolicy, JobQueue, Worker, WorkerContext},
     budget::ByteBudget,
-    config::{Config, LaneConfig},
+    config::Config,
     encoder::{BatchSizes, Encoder, OutputShape, PixelBuf, Tokens},
     engine::{Engine, EngineError, Normalization, TextEncoder, TokenInput, VisionEncoder},
     export::ExportError,
     health::Health,
+    heavy::Heavy,
     model::{
         Graphs, ModelError, TextFiles, TextModel, VisionModel,
         hub::{self, HubError},
@@ -29,10 +24,9 @@ use crate::{
     },
     preprocess::{
         image::{ImageOptions, ImageProcessor, UnsupportedPreprocessing},
-        pool::PreprocessPool,
         text::{TextTokenizer, TokenizerError},
     },
-    telemetry::{BuildInfo, LaneMetrics, Metrics, Reject},
+    telemetry::{BuildInfo, Metrics},
 };
 
 /// Why a model cannot be served, in one line for the operator.
@@ -83,6 +77,8 @@ pub struct Sessions<E> {
     pub encoders: Vec<E>,
     /// Makes another.
     pub rebuild: Arc<dyn Fn() -> Result<E, String> + Send + Sync>,
+    /// How long the runs so far took, with their work: what is known of their speed before the first request.
+    pub runs: Vec<(u64, Duration)>,
 }
 
 /// What an [`Embedder`] is assembled from; at least one of the two encoders.
@@ -259,7 +255,8 @@ fn sessions<E>(
     open: impl Fn() -> Result<E, EngineError> + Send + Sync + 'static,
 ) -> Result<Sessions<E>, EngineError> {
     let encoders = (0..count).map(|_| open()).collect::<Result<_, _>>()?;
-    Ok(Sessions { encoders, rebuild: Arc::new(move || open().map_err(|error| error.to_string())) })
+    let rebuild = Arc::new(move || open().map_err(|error| error.to_string()));
+    Ok(Sessions { encoders, rebuild, runs: Vec::new() })
 }
 
 fn normalization(config: &PreprocessorConfig) -> Normalization {
@@ -294,96 +291,12 @@ impl Embedder {
         });
         let cache = Cache::new(config.cache.max_bytes, &metrics);
         let BatchSizes { images, texts } = info.batch_sizes;
-        let images =
-            vision.map(|vision| Images::spawn(vision, images, config, cache.clone(), &metrics, health)).transpose()?;
-        let texts = text.map(|text| Texts::spawn(text, texts, config, cache, &metrics, health)).transpose()?;
+        let shared = Shared { config, cache, activity: Arc::default(), metrics: &metrics, health };
+        let images = vision.map(|vision| Images::spawn(vision, images, &shared)).transpose()?;
+        let texts = text.map(|text| Texts::spawn(text, texts, &shared)).transpose()?;
         let max_output_bytes = config.limits.max_output_bytes;
         let output_budget = ByteBudget::new(config.limits.max_inflight_output_bytes);
-        Ok(Self { info, metrics, images, texts, max_output_bytes, output_budget })
-    }
-}
-
-impl Images {
-    fn spawn<V: Encoder<Input = PixelBuf>>(
-        parts: VisionParts<V>,
-        max_batch_size: usize,
-        config: &Config,
-        cache: Option<Arc<Cache>>,
-        metrics: &Arc<Metrics>,
-        health: &Health,
-    ) -> io::Result<Self> {
-        let queue = Arc::new(JobQueue::new(|_| 1, metrics.preprocess_queue.clone(), metrics.vision.clone()));
-        let crops = Arc::new(JobQueue::new(|_| 1, metrics.vision.queue.clone(), metrics.vision.clone()));
-        let admission = Arc::new(Admission::new(config.batch.vision.max_queue_size));
-        let wiring = Wiring { name: "vision", queue: &crops, admission: &admission, metrics: &metrics.vision };
-        let workers = wiring.spawn(parts.sessions, max_batch_size, &config.batch.vision, health)?;
-        let preprocess = PreprocessPool::start(
-            config.preprocess.threads,
-            parts.processor,
-            Arc::clone(&queue),
-            Arc::clone(&crops),
-            Arc::clone(metrics),
-        )?;
-        let (reject, metrics) = (Reject::ImageQueue, metrics.vision.clone());
-        let lane = Lane { admission, queue, reject, cache, key: |file| Key::Image(blake3::hash(file)), metrics };
-        Ok(Self { abilities: parts.abilities, lane, preprocess, crops, workers })
-    }
-}
-
-impl Texts {
-    fn spawn<T: Encoder<Input = Tokens>>(
-        parts: TextParts<T>,
-        max_batch_size: usize,
-        config: &Config,
-        cache: Option<Arc<Cache>>,
-        metrics: &Arc<Metrics>,
-        health: &Health,
-    ) -> io::Result<Self> {
-        let length = |tokens: &Tokens| tokens.ids().len();
-        let queue = Arc::new(JobQueue::new(length, metrics.text.queue.clone(), metrics.text.clone()));
-        let admission = Arc::new(Admission::new(config.batch.text.max_queue_size));
-        let wiring = Wiring { name: "text", queue: &queue, admission: &admission, metrics: &metrics.text };
-        let workers = wiring.spawn(parts.sessions, max_batch_size, &config.batch.text, health)?;
-        let (reject, metrics) = (Reject::TextQueue, metrics.text.clone());
-        let lane = Lane { admission, queue, reject, cache, key: |tokens| Key::Text(tokens.clone()), metrics };
-        Ok(Self { abilities: parts.abilities, tokenizer: parts.tokenizer, lane, workers })
-    }
-}
-
-/// What the workers of one lane have in common.
-struct Wiring<'a, T> {
-    name: &'static str,
-    queue: &'a Arc<JobQueue<T>>,
-    admission: &'a Arc<Admission>,
-    metrics: &'a LaneMetrics,
-}
-
-impl<T: Send + 'static> Wiring<'_, T> {
-    fn spawn<E: Encoder<Input = T>>(
-        &self,
-        sessions: Sessions<E>,
-        max_batch_size: usize,
-        lane: &LaneConfig,
-        health: &Health,
-    ) -> io::Result<Vec<Worker>> {
-        let mut workers = Vec::new();
-        for (i, encoder) in sessions.encoders.into_iter().enumerate() {
-            let name = format!("{}-{i}", self.name);
-            let context = WorkerContext {
-                queue: Arc::clone(self.queue),
-                policy: BatchPolicy {
-                    max_batch_size,
-                    max_batch_cost: lane.max_batch_tokens,
-                    max_queue_delay: lane.max_queue_delay,
-                    pads: encoder.pads(),
-                },
-                admission: Arc::clone(self.admission),
-                metrics: self.metrics.clone(),
-                heartbeat: health.register(name.clone()),
-            };
-            let rebuild = Arc::clone(&sessions.rebuild);
-            workers.push(Worker::spawn(name, context, encoder, move || rebuild())?);
-        }
-        Ok(workers)
+        let heavy = Heavy::new(config.preprocess.threads);
+        Ok(Self { info, metrics, images, texts, max_output_bytes, output_budget, heavy })
     }
 }

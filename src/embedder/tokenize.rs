@@ -1,17 +1,34 @@
-//! From the texts of one request to their ids: recalled where they are known, else tokenized here, on the I/O threads.
+//! From the texts of one request to their ids: recalled where they are known, else tokenized here.
 //!
-//! Owns the order of that: tokenizing takes time, so it comes behind the item gate, and what is known comes before it. Does not
-//! own a tokenizer's inside (`preprocess`).
+//! Owns the order of that: tokenizing takes time, so it comes behind the item gate, and what is known comes before it. A few short
+//! texts are tokenized at once, on the I/O thread that has the request, which saves a crossing; more is done in slices off these
+//! threads, between which the deadline is looked at and other requests have their turn. Does not own a tokenizer's inside
+//! (`preprocess`).
 //!
-//! Invariant: ids that were recalled are those that tokenizing would give, with `truncate` or without.
+//! Invariants: ids that were recalled are those that tokenizing would give, with `truncate` or without; no slice is longer than
+//! [`SLICE`] and one text.
 
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
 };
 
-use super::{EmbedError, Embedder, Lane};
-use crate::{batch::Permit, encoder::Tokens, preprocess::text::Tokenized, telemetry::Outcome};
+use super::{EmbedError, Embedder, Lane, Terms};
+use crate::{
+    batch::{Permit, Work},
+    encoder::Tokens,
+    preprocess::text::Tokenized,
+    telemetry::Outcome,
+};
+
+/// How long a request tokenizes at a time.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// What a byte takes in the texts that take the tokenizer longest, digits without a blank.
+const NANOSECONDS_PER_BYTE: u64 = 450;
+
+/// Bytes of text to a token, about: what is expected of a text before it is tokenized.
+const BYTES_PER_TOKEN: usize = 4;
 
 impl Embedder {
     /// The ids of all texts; places in the queue for those that had to be tokenized, which bounds how much is tokenized at a
@@ -21,6 +38,7 @@ impl Embedder {
         lane: &Lane<Tokens>,
         texts: &[S],
         truncate: bool,
+        terms: &Terms,
     ) -> Result<(Vec<Tokens>, Vec<Permit>, Duration), EmbedError> {
         let recall = |text: &S| {
             let tokenized = lane.cache.as_ref()?.tokens(text.as_ref())?;
@@ -43,8 +61,8 @@ impl Embedder {
             let all = recalled.into_iter().flatten().collect();
             return Ok((self.counted(all), Vec::new(), Duration::ZERO));
         }
-        let held = lane.admit(new.len(), &self.metrics)?;
-        let (tokenized, took) = self.tokenize(&new, truncate).await?;
+        let held = lane.admit(&self.works(&new)?, terms, &self.metrics)?;
+        let (tokenized, took) = self.tokenize(&new, truncate, terms).await?;
         if let Some(cache) = &lane.cache {
             new.iter().zip(&tokenized).for_each(|((_, text), tokenized)| cache.keep_tokens(text, tokenized));
         }
@@ -52,25 +70,42 @@ impl Embedder {
         Ok((self.counted(all), held, took))
     }
 
+    /// What `texts` will take to encode, before they are tokenized.
+    pub(super) fn works(&self, texts: &[(usize, &str)]) -> Result<Vec<Work>, EmbedError> {
+        let longest = self.texts()?.tokenizer.context_length();
+        let tokens = |text: &str| (text.len() / BYTES_PER_TOKEN + 2).min(longest) as u64;
+        Ok(texts.iter().map(|(_, text)| Work { decode: 0, encode: tokens(text) }).collect())
+    }
+
     /// The ids of `texts`, each with its place in the request, and the time that took.
     pub(super) async fn tokenize(
         &self,
         texts: &[(usize, &str)],
         truncate: bool,
+        terms: &Terms,
     ) -> Result<(Vec<Tokenized>, Duration), EmbedError> {
-        let tokenizer = &self.texts()?.tokenizer;
-        let started = Instant::now();
-        let mut tokenized = Vec::with_capacity(texts.len());
-        for &(index, text) in texts {
-            tokenized.push(tokenizer.tokenize(text, truncate).map_err(|error| {
-                self.metrics.text.items(Outcome::Invalid).inc();
-                EmbedError::Item { index, error }
-            })?);
-            // Tokenizing runs on the I/O threads, which saves a crossing; one text is bounded by `max_text_bytes` (some 30 ms
-            // at worst), so other connections are served at least that often.
-            tokio::task::consume_budget().await;
+        let (tokenizer, heavy) = (&self.texts()?.tokenizer, &self.heavy);
+        let (mut took, mut tokenized) = (Duration::ZERO, Vec::with_capacity(texts.len()));
+        while tokenized.len() < texts.len() {
+            let rest = &texts[tokenized.len()..];
+            let bytes: usize = rest.iter().map(|(_, text)| text.len()).sum();
+            let expected = Duration::from_nanos((bytes as u64).saturating_mul(NANOSECONDS_PER_BYTE));
+            let slice = heavy.run(expected, || {
+                let started = Instant::now();
+                for &(index, text) in rest {
+                    let error = |error| EmbedError::Item { index, error };
+                    tokenized.push(tokenizer.tokenize(text, truncate).map_err(error)?);
+                    if started.elapsed() >= SLICE {
+                        break;
+                    }
+                }
+                Ok(started.elapsed())
+            });
+            took += slice.await.inspect_err(|_| self.metrics.text.items(Outcome::Invalid).inc())?;
+            if Instant::now() >= terms.deadline {
+                return Err(EmbedError::DeadlineExceeded);
+            }
         }
-        let took = started.elapsed();
         self.metrics.tokenize.observe(took.as_secs_f64());
         Ok((tokenized, took))
     }

@@ -4,7 +4,9 @@
 //!
 //! Invariant: after it, every session has answered its largest batch and a single item with finite values of one length.
 
-use super::start::{Abilities, Parts, StartError, TextParts, VisionParts};
+use std::time::Instant;
+
+use super::start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts};
 use crate::{
     config::Config,
     encoder::{BatchSizes, Embeddings, EncodeError, Encoder, Output, PixelBuf, Tokens},
@@ -54,7 +56,7 @@ fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
         PixelBuf::new(width, height, bytes)
     };
     let pictures: Vec<PixelBuf> = (0..max_batch_size).map(picture).collect();
-    canary("vision", vision.abilities, &mut vision.sessions.encoders, &pictures, each_batch_size)
+    canary("vision", vision.abilities, &mut vision.sessions, &pictures, each_batch_size, |pictures| pictures.len())
 }
 
 fn warm_up_text<T: Encoder<Input = Tokens>>(
@@ -72,30 +74,35 @@ fn warm_up_text<T: Encoder<Input = Tokens>>(
         };
         (0..count).map(text).collect::<Result<_, _>>().map_err(|error| StartError::Canary(error.to_string()))
     };
+    let work = |texts: &[Tokens]| texts.len() * texts.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(1);
     if each_batch_size {
-        canary("text", *abilities, &mut sessions.encoders, &texts(max_batch_size, SHORT)?, true)?;
+        canary("text", *abilities, sessions, &texts(max_batch_size, SHORT)?, true, work)?;
     }
     let texts = texts(max_batch_size, tokenizer.context_length())?;
     let fits = (max_batch_tokens / tokenizer.context_length()).max(1);
     let texts = &texts[..fits.min(texts.len())];
-    canary("text", *abilities, &mut sessions.encoders, texts, each_batch_size)
+    canary("text", *abilities, sessions, texts, each_batch_size, work)
 }
 
 /// The embeddings must be finite, not zero, and those of an item alone must point where those of the item in a batch point
 /// (cosine 0.99: dynamic int8 quantisation is allowed its batch-dependent error, a mixed-up batch is not). Of a tower without
-/// projection, the same is asked of `pooler_output`. Returns the length of the embeddings, where there are any.
+/// projection, the same is asked of `pooler_output`. Takes down how long each run took, with its `work`. Returns the length of the embeddings, where there are any.
 fn canary<E: Encoder>(
     name: &str,
     abilities: Abilities,
-    encoders: &mut [E],
+    sessions: &mut Sessions<E>,
     inputs: &[E::Input],
     each_batch_size: bool,
+    work: impl Fn(&[E::Input]) -> usize,
 ) -> Result<Option<usize>, StartError> {
     let mut dim = 0;
+    let Sessions { encoders, runs, .. } = sessions;
     for encoder in encoders {
         let mut run = |inputs: &[E::Input]| -> Result<Embeddings, StartError> {
+            let started = Instant::now();
             let answer = if abilities.embeds { encoder.encode(inputs) } else { pooler_outputs(encoder, inputs) };
             let embeddings = answer.map_err(|error| StartError::Canary(format!("{name}: {error}")))?;
+            runs.push((work(inputs) as u64, started.elapsed()));
             let sane = embeddings.rows().into_iter().all(|row| {
                 let norm = similarity::norm(row);
                 norm.is_finite() && norm > 0.0
@@ -144,7 +151,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{embedder::start::Sessions, preprocess::text::TextTokenizer};
+    use crate::preprocess::text::TextTokenizer;
 
     /// Answers the same for each, and takes down how many there were and how long the longest was.
     #[derive(Clone, Default)]
@@ -164,7 +171,11 @@ mod tests {
         let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip/tokenizer.json");
         let tokenizer = TextTokenizer::open(&tokenizer, 77, 1 << 14, None).expect("the fixture");
         let recorder = Recorder::default();
-        let sessions = Sessions { encoders: vec![recorder.clone()], rebuild: Arc::new(|| Err("never".to_owned())) };
+        let sessions = Sessions {
+            encoders: vec![recorder.clone()],
+            rebuild: Arc::new(|| Err("never".to_owned())),
+            runs: Vec::new(),
+        };
         let mut parts = TextParts { abilities: Abilities { embeds: true, outputs: None }, tokenizer, sessions };
         let dim = warm_up_text(&mut parts, max_batch_size, max_batch_tokens, each_batch_size);
         assert_eq!(dim.expect("sane answers"), Some(4));

@@ -3,7 +3,9 @@
 //! Owns connections: how many there are, their clocks (through `GuardedIo`), how they end. Does not own the listener's
 //! address, routes, or anything about a request but the peer's address.
 //!
-//! * **Bounded.** A permit is taken before `accept`, so that connections past `max_connections` wait in the kernel's backlog.
+//! * **Bounded.** At `max_connections` a new connection gets the place of one that does nothing with it (`peers`). Until it has that,
+//!   or when all are at work, it is one of a small reserve, in which probes and metrics are answered and everything else is
+//!   refused; connections past the reserve wait in the kernel's backlog.
 //! * **HTTP/1.1 only**, by hyper's own builder. An HTTP/2 preface is refused at once. hyper's own header timer stays off: ours
 //!   tells a slow head from an idle connection, which hyper's does not.
 //! * **Cancelled.** `half_close(false)`: a client that goes while its request is worked on drops the handler's future.
@@ -11,17 +13,29 @@
 //!   (`DRAIN_GRACE`) requests that were already on their way are still taken, then the listener and idle connections are
 //!   closed. What is open after `drain_timeout` is cut and, where a request was in work, counted.
 //!
-//! Invariants: never more than `max_connections` connections; no connection outlives [`serve`]; a finished connection leaves
+//! Invariants: never more than `max_connections` connections and [`RESERVE`]; no connection outlives [`serve`]; a finished connection leaves
 //! nothing behind.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::body::Body;
-use http::{HeaderValue, Request, Response, header::CONNECTION};
+use http::{
+    HeaderValue, Request, Response,
+    header::{CONNECTION, EXPECT},
+};
 use http_body::Body as _;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use prometheus::IntGauge;
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -31,12 +45,25 @@ use tokio::{
 use tower::{Service, ServiceExt};
 
 use super::{
-    exchange::{ConnState, RequestBody, ResponseBody},
+    exchange::{ConnState, RequestBody},
     guarded_io::GuardedIo,
+    held::Held,
+    peers::Peers,
+    seat::Seat,
 };
 
 /// A request's line and headers, bytes at most; a longer head is answered 431.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024;
+
+/// Connections beyond `max_connections`, for probes and until a place is free.
+pub const RESERVE: usize = 32;
+
+/// Bytes that the kernel keeps of an answer whose client does not read; it takes twice as much, and without a bound up to 8 MB for
+/// each connection, which a container's limit of memory counts.
+const SEND_BUFFER: usize = 128 << 10;
+
+/// How often it is said that there are as many connections as there may be.
+const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// The pause after an accept error that will not go away by itself, such as no file descriptor left.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
@@ -48,7 +75,7 @@ const DRAIN_GRACE: Duration = Duration::from_millis(100);
 /// What bounds the connections of one listener.
 #[derive(Clone, Copy, Debug)]
 pub struct AcceptOptions {
-    /// Open connections; further ones wait in the kernel's backlog.
+    /// Open connections, besides the reserve.
     pub max_connections: usize,
     /// From the first byte of a request head (or from the accept, while nothing comes) to its end.
     pub header_timeout: Duration,
@@ -63,6 +90,17 @@ pub struct AcceptOptions {
 /// The peer's address, in the extensions of every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
+
+/// The connection of a request, for whoever reads its body.
+#[derive(Clone, Debug)]
+pub struct Link(Arc<ConnState>);
+
+impl Link {
+    /// Waits until the upload is to be given up for others.
+    pub(super) async fn upload_ended(&self) {
+        self.0.upload_ended().await;
+    }
+}
 
 /// How [`serve`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +150,7 @@ pub async fn serve<S>(
     listener: TcpListener,
     service: S,
     options: AcceptOptions,
+    peers: Peers,
     connections: IntGauge,
     mut shutdown: Shutdown,
 ) -> DrainOutcome
@@ -121,15 +160,17 @@ where
 {
     let (cut_trigger, cut) = Shutdown::new();
     let mut tasks = JoinSet::new();
-    let mut acceptor = Acceptor::new(&listener, options.max_connections);
+    let mut acceptor = Acceptor::new(&listener, options.max_connections, peers.clone());
     let spawn = {
         let shutdown = shutdown.clone();
-        move |tasks: &mut JoinSet<End>, (stream, peer, permit): Accepted| {
-            let open = OpenConnection::new(permit, connections.clone());
-            let connection = serve_connection(stream, peer, service.clone(), options, shutdown.clone(), cut.clone());
+        move |tasks: &mut JoinSet<End>, (stream, peer, seat): Accepted| {
+            let counted = Counted::new(connections.clone());
+            let state = ConnState::new(options.header_timeout, options.keep_alive_timeout, &peers);
+            let connection = Connection { stream, peer, seat, state, options };
+            let served = connection.serve(service.clone(), shutdown.clone(), cut.clone());
             tasks.spawn(async move {
-                let _open = open;
-                connection.await
+                let _counted = counted;
+                served.await
             });
         }
     };
@@ -169,45 +210,85 @@ where
     DrainOutcome { cut }
 }
 
-type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit);
+type Accepted = (TcpStream, SocketAddr, Arc<Seat>);
 
-/// Takes connections from the listener, no more than there are permits for.
+/// Takes connections from the listener, no more than there are places for.
 struct Acceptor<'a> {
     listener: &'a TcpListener,
-    permits: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+    reserve: Arc<Semaphore>,
+    peers: Peers,
+    max_connections: usize,
     /// Whether the last accept failed in a way that lasts, so that a burst of failures is logged once.
     failing: bool,
+    /// When it was last said that there are as many connections as there may be.
+    warned: Option<Instant>,
 }
 
 impl<'a> Acceptor<'a> {
-    fn new(listener: &'a TcpListener, max_connections: usize) -> Self {
-        let permits = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { listener, permits, failing: false }
+    fn new(listener: &'a TcpListener, max_connections: usize, peers: Peers) -> Self {
+        let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+        let reserve = Arc::new(Semaphore::new(RESERVE));
+        Self { listener, places, reserve, peers, max_connections, failing: false, warned: None }
     }
 
     /// The next connection. Cancel safe; a cancelled pause after a failure means that a connection ended, so that what was
     /// lacking may be there.
     async fn next(&mut self) -> Accepted {
         loop {
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-                // Nobody closes the semaphore.
-                return std::future::pending().await;
+            let reserve = match Arc::clone(&self.reserve).try_acquire_owned() {
+                Ok(reserve) => reserve,
+                Err(_) => {
+                    // Those in the reserve move up when a place is free.
+                    self.peers.end_for_connection();
+                    // Nobody closes a semaphore.
+                    let Ok(reserve) = Arc::clone(&self.reserve).acquire_owned().await else {
+                        return std::future::pending().await;
+                    };
+                    reserve
+                }
             };
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.failing = false;
-                    return (stream, peer, permit);
+                    return (stream, peer, self.seat(reserve));
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     if !std::mem::replace(&mut self.failing, true) {
                         tracing::error!(%error, "cannot accept connections; trying again until it works");
                     }
-                    drop(permit);
+                    drop(reserve);
+                    // It may be descriptors that are lacking, and somebody may hold one for nothing.
+                    self.peers.end_for_connection();
                     sleep(ACCEPT_BACKOFF).await;
                 }
             }
         }
+    }
+
+    /// A seat for a new connection; in the reserve until a place is free, for which somebody is ended where that is possible.
+    fn seat(&mut self, reserve: OwnedSemaphorePermit) -> Arc<Seat> {
+        if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            return Seat::new(Some(place), None, &self.places);
+        }
+        let made = self.peers.end_for_connection();
+        if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
+            self.warned = Some(Instant::now());
+            let limit = self.max_connections;
+            if made {
+                tracing::warn!(
+                    limit,
+                    "as many connections as there may be: those that do nothing are closed for new ones"
+                );
+            } else {
+                tracing::warn!(
+                    limit,
+                    "as many connections as there may be, all of them at work: new ones get probes only"
+                );
+            }
+        }
+        Seat::new(None, Some(reserve), &self.places)
     }
 }
 
@@ -217,22 +298,19 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// A connection's place: its permit and its count.
-struct OpenConnection {
-    _permit: OwnedSemaphorePermit,
-    connections: IntGauge,
-}
+/// A connection in the gauge.
+struct Counted(IntGauge);
 
-impl OpenConnection {
-    fn new(permit: OwnedSemaphorePermit, connections: IntGauge) -> Self {
+impl Counted {
+    fn new(connections: IntGauge) -> Self {
         connections.inc();
-        Self { _permit: permit, connections }
+        Self(connections)
     }
 }
 
-impl Drop for OpenConnection {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.connections.dec();
+        self.0.dec();
     }
 }
 
@@ -254,71 +332,119 @@ fn report(ended: Result<End, JoinError>) -> End {
     })
 }
 
-async fn serve_connection<S>(
+/// One connection.
+struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
-    service: S,
+    seat: Arc<Seat>,
+    state: Arc<ConnState>,
     options: AcceptOptions,
-    mut shutdown: Shutdown,
-    mut cut: Shutdown,
-) -> End
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
-{
-    // Fails only when the peer has gone already, which the first read will say.
-    let _ = stream.set_nodelay(true);
-    let state = ConnState::new(options.header_timeout, options.keep_alive_timeout);
-    let io = TokioIo::new(GuardedIo::new(stream, Arc::clone(&state), options.write_timeout));
+}
 
-    let requests = Arc::clone(&state);
-    let draining = shutdown.clone();
-    let answer = service_fn(move |request: Request<Incoming>| {
-        let exchange = requests.begin(!request.body().is_end_stream());
-        let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(&requests))));
-        request.extensions_mut().insert(PeerAddr(peer));
-        let response = service.clone().oneshot(request);
-        let draining = draining.clone();
-        async move {
-            let mut response = response.await?;
-            if exchange.body_unread() || draining.has_begun() {
-                // The connection will close: say so, or the client sends its next request into a closed one.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(response.map(|body| ResponseBody::new(body, exchange)))
-        }
-    });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .half_close(false)
-            .header_read_timeout(None)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(io, answer)
-    );
+impl Connection {
+    async fn serve<S>(self, service: S, mut shutdown: Shutdown, mut cut: Shutdown) -> End
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+    {
+        let Self { stream, peer, seat, state, options } = self;
+        // Both fail only when the peer has gone already, which the first read will say.
+        let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
+        let io = TokioIo::new(GuardedIo::new(stream, Arc::clone(&state), options.write_timeout));
 
-    let drain = async {
-        shutdown.begun().await;
-        sleep(DRAIN_GRACE).await;
-    };
-    let result = tokio::select! {
-        biased;
-        result = connection.as_mut() => Some(result),
-        () = drain => None,
-    };
-    let result = match result {
-        Some(result) => result,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                biased;
-                result = connection => result,
-                () = cut.begun() => return if state.in_request() { End::CutInRequest } else { End::Cut },
+        let (own, seated, draining) = (Arc::clone(&state), Arc::clone(&seat), shutdown.clone());
+        let answer = service_fn(move |request: Request<Incoming>| {
+            let (service, state, seat, draining) =
+                (service.clone(), Arc::clone(&own), Arc::clone(&seated), draining.clone());
+            async move { Ok::<_, Infallible>(exchange(request, service, &state, peer, &seat, &draining).await) }
+        });
+        let mut connection = pin!(
+            http1::Builder::new()
+                .half_close(false)
+                .header_read_timeout(None)
+                .max_buf_size(MAX_HEAD_BYTES)
+                .serve_connection(io, answer)
+        );
+
+        let drain = async {
+            shutdown.begun().await;
+            sleep(DRAIN_GRACE).await;
+        };
+        // Moves up from the reserve as soon as there is a place, and waits on behalf of nobody after that.
+        let move_up = async {
+            seat.place().await;
+            std::future::pending::<()>().await;
+        };
+        let result = tokio::select! {
+            biased;
+            result = connection.as_mut() => Some(result),
+            () = drain => None,
+            () = state.ended() => {
+                if state.is_lost() {
+                    return End::Closed;
+                }
+                None
             }
+            () = move_up => None,
+        };
+        let result = match result {
+            Some(result) => result,
+            None => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    biased;
+                    result = connection => result,
+                    () = state.ended() => return End::Closed,
+                    () = cut.begun() => return if state.in_request() { End::CutInRequest } else { End::Cut },
+                }
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%peer, %error, "a connection ended early");
         }
-    };
-    if let Err(error) = result {
-        tracing::debug!(%peer, %error, "a connection ended early");
+        End::Closed
     }
-    End::Closed
+}
+
+/// One request and its answer.
+async fn exchange<S>(
+    request: Request<Incoming>,
+    service: S,
+    state: &Arc<ConnState>,
+    peer: SocketAddr,
+    seat: &Arc<Seat>,
+    draining: &Shutdown,
+) -> Response<Body>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let has_body = !request.body().is_end_stream();
+    let exchange = state.begin(has_body, request.body().size_hint().exact());
+    let held = Held::default();
+    let may_drain = !request.headers().contains_key(EXPECT);
+    let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(state), may_drain)));
+    request.extensions_mut().insert(PeerAddr(peer));
+    request.extensions_mut().insert(Link(Arc::clone(state)));
+    request.extensions_mut().insert(held.clone());
+    request.extensions_mut().insert(Arc::clone(seat));
+    let mut response = {
+        let mut response = pin!(service.oneshot(request));
+        poll_fn(|cx| {
+            let polled = response.as_mut().poll(cx);
+            if polled.is_pending() {
+                state.waits();
+            }
+            polled
+        })
+        .await
+        .unwrap_or_else(|never| match never {})
+    };
+    if exchange.body_lost() || draining.has_begun() || seat.is_reserved() {
+        // The connection will close: say so, or the client sends its next request into a closed one.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    held.keep(exchange);
+    response.map(|body| held.until_written(body))
 }
 
 #[cfg(test)]

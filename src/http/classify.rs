@@ -53,11 +53,11 @@ pub(super) async fn classify(State(state): State<Arc<AppState>>, request: Reques
     let embedder = state.embedder()?;
     let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
-    let (deadline, held) = (payload.deadline, payload.held.clone());
+    let (terms, held) = (payload.terms, payload.held.clone());
     let Classification { images, labels, prompts, top_k, room: _room } = Classification::read(&state, payload).await?;
     let room = size(embedder, images.len(), &labels, prompts.len(), top_k)?.reserve(&state)?;
     let (images, texts) =
-        tokio::try_join!(embedder.embed_images(images, deadline), embedder.embed_texts(&prompts, true, deadline))?;
+        tokio::try_join!(embedder.embed_images(images, terms), embedder.embed_texts(&prompts, true, terms))?;
     let timings = images.timings.max(texts.timings);
     let image_embeds = images.finish(None, true);
     let label_embeds = ensemble(&texts.finish(None, true), labels.len());

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::{
     ApiError, AppState,
     answer::{Room, Shape, Size},
+    door::knock,
     extract::{Accepts, AnswerForm, Encoding, Payload, check_dimensions, picture},
     form::Form,
     held::Held,
@@ -37,18 +38,19 @@ pub(super) struct Format {
 pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     embedder.supports(Modality::Image)?;
+    knock(&state, &request, Modality::Image)?;
     let payload = Payload::receive(&state, request, &[Accepts::Image, Accepts::Multipart, Accepts::Json]).await?;
-    let (deadline, held) = (payload.deadline, payload.held.clone());
+    let (terms, held) = (payload.terms, payload.held.clone());
     let (images, outputs, format) = read_images(&state, payload).await?;
     if outputs.is_empty() {
         check_dimensions(format.dimensions, embedder.dim(Modality::Image)?)?;
         let room = format.size(embedder, images.len(), Modality::Image)?.reserve(&state)?;
-        let embedded = embedder.embed_images(images, deadline).await?;
+        let embedded = embedder.embed_images(images, terms).await?;
         return format.answer(embedder, embedded, room, &held);
     }
     check_wanted(embedder, Modality::Image, outputs, &format)?;
     let room = room_for_outputs(&state, embedder, Modality::Image, images.len(), outputs, &format)?;
-    let answered = embedder.image_outputs(images, outputs, deadline).await?;
+    let answered = embedder.image_outputs(images, outputs, terms).await?;
     answer_outputs(embedder, answered, format, room, held).await
 }
 
@@ -77,6 +79,7 @@ async fn read_images(state: &AppState, payload: Payload) -> Result<(Vec<Bytes>, 
 pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     embedder.supports(Modality::Text)?;
+    knock(&state, &request, Modality::Text)?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Text]).await?;
     let form = payload.form_of_answer();
     let mut claim = payload.claim(&state);
@@ -101,13 +104,13 @@ pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Requ
         }
         check_dimensions(format.dimensions, embedder.dim(Modality::Text)?)?;
         let room = format.size(embedder, texts.len(), Modality::Text)?.reserve(&state)?;
-        let embedded = embedder.embed_texts(&texts, truncate, payload.deadline).await?;
+        let embedded = embedder.embed_texts(&texts, truncate, payload.terms).await?;
         return format.answer(embedder, embedded, room, &payload.held);
     }
     check_wanted(embedder, Modality::Text, outputs, &format)?;
     let room = room_for_outputs(&state, embedder, Modality::Text, texts.len(), outputs, &format)?;
     let padding = Padding { to: padding.0.unwrap_or(PadTo::Longest), attended: padding.1 == Some(false) };
-    let answered = embedder.text_outputs(&texts, truncate, padding, outputs, payload.deadline).await?;
+    let answered = embedder.text_outputs(&texts, truncate, padding, outputs, payload.terms).await?;
     answer_outputs(embedder, answered, format, room, payload.held).await
 }
 

@@ -18,6 +18,7 @@ use super::body::BodyError;
 use crate::{
     embedder::{EmbedError, Lack},
     encoder::{InputError, InputErrorKind},
+    telemetry::Reject,
 };
 
 /// What can go wrong, as the client sees it.
@@ -191,13 +192,23 @@ impl ApiError {
     }
 }
 
+/// The longest time after which a client is told to come back, in seconds: what is forecast further ahead is worth little.
+const LONGEST_RETRY: f64 = 10.0;
+
+/// `Retry-After` in whole seconds, 1 to 10: once to twice as long as it is expected to take, as `chance` (0 to 1) has it. Who was
+/// refused together must not come back together.
+fn retry_after(after: Duration, chance: f64) -> u64 {
+    let seconds = after.as_secs_f64().clamp(1.0, LONGEST_RETRY);
+    (seconds * (1.0 + chance)).round().clamp(1.0, LONGEST_RETRY) as u64
+}
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
         if let Some(after) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after(after, fastrand::f64())));
         }
         if self.code == Code::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -214,9 +225,14 @@ impl IntoResponse for ApiError {
 impl From<EmbedError> for ApiError {
     fn from(error: EmbedError) -> Self {
         match error {
-            EmbedError::Overloaded { retry_after, .. } => {
+            EmbedError::Overloaded { reject: Reject::Wait, wait } => {
+                let message = "the request would wait too long for others (limits.max_queue_wait, or its own timeout); come back after \
+                               the time in the Retry-After header";
+                Self::new(Code::Overloaded, message).retry_after(wait)
+            }
+            EmbedError::Overloaded { wait, .. } => {
                 let message = "the queue is full; come back after the time in the Retry-After header";
-                Self::new(Code::Overloaded, message).retry_after(retry_after)
+                Self::new(Code::Overloaded, message).retry_after(wait)
             }
             EmbedError::NotSupported(lack) => Self::new(Code::NotSupported, not_supported(lack)),
             EmbedError::OutputsTooLarge { bytes, limit } => Self::new(
@@ -259,7 +275,7 @@ impl From<BodyError> for ApiError {
         match error {
             BodyError::TooLarge { .. } => Self::new(Code::PayloadTooLarge, message),
             BodyError::BudgetExhausted => Self::new(Code::Overloaded, message).retry_after(Duration::from_secs(1)),
-            BodyError::TimedOut { .. } => Self::new(Code::RequestTimeout, message),
+            BodyError::TimedOut { .. } | BodyError::Ended => Self::new(Code::RequestTimeout, message),
             BodyError::UnsupportedEncoding => Self::new(Code::UnsupportedMediaType, message),
             BodyError::Disconnected | BodyError::Malformed => Self::invalid(message),
         }
@@ -324,6 +340,14 @@ mod tests {
         assert_eq!(message("a".repeat(1024)).len(), 1024);
         let cut = message(format!("a{}", "ü".repeat(1000)));
         assert!(cut.len() <= 1024 && cut.len() > 1020 && cut.ends_with("ü…"), "{}", cut.len());
+    }
+
+    #[test]
+    fn those_who_are_refused_together_come_back_at_different_times() {
+        let after = |ms, chance| retry_after(Duration::from_millis(ms), chance);
+        assert_eq!((after(0, 0.0), after(0, 0.99)), (1, 2));
+        assert_eq!((after(3000, 0.0), after(3000, 0.5), after(3000, 0.99)), (3, 5, 6));
+        assert_eq!((after(60_000, 0.0), after(60_000, 0.99)), (10, 10));
     }
 
     #[test]

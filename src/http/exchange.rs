@@ -1,43 +1,73 @@
 //! Where one connection stands: what it may still wait for, and until when.
 //!
 //! Owns the state that the socket side ([`GuardedIo`](super::guarded_io::GuardedIo)) and the request side (the service that
-//! [`accept`](super::accept) gives to hyper) share, and the wrappers of the two bodies that move it. Does not own a timer: it
-//! only says when the current wait ends.
+//! [`accept`](super::accept) gives to hyper) share, and the wrapper of the request body that moves it. Does not own a timer: it
+//! only says when the current wait ends; nor who is ended for whom ([`peers`](super::peers)), to which it tells what it does.
 //!
 //! ```text
-//!           first byte           head parsed            response body done or dropped
+//!           first byte           head parsed            last byte of the answer written, or dropped
 //! Silent ---------------> Head ---------------> Busy -+- request body read --> Idle ---- first byte ----> Head
 //!                                                     |                          '-- pipelined head --> Busy
-//!                                                     '- not read to its end --> Discarding (the connection will close)
+//!                                                     '- not read to its end --> Discarding (read to its end: Idle;
+//!                                                                                else the connection will close)
 //! ```
 //!
 //! Silent and Head end at `header_timeout` (from the accept, from the first byte), Idle at `keep_alive_timeout`. Busy and
 //! Discarding have no clock here: a request in work has its own deadlines (body, request, write), and a connection that is
 //! being given up has the linger limit of the socket side.
 //!
-//! Invariant: Busy lasts exactly as long as an [`Exchange`] lives. A client that pipelines the start of a head behind a request
+//! A client that ends its side while its request is worked on has gone, as far as anybody can tell, and its work is dropped. But that
+//! is not told while nothing is waited for: who half-closes behind a probe, or behind what is answered at once, gets its answer.
+//!
+//! Invariants: Busy lasts exactly as long as an [`Exchange`] lives. A client that pipelines the start of a head behind a request
 //! and stops there is bounded by `keep_alive_timeout`: those bytes were read while Busy, as bytes of who knows what.
 
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Instant;
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, timeout},
+};
+
+use super::{
+    peers::{Awaited, Peers, Spot},
+    progress::{Progress, WINDOW},
+};
 
 /// The state of one connection, shared by its socket side and its request side.
 #[derive(Debug)]
 pub(super) struct ConnState {
     header_timeout: Duration,
     keep_alive_timeout: Duration,
+    peers: Peers,
+    number: u64,
     /// Held for a few instructions at a time, never across an await.
-    phase: Mutex<Phase>,
+    inner: Mutex<Inner>,
+    ended: Notify,
+    upload_ended: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    phase: Phase,
+    /// Among those that wait for their client.
+    spot: Option<Spot>,
+    /// Of the request body that is coming, and its length where that is declared.
+    upload: Option<(Progress, Option<u64>)>,
+    /// Of an answer that the client does not take as fast as it could be written.
+    reading: Option<Progress>,
+    /// The socket side, which keeps the end of the client's side to itself.
+    holding: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +76,8 @@ enum Phase {
     Silent { until: Instant },
     /// Some bytes of a head.
     Head { until: Instant },
-    /// The service has the request, or hyper its response body.
-    Busy { body_unread: bool },
+    /// The service has the request, or hyper its answer. Of more than one where a client pipelines.
+    Busy { body_unread: bool, drains: bool, waits: bool, exchanges: usize },
     /// Answered without reading the whole request body.
     Discarding,
     /// Answered; the next head may come.
@@ -65,89 +95,260 @@ pub(super) enum ReadLimit {
 
 impl ConnState {
     /// A connection accepted now.
-    pub(super) fn new(header_timeout: Duration, keep_alive_timeout: Duration) -> Arc<Self> {
-        let phase = Mutex::new(Phase::Silent { until: Instant::now() + header_timeout });
-        Arc::new(Self { header_timeout, keep_alive_timeout, phase })
+    pub(super) fn new(header_timeout: Duration, keep_alive_timeout: Duration, peers: &Peers) -> Arc<Self> {
+        Arc::new_cyclic(|state| {
+            let number = peers.add(state.clone());
+            let phase = Phase::Silent { until: Instant::now() + header_timeout };
+            let spot = Some(peers.waits(number, Awaited::Any, None));
+            let inner = Inner { phase, spot, upload: None, reading: None, holding: None };
+            Self {
+                header_timeout,
+                keep_alive_timeout,
+                peers: peers.clone(),
+                number,
+                inner: Mutex::new(inner),
+                ended: Notify::new(),
+                upload_ended: Notify::new(),
+            }
+        })
     }
 
-    fn phase(&self) -> MutexGuard<'_, Phase> {
-        // A `Phase` is replaced as a whole, so a panic elsewhere cannot leave half of one.
-        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Fields are replaced as a whole, so a panic elsewhere cannot leave half of one.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves on, and takes or leaves a place among those that wait for their client.
+    fn enter(&self, inner: &mut Inner, phase: Phase) {
+        let awaited = match phase {
+            Phase::Silent { .. } | Phase::Idle { .. } | Phase::Discarding => Some(Awaited::Any),
+            Phase::Head { .. } => Some(Awaited::Head),
+            Phase::Busy { .. } => None,
+        };
+        match awaited {
+            Some(awaited) => inner.spot = Some(self.peers.waits(self.number, awaited, inner.spot)),
+            None => {
+                if let Some(spot) = inner.spot.take() {
+                    self.peers.works(spot);
+                }
+            }
+        }
+        inner.phase = phase;
+        if let Some(waker) = inner.holding.take() {
+            waker.wake();
+        }
     }
 
     /// The socket gave bytes: where a head is awaited, its clock starts with the first of them.
-    pub(super) fn bytes_arrived(&self) {
-        let mut phase = self.phase();
-        if matches!(*phase, Phase::Silent { .. } | Phase::Idle { .. }) {
-            *phase = Phase::Head { until: Instant::now() + self.header_timeout };
+    pub(super) fn bytes_arrived(&self, bytes: usize) {
+        let mut inner = self.lock();
+        match inner.phase {
+            Phase::Silent { .. } | Phase::Idle { .. } => {
+                let until = Instant::now() + self.header_timeout;
+                self.enter(&mut inner, Phase::Head { until });
+            }
+            Phase::Busy { body_unread: true, .. } => {
+                if let Some((progress, _)) = &mut inner.upload {
+                    progress.moved(bytes, Instant::now());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The client took bytes of an answer; `blocked` says that it would not take more at once.
+    pub(super) fn bytes_taken(&self, bytes: usize, blocked: bool) {
+        let mut inner = self.lock();
+        if let Some(progress) = &mut inner.reading {
+            progress.moved(bytes, Instant::now());
+        } else if blocked {
+            inner.reading = Some(Progress::begin(Instant::now()));
         }
     }
 
     /// How long a read may stay pending; `None`: not for this module to say.
     pub(super) fn read_limit(&self) -> Option<ReadLimit> {
-        match *self.phase() {
+        match self.lock().phase {
             Phase::Silent { until } | Phase::Head { until } => Some(ReadLimit::Head(until)),
             Phase::Idle { until } => Some(ReadLimit::Idle(until)),
             Phase::Busy { .. } | Phase::Discarding => None,
         }
     }
 
+    /// Whether the end of the client's side is not for hyper to know yet; `waker` is woken when it is.
+    pub(super) fn holds_end(&self, waker: &Waker) -> bool {
+        let mut inner = self.lock();
+        let holds = matches!(inner.phase, Phase::Busy { body_unread: false, waits: false, .. });
+        if holds {
+            inner.holding = Some(waker.clone());
+        }
+        holds
+    }
+
+    /// The request that is worked on has to wait for somebody.
+    pub(super) fn waits(&self) {
+        let mut inner = self.lock();
+        if let Phase::Busy { body_unread: false, waits, .. } = &mut inner.phase {
+            *waits = true;
+            if let Some(waker) = inner.holding.take() {
+                waker.wake();
+            }
+        }
+    }
+
     /// Whether a request is being worked on or answered.
     pub(super) fn in_request(&self) -> bool {
-        matches!(*self.phase(), Phase::Busy { .. })
+        matches!(self.lock().phase, Phase::Busy { .. })
     }
 
     /// Whether the client may still be sending what nobody will read: the rest of a body, or of a head that was refused.
     pub(super) fn has_unread_input(&self) -> bool {
-        matches!(*self.phase(), Phase::Head { .. } | Phase::Discarding | Phase::Busy { body_unread: true })
+        matches!(self.lock().phase, Phase::Head { .. } | Phase::Discarding | Phase::Busy { body_unread: true, .. })
     }
 
-    /// A head is complete and the service gets the request.
-    pub(super) fn begin(self: &Arc<Self>, has_body: bool) -> Exchange {
-        *self.phase() = Phase::Busy { body_unread: has_body };
+    /// A head is complete and the service gets the request; `body` is its length where it has one that is declared.
+    pub(super) fn begin(self: &Arc<Self>, has_body: bool, body: Option<u64>) -> Exchange {
+        let mut inner = self.lock();
+        let before = match inner.phase {
+            Phase::Busy { exchanges, .. } => exchanges,
+            _ => 0,
+        };
+        inner.upload = has_body.then(|| (Progress::begin(Instant::now()), body));
+        self.enter(
+            &mut inner,
+            Phase::Busy { body_unread: has_body, drains: false, waits: false, exchanges: before + 1 },
+        );
         Exchange { state: Arc::clone(self) }
     }
 
-    fn body_read(&self) {
-        let mut phase = self.phase();
-        if let Phase::Busy { body_unread } = &mut *phase {
-            *body_unread = false;
+    /// What is left of the body is read behind the answer; false when the answer is on its way already.
+    fn drains(&self) -> bool {
+        match &mut self.lock().phase {
+            Phase::Busy { drains, .. } => {
+                *drains = true;
+                true
+            }
+            _ => false,
         }
+    }
+
+    fn body_read(&self) {
+        let mut inner = self.lock();
+        inner.upload = None;
+        match &mut inner.phase {
+            Phase::Busy { body_unread, .. } => *body_unread = false,
+            // A refused body that was read to its end after all: the connection can go on.
+            Phase::Discarding => {
+                let until = Instant::now() + self.keep_alive_timeout;
+                self.enter(&mut inner, Phase::Idle { until });
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes a second of the upload, if that is slow: below `least`, or too slow to be done within `whole`.
+    pub(super) fn slow_upload(&self, now: Instant, least: f64, whole: Duration) -> Option<f64> {
+        let inner = self.lock();
+        let (progress, declared) = inner.upload.as_ref()?;
+        let rate = progress.rate(now)?;
+        let left = whole.saturating_sub(now.saturating_duration_since(progress.began())).as_secs_f64();
+        let to_come = declared.map_or(0, |declared| declared.saturating_sub(progress.bytes()));
+        (rate < least || rate * left < to_come as f64).then_some(rate)
+    }
+
+    /// Bytes a second that the client takes of its answer, if it is written as fast as it takes them and that is below `least`.
+    pub(super) fn slow_reader(&self, now: Instant, least: f64) -> Option<f64> {
+        let progress = self.lock().reading?;
+        let rate = progress.rate(now).filter(|_| now.saturating_duration_since(progress.began()) >= WINDOW)?;
+        (rate < least).then_some(rate)
+    }
+
+    /// The connection is to be closed for another; a request in work is not lost unless its client does not read.
+    pub(super) fn end(&self) {
+        self.ended.notify_one();
+    }
+
+    /// Waits for [`ConnState::end`].
+    pub(super) async fn ended(&self) {
+        self.ended.notified().await;
+    }
+
+    /// Whether it can be given up at once: nothing of it is worked on, or its client does not take the answer.
+    pub(super) fn is_lost(&self) -> bool {
+        let inner = self.lock();
+        !matches!(inner.phase, Phase::Busy { .. } | Phase::Idle { .. }) || inner.reading.is_some()
+    }
+
+    /// The upload is to be answered 408 for others.
+    pub(super) fn end_upload(&self) {
+        self.lock().upload = None;
+        self.upload_ended.notify_one();
+    }
+
+    /// Waits for [`ConnState::end_upload`].
+    pub(super) async fn upload_ended(&self) {
+        self.upload_ended.notified().await;
     }
 }
 
-/// A request in work: lives from the call of the service until the response body is done or dropped.
+impl Drop for ConnState {
+    fn drop(&mut self) {
+        let spot = self.lock().spot.take();
+        self.peers.remove(self.number, spot);
+    }
+}
+
+/// A request in work: lives from the call of the service until the last byte of its answer is written or dropped.
 #[derive(Debug)]
 pub(super) struct Exchange {
     state: Arc<ConnState>,
 }
 
 impl Exchange {
-    /// Whether the request body has not been read to its end, so that the connection cannot carry another request.
-    pub(super) fn body_unread(&self) -> bool {
-        matches!(*self.state.phase(), Phase::Busy { body_unread: true })
+    /// Whether the request body has not been read to its end and is not going to be, so that the connection cannot carry another
+    /// request.
+    pub(super) fn body_lost(&self) -> bool {
+        matches!(self.state.lock().phase, Phase::Busy { body_unread: true, drains: false, .. })
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let mut phase = self.state.phase();
-        *phase = match *phase {
-            Phase::Busy { body_unread: true } => Phase::Discarding,
-            _ => Phase::Idle { until: Instant::now() + self.state.keep_alive_timeout },
+        let state = &self.state;
+        let mut inner = state.lock();
+        let phase = match inner.phase {
+            Phase::Busy { exchanges, body_unread, drains, waits } if exchanges > 1 => {
+                inner.phase = Phase::Busy { exchanges: exchanges - 1, body_unread, drains, waits };
+                return;
+            }
+            Phase::Busy { body_unread: true, .. } => Phase::Discarding,
+            _ => Phase::Idle { until: Instant::now() + state.keep_alive_timeout },
         };
+        inner.reading = None;
+        state.enter(&mut inner, phase);
     }
 }
 
-/// A request body that tells its connection when it has been read to the end.
+/// So much of a body that nobody wants is read and dropped, so that its connection can go on and its client never finds it closed
+/// while it still sends. More than an ordinary picture; what is larger ends the connection.
+const MOST_DRAINED: u64 = 1 << 20;
+
+/// How long that may take.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// A request body that tells its connection when it has been read to the end. One that is dropped untouched, because its request was
+/// refused, is read to its end behind the answer, where that is little.
 pub(super) struct RequestBody {
-    inner: Incoming,
+    /// `None` only while it is dropped.
+    inner: Option<Incoming>,
     state: Arc<ConnState>,
+    may_drain: bool,
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, state: Arc<ConnState>) -> Self {
-        Self { inner, state }
+    /// `may_drain` is false for a client that waits for leave to send its body (`Expect`): leave must not follow an answer.
+    pub(super) fn new(inner: Incoming, state: Arc<ConnState>, may_drain: bool) -> Self {
+        Self { inner: Some(inner), state, may_drain }
     }
 }
 
@@ -156,49 +357,50 @@ impl HttpBody for RequestBody {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        // Whoever has begun to read it and stops knows why: it is too large, too slow or broken.
+        self.may_drain = false;
+        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
         // A failed body stays unread: what is wrong with it may still be arriving.
-        if frame.is_none() || self.inner.is_end_stream() {
+        if frame.is_none() || inner.is_end_stream() {
             self.state.body_read();
         }
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.inner.as_ref().map(HttpBody::size_hint).unwrap_or_default()
     }
 }
 
-/// A response body that keeps its [`Exchange`] open until hyper has taken all of it, or dropped it.
-pub(super) struct ResponseBody {
-    inner: Body,
-    _exchange: Exchange,
-}
-
-impl ResponseBody {
-    pub(super) fn new(inner: Body, exchange: Exchange) -> Self {
-        Self { inner, _exchange: exchange }
-    }
-}
-
-impl HttpBody for ResponseBody {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let little = self.size_hint().upper().is_some_and(|left| left <= MOST_DRAINED);
+        if self.is_end_stream() || !self.may_drain || !little {
+            return;
+        }
+        let (Some(inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) else { return };
+        if !self.state.drains() {
+            return;
+        }
+        let state = Arc::clone(&self.state);
+        runtime.spawn(async move {
+            let mut inner = inner;
+            let drain = async {
+                while let Some(frame) = poll_fn(|cx| Pin::new(&mut inner).poll_frame(cx)).await {
+                    if frame.is_err() {
+                        return;
+                    }
+                }
+                state.body_read();
+            };
+            // What is late is dropped with the body, and hyper then ends the connection.
+            let _ = timeout(DRAIN_TIME, drain).await;
+        });
     }
 }
 
@@ -210,7 +412,7 @@ mod tests {
     const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
     fn state() -> Arc<ConnState> {
-        ConnState::new(HEAD, KEEP_ALIVE)
+        ConnState::new(HEAD, KEEP_ALIVE, &Peers::new(Arc::default(), KEEP_ALIVE))
     }
 
     #[tokio::test(start_paused = true)]
@@ -219,44 +421,44 @@ mod tests {
         let accepted = Instant::now();
         assert_eq!(state.read_limit(), Some(ReadLimit::Head(accepted + HEAD)));
         tokio::time::advance(Duration::from_secs(9)).await;
-        state.bytes_arrived();
+        state.bytes_arrived(1);
         let first_byte = Instant::now();
         tokio::time::advance(Duration::from_secs(5)).await;
-        state.bytes_arrived();
+        state.bytes_arrived(1);
         assert_eq!(state.read_limit(), Some(ReadLimit::Head(first_byte + HEAD)), "later bytes move nothing");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_in_work_has_no_read_limit_and_an_idle_connection_the_keep_alive_one() {
         let state = state();
-        state.bytes_arrived();
-        let exchange = state.begin(false);
+        state.bytes_arrived(1);
+        let exchange = state.begin(false, None);
         assert!(state.in_request());
         assert_eq!(state.read_limit(), None);
-        state.bytes_arrived();
+        state.bytes_arrived(1);
         assert_eq!(state.read_limit(), None, "pipelined bytes start no clock");
         tokio::time::advance(Duration::from_secs(20)).await;
         drop(exchange);
         assert!(!state.in_request());
         assert_eq!(state.read_limit(), Some(ReadLimit::Idle(Instant::now() + KEEP_ALIVE)));
-        state.bytes_arrived();
+        state.bytes_arrived(1);
         assert_eq!(state.read_limit(), Some(ReadLimit::Head(Instant::now() + HEAD)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_body_left_unread_is_remembered_and_its_bytes_start_no_head_clock() {
         let state = state();
-        let exchange = state.begin(true);
-        assert!(exchange.body_unread());
+        let exchange = state.begin(true, None);
+        assert!(exchange.body_lost());
         drop(exchange);
         assert!(state.has_unread_input());
-        state.bytes_arrived();
+        state.bytes_arrived(1);
         assert_eq!(state.read_limit(), None);
         assert!(!state.in_request(), "answered: nothing is lost when it is cut");
 
-        let exchange = state.begin(true);
+        let exchange = state.begin(true, None);
         state.body_read();
-        assert!(!exchange.body_unread());
+        assert!(!exchange.body_lost());
         drop(exchange);
         assert!(!state.has_unread_input());
     }

@@ -11,14 +11,16 @@ use http::{HeaderMap, Uri, header};
 use serde::de::DeserializeOwned;
 
 use super::{
-    ApiError, AppState, Code, Deadline,
+    ApiError, AppState, Code,
+    accept::Link,
     body::{BodyBytes, BodyError, BodyLimits, read_body},
+    door::enter,
     held::Held,
     json::{self, JsonRequest},
     quoted::{Quoted, requote},
     room::{Claim, owning},
 };
-use crate::telemetry::Reject;
+use crate::{embedder::Terms, telemetry::Reject};
 
 /// Bytes of a query, as it is written. All options together take a tenth of it.
 const MAX_QUERY_BYTES: usize = 4096;
@@ -41,8 +43,8 @@ pub(super) enum Encoding {
 pub(super) struct Payload {
     /// How the body is encoded.
     pub encoding: Encoding,
-    /// When the answer must be there.
-    pub deadline: std::time::Instant,
+    /// What it is admitted on.
+    pub terms: Terms,
     /// What is kept until the answer has been written.
     pub held: Held,
     /// The body.
@@ -64,16 +66,20 @@ impl Payload {
             idle_timeout: state.config.server.body_idle_timeout,
             timeout: state.config.server.body_timeout,
         };
-        let body = read_body(&parts.headers, body, &limits, &state.bodies).await.map_err(|error| {
-            if matches!(error, BodyError::BudgetExhausted) {
-                state.metrics.reject(Reject::BodyBytes);
-            }
-            ApiError::from(error)
-        })?;
-        let now = std::time::Instant::now();
-        let deadline = parts.extensions.get::<Deadline>().map_or(now + state.config.server.request_timeout, |d| d.0);
+        let link = parts.extensions.get::<Link>();
+        let body =
+            read_body(&parts.headers, body, &limits, &state.bodies, &state.peers, link).await.map_err(|error| {
+                if matches!(error, BodyError::BudgetExhausted) {
+                    state.metrics.reject(Reject::BodyBytes);
+                }
+                ApiError::from(error)
+            })?;
+        let place = enter(state).await?;
         let held = parts.extensions.get::<Held>().cloned().unwrap_or_default();
-        Ok(Self { encoding, deadline, held, headers: parts.headers, uri: parts.uri, body })
+        held.keep(place);
+        let no_terms = || ApiError::internal("a request that did not come through the door");
+        let terms = *parts.extensions.get::<Terms>().ok_or_else(no_terms)?;
+        Ok(Self { encoding, terms, held, headers: parts.headers, uri: parts.uri, body })
     }
 
     /// What the request takes of the budget of bodies so far.

@@ -137,6 +137,7 @@ mod tests {
     use crate::{
         budget::ByteBudget,
         http::{
+            Peers,
             body::{BodyLimits, read_body},
             room::tests::claim_on,
         },
@@ -147,8 +148,9 @@ mod tests {
         let second = std::time::Duration::from_secs(1);
         let limits = BodyLimits { max_bytes: 1 << 20, idle_timeout: second, timeout: second };
         let sent = http_body_util::Full::new(Bytes::copy_from_slice(body.as_bytes()));
-        let body = read_body(&HeaderMap::new(), sent, &limits, budget).await.expect("room for the body");
-        let metrics = Metrics::new();
+        let metrics = Arc::new(Metrics::new());
+        let peers = Peers::new(Arc::clone(&metrics), second);
+        let body = read_body(&HeaderMap::new(), sent, &limits, budget, &peers, None).await.expect("room for the body");
         let mut claim = claim_on(budget, &metrics, body.bytes().len());
         Form::read(body, "x", fields, 3, &mut claim).await
     }

@@ -8,6 +8,7 @@
 //!   state's limit is watched: past the limit of a head the read fails with `TimedOut`, past that of an idle connection it says
 //!   "end of stream", which hyper takes for a client that has gone, and closes. The idle clock is started by the flush of the
 //!   answer: hyper reads again only when the socket wakes it.
+//! * **End.** A client that ends its side is told to hyper when the state says so, not before.
 //! * **Write.** The clock starts when a write first stays pending and stops with any byte taken, so a slow reader lives and one
 //!   that reads nothing gets `TimedOut` from its next poll.
 //! * **Linger.** To close a socket whose receive buffer still holds bytes is to reset it, and the reset destroys an answer that
@@ -50,6 +51,8 @@ pub(super) struct GuardedIo<T> {
     write_limit: Option<Instant>,
     /// Set once our side is shut down.
     linger_limit: Option<Instant>,
+    /// Whether the client has ended its side.
+    read_ended: bool,
 }
 
 impl<T> GuardedIo<T> {
@@ -62,6 +65,16 @@ impl<T> GuardedIo<T> {
             write_clock: Clock::default(),
             write_limit: None,
             linger_limit: None,
+            read_ended: false,
+        }
+    }
+
+    /// Tells the state what the client took of `offered` bytes.
+    fn tell_taken(&self, polled: &Poll<io::Result<usize>>, offered: usize) {
+        match polled {
+            Poll::Ready(Ok(taken)) => self.state.bytes_taken(*taken, *taken < offered),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.state.bytes_taken(0, true),
         }
     }
 
@@ -81,11 +94,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for GuardedIo<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        if let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(cx, buf) {
-            if buf.filled().len() > before {
-                this.state.bytes_arrived();
+        if !this.read_ended
+            && let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(cx, buf)
+        {
+            let bytes = buf.filled().len() - before;
+            if bytes > 0 {
+                this.state.bytes_arrived(bytes);
             }
-            return Poll::Ready(result);
+            this.read_ended = bytes == 0 && result.is_ok() && buf.remaining() > 0;
+            if !this.read_ended {
+                return Poll::Ready(result);
+            }
+        }
+        if this.read_ended {
+            return if this.state.holds_end(cx.waker()) { Poll::Pending } else { Poll::Ready(Ok(())) };
         }
         match this.state.read_limit() {
             None => Poll::Pending,
@@ -104,6 +126,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for GuardedIo<T> {
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.tell_taken(&polled, buf.len());
         self.watch_write(polled, cx)
     }
 
@@ -113,6 +136,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for GuardedIo<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.tell_taken(&polled, bufs.iter().map(|buf| buf.len()).sum());
         self.watch_write(polled, cx)
     }
 
@@ -184,6 +208,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::http::peers::Peers;
 
     const HEAD: Duration = Duration::from_secs(10);
     const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -192,7 +217,7 @@ mod tests {
     /// A guarded server side, its state, and the client side of a pipe that holds `capacity` bytes each way.
     fn pipe(capacity: usize) -> (GuardedIo<DuplexStream>, Arc<ConnState>, DuplexStream) {
         let (server, client) = duplex(capacity);
-        let state = ConnState::new(HEAD, KEEP_ALIVE);
+        let state = ConnState::new(HEAD, KEEP_ALIVE, &Peers::new(Arc::default(), KEEP_ALIVE));
         (GuardedIo::new(server, Arc::clone(&state), WRITE), state, client)
     }
 
@@ -237,7 +262,7 @@ mod tests {
         let (mut server, state, mut client) = pipe(64);
         client.write_all(b"G").await.unwrap();
         server.read_u8().await.unwrap();
-        drop(state.begin(false));
+        drop(state.begin(false, None));
         let start = Instant::now();
         let mut byte = [0];
         assert_eq!(server.read(&mut byte).await.unwrap(), 0, "end of stream, not an error");
@@ -247,7 +272,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_in_work_may_wait_for_its_client_as_long_as_it_likes() {
         let (mut server, state, _client) = pipe(64);
-        let _exchange = state.begin(true);
+        let _exchange = state.begin(true, None);
         assert!(timeout(Duration::from_secs(3600), server.read_u8()).await.is_err(), "still pending");
     }
 
@@ -272,7 +297,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn shutdown_drops_the_rest_of_an_unread_body_until_the_client_ends() {
         let (mut server, state, mut client) = pipe(1024);
-        drop(state.begin(true));
+        drop(state.begin(true, None));
         let upload = async {
             client.write_all(&vec![0; 100_000]).await.unwrap();
             advance(Duration::from_secs(1)).await;
@@ -287,13 +312,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn shutdown_waits_no_longer_than_the_linger_time_and_not_at_all_when_all_was_read() {
         let (mut server, state, _client) = pipe(64);
-        drop(state.begin(true));
+        drop(state.begin(true, None));
         let start = Instant::now();
         server.shutdown().await.unwrap();
         assert_eq!(start.elapsed().as_secs(), LINGER.as_secs());
 
         let (mut server, state, _client) = pipe(64);
-        drop(state.begin(false));
+        drop(state.begin(false, None));
         let start = Instant::now();
         server.shutdown().await.unwrap();
         assert!(start.elapsed().is_zero());

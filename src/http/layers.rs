@@ -12,7 +12,6 @@ use std::{
 };
 
 use axum::{
-    Extension,
     body::Body,
     extract::{MatchedPath, Request, State},
     middleware::Next,
@@ -23,7 +22,7 @@ use subtle::ConstantTimeEq;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{ApiError, AppState, Code, held::Held};
+use super::{ApiError, AppState, Code, door, held::Held, seat::Seat};
 use crate::{
     health::Readiness,
     telemetry::{Metrics, Reject},
@@ -35,11 +34,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest request id that is echoed.
 const MAX_REQUEST_ID: usize = 128;
 
-/// When the answer must be there: `server.request_timeout` after the head.
+/// When the head of the request was there.
 #[derive(Clone, Copy, Debug)]
-pub struct Deadline(pub Instant);
+struct Started(Instant);
 
-/// Outermost: gives the request its id, span and deadline, writes error bodies, logs and counts.
+/// Outermost: gives the request its id and span, writes error bodies, logs and counts.
 pub(super) async fn observe(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let request_id = request_id(request.headers());
@@ -47,10 +46,10 @@ pub(super) async fn observe(State(state): State<Arc<AppState>>, mut request: Req
     let route = request.extensions().get::<MatchedPath>().map_or("other", |path| route_label(path.as_str()));
     let method = method_label(request.method());
     let span = tracing::info_span!("request", request_id = request_id.to_str().unwrap_or_default(), method, route);
-    request.extensions_mut().insert(Deadline(started + state.config.server.request_timeout));
+    request.extensions_mut().insert(Started(started));
     state.metrics.in_flight.inc();
-    let held = Held::default();
-    request.extensions_mut().insert(held.clone());
+    // The connection's, so that all that is held goes with the bytes; a request that came by none has one of its own.
+    let held = request.extensions_mut().get_or_insert_default::<Held>().clone();
     let mut guard = RequestGuard { metrics: Arc::clone(&state.metrics), route, method, status: 499, started };
 
     let mut response = next.run(request).instrument(span.clone()).await;
@@ -71,7 +70,7 @@ pub(super) async fn observe(State(state): State<Arc<AppState>>, mut request: Req
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     held.keep(guard);
-    response.map(|body| held.until_written(body))
+    response
 }
 
 /// Wants `Authorization: Bearer <server.api_key>`, where one is configured.
@@ -87,29 +86,31 @@ pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Re
     }
 }
 
-/// The first gate, before a byte of the body is read: is there a model, and a place.
-pub(super) async fn admit(
-    State(state): State<Arc<AppState>>,
-    Extension(held): Extension<Held>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if let Err(error) = state.embedder() {
-        return error.into_response();
-    }
-    match Arc::clone(&state.requests).try_acquire_owned() {
-        Ok(permit) => {
-            held.keep(permit);
+/// The first gate, before a byte of the body is read: is there a model, a place for the connection, and one for the request.
+pub(super) async fn admit(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
+    let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
+    let seat = request.extensions().get::<Arc<Seat>>().cloned();
+    let terms = door::terms(request.headers(), started, &state);
+    let look = async {
+        state.embedder()?;
+        if let Some(seat) = seat
+            && !seat.is_placed_soon().await
+        {
+            state.metrics.reject(Reject::Connections);
+            let message = "the server has as many connections as it may, all of them at work; come back after the time in the \
+                           Retry-After header, or use one connection for many requests";
+            return Err(ApiError::new(Code::Overloaded, message).retry_after(Duration::ZERO));
+        }
+        let terms = terms?;
+        state.gate.look(&state.peers).await.inspect_err(|_| state.metrics.reject(Reject::Requests))?;
+        Ok(terms)
+    };
+    match look.await {
+        Ok(terms) => {
+            request.extensions_mut().insert(terms);
             next.run(request).await
         }
-        Err(_) => {
-            state.metrics.reject(Reject::Requests);
-            let message = format!(
-                "{} requests are in flight, which is the limit; come back after the time in the Retry-After header",
-                state.config.limits.max_inflight_requests
-            );
-            ApiError::new(Code::Overloaded, message).retry_after(Duration::from_secs(1)).into_response()
-        }
+        Err(error) => error.into_response(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `POST /similarity`: `logits_per_image` and what follows from it, as `CLIPModel.forward` answers.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     budget::Reservation,
-    embedder::{EmbedError, Embedder, Modality, Timings},
+    embedder::{EmbedError, Embedder, Modality, Terms, Timings},
     similarity,
 };
 
@@ -46,7 +46,7 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
     let embedder = state.embedder()?;
     let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
-    let (deadline, held) = (payload.deadline, payload.held.clone());
+    let (terms, held) = (payload.terms, payload.held.clone());
     let comparison = Comparison::read(&state, payload, embedder.dim(Modality::Text)?).await?;
     let Comparison { images, texts, options, room: _room } = comparison;
     if options.return_loss && images.len() != texts.len() {
@@ -57,10 +57,8 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
         )));
     }
     let room = size(embedder, images.len(), texts.len(), options.return_embeds)?.reserve(&state)?;
-    let (images, texts) = tokio::try_join!(
-        embed_images(embedder, images, deadline),
-        embed_texts(embedder, texts, options.truncate, deadline)
-    )?;
+    let (images, texts) =
+        tokio::try_join!(embed_images(embedder, images, terms), embed_texts(embedder, texts, options.truncate, terms))?;
     let ((image_embeds, image_timings), (text_embeds, text_timings)) = (images, texts);
     let logits = similarity::logits_per_image(image_embeds.view(), text_embeds.view(), logit_scale);
     let probs = similarity::softmax_rows(logits.view());
@@ -148,12 +146,12 @@ impl<T> Side<T> {
 async fn embed_images(
     embedder: &Embedder,
     images: Side<Bytes>,
-    deadline: Instant,
+    terms: Terms,
 ) -> Result<(Array2<f32>, Timings), EmbedError> {
     match images {
         Side::Embeds(embeds) => Ok((embeds, Timings::default())),
         Side::Inputs(images) => {
-            let embedded = embedder.embed_images(images, deadline).await?;
+            let embedded = embedder.embed_images(images, terms).await?;
             let timings = embedded.timings;
             Ok((embedded.finish(None, true), timings))
         }
@@ -164,12 +162,12 @@ async fn embed_texts(
     embedder: &Embedder,
     texts: Side<String>,
     truncate: bool,
-    deadline: Instant,
+    terms: Terms,
 ) -> Result<(Array2<f32>, Timings), EmbedError> {
     match texts {
         Side::Embeds(embeds) => Ok((embeds, Timings::default())),
         Side::Inputs(texts) => {
-            let embedded = embedder.embed_texts(&texts, truncate, deadline).await?;
+            let embedded = embedder.embed_texts(&texts, truncate, terms).await?;
             let timings = embedded.timings;
             Ok((embedded.finish(None, true), timings))
         }

@@ -4,9 +4,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use tokio::sync::Semaphore;
-
-use super::ApiError;
+use super::{ApiError, Peers, door::Gate};
 use crate::{
     budget::ByteBudget,
     config::Config,
@@ -24,8 +22,10 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Liveness and readiness.
     pub health: Arc<Health>,
+    /// The connections of the main listener.
+    pub peers: Peers,
     /// The request gate: `limits.max_inflight_requests`.
-    pub requests: Arc<Semaphore>,
+    pub gate: Gate,
     /// The body gate: `limits.max_inflight_body_bytes`.
     pub bodies: ByteBudget,
     /// The answers' room: `limits.max_inflight_answer_bytes`.
@@ -37,7 +37,8 @@ impl AppState {
     /// The state of a server whose model is still to come.
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         Self {
-            requests: Arc::new(Semaphore::new(config.limits.max_inflight_requests)),
+            peers: Peers::new(Arc::clone(&metrics), config.server.body_timeout),
+            gate: Gate::new(config.limits.max_inflight_requests),
             bodies: ByteBudget::new(config.limits.max_inflight_body_bytes),
             answers: ByteBudget::new(config.limits.max_inflight_answer_bytes),
             config,

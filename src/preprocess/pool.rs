@@ -17,9 +17,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::image::{ImageError, ImageFormatName, ImageProcessor};
+use super::image::{ImageError, ImageFormatName, ImageProcessor, decode_work};
 use crate::{
-    batch::{Job, JobError, JobHead, JobQueue},
+    batch::{Job, JobError, JobHead, JobQueue, Speed},
     encoder::{InputError, InputErrorKind, PixelBuf},
     telemetry::{Metrics, Outcome, panic_text},
 };
@@ -29,30 +29,31 @@ use crate::{
 pub struct PreprocessPool(Vec<JoinHandle<()>>);
 
 /// What the threads share.
-struct Stage {
+#[derive(Debug)]
+pub struct Stage {
     /// Each thread has a clone of its own.
-    processor: ImageProcessor,
-    input: Arc<JobQueue<Bytes>>,
-    output: Arc<JobQueue<PixelBuf>>,
-    metrics: Arc<Metrics>,
+    pub processor: ImageProcessor,
+    /// Where files come from.
+    pub input: Arc<JobQueue<Bytes>>,
+    /// Where crops go.
+    pub output: Arc<JobQueue<PixelBuf>>,
+    /// Told how long each picture took, in units of [`decode_work`].
+    pub speed: Arc<Speed>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
 }
 
 impl PreprocessPool {
-    /// Starts `threads` threads from `input` to `output`.
+    /// Starts `threads` threads, and two where that is one: one of them is kept for pictures that are not large.
     ///
     /// # Errors
     /// When the operating system has no thread to give.
-    pub fn start(
-        threads: usize,
-        processor: ImageProcessor,
-        input: Arc<JobQueue<Bytes>>,
-        output: Arc<JobQueue<PixelBuf>>,
-        metrics: Arc<Metrics>,
-    ) -> io::Result<Self> {
-        let stage = Arc::new(Stage { processor, input, output, metrics });
+    pub fn start(threads: usize, stage: Stage) -> io::Result<Self> {
+        let stage = Arc::new(stage);
+        let threads = threads.max(2);
         let spawn = |i| {
             let stage = Arc::clone(&stage);
-            thread::Builder::new().name(format!("preprocess-{i}")).spawn(move || stage.run())
+            thread::Builder::new().name(format!("preprocess-{i}")).spawn(move || stage.run(threads - 1))
         };
         (0..threads).map(spawn).collect::<io::Result<_>>().map(Self)
     }
@@ -67,9 +68,9 @@ impl PreprocessPool {
 }
 
 impl Stage {
-    fn run(&self) {
+    fn run(&self, most_large: usize) {
         let mut processor = self.processor.clone();
-        while let Some(Job { input, head }) = self.input.take() {
+        while let Some((Job { input, head }, _large)) = self.input.take(most_large) {
             let started = Instant::now();
             // The processor is thrown away after a panic, so no broken invariant of it can be seen.
             let result = catch_unwind(AssertUnwindSafe(|| self.process(&mut processor, &input, head, started)));
@@ -107,7 +108,9 @@ impl Stage {
         let Some(mut head) = head.if_alive(decoded_at, &self.metrics.vision) else { return };
         let crop = processor.crop(image);
         self.metrics.resize.observe(decoded_at.elapsed().as_secs_f64());
-        head.preprocessed(started.elapsed());
+        let took = started.elapsed();
+        self.speed.observe(decode_work(bytes), took);
+        head.preprocessed(took);
         self.output.push(Job { input: crop, head });
     }
 

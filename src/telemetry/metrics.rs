@@ -29,6 +29,8 @@ const SHORT_FINGERPRINT: usize = "sha256:".len() + 12;
 /// Why a request was refused at the door: the values of `clipserve_rejected_total`'s label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reject {
+    /// `server.max_connections` was reached, with all of them at work.
+    Connections,
     /// `limits.max_inflight_requests` was reached.
     Requests,
     /// `limits.max_inflight_body_bytes` was reached.
@@ -41,6 +43,8 @@ pub enum Reject {
     ImageQueue,
     /// `batch.text.max_queue_size` was reached.
     TextQueue,
+    /// It would have waited longer than `limits.max_queue_wait`, or than its client does.
+    Wait,
     /// The model is still loading.
     NotReady,
     /// The server is draining.
@@ -48,27 +52,57 @@ pub enum Reject {
 }
 
 impl Reject {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 10] = [
+        Self::Connections,
         Self::Requests,
         Self::BodyBytes,
         Self::OutputBytes,
         Self::AnswerBytes,
         Self::ImageQueue,
         Self::TextQueue,
+        Self::Wait,
         Self::NotReady,
         Self::ShuttingDown,
     ];
 
     fn label(self) -> &'static str {
         match self {
+            Self::Connections => "connections",
             Self::Requests => "requests",
             Self::BodyBytes => "body_bytes",
             Self::OutputBytes => "output_bytes",
             Self::AnswerBytes => "answer_bytes",
             Self::ImageQueue => "image_queue",
             Self::TextQueue => "text_queue",
+            Self::Wait => "wait",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
+/// Why a connection was ended for others: the values of `clipserve_connections_ended_total`'s label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It had been idle longest.
+    Idle,
+    /// It had been sending a head longest.
+    SlowHead,
+    /// It was the slowest upload: its request was answered 408.
+    SlowUpload,
+    /// It took its answer slowest, or not at all.
+    SlowReader,
+}
+
+impl Ended {
+    const ALL: [Self; 4] = [Self::Idle, Self::SlowHead, Self::SlowUpload, Self::SlowReader];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::SlowHead => "slow_head",
+            Self::SlowUpload => "slow_upload",
+            Self::SlowReader => "slow_reader",
         }
     }
 }
@@ -210,6 +244,7 @@ pub struct Metrics {
     /// 1 when `/readyz` answers 200.
     pub ready: IntGauge,
     rejected: IntCounterVec,
+    connections_ended: IntCounterVec,
     /// Images refused by the decoder, by format and reason.
     pub image_rejected: IntCounterVec,
     /// Panics caught in a decoder.
@@ -258,6 +293,14 @@ impl Metrics {
         for reason in Reject::ALL {
             rejected.with_label_values(&[reason.label()]);
         }
+        let connections_ended = register.counters(
+            "connections_ended_total",
+            "Connections of the main listener that were ended for others",
+            &["reason"],
+        );
+        for reason in Ended::ALL {
+            connections_ended.with_label_values(&[reason.label()]);
+        }
         let queue_depth =
             register.gauges("queue_depth", "Items waiting for a session, or for a preprocess thread", &["queue"]);
         let queue_wait =
@@ -297,6 +340,7 @@ impl Metrics {
             connections: register.gauge("connections", "Open connections on the main listener"),
             ready: register.gauge("ready", "1 when the server is ready"),
             rejected,
+            connections_ended,
             image_rejected: register.counters(
                 "image_rejected_total",
                 "Images that could not be decoded",
@@ -336,6 +380,11 @@ impl Metrics {
     /// Counts one refusal.
     pub fn reject(&self, reason: Reject) {
         self.rejected.with_label_values(&[reason.label()]).inc();
+    }
+
+    /// Counts one connection that was ended for others.
+    pub fn connections_ended(&self, reason: Ended) {
+        self.connections_ended.with_label_values(&[reason.label()]).inc();
     }
 
     /// Says what runs, once the model is loaded.

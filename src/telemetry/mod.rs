@@ -11,7 +11,7 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-pub use metrics::{BuildInfo, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, Reject, StoreMetrics};
+pub use metrics::{BuildInfo, Ended, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, Reject, StoreMetrics};
 
 use crate::config::{LogFormat, TelemetryConfig};
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    embedder::{self, EmbedError, Embedder, Modality, StartError},
+    embedder::{self, EmbedError, Embedder, Modality, StartError, Terms},
     health::Health,
     telemetry::Metrics,
 };
@@ -184,8 +184,8 @@ pub(super) async fn ask(
 ) -> Result<(), EmbedError> {
     let deadline = Instant::now() + NO_DEADLINE;
     match modality {
-        Modality::Image => embedder.embed_images(vec![picture.clone()], deadline).await.map(drop),
-        Modality::Text => embedder.embed_texts(&[text], true, deadline).await.map(drop),
+        Modality::Image => embedder.embed_images(vec![picture.clone()], Terms::patient(deadline)).await.map(drop),
+        Modality::Text => embedder.embed_texts(&[text], true, Terms::patient(deadline)).await.map(drop),
     }
 }
 

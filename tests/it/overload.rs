@@ -1,12 +1,14 @@
 //! More than fits: gates, deadlines, clients that leave, with encoders that the test holds back.
 
+use std::time::Duration;
+
 use clipserve::{
     embedder::Embedder,
     encoder::{Embeddings, EncodeError, Encoder},
     server::LoadContext,
 };
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{TestServer, configuration, error, json, parts, picture};
 
@@ -162,6 +164,98 @@ async fn a_client_that_leaves_cancels_what_waits_and_frees_its_places() {
     server.until_metric(CANCELLED_TEXTS, |cancelled| cancelled == 3.0).await;
     assert_eq!(gate.texts(), 1, "nothing of the gone client was run");
     drop(gate);
+    server.stop().await;
+}
+
+/// A lane on which one unit of work has taken ten seconds.
+const SLOW: (u64, Duration) = (1, Duration::from_secs(10));
+
+/// A request that is being worked on.
+async fn held(server: &TestServer, priority: &str) -> tokio::task::JoinHandle<reqwest::Result<reqwest::Response>> {
+    let request = server.post("/embed/text").header("x-priority", priority).json(&json!({"texts": "a"}));
+    let held = tokio::spawn(request.send());
+    server.until_metric(r#"clipserve_batch_size_count{modality="text"}"#, |batches| batches == 1.0).await;
+    held
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_wait_too_long_is_429_at_once_and_whoever_finds_nobody_is_let_in() {
+    let (server, gate) = TestServer::start_gated_after(&[], &[SLOW]).await;
+    let first = held(&server, "0").await;
+    let answer = server.post_json("/embed/text", &json!({"texts": "b"})).await;
+    let seconds: u32 = answer.headers()["retry-after"].to_str().expect("text").parse().expect("whole seconds");
+    assert!((1..=10).contains(&seconds));
+    let message = error(answer, 429, "overloaded").await;
+    assert!(message.contains("limits.max_queue_wait"), "{message}");
+    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="wait"}"#).await, 1.0);
+    // A picture finds nobody in its lane, however slow that is.
+    let image = tokio::spawn(
+        server.post("/embed/image").header("content-type", "image/png").body(picture("exact_224.png")).send(),
+    );
+    drop(gate);
+    json(image.await.expect("sent").expect("an answer"), 200).await;
+    json(first.await.expect("sent").expect("an answer"), 200).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_that_would_wait_too_long_is_refused_before_it_is_sent() {
+    let (server, gate) = TestServer::start_gated_after(&[], &[SLOW]).await;
+    let ask = || server.post("/embed/image").header("content-type", "image/png").body(picture("exact_224.png"));
+    let first = tokio::spawn(ask().send());
+    server.until_metric(r#"clipserve_batch_size_count{modality="image"}"#, |batches| batches == 1.0).await;
+    let mut socket = tokio::net::TcpStream::connect(server.address()).await.expect("a connection");
+    let head = "POST /embed/image HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 100000\r\n\r\n";
+    socket.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = [0; 12];
+    socket.read_exact(&mut answer).await.expect("an answer before the body");
+    assert_eq!(&answer, b"HTTP/1.1 429");
+    drop(gate);
+    json(first.await.expect("sent").expect("an answer"), 200).await;
+    drop(socket);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bulk_waits_behind_interactive_and_never_before_it() {
+    let (server, gate) = TestServer::start_gated_after(&[], &[SLOW]).await;
+    let first = held(&server, "1").await;
+    error(server.post_json("/embed/text", &json!({"texts": "b", "priority": 5})).await, 429, "overloaded").await;
+    error(server.post_json("/embed/text", &json!({"texts": "b", "priority": "low"})).await, 400, "invalid_request")
+        .await;
+    gate.open();
+    json(first.await.expect("sent").expect("an answer"), 200).await;
+    drop(gate);
+    json(server.post_json("/embed/text", &json!({"texts": "b", "priority": 5})).await, 200).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_own_timeout_counts_when_it_is_shorter() {
+    let (server, gate) = TestServer::start_gated(&["batch.text.max_batch_size=1"]).await;
+    for (header, value) in
+        [("x-request-timeout", "0.05"), ("x-stainless-read-timeout", "0.05"), ("x-envoy-expected-rq-timeout-ms", "50")]
+    {
+        let request = server.post("/embed/text").header(header, value).json(&json!({"texts": header}));
+        error(request.send().await.expect("an answer"), 504, "deadline_exceeded").await;
+    }
+    let request = server.post("/embed/text").header("x-request-timeout", "soon").json(&json!({"texts": "a"}));
+    let message = error(request.send().await.expect("an answer"), 400, "invalid_request").await;
+    assert!(message.contains("x-request-timeout"), "{message}");
+    drop(gate);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_is_still_coming_holds_no_place() {
+    let (server, gate) = TestServer::start_gated(&["limits.max_inflight_requests=1"]).await;
+    drop(gate);
+    let mut slow = tokio::net::TcpStream::connect(server.address()).await.expect("a connection");
+    let head = "POST /embed/image HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 100000\r\n\r\n123";
+    slow.write_all(head.as_bytes()).await.expect("sent");
+    server.until_metric("clipserve_http_requests_in_flight", |requests| requests >= 2.0).await;
+    json(server.post_json("/embed/text", &json!({"texts": "b"})).await, 200).await;
+    drop(slow);
     server.stop().await;
 }
 

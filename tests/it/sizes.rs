@@ -198,7 +198,7 @@ async fn the_memory_of_answers_is_bounded_over_all_requests_and_given_back() {
     let held = tokio::spawn(server.post("/embed/text").json(&body).send());
     server.until_metric(r#"clipserve_batch_size_count{modality="text"}"#, |batches| batches == 1.0).await;
     let answer = server.post_json("/embed/text", &body).await;
-    assert_eq!(answer.headers()["retry-after"], "1");
+    assert!(answer.headers().contains_key("retry-after"));
     error(answer, 429, "overloaded").await;
     assert_eq!(server.metric(r#"clipserve_rejected_total{reason="answer_bytes"}"#).await, 1.0);
     drop(gate);

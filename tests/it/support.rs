@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
         mpsc,
     },
+    time::Duration,
 };
 
 use clipserve::{
@@ -75,9 +76,18 @@ impl TestServer {
 
     /// The fixture's preprocessing around encoders that wait for the test; returns when it is ready.
     pub(crate) async fn start_gated(set: &[&str]) -> (Self, Gate) {
+        Self::start_gated_after(set, &[]).await
+    }
+
+    /// The same, as if encoders had done `runs`: their work and how long it took.
+    pub(crate) async fn start_gated_after(set: &[&str], runs: &[(u64, Duration)]) -> (Self, Gate) {
         let config = configuration(set);
         let (gate, vision, text) = Gate::new();
-        let parts = parts(&config, vision, text);
+        let mut parts = parts(&config, vision, text);
+        if let (Some(vision), Some(text)) = (&mut parts.vision, &mut parts.text) {
+            vision.sessions.runs = runs.to_vec();
+            text.sessions.runs = runs.to_vec();
+        }
         let server = Self::bind(config.clone(), move |context| {
             Embedder::assemble(parts, &config, context.metrics, &context.health)
         })
@@ -300,12 +310,20 @@ where
         vision: Some(VisionParts {
             abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },
             processor,
-            sessions: Sessions { encoders: vec![vision], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
+            sessions: Sessions {
+                encoders: vec![vision],
+                rebuild: Arc::new(|| Err("not rebuilt".to_owned())),
+                runs: Vec::new(),
+            },
         }),
         text: Some(TextParts {
             abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },
             tokenizer: tokenizer.expect("the fixture"),
-            sessions: Sessions { encoders: vec![text], rebuild: Arc::new(|| Err("not rebuilt".to_owned())) },
+            sessions: Sessions {
+                encoders: vec![text],
+                rebuild: Arc::new(|| Err("not rebuilt".to_owned())),
+                runs: Vec::new(),
+            },
         }),
     }
 }

@@ -120,6 +120,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("server.drain_timeout", &["7", "61m"]),
     ("limits.max_body_bytes", &["0", "", "32MB", "5GiB", "-1", "1.5MiB"]),
     ("limits.max_inflight_requests", &["0", "1000001"]),
+    ("limits.max_queue_wait", &["0ms", "2h", "500"]),
     ("limits.max_inflight_body_bytes", &["0", "2TiB", "256M"]),
     ("limits.max_images", &["0", "65537", "64KiB"]),
     ("limits.max_texts", &["0", "1048577"]),

@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::{
-    batch::{Admission, BatchPolicy, Job, JobQueue, Worker, WorkerContext},
+    batch::{Admission, BatchPolicy, Class, Cost, Job, JobQueue, Pace, Worker, WorkerContext},
     encoder::{Embeddings, EncodeError, Encoder, InputError, InputErrorKind, Tokens},
     health::Health,
     telemetry::{Outcome, Reject},
@@ -53,11 +53,17 @@ impl Fixture {
     fn new(max_bytes: usize, places: usize) -> Self {
         let metrics = Metrics::new();
         let lane = Lane {
-            admission: Arc::new(Admission::new(places)),
-            queue: Arc::new(JobQueue::new(|_: &Tokens| 1, metrics.text.queue.clone(), metrics.text.clone())),
+            admission: Arc::new(Admission::of(places)),
+            queue: Arc::new(JobQueue::new(
+                |_: &Tokens| Cost::of(1),
+                metrics.text.queue.clone(),
+                metrics.text.clone(),
+                Pace::default(),
+            )),
             reject: Reject::TextQueue,
             cache: Cache::new(max_bytes, &metrics),
             key: |tokens: &Tokens| Key::Text(tokens.clone()),
+            work: |_: &Tokens| Work { decode: 0, encode: 1 },
             metrics: metrics.text.clone(),
         };
         let health = Health::new(Duration::from_secs(60));
@@ -73,6 +79,7 @@ impl Fixture {
                 max_batch_cost: usize::MAX,
                 max_queue_delay: Duration::ZERO,
                 pads: true,
+                large_cost: None,
             },
             admission: Arc::clone(&self.lane.admission),
             metrics: self.metrics.text.clone(),
@@ -93,7 +100,7 @@ impl Fixture {
     fn request(&self, ids: &[u32]) -> Pin<Box<dyn Future<Output = Result<Embedded, EmbedError>> + '_>> {
         let inputs: Vec<Tokens> = ids.iter().map(|&id| Tokens::new(vec![id])).collect();
         let deadline = Instant::now() + Duration::from_secs(600);
-        let request = Request { lane: &self.lane, metrics: &self.metrics, dim: DIM, deadline };
+        let request = Request { lane: &self.lane, metrics: &self.metrics, dim: DIM, terms: Terms::patient(deadline) };
         Box::pin(async move { request.embed(&inputs, Vec::new()).await })
     }
 
@@ -110,7 +117,7 @@ impl Fixture {
 
     fn in_flight(&self, id: u32) -> bool {
         let cache = self.lane.cache.as_ref().expect("a cache");
-        let flight = cache.flights().join(&Key::Text(Tokens::new(vec![id])));
+        let flight = cache.flights().join(&Key::Text(Tokens::new(vec![id])), Class::Interactive);
         flight.is_some()
     }
 }
@@ -153,7 +160,7 @@ async fn what_is_known_or_joined_takes_no_place_and_what_is_new_is_admitted_whol
     assert!(fixture.in_flight(1) && !fixture.in_flight(2), "and began nothing");
     fixture.start(0, DIM);
     assert_eq!((ids(leader.await), ids(follower.await)), (vec![1, 1], vec![1]));
-    let places = fixture.lane.admit(2, &fixture.metrics).expect("all of them");
+    let places = fixture.lane.admission.admit(2).expect("all of them");
     assert_eq!(ids(fixture.request(&[1, 1]).await), [1, 1], "the lane is full, and this needs none of it");
     drop(places);
     assert_eq!(fixture.seen(), [1]);
@@ -163,10 +170,10 @@ async fn what_is_known_or_joined_takes_no_place_and_what_is_new_is_admitted_whol
 async fn places_that_the_request_has_already_are_used_and_the_rest_given_back() {
     let fixture = Fixture::new(1 << 20, 4);
     let first = fixture.waiting(&[1]);
-    let held = fixture.lane.admit(3, &fixture.metrics).expect("the other three");
+    let held = fixture.lane.admission.admit(3).expect("the other three");
     let inputs: Vec<Tokens> = [1, 2, 3].map(|id| Tokens::new(vec![id])).into();
     let deadline = Instant::now() + Duration::from_secs(600);
-    let request = Request { lane: &fixture.lane, metrics: &fixture.metrics, dim: DIM, deadline };
+    let request = Request { lane: &fixture.lane, metrics: &fixture.metrics, dim: DIM, terms: Terms::patient(deadline) };
     let mut second = Box::pin(request.embed(&inputs, held));
     assert!(second.as_mut().now_or_never().is_none());
     assert_eq!(fixture.lane.admission.live(), 3, "the first one's, and two for what is new");
@@ -202,10 +209,10 @@ async fn what_nobody_waits_for_any_more_is_never_run() {
 async fn a_follower_outlives_the_deadline_of_the_first_request() {
     let fixture = Fixture::new(1 << 20, 8);
     let cache = fixture.lane.cache.as_ref().expect("a cache");
-    let permit = fixture.lane.admit(1, &fixture.metrics).expect("room").remove(0);
+    let permit = fixture.lane.admission.admit(1).expect("room").remove(0);
     let (job, ticket) = Job::new(Tokens::new(vec![1]), permit, Instant::now());
     fixture.lane.queue.push(job);
-    let expiring = cache.flights().begin(cache, Key::Text(Tokens::new(vec![1])), ticket, DIM);
+    let expiring = cache.flights().begin(cache, Key::Text(Tokens::new(vec![1])), Class::Interactive, ticket, DIM);
     let follower = fixture.waiting(&[2, 1]);
     assert_eq!(fixture.lookups(), [0, 1, 1]);
     fixture.start(0, DIM);
@@ -219,7 +226,7 @@ async fn an_error_of_the_item_is_everybodys_and_is_not_kept() {
     let fixture = Fixture::new(1 << 20, 8);
     let error = InputError { kind: InputErrorKind::InvalidImage, message: "bad".to_owned() };
     let (leader, follower) = (fixture.waiting(&[1]), fixture.waiting(&[2, 1]));
-    fixture.lane.queue.take().expect("the leader's").head.fail(JobError::Input(error.clone()));
+    fixture.lane.queue.take(1).expect("the leader's").0.head.fail(JobError::Input(error.clone()));
     assert_eq!(leader.await.expect_err("bad"), EmbedError::Item { index: 0, error: error.clone() });
     fixture.start(0, DIM);
     assert_eq!(follower.await.expect_err("bad"), EmbedError::Item { index: 1, error });

@@ -8,7 +8,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     routing::{get, post},
 };
@@ -22,9 +22,16 @@ use tokio::{
 };
 
 use super::*;
+
+mod crowded;
+
 use crate::{
     budget::ByteBudget,
-    http::body::{BodyError, BodyLimits, read_body},
+    http::{
+        body::{BodyError, BodyLimits, read_body},
+        held::Held,
+    },
+    telemetry::Metrics,
 };
 
 const SOON: Duration = Duration::from_millis(50);
@@ -42,6 +49,10 @@ fn options() -> AcceptOptions {
     }
 }
 
+fn peers() -> Peers {
+    Peers::new(Arc::default(), NEVER)
+}
+
 /// What the test's handlers share with the test.
 #[derive(Clone)]
 struct Probe {
@@ -55,6 +66,8 @@ struct Probe {
 struct Server {
     address: SocketAddr,
     connections: IntGauge,
+    peers: Peers,
+    metrics: Arc<Metrics>,
     trigger: Option<ShutdownTrigger>,
     outcome: JoinHandle<DrainOutcome>,
     events: mpsc::UnboundedReceiver<&'static str>,
@@ -78,15 +91,25 @@ impl Server {
             .route("/hello", get(|| async { "hello" }))
             .route("/big", get(|| async { vec![b'x'; 64 << 20] }))
             .route("/slow", get(slow))
+            .route("/held", get(held))
             .route("/length", post(length))
             .route("/refuse", post(|| async { StatusCode::TOO_MANY_REQUESTS }))
             .with_state(Probe { events: sender, go_on: Arc::clone(&go_on), limits });
-        let outcome = tokio::spawn(serve(listener, router, options, connections.clone(), shutdown));
-        Self { address, connections, trigger: Some(trigger), outcome, events, go_on }
+        let metrics = Arc::new(Metrics::new());
+        let peers = Peers::new(Arc::clone(&metrics), NEVER);
+        let outcome = tokio::spawn(serve(listener, router, options, peers.clone(), connections.clone(), shutdown));
+        Self { address, connections, peers, metrics, trigger: Some(trigger), outcome, events, go_on }
     }
 
     async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
+    }
+
+    /// Connections that were ended for that reason.
+    fn ended(&self, reason: &str) -> u64 {
+        let series = format!("clipserve_connections_ended_total{{reason=\"{reason}\"}} ");
+        let (text, _) = self.metrics.render();
+        text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
     }
 
     fn drain(&mut self) {
@@ -118,13 +141,25 @@ async fn slow(State(probe): State<Probe>) -> &'static str {
     "slow"
 }
 
-async fn length(State(probe): State<Probe>, headers: HeaderMap, body: Body) -> (StatusCode, String) {
-    match read_body(&headers, body, &probe.limits, &ByteBudget::new(1 << 20)).await {
+/// Holds something that says when it is dropped.
+async fn held(State(probe): State<Probe>, Extension(held): Extension<Held>) -> Vec<u8> {
+    held.keep(SayDropped(probe.events.clone()));
+    probe.events.send("held").unwrap();
+    vec![b'x'; 64 << 20]
+}
+
+async fn length(
+    State(probe): State<Probe>,
+    Extension(link): Extension<Link>,
+    headers: HeaderMap,
+    body: Body,
+) -> (StatusCode, String) {
+    match read_body(&headers, body, &probe.limits, &ByteBudget::new(1 << 20), &peers(), Some(&link)).await {
         Ok(body) => (StatusCode::OK, body.bytes().len().to_string()),
         Err(error) => {
             let status = match error {
                 BodyError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                BodyError::TimedOut { .. } => StatusCode::REQUEST_TIMEOUT,
+                BodyError::TimedOut { .. } | BodyError::Ended => StatusCode::REQUEST_TIMEOUT,
                 _ => StatusCode::BAD_REQUEST,
             };
             (status, String::new())
@@ -219,7 +254,7 @@ async fn requests_carry_the_address_of_their_peer() {
     });
     let (_trigger, shutdown) = Shutdown::new();
     let gauge = IntGauge::new("connections", "open").unwrap();
-    tokio::spawn(serve(listener, router, options(), gauge, shutdown));
+    tokio::spawn(serve(listener, router, options(), peers(), gauge, shutdown));
     let mut client = TcpStream::connect(address).await.unwrap();
     assert_eq!(ask(&mut client, "/").await.1, client.local_addr().unwrap().to_string());
 }
@@ -341,25 +376,6 @@ async fn a_client_that_goes_drops_its_handler() {
 }
 
 #[tokio::test]
-async fn connections_past_the_cap_wait_until_one_closes() {
-    let server = Server::start(AcceptOptions { max_connections: 2, ..options() }).await;
-    let (mut first, mut second) = (server.connect().await, server.connect().await);
-    ask(&mut first, "/hello").await;
-    ask(&mut second, "/hello").await;
-    let mut third = server.connect().await;
-    third.write_all(b"GET /hello HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    for _ in 0..100 {
-        ask(&mut first, "/hello").await;
-    }
-    assert_eq!(server.connections.get(), 2);
-    let mut byte = [0];
-    assert!(third.try_read(&mut byte).is_err(), "nothing yet");
-    drop(second);
-    assert_eq!(answer(&mut third).await.1, "hello");
-    assert_eq!(server.connections.get(), 2);
-}
-
-#[tokio::test]
 async fn a_drain_finishes_what_is_in_flight_and_closes_what_is_idle() {
     let mut server = Server::start(options()).await;
     let mut idle = server.connect().await;
@@ -444,7 +460,7 @@ async fn a_panicking_service_costs_its_own_connection_only() {
     let (trigger, shutdown) = Shutdown::new();
     let gauge = IntGauge::new("connections", "open").unwrap();
     let service = PanicsOnce(Arc::new(Mutex::new(true)));
-    let served = tokio::spawn(serve(listener, service, options(), gauge.clone(), shutdown));
+    let served = tokio::spawn(serve(listener, service, options(), peers(), gauge.clone(), shutdown));
     let mut first = TcpStream::connect(address).await.unwrap();
     first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert_eq!(until_closed(&mut first).await, "");

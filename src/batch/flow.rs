@@ -1,0 +1,316 @@
+//! The requests that have work in one lane, how much of it is left, and how long another one would wait beside them.
+//!
+//! Owns the forecast. Requests take turns (`turn`), so what a request waits for is not all that is there: of every other request of
+//! its class, as much as it has itself at most. That is the whole of the formula ([`wait`], pure, with a table of tests); two stages
+//! (decoding and encoding) work at the same time, so the slower one decides. Does not own the measurements (`speed`) or what is
+//! done about a long wait (`admission`).
+//!
+//! Invariants: what a request has left goes down as its items are decoded, taken into a run, or dropped, and is gone with its last
+//! permit; a run that goes on counts for what is left of it.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{Class, Speed};
+
+/// The work in one item, in the units of the stages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// To decode it, where that is needed.
+    pub decode: u64,
+    /// To encode it: 1 for an image, its tokens for a text.
+    pub encode: u64,
+}
+
+/// One request in one lane.
+#[derive(Debug)]
+pub(super) struct Flow {
+    pub(super) id: u64,
+    pub(super) class: Class,
+    /// More work than a few items of the lane have.
+    pub(super) is_large: bool,
+    decode: AtomicU64,
+    encode: AtomicU64,
+}
+
+impl Flow {
+    fn new(id: u64, class: Class, is_large: bool, decode: u64, encode: u64) -> Self {
+        Self { id, class, is_large, decode: AtomicU64::new(decode), encode: AtomicU64::new(encode) }
+    }
+}
+
+/// One item's part of its request's work; given back as it is done, or when the item is gone.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) flow: Arc<Flow>,
+    work: Work,
+}
+
+impl Share {
+    pub(super) fn new(flow: Arc<Flow>, work: Work) -> Self {
+        Self { flow, work }
+    }
+
+    /// The item has been decoded.
+    pub(super) fn decoded(&mut self) {
+        self.flow.decode.fetch_sub(std::mem::take(&mut self.work.decode), Ordering::Relaxed);
+    }
+
+    /// The item is in a run, which counts for itself.
+    pub(super) fn running(&mut self) {
+        self.decoded();
+        self.flow.encode.fetch_sub(std::mem::take(&mut self.work.encode), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.running();
+    }
+}
+
+/// What another request has left of one stage, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Left {
+    /// Its class.
+    pub class: Class,
+    /// How long all of it takes.
+    pub seconds: f64,
+}
+
+/// How many seconds a request of `class`, whose own work in a stage takes `own`, waits in it for `others`: as much of each as it has
+/// itself, since they take turns; for a bulk request all that interactive ones have, and for an interactive one nothing that
+/// bulk ones have.
+pub fn wait(class: Class, own: f64, others: impl IntoIterator<Item = Left>) -> f64 {
+    let of = |other: Left| match (class, other.class) {
+        (Class::Interactive, Class::Bulk) => 0.0,
+        (Class::Bulk, Class::Interactive) => other.seconds,
+        _ => other.seconds.min(own),
+    };
+    others.into_iter().map(of).sum()
+}
+
+/// A run that goes on.
+#[derive(Debug)]
+struct Run {
+    id: u64,
+    since: Instant,
+    seconds: f64,
+}
+
+/// All requests of one lane.
+#[derive(Debug)]
+pub(super) struct Flows {
+    state: Mutex<State>,
+    /// Threads that decode; at least 1.
+    decoders: usize,
+    /// Sessions; at least 1.
+    encoders: usize,
+    /// The most work that a request which is not large has.
+    few: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    flows: Vec<Arc<Flow>>,
+    runs: Vec<Run>,
+    next: u64,
+}
+
+/// How fast the two stages of a lane are.
+#[derive(Clone, Debug, Default)]
+pub struct Speeds {
+    /// Decoding, in units of decode work on one thread.
+    pub decode: Arc<Speed>,
+    /// The runs of one session, in units of encode work.
+    pub encode: Arc<Speed>,
+}
+
+/// A run's place among those that go on.
+#[derive(Debug)]
+pub struct RunGuard<'a> {
+    flows: &'a Flows,
+    id: u64,
+}
+
+impl Drop for RunGuard<'_> {
+    fn drop(&mut self) {
+        self.flows.lock().runs.retain(|run| run.id != self.id);
+    }
+}
+
+impl Flows {
+    pub(super) fn new(decoders: usize, encoders: usize, few: u64) -> Self {
+        Self { state: Mutex::default(), decoders: decoders.max(1), encoders: encoders.max(1), few }
+    }
+
+    /// How long a request of `class` with items of `works` would wait for others; `None` when there are none.
+    pub(super) fn wait(&self, class: Class, works: &[Work], speeds: &Speeds, now: Instant) -> Option<Duration> {
+        Self::wait_in(&mut self.lock(), self, class, works, speeds, now)
+    }
+
+    /// The same, and lets it in when `fits` says so of that.
+    pub(super) fn enter(
+        &self,
+        class: Class,
+        works: &[Work],
+        speeds: &Speeds,
+        now: Instant,
+        fits: impl FnOnce(Option<Duration>) -> bool,
+    ) -> Result<Arc<Flow>, Duration> {
+        // Under one lock, so that of many that come at once each sees those before it.
+        let mut state = self.lock();
+        let wait = Self::wait_in(&mut state, self, class, works, speeds, now);
+        if !fits(wait) {
+            return Err(wait.unwrap_or_default());
+        }
+        state.next += 1;
+        let Work { decode, encode } = total(works);
+        let flow = Arc::new(Flow::new(state.next, class, encode > self.few, decode, encode));
+        state.flows.push(Arc::clone(&flow));
+        Ok(flow)
+    }
+
+    /// A run of `work` begins; it goes on until the guard is dropped.
+    pub(super) fn run(&self, work: u64, speeds: &Speeds, now: Instant) -> RunGuard<'_> {
+        let seconds = speeds.encode.seconds(work);
+        let mut state = self.lock();
+        state.next += 1;
+        let id = state.next;
+        state.runs.push(Run { id, since: now, seconds });
+        RunGuard { flows: self, id }
+    }
+
+    fn wait_in(
+        state: &mut State,
+        lane: &Self,
+        class: Class,
+        works: &[Work],
+        speeds: &Speeds,
+        now: Instant,
+    ) -> Option<Duration> {
+        // Those whose last permit is gone.
+        state.flows.retain(|flow| Arc::strong_count(flow) > 1);
+        if state.flows.is_empty() && state.runs.is_empty() {
+            return None;
+        }
+        let own = total(works);
+        let stage = |seconds_per_unit: f64, own: u64, left: fn(&Flow) -> &AtomicU64| {
+            let others = state.flows.iter().map(|flow| Left {
+                class: flow.class,
+                seconds: left(flow).load(Ordering::Relaxed) as f64 * seconds_per_unit,
+            });
+            wait(class, own as f64 * seconds_per_unit, others)
+        };
+        let decode = stage(speeds.decode.seconds_per_unit(), own.decode, |flow| &flow.decode) / lane.decoders as f64;
+        let left_of = |run: &Run| (run.seconds - now.saturating_duration_since(run.since).as_secs_f64()).max(0.0);
+        // The session that is free first.
+        let running = if state.runs.len() < lane.encoders {
+            0.0
+        } else {
+            state.runs.iter().map(left_of).fold(f64::INFINITY, f64::min)
+        };
+        let encode = stage(speeds.encode.seconds_per_unit(), own.encode, |flow| &flow.encode) / lane.encoders as f64;
+        Some(Duration::from_secs_f64(decode.max(running + encode).min(1e6)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn total(works: &[Work]) -> Work {
+    works.iter().fold(Work::default(), |sum, work| Work {
+        decode: sum.decode.saturating_add(work.decode),
+        encode: sum.encode.saturating_add(work.encode),
+    })
+}
+
+#[cfg(test)]
+mod unit {
+    use super::*;
+
+    #[test]
+    fn the_table_of_waits() {
+        use Class::{Bulk, Interactive};
+        let cases: &[(&str, Class, f64, &[(Class, f64)], f64)] = &[
+            ("nobody is there", Interactive, 1.0, &[], 0.0),
+            ("one item behind single items: each of them", Interactive, 1.0, &[(Interactive, 1.0); 5], 5.0),
+            (
+                "one item beside a large request: its turn comes after one",
+                Interactive,
+                1.0,
+                &[(Interactive, 64.0)],
+                1.0,
+            ),
+            ("a large request behind a small one", Interactive, 64.0, &[(Interactive, 1.0)], 1.0),
+            ("two large ones share", Interactive, 64.0, &[(Interactive, 60.0)], 60.0),
+            ("bulk work does not count for interactive", Interactive, 1.0, &[(Bulk, 64.0)], 0.0),
+            ("all interactive work counts for bulk", Bulk, 1.0, &[(Interactive, 64.0), (Bulk, 64.0)], 65.0),
+        ];
+        for (name, class, own, others, expected) in cases {
+            let others = others.iter().map(|&(class, seconds)| Left { class, seconds });
+            assert!((wait(*class, *own, others) - expected).abs() < 1e-9, "{name}");
+        }
+    }
+
+    fn images(n: usize) -> Vec<Work> {
+        vec![Work { decode: 10, encode: 1 }; n]
+    }
+
+    fn speeds(decode_ms: u64, encode_ms: u64) -> Speeds {
+        let speeds = Speeds::default();
+        speeds.decode.observe(10, Duration::from_millis(decode_ms));
+        speeds.encode.observe(1, Duration::from_millis(encode_ms));
+        speeds
+    }
+
+    #[test]
+    fn what_is_left_goes_down_with_the_items_and_a_run_counts_for_what_is_left_of_it() {
+        let (flows, speeds, now) = (Flows::new(1, 1, 2), speeds(1, 100), Instant::now());
+        let ask = |n: usize, now| flows.wait(Class::Interactive, &images(n), &speeds, now).map(|wait| wait.as_millis());
+        assert_eq!(ask(1, now), None, "idle");
+        let flow = flows.enter(Class::Interactive, &images(4), &speeds, now, |wait| wait.is_none()).expect("idle");
+        assert!(flow.is_large);
+        let mut shares: Vec<Share> = images(4).into_iter().map(|work| Share::new(Arc::clone(&flow), work)).collect();
+        drop(flow);
+        assert_eq!((ask(1, now), ask(2, now), ask(9, now)), (Some(100), Some(200), Some(400)));
+        shares[0].running();
+        shares[1].running();
+        let run = flows.run(2, &speeds, now);
+        assert_eq!(ask(9, now), Some(400), "two run, two wait");
+        assert_eq!(ask(9, now + Duration::from_millis(150)), Some(250));
+        assert_eq!(ask(9, now + Duration::from_secs(9)), Some(200), "longer than expected: any moment now");
+        drop(run);
+        drop(shares);
+        assert_eq!(ask(9, now), None, "idle again");
+    }
+
+    #[test]
+    fn the_slower_of_the_two_stages_decides() {
+        let (flows, now) = (Flows::new(2, 1, 2), Instant::now());
+        let slow_decoder = speeds(500, 100);
+        let flow = flows.enter(Class::Interactive, &images(1), &slow_decoder, now, |_| true).expect("let in");
+        let mut share = Share::new(flow, images(1)[0]);
+        let ask = || flows.wait(Class::Interactive, &images(1), &slow_decoder, now).map(|wait| wait.as_millis());
+        assert_eq!(ask(), Some(250), "half a second on two threads");
+        share.decoded();
+        assert_eq!(ask(), Some(100));
+    }
+
+    #[test]
+    fn of_many_that_come_at_once_each_sees_those_before_it() {
+        let (flows, speeds, now) = (Flows::new(1, 1, 2), speeds(1, 100), Instant::now());
+        let most = Duration::from_millis(350);
+        let enter = || {
+            flows.enter(Class::Interactive, &images(1), &speeds, now, |wait| wait.is_none_or(|wait| wait <= most)).ok()
+        };
+        let inside: Vec<Share> = std::iter::from_fn(enter).map(|flow| Share::new(flow, images(1)[0])).collect();
+        assert_eq!(inside.len(), 4, "behind 0, 100, 200 and 300 ms");
+    }
+}

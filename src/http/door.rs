@@ -1,0 +1,190 @@
+//! The door: until when a request's client waits, which class it is of, and whether it is let in before its body is read.
+//!
+//! Owns the headers that say so, and the places of requests. Does not own the forecast (`batch`), nor the refusal of what turns out
+//! to be too much when the body has been read: the lanes refuse that, on the terms that are made here.
+//!
+//! A place is taken when the body is there, so that who sends slowly holds none; a request that finds no place then has been
+//! read in vain, so the door looks before as well.
+
+use std::{
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::extract::Request;
+use http::{HeaderMap, HeaderName, header};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::{ApiError, AppState, Code, Peers};
+use crate::{
+    embedder::{Class, Modality, Terms},
+    telemetry::Reject,
+};
+
+/// How long the client waits, in seconds; asked for, so what cannot be read is refused.
+const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
+/// The same as OpenAI's clients say it by themselves.
+const STAINLESS_TIMEOUT: HeaderName = HeaderName::from_static("x-stainless-read-timeout");
+/// The same as Envoy says it by itself, in milliseconds.
+const ENVOY_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
+/// `priority` as a header, for whom the body is read too late.
+const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
+
+/// A body of no more bytes is read before its request is refused for the wait: what it asks may be in the cache.
+const SMALL_BODY: u64 = 16 << 10;
+
+/// The terms of a request whose head came at `started`: its class, its deadline, its patience.
+///
+/// # Errors
+/// 400 for an `x-request-timeout` or `x-priority` that cannot be read.
+pub(super) fn terms(headers: &HeaderMap, started: Instant, state: &AppState) -> Result<Terms, ApiError> {
+    let longest = state.config.server.request_timeout;
+    let seconds = |value: f64| Duration::try_from_secs_f64(value).ok().filter(|timeout| !timeout.is_zero());
+    let asked = match headers.get(REQUEST_TIMEOUT) {
+        None => None,
+        Some(value) => {
+            let timeout = parse::<f64>(value).and_then(seconds);
+            let refused = "the header x-request-timeout is not a number of seconds above 0, such as 2.5";
+            Some(timeout.ok_or_else(|| ApiError::invalid(refused))?)
+        }
+    };
+    let stainless = headers.get(STAINLESS_TIMEOUT).and_then(parse).and_then(seconds);
+    let envoy = headers.get(ENVOY_TIMEOUT).and_then(parse::<f64>).and_then(|ms| seconds(ms / 1e3));
+    let timeout = [asked, stainless, envoy].into_iter().flatten().fold(longest, Duration::min);
+    let class = match headers.get(PRIORITY) {
+        None => Class::Interactive,
+        Some(value) => {
+            let refused = "the header x-priority is not an integer; 0 is for requests that somebody waits for, 1 and more for bulk";
+            class_of(parse(value).ok_or_else(|| ApiError::invalid(refused))?)
+        }
+    };
+    let patience = Some(timeout.min(state.config.limits.max_queue_wait));
+    Ok(Terms { class, deadline: started + timeout, patience })
+}
+
+/// The class of a `priority`, as vLLM and Cohere count it: lower is sooner, 0 is what nobody has said.
+pub(super) fn class_of(priority: i64) -> Class {
+    if priority > 0 { Class::Bulk } else { Class::Interactive }
+}
+
+fn parse<T: FromStr>(value: &header::HeaderValue) -> Option<T> {
+    value.to_str().ok()?.trim().parse().ok()
+}
+
+/// Whether the body of a request for `modality` is to be read: where the wait alone decides, it is refused here.
+///
+/// # Errors
+/// 429.
+pub(super) fn knock(state: &AppState, request: &Request, modality: Modality) -> Result<(), ApiError> {
+    let declared = request.headers().get(header::CONTENT_LENGTH).and_then(parse::<u64>);
+    let may_be_known = state.config.cache.max_bytes > 0 && declared.is_some_and(|bytes| bytes <= SMALL_BODY);
+    let Some(terms) = request.extensions().get::<Terms>().filter(|_| !may_be_known) else { return Ok(()) };
+    Ok(state.embedder()?.would_admit(modality, terms)?)
+}
+
+/// The request gate: `limits.max_inflight_requests`.
+#[derive(Debug)]
+pub struct Gate {
+    places: Arc<Semaphore>,
+    limit: usize,
+}
+
+impl Gate {
+    /// With so many places.
+    pub fn new(limit: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))), limit }
+    }
+
+    /// A place, made by ending those who do not read their answers where there is none.
+    ///
+    /// # Errors
+    /// 429.
+    pub(super) async fn enter(&self, peers: &Peers) -> Result<OwnedSemaphorePermit, ApiError> {
+        let take = || Arc::clone(&self.places).try_acquire_owned().ok();
+        peers.make_room(Peers::end_slowest_reader, take).await.ok_or_else(|| self.full())
+    }
+
+    /// Whether there is a place, or might be one by the time that a body is read.
+    ///
+    /// # Errors
+    /// 429.
+    pub(super) async fn look(&self, peers: &Peers) -> Result<(), ApiError> {
+        if self.places.available_permits() > 0 { Ok(()) } else { self.enter(peers).await.map(drop) }
+    }
+
+    fn full(&self) -> ApiError {
+        let message = format!(
+            "{} requests are in flight, which is the limit; come back after the time in the Retry-After header",
+            self.limit
+        );
+        ApiError::new(Code::Overloaded, message).retry_after(Duration::ZERO)
+    }
+}
+
+/// [`Gate::enter`], counted.
+///
+/// # Errors
+/// 429.
+pub(super) async fn enter(state: &AppState) -> Result<OwnedSemaphorePermit, ApiError> {
+    state.gate.enter(&state.peers).await.inspect_err(|_| state.metrics.reject(Reject::Requests))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::{config, health::Health, telemetry::Metrics};
+
+    fn state() -> AppState {
+        let set = vec!["model.path=m".to_owned(), "limits.max_queue_wait=500ms".to_owned()];
+        let loaded = config::load(&config::Overrides { set, ..Default::default() }, []).expect("valid");
+        AppState::new(loaded.config.into(), Arc::new(Metrics::new()), Arc::new(Health::new(Duration::from_secs(60))))
+    }
+
+    fn of(headers: &[(&'static str, &'static str)]) -> Result<(Class, u128, u128), String> {
+        let pairs =
+            headers.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let started = Instant::now();
+        let terms = terms(&pairs.collect(), started, &state()).map_err(|error| error.message.into_owned())?;
+        let patience = terms.patience.expect("a door has patience").as_millis();
+        Ok((terms.class, (terms.deadline - started).as_millis(), patience))
+    }
+
+    #[test]
+    fn the_shortest_of_the_clients_and_the_servers_timeouts_counts() {
+        use Class::{Bulk, Interactive};
+        for (headers, expected) in [
+            (&[][..], (Interactive, 30_000, 500)),
+            (&[("x-request-timeout", "2.5")], (Interactive, 2_500, 500)),
+            (&[("x-request-timeout", "0.2")], (Interactive, 200, 200)),
+            (&[("x-request-timeout", "600")], (Interactive, 30_000, 500)),
+            (
+                &[("x-stainless-read-timeout", "4"), ("x-envoy-expected-rq-timeout-ms", "3000")],
+                (Interactive, 3_000, 500),
+            ),
+            (&[("x-stainless-read-timeout", "NOT_GIVEN")], (Interactive, 30_000, 500)),
+            (&[("x-priority", "1")], (Bulk, 30_000, 500)),
+            (&[("x-priority", "0")], (Interactive, 30_000, 500)),
+            (&[("x-priority", "-3")], (Interactive, 30_000, 500)),
+        ] {
+            assert_eq!(of(headers), Ok(expected), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_and_cannot_be_read_is_refused() {
+        for (name, value) in [
+            ("x-request-timeout", "soon"),
+            ("x-request-timeout", "0"),
+            ("x-request-timeout", "-1"),
+            ("x-request-timeout", "inf"),
+            ("x-request-timeout", "NaN"),
+            ("x-priority", "low"),
+        ] {
+            let error = of(&[(name, value)]).expect_err(value);
+            assert!(error.contains(name), "{error}");
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The connections of one listener as those who take from each other: who is ended so that somebody else can be served.
+//!
+//! Owns the choice. While there is room for all, nobody is ended from here: the clocks of a connection do that. Where there is no
+//! room, those go first who hold a place and do nothing with it:
+//!
+//! * for a new connection, the one that has been idle longest (silent, idle between requests, or lingering), else the one that has
+//!   been sending its head longest, else the slowest peer;
+//! * for bytes of bodies, the slowest upload, which is answered 408;
+//! * for a request's place and for bytes of answers, the slowest reader, whose connection is closed.
+//!
+//! Slow is below [`MIN_RATE`], as servers with a minimum data rate have it, or an upload that cannot be done before its time is over.
+//! Does not own the state of a connection (`exchange`).
+//!
+//! Invariants: a peer is not ended before it has been watched for [`WINDOW`], nor an idle connection in its first
+//! [`FRESH`]; each end is counted.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::exchange::ConnState;
+use crate::telemetry::{Ended, Metrics};
+
+/// Bytes a second below which a peer is slow, while others are refused for it.
+pub(super) const MIN_RATE: f64 = 32.0 * 1024.0;
+
+/// A connection that has been idle for less may have its next request on the way.
+const FRESH: Duration = Duration::from_millis(100);
+
+/// How long somebody for whom another was ended waits for what that one held.
+const ROOM: Duration = Duration::from_millis(100);
+
+/// The connections of one listener. Clones are of one listener.
+#[derive(Clone, Debug)]
+pub struct Peers(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    metrics: Arc<Metrics>,
+    /// How long a whole body may take.
+    body_timeout: Duration,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next: u64,
+    all: HashMap<u64, Weak<ConnState>>,
+    /// Those that wait for their client, in the order in which they are ended.
+    waiting: BTreeMap<Spot, (u64, Instant)>,
+}
+
+/// A place in the order of those that wait for their client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Spot(Awaited, u64);
+
+/// What a connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Awaited {
+    /// A first byte, or the end.
+    Any,
+    /// The rest of a head.
+    Head,
+}
+
+impl Peers {
+    /// None yet.
+    pub fn new(metrics: Arc<Metrics>, body_timeout: Duration) -> Self {
+        Self(Arc::new(Inner { state: Mutex::default(), metrics, body_timeout }))
+    }
+
+    /// A new connection: its number.
+    pub(super) fn add(&self, connection: Weak<ConnState>) -> u64 {
+        let mut state = self.lock();
+        state.next += 1;
+        let number = state.next;
+        state.all.insert(number, connection);
+        number
+    }
+
+    /// It is gone.
+    pub(super) fn remove(&self, number: u64, spot: Option<Spot>) {
+        let mut state = self.lock();
+        state.all.remove(&number);
+        if let Some(spot) = spot {
+            state.waiting.remove(&spot);
+        }
+    }
+
+    /// It begins to wait for its client, at its place behind all others that wait for the same.
+    pub(super) fn waits(&self, number: u64, awaited: Awaited, before: Option<Spot>) -> Spot {
+        let mut state = self.lock();
+        if let Some(before) = before {
+            state.waiting.remove(&before);
+        }
+        state.next += 1;
+        let spot = Spot(awaited, state.next);
+        state.waiting.insert(spot, (number, Instant::now()));
+        spot
+    }
+
+    /// It waits no longer.
+    pub(super) fn works(&self, spot: Spot) {
+        self.lock().waiting.remove(&spot);
+    }
+
+    /// Makes a place for a new connection; false when nobody can be ended for it.
+    pub(super) fn end_for_connection(&self) -> bool {
+        let longest = {
+            let mut state = self.lock();
+            let first = state.waiting.first_key_value().map(|(spot, waiting)| (*spot, *waiting));
+            first.filter(|(_, (_, since))| since.elapsed() >= FRESH).and_then(|(spot, (number, _))| {
+                state.waiting.remove(&spot);
+                Some((spot.0, state.all.get(&number)?.upgrade()?))
+            })
+        };
+        if let Some((awaited, connection)) = longest {
+            self.0.metrics.connections_ended(match awaited {
+                Awaited::Any => Ended::Idle,
+                Awaited::Head => Ended::SlowHead,
+            });
+            connection.end();
+            return true;
+        }
+        self.end_slowest_reader() || self.end_slowest_upload()
+    }
+
+    /// Ends the slowest upload, if one is slow: it is answered 408.
+    pub(super) fn end_slowest_upload(&self) -> bool {
+        let now = Instant::now();
+        let slowest = self.slowest(|connection| connection.slow_upload(now, MIN_RATE, self.0.body_timeout));
+        let Some(connection) = slowest else { return false };
+        self.0.metrics.connections_ended(Ended::SlowUpload);
+        connection.end_upload();
+        true
+    }
+
+    /// Ends the slowest reader, if one is slow: its connection is closed.
+    pub(super) fn end_slowest_reader(&self) -> bool {
+        let now = Instant::now();
+        let Some(connection) = self.slowest(|connection| connection.slow_reader(now, MIN_RATE)) else { return false };
+        self.0.metrics.connections_ended(Ended::SlowReader);
+        connection.end();
+        true
+    }
+
+    /// `take` again and again, as long as `end` finds somebody whose end may make room, and for [`ROOM`] at most.
+    ///
+    /// # Errors
+    /// `None` when there is no room.
+    pub(super) async fn make_room<T>(
+        &self,
+        end: impl Fn(&Self) -> bool,
+        mut take: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let limit = Instant::now() + ROOM;
+        loop {
+            if let Some(taken) = take() {
+                return Some(taken);
+            }
+            if Instant::now() >= limit || !end(self) {
+                return None;
+            }
+            // The ended one's task has to run before what it held is free: looked for again soon, and another is ended then.
+            let soon = Instant::now() + ROOM / 20;
+            while Instant::now() < soon {
+                tokio::time::sleep_until(soon).await;
+            }
+        }
+    }
+
+    fn slowest(&self, rate: impl Fn(&ConnState) -> Option<f64>) -> Option<Arc<ConnState>> {
+        let all: Vec<Arc<ConnState>> = self.lock().all.values().filter_map(Weak::upgrade).collect();
+        let rated = all.into_iter().filter_map(|connection| Some((rate(&connection)?, connection)));
+        rated.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, connection)| connection)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
