@@ -1,8 +1,10 @@
 //! A picture's bytes to the `u8` crop that the vision encoder takes, equal to Pillow and `CLIPImageProcessor` to the byte.
 //!
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
-//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB, `reduction` says
-//! where `fast_decode` leaves the reference, `memory` gives one picture's to the next, `preprocess::resample` resizes. Does not catch panics of the decoders: whoever calls does, once for all steps.
+//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB,
+//! `reduction` says where `fast_decode` leaves the reference, `memory` gives one picture's to the next, `preprocess::resample`
+//! resizes; `work` tells beforehand how much all that is. Does not catch panics of the decoders: whoever calls does, once for all
+//! steps.
 //!
 //! Invariants: the size of a picture is checked from its header before memory for a pixel is taken; a truncated file is refused,
 //! never half shown; alpha is dropped, never composited; the crop has the size that [`ImageProcessor::crop_size`] says, and depends
@@ -22,8 +24,12 @@ mod raster;
 mod reduction;
 mod sniff;
 mod webp;
+mod work;
 
-pub use self::error::{ImageError, ImageFormatName};
+pub use self::{
+    error::{ImageError, ImageFormatName},
+    work::decode_work,
+};
 use self::{orientation::Orientation, reduction::Reduction};
 use super::resample::{Axis, Resizer, Source, Window};
 use crate::{
