@@ -50,8 +50,8 @@ fn main() {
         let crop = Window { left: (size.0 - EDGE) / 2, width: EDGE, ..whole.clone() };
         let [mut wholes, mut crops, mut pillows] = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
-            wholes.push(time(|| resizer.resize(source, size, &whole, Resample::Bicubic)));
-            crops.push(time(|| resizer.resize(source, size, &crop, Resample::Bicubic)));
+            wholes.push(time(|| resizer.resize(source, size, &whole, Resample::Bicubic).unwrap()));
+            crops.push(time(|| resizer.resize(source, size, &crop, Resample::Bicubic).unwrap()));
             if let Some(pillow) = &mut pillow {
                 pillows.push(pillow.round((width, height), size));
             }

@@ -71,7 +71,7 @@ impl Model {
         files.sort();
         let crops = files.iter().filter_map(|file| {
             let image = processor.decode(&fs::read(file).unwrap()).ok()?;
-            Some(processor.crop(image))
+            Some(processor.crop(image).unwrap())
         });
         let crops: Vec<PixelBuf> = crops.collect();
         let config: serde_json::Value =

@@ -79,6 +79,9 @@ pub enum JobError {
     /// The model answered NaN or infinity for this item.
     #[error("the model's output for this item is not finite")]
     OutputInvalid,
+    /// There was no memory to prepare it with: a later try, or a smaller input, may succeed.
+    #[error("there was no memory for the item")]
+    OutOfMemory,
     /// The job was dropped unanswered: a fault of ours.
     #[error("the job was lost")]
     Lost,

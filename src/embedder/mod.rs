@@ -168,6 +168,12 @@ pub enum EmbedError {
         /// What is wrong with it.
         error: InputError,
     },
+    /// There was no memory for one of its items now.
+    #[error("item {index}: no memory")]
+    OutOfMemory {
+        /// Its place in the request.
+        index: usize,
+    },
     /// A fault of ours; the text is for the log.
     #[error("{0}")]
     Internal(String),
@@ -412,6 +418,7 @@ fn job_error(index: usize, error: JobError) -> EmbedError {
         JobError::Input(error) => EmbedError::Item { index, error },
         JobError::Expired => EmbedError::DeadlineExceeded,
         JobError::Closed => EmbedError::ShuttingDown,
+        JobError::OutOfMemory => EmbedError::OutOfMemory { index },
         fault @ (JobError::Encoder(_) | JobError::OutputInvalid | JobError::Lost) => {
             EmbedError::Internal(format!("item {index}: {fault}"))
         }

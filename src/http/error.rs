@@ -52,13 +52,15 @@ pub enum Code {
     NotReady,
     /// The server is draining.
     ShuttingDown,
+    /// There is no memory for a picture now.
+    OutOfMemory,
     /// The request took longer than `server.request_timeout`.
     DeadlineExceeded,
 }
 
 impl Code {
     /// Every code: tests and documentation walk it.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::NotFound,
@@ -73,6 +75,7 @@ impl Code {
         Self::NotSupported,
         Self::NotReady,
         Self::ShuttingDown,
+        Self::OutOfMemory,
         Self::DeadlineExceeded,
     ];
 
@@ -93,6 +96,7 @@ impl Code {
             Self::NotSupported => "not_supported",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",
+            Self::OutOfMemory => "out_of_memory",
             Self::DeadlineExceeded => "deadline_exceeded",
         }
     }
@@ -114,7 +118,7 @@ impl Code {
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
-            Self::NotReady | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotReady | Self::ShuttingDown | Self::OutOfMemory => StatusCode::SERVICE_UNAVAILABLE,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -248,6 +252,11 @@ impl From<EmbedError> for ApiError {
                 Self::new(Code::DeadlineExceeded, message)
             }
             EmbedError::Item { index, error } => Self::from(error).at(index),
+            EmbedError::OutOfMemory { index } => {
+                let message = "the server is short of memory for this picture; come back after the time in the Retry-After header, \
+                               or send a smaller one";
+                Self::new(Code::OutOfMemory, message).at(index).retry_after(Duration::from_secs(1))
+            }
             EmbedError::Internal(cause) => Self::internal(cause),
         }
     }
@@ -329,6 +338,7 @@ mod tests {
             ("not_supported", 501),
             ("not_ready", 503),
             ("shutting_down", 503),
+            ("out_of_memory", 503),
             ("deadline_exceeded", 504),
         ];
         assert_eq!(table, expected);

@@ -5,6 +5,9 @@
 
 mod clip_tokenizer;
 pub mod image;
+mod memory;
 pub mod pool;
 pub mod resample;
 pub mod text;
+
+pub use memory::OutOfMemory;

@@ -89,24 +89,20 @@ impl Stage {
         self.metrics.decode.observe((decoded_at - started).as_secs_f64());
         let image = match decoded {
             Ok(Ok(image)) => image,
-            Ok(Err(error)) => {
-                let format = error.format().map_or("unknown", ImageFormatName::as_str);
-                self.metrics.image_rejected.with_label_values(&[format, error.reason()]).inc();
-                if let Some(detail) = error.detail() {
-                    head.span().in_scope(|| tracing::debug!(format, detail, "a picture was refused"));
-                }
-                return self.refuse(head, error.into());
-            }
+            Ok(Err(error)) => return self.refuse(head, error),
             Err(panic) => {
                 *processor = self.processor.clone();
                 self.metrics.preprocess_panics.inc();
                 head.span().in_scope(|| tracing::error!(panic = panic_text(panic.as_ref()), "a decoder panicked"));
                 let message = "the picture cannot be decoded".to_owned();
-                return self.refuse(head, InputError { kind: InputErrorKind::InvalidImage, message });
+                return self.fail(head, JobError::Input(InputError { kind: InputErrorKind::InvalidImage, message }));
             }
         };
         let Some(mut head) = head.if_alive(decoded_at, &self.metrics.vision) else { return };
-        let crop = processor.crop(image);
+        let crop = match processor.crop(image) {
+            Ok(crop) => crop,
+            Err(error) => return self.refuse(head, error),
+        };
         self.metrics.resize.observe(decoded_at.elapsed().as_secs_f64());
         let took = started.elapsed();
         self.speed.observe(decode_work(bytes), took);
@@ -114,16 +110,29 @@ impl Stage {
         self.output.push(Job { input: crop, head });
     }
 
-    fn refuse(&self, head: JobHead, error: InputError) {
-        self.metrics.vision.items(Outcome::Invalid).inc();
-        head.fail(JobError::Input(error));
+    fn refuse(&self, head: JobHead, error: ImageError) {
+        let format = error.format().map_or("unknown", ImageFormatName::as_str);
+        self.metrics.image_rejected.with_label_values(&[format, error.reason()]).inc();
+        if let Some(detail) = error.detail() {
+            head.span().in_scope(|| tracing::debug!(format, detail, "a picture was refused"));
+        }
+        self.fail(head, error.into());
+    }
+
+    fn fail(&self, head: JobHead, error: JobError) {
+        let outcome = if matches!(error, JobError::Input(_)) { Outcome::Invalid } else { Outcome::Failed };
+        self.metrics.vision.items(outcome).inc();
+        head.fail(error);
     }
 }
 
-impl From<ImageError> for InputError {
+impl From<ImageError> for JobError {
     fn from(error: ImageError) -> Self {
-        let kind =
-            if error.is_unsupported_format() { InputErrorKind::UnsupportedImage } else { InputErrorKind::InvalidImage };
-        Self { kind, message: error.to_string() }
+        let kind = match error {
+            ImageError::OutOfMemory => return Self::OutOfMemory,
+            ImageError::UnsupportedFormat { .. } => InputErrorKind::UnsupportedImage,
+            _ => InputErrorKind::InvalidImage,
+        };
+        Self::Input(InputError { kind, message: error.to_string() })
     }
 }

@@ -118,7 +118,7 @@ pub enum Outcome {
     Expired,
     /// Its client went away while it waited.
     Cancelled,
-    /// The encoder failed.
+    /// The encoder failed, or there was no memory to prepare the input with.
     Failed,
 }
 

@@ -80,6 +80,11 @@ impl Running {
         address.split('"').next().unwrap_or_default().to_owned()
     }
 
+    /// The process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn signal(&self, signal: i32) {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         // SAFETY: sends a signal to a child of ours that has not been waited for.

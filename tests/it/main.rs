@@ -14,6 +14,8 @@ mod hub;
 mod hub_stand_in;
 mod layouts;
 mod lifecycle;
+#[cfg(target_os = "linux")]
+mod memory;
 mod onnx;
 mod outputs;
 mod overload;

@@ -4,14 +4,21 @@
 //! One deliberate difference: Pillow clips 16-bit grey (`I;16`) at 255 instead of scaling it, which turns nearly every such
 //! picture white; here it is scaled like every other 16-bit picture.
 
+use crate::preprocess::memory::{self, OutOfMemory};
+
 /// Replicates each grey sample.
-pub(super) fn grey(samples: &[u8]) -> Vec<u8> {
-    samples.iter().flat_map(|&value| [value; 3]).collect()
+pub(super) fn grey(samples: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
+    let mut rgb = memory::room(samples.len() * 3)?;
+    rgb.extend(samples.iter().flat_map(|&value| [value; 3]));
+    Ok(rgb)
 }
 
 /// Replicates each grey sample and drops its alpha.
-pub(super) fn grey_alpha(samples: &[u8]) -> Vec<u8> {
-    samples.as_chunks::<2>().0.iter().flat_map(|&[value, _]| [value; 3]).collect()
+pub(super) fn grey_alpha(samples: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
+    let pixels = samples.as_chunks::<2>().0;
+    let mut rgb = memory::room(pixels.len() * 3)?;
+    rgb.extend(pixels.iter().flat_map(|&[value, _]| [value; 3]));
+    Ok(rgb)
 }
 
 /// Drops alpha, in place.
@@ -62,8 +69,8 @@ mod tests {
     #[test]
     fn alpha_is_dropped_and_never_composited() {
         assert_eq!(rgba(vec![1, 2, 3, 0, 4, 5, 6, 255]), [1, 2, 3, 4, 5, 6]);
-        assert_eq!(grey_alpha(&[7, 0, 8, 255]), [7, 7, 7, 8, 8, 8]);
-        assert_eq!(grey(&[7, 8]), [7, 7, 7, 8, 8, 8]);
+        assert_eq!(grey_alpha(&[7, 0, 8, 255]).unwrap(), [7, 7, 7, 8, 8, 8]);
+        assert_eq!(grey(&[7, 8]).unwrap(), [7, 7, 7, 8, 8, 8]);
     }
 
     #[test]

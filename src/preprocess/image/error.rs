@@ -1,7 +1,9 @@
-//! What can be wrong with a client's picture, in the client's words.
+//! What can be wrong with a client's picture, in the client's words, and that there is no memory for it.
 //!
 //! Owns [`ImageError`] and the closed sets of names that metrics use as labels. `Display` is the message a client gets: what is
 //! wrong, the limit, what to do; the decoder's own words are in [`ImageError::detail`], for the log only.
+
+use crate::preprocess::memory::OutOfMemory;
 
 /// The formats that are decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,7 +50,7 @@ impl ImageFormatName {
     }
 }
 
-/// Why a picture cannot be embedded. Each is the client's to fix.
+/// Why a picture cannot be embedded. Each is the client's to fix, but for [`OutOfMemory`](Self::OutOfMemory).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     /// No byte at all.
@@ -90,6 +92,9 @@ pub enum ImageError {
         /// Its format.
         format: ImageFormatName,
     },
+    /// The server has no memory for it now: nothing is known to be wrong with it.
+    #[error("there is no memory for the picture now")]
+    OutOfMemory,
     /// The data ends before the picture does.
     #[error("the {} image is truncated; send the whole file", .format.title())]
     Truncated {
@@ -121,15 +126,22 @@ fn unsupported(recognised: &Option<&'static str>) -> String {
     }
 }
 
+impl From<OutOfMemory> for ImageError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
 impl ImageError {
     /// Every value of [`reason`](Self::reason), for a metric to start at zero.
-    pub const REASONS: [&str; 9] = [
+    pub const REASONS: [&str; 10] = [
         "empty",
         "unsupported_format",
         "too_many_pixels",
         "no_pixels",
         "too_many_scans",
         "too_much_memory",
+        "out_of_memory",
         "truncated",
         "unsupported_variant",
         "corrupt",
@@ -140,10 +152,10 @@ impl ImageError {
         matches!(self, Self::UnsupportedFormat { .. })
     }
 
-    /// The format, where the first bytes told it.
+    /// The format, where the error is about one.
     pub fn format(&self) -> Option<ImageFormatName> {
         match self {
-            Self::Empty | Self::UnsupportedFormat { .. } => None,
+            Self::Empty | Self::UnsupportedFormat { .. } | Self::OutOfMemory => None,
             Self::TooManyScans { .. } => Some(ImageFormatName::Jpeg),
             Self::TooManyPixels { format, .. }
             | Self::NoPixels { format }
@@ -163,6 +175,7 @@ impl ImageError {
             Self::NoPixels { .. } => "no_pixels",
             Self::TooManyScans { .. } => "too_many_scans",
             Self::TooMuchMemory { .. } => "too_much_memory",
+            Self::OutOfMemory => "out_of_memory",
             Self::Truncated { .. } => "truncated",
             Self::UnsupportedVariant { .. } => "unsupported_variant",
             Self::Corrupt { .. } => "corrupt",

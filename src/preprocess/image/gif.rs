@@ -9,6 +9,7 @@ use super::{
     error::{ImageError, ImageFormatName},
     orientation::Orientation,
 };
+use crate::preprocess::memory;
 
 const FORMAT: ImageFormatName = ImageFormatName::Gif;
 
@@ -42,11 +43,14 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
     for (entry, colour) in palette.iter_mut().zip(colours.as_chunks::<3>().0) {
         *entry = *colour;
     }
-    let mut indices = vec![0; frame_width * frame_height];
+    let mut indices = memory::zeroed(Vec::new(), frame_width * frame_height)?;
     if !indices.is_empty() {
         decoder.read_into_buffer(&mut indices).map_err(refuse)?;
     }
-    let mut data = palette[usize::from(background)].repeat(width * height);
+    let mut data = memory::zeroed(Vec::new(), width * height * 3)?;
+    if palette[usize::from(background)] != [0; 3] {
+        data.as_chunks_mut().0.fill(palette[usize::from(background)]);
+    }
     for (row, line) in indices.chunks_exact(frame_width.max(1)).enumerate() {
         let out = &mut data[((top + row) * width + left) * 3..][..frame_width * 3];
         for (pixel, &index) in out.as_chunks_mut::<3>().0.iter_mut().zip(line) {
@@ -59,7 +63,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
 fn refuse(error: DecodingError) -> ImageError {
     match error {
         DecodingError::Io(_) => ImageError::Truncated { format: FORMAT },
-        DecodingError::MemoryLimit | DecodingError::OutOfMemory => ImageError::TooMuchMemory { format: FORMAT },
+        DecodingError::MemoryLimit => ImageError::TooMuchMemory { format: FORMAT },
+        DecodingError::OutOfMemory => ImageError::OutOfMemory,
         other => ImageError::Corrupt { format: FORMAT, detail: other.to_string() },
     }
 }

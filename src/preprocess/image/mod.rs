@@ -2,9 +2,9 @@
 //!
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
 //! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB,
-//! `reduction` says where `fast_decode` leaves the reference, `memory` gives one picture's to the next, `preprocess::resample`
-//! resizes; `work` tells beforehand how much all that is. Does not catch panics of the decoders: whoever calls does, once for all
-//! steps.
+//! `reduction` says where `fast_decode` leaves the reference, `preprocess::memory` gives one picture's to the next,
+//! `preprocess::resample` resizes; `work` tells beforehand how much all that is. Does not catch
+//! panics of the decoders: whoever calls does, once for all steps.
 //!
 //! Invariants: the size of a picture is checked from its header before memory for a pixel is taken; a truncated file is refused,
 //! never half shown; alpha is dropped, never composited; the crop has the size that [`ImageProcessor::crop_size`] says, and depends
@@ -17,7 +17,6 @@ mod convert;
 mod error;
 mod gif;
 mod jpeg;
-mod memory;
 mod orientation;
 mod png;
 mod raster;
@@ -31,7 +30,10 @@ pub use self::{
     work::decode_work,
 };
 use self::{orientation::Orientation, reduction::Reduction};
-use super::resample::{Axis, Resizer, Source, Window};
+use super::{
+    memory,
+    resample::{Axis, Resizer, Source, Window},
+};
 use crate::{
     encoder::PixelBuf,
     model::preprocessor::{PreprocessorConfig, Resample, ResizeTo, Size},
@@ -157,7 +159,7 @@ impl ImageProcessor {
     /// Decodes a picture: the first frame, upright, RGB.
     ///
     /// # Errors
-    /// When the bytes are no picture that is served, whole and within the limits.
+    /// When the bytes are no picture that is served, whole and within the limits, or there is no memory for it.
     ///
     /// # Panics
     /// A decoder may, on hostile data; nothing is left behind.
@@ -180,7 +182,7 @@ impl ImageProcessor {
         }?;
         let Decoded { mut image, orientation } = decoded;
         if self.options.exif_orientation {
-            orientation.apply(&mut image, &mut self.scratch.spare);
+            orientation.apply(&mut image, &mut self.scratch.spare)?;
         }
         Ok(image)
     }
@@ -198,7 +200,10 @@ impl ImageProcessor {
 
     /// Resizes and cuts out the middle, as `CLIPImageProcessor`'s `resize` and `center_crop`; where the picture is then smaller
     /// than the crop, black surrounds it.
-    pub fn crop(&mut self, image: RgbImage) -> PixelBuf {
+    ///
+    /// # Errors
+    /// [`ImageError::OutOfMemory`].
+    pub fn crop(&mut self, image: RgbImage) -> Result<PixelBuf, ImageError> {
         let source = Source::of(image.columns, image.rows, &image.data);
         let (width, height) = image.full_size();
         let (size, resample) = match self.resize {
@@ -209,9 +214,9 @@ impl ImageProcessor {
         let (crop_width, crop_height) = (self.crop.width as usize, self.crop.height as usize);
         let (columns, rows) = (Centre::of(size.0, crop_width), Centre::of(size.1, crop_height));
         let window = Window { left: columns.skip, top: rows.skip, width: columns.take, height: rows.take };
-        let mut data = self.scratch.resizer.resize(source, size, &window, resample);
+        let mut data = self.scratch.resizer.resize(source, size, &window, resample)?;
         if (columns.take, rows.take) != (crop_width, crop_height) {
-            let mut padded = vec![0; crop_width * crop_height * 3];
+            let mut padded = memory::zeroed(Vec::new(), crop_width * crop_height * 3)?;
             let lines = padded.chunks_exact_mut(crop_width * 3).skip(rows.pad);
             for (line, out) in data.chunks_exact(columns.take * 3).zip(lines) {
                 out[columns.pad * 3..][..line.len()].copy_from_slice(line);
@@ -220,7 +225,7 @@ impl ImageProcessor {
         }
         self.scratch.pixels = image.data;
         self.scratch.trim();
-        PixelBuf::new(self.crop.width, self.crop.height, data)
+        Ok(PixelBuf::new(self.crop.width, self.crop.height, data))
     }
 
     /// [`decode`](Self::decode), then [`crop`](Self::crop).
@@ -229,7 +234,7 @@ impl ImageProcessor {
     /// As `decode`.
     pub fn process(&mut self, bytes: &[u8]) -> Result<PixelBuf, ImageError> {
         let image = self.decode(bytes)?;
-        Ok(self.crop(image))
+        self.crop(image)
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Owns reading one tag and moving pixels. Does not own finding the metadata in a file: each format's decoder hands it over.
 
-use super::{RgbImage, memory};
+use super::RgbImage;
+use crate::preprocess::memory::{self, OutOfMemory};
 
 /// One of the eight ways of EXIF tag 274, as its number says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Orientation {
     }
 
     /// Turns `image` upright. Where that takes a second buffer, it is `spare`, which then holds the first.
-    pub(super) fn apply(self, image: &mut RgbImage, spare: &mut Vec<u8>) {
+    pub(super) fn apply(self, image: &mut RgbImage, spare: &mut Vec<u8>) -> Result<(), OutOfMemory> {
         let (width, height) = (image.columns.samples(), image.rows.samples());
         let (columns, rows) = (image.columns, image.rows);
         let pixels = image.data.as_chunks_mut::<3>().0;
@@ -53,10 +54,10 @@ impl Orientation {
                     a.swap_with_slice(b);
                 }
             }
-            Self::Transpose => turn(image, spare, |x, y| (y, x)),
-            Self::Rotate90Clockwise => turn(image, spare, |x, y| (y, height - 1 - x)),
-            Self::Transverse => turn(image, spare, |x, y| (width - 1 - y, height - 1 - x)),
-            Self::Rotate270Clockwise => turn(image, spare, |x, y| (width - 1 - y, x)),
+            Self::Transpose => turn(image, spare, |x, y| (y, x))?,
+            Self::Rotate90Clockwise => turn(image, spare, |x, y| (y, height - 1 - x))?,
+            Self::Transverse => turn(image, spare, |x, y| (width - 1 - y, height - 1 - x))?,
+            Self::Rotate270Clockwise => turn(image, spare, |x, y| (width - 1 - y, x))?,
         }
         (image.columns, image.rows) = match self {
             Self::Upright => (columns, rows),
@@ -68,15 +69,20 @@ impl Orientation {
             Self::Transverse => (rows.mirrored(), columns.mirrored()),
             Self::Rotate270Clockwise => (rows, columns.mirrored()),
         };
+        Ok(())
     }
 }
 
 /// Makes the samples those of a picture of `height x width`: pixel `(x, y)` of the result is pixel `source(x, y)` of what `image`
 /// was. Goes block by block, so that neither side's rows leave the cache between two uses.
-fn turn(image: &mut RgbImage, spare: &mut Vec<u8>, source: impl Fn(usize, usize) -> (usize, usize)) {
+fn turn(
+    image: &mut RgbImage,
+    spare: &mut Vec<u8>,
+    source: impl Fn(usize, usize) -> (usize, usize),
+) -> Result<(), OutOfMemory> {
     const BLOCK: usize = 32;
     let (width, height) = (image.rows.samples(), image.columns.samples());
-    *spare = memory::any(std::mem::take(spare), image.data.len());
+    *spare = memory::any(std::mem::take(spare), image.data.len())?;
     let from = image.data.as_chunks::<3>().0;
     let to = spare.as_chunks_mut::<3>().0;
     for top in (0..height).step_by(BLOCK) {
@@ -90,6 +96,7 @@ fn turn(image: &mut RgbImage, spare: &mut Vec<u8>, source: impl Fn(usize, usize)
         }
     }
     std::mem::swap(&mut image.data, spare);
+    Ok(())
 }
 
 /// Tag 274 of the first directory of a TIFF structure, which an EXIF block is; `Some(0)` for a value of no use. As in Pillow,
@@ -197,7 +204,7 @@ mod tests {
             (Rotate270Clockwise, 2, [2, 5, 1, 4, 0, 3]),
         ] {
             let mut turned = image.clone();
-            orientation.apply(&mut turned, &mut vec![99; 100]);
+            orientation.apply(&mut turned, &mut vec![99; 100]).unwrap();
             let pixels: Vec<u8> = turned.data.iter().step_by(3).copied().collect();
             assert_eq!((turned.width(), pixels.as_slice()), (width, expected.as_slice()), "{orientation:?}");
             assert_eq!(orientation.is_sideways(), width == 2);

@@ -7,9 +7,9 @@ use png::{ColorType, Decoder, DecodingError, Info, Transformations};
 use super::{
     Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
-    memory,
     orientation::Orientation,
 };
+use crate::preprocess::memory;
 
 const FORMAT: ImageFormatName = ImageFormatName::Png;
 
@@ -26,19 +26,22 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     let header = decoder.read_header_info().map_err(refuse)?;
     let (width, height) = limits.check(FORMAT, header.width.into(), header.height.into())?;
+    // What the decoder holds besides: metadata, and rows, of which it keeps the one before, and moves both when room runs out.
+    let rows = header.raw_row_length() as u64 * 4;
+    memory::ask(rows + bytes.len().min(MAX_METADATA) as u64)?;
     // A row and its predecessor are held too: at most 8 bytes a pixel each.
     decoder.set_limits(png::Limits { bytes: MAX_METADATA + width as usize * 16 });
     let mut reader = decoder.read_info().map_err(refuse)?;
     let Some(length) = reader.output_buffer_size() else { return Err(ImageError::TooMuchMemory { format: FORMAT }) };
-    let mut data = memory::zeroed(buffer, length);
+    let mut data = memory::zeroed(buffer, length)?;
     let frame = reader.next_frame(&mut data).map_err(refuse)?;
     // Metadata may follow the pixels; if what follows is damaged, the picture stands.
     let _ = reader.finish();
     let info = reader.info();
     let orientation = Orientation::find(exif(info).as_deref(), xmp(info).as_deref());
     let data = match frame.color_type {
-        ColorType::Grayscale => convert::grey(&data),
-        ColorType::GrayscaleAlpha => convert::grey_alpha(&data),
+        ColorType::Grayscale => convert::grey(&data)?,
+        ColorType::GrayscaleAlpha => convert::grey_alpha(&data)?,
         ColorType::Rgba => convert::rgba(data),
         // Palettes have been expanded.
         ColorType::Rgb | ColorType::Indexed => data,

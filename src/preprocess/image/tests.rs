@@ -109,7 +109,7 @@ mod between_pictures {
     fn a_picture_leaves_its_memory_to_the_next_unless_it_is_large() {
         let mut processor = clip();
         let mut after = |image| {
-            processor.crop(image);
+            processor.crop(image).unwrap();
             processor.scratch.bytes()
         };
         let (small, large) =
@@ -135,7 +135,7 @@ mod geometry {
         let crop = |width, height| {
             let mut processor = processor(r#"{"do_resize": false, "crop_size": {"height": 4, "width": 3}}"#);
             assert_eq!(processor.crop_size(), (4, 3));
-            let crop = processor.crop(map(width, height));
+            let crop = processor.crop(map(width, height)).unwrap();
             assert_eq!((crop.height(), crop.width()), (4, 3));
             let columns: Vec<u8> = crop.as_bytes().chunks_exact(9).max().unwrap().iter().step_by(3).copied().collect();
             let rows: Vec<u8> = (0..4)
@@ -154,7 +154,7 @@ mod geometry {
     fn an_exact_size_ignores_the_aspect_ratio_and_needs_no_crop() {
         let mut processor = processor(r#"{"do_center_crop": false, "size": {"height": 4, "width": 6}, "resample": 0}"#);
         assert_eq!(processor.crop_size(), (4, 6));
-        let crop = processor.crop(map(3, 2));
+        let crop = processor.crop(map(3, 2)).unwrap();
         assert_eq!(crop.as_bytes()[..18].iter().step_by(3).copied().collect::<Vec<_>>(), [1, 1, 2, 2, 3, 3]);
     }
 
@@ -173,7 +173,7 @@ mod geometry {
         for (width, height) in [(1, 50_000_000), (50_000_000, 1)] {
             for filter in 0..6 {
                 let image = RgbImage::new(width, height, vec![77; 150_000_000]);
-                let crop = processor(&format!(r#"{{"resample": {filter}}}"#)).crop(image);
+                let crop = processor(&format!(r#"{{"resample": {filter}}}"#)).crop(image).unwrap();
                 assert!(crop.as_bytes().iter().all(|&value| value == 77));
             }
         }

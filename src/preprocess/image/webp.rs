@@ -6,7 +6,7 @@
 
 use std::io::Cursor;
 
-use image::codecs::webp::WebPDecoder;
+use image::{ColorType, ImageDecoder, codecs::webp::WebPDecoder};
 
 use super::{
     Decoded, Limits, RgbImage,
@@ -14,6 +14,7 @@ use super::{
     orientation::Orientation,
     raster,
 };
+use crate::preprocess::memory::{self, OutOfMemory};
 
 const FORMAT: ImageFormatName = ImageFormatName::WebP;
 
@@ -28,14 +29,14 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     let orientation = Orientation::find(chunk(chunks, b"EXIF"), chunk(chunks, b"XMP "));
     let decoder = open(bytes)?;
     if !decoder.has_animation() {
-        return raster::read(FORMAT, decoder, limits, orientation, buffer);
+        return still(decoder, chunks, limits, orientation, buffer);
     }
-    let (width, height) = image::ImageDecoder::dimensions(&decoder);
+    let (width, height) = decoder.dimensions();
     limits.check(FORMAT, width.into(), height.into())?;
     let damaged = || ImageError::Corrupt { format: FORMAT, detail: "no whole first frame on the canvas".into() };
     let frame = Frame::first(chunks).ok_or_else(damaged)?;
-    let still = frame.still();
-    let Decoded { image: picture, .. } = raster::read(FORMAT, open(&still)?, limits, orientation, buffer)?;
+    let file = frame.file()?;
+    let Decoded { image: picture, .. } = still(open(&file)?, &file[12..], limits, orientation, buffer)?;
     let (right, bottom) = (frame.left + u64::from(picture.width()), frame.top + u64::from(picture.height()));
     let fits = right <= width.into() && bottom <= height.into();
     if !fits {
@@ -46,7 +47,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     }
     let row_bytes = width as usize * 3;
     let frame_bytes = picture.width() as usize * 3;
-    let mut data = vec![0; row_bytes * height as usize];
+    let mut data = memory::zeroed(Vec::new(), row_bytes * height as usize)?;
     let rows = data.chunks_exact_mut(row_bytes).skip(frame.top as usize);
     for (row, line) in rows.zip(picture.as_bytes().chunks_exact(frame_bytes)) {
         row[frame.left as usize * 3..][..frame_bytes].copy_from_slice(line);
@@ -56,6 +57,44 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
 
 fn open(bytes: &[u8]) -> Result<WebPDecoder<Cursor<&[u8]>>, ImageError> {
     WebPDecoder::new(Cursor::new(bytes)).map_err(|error| raster::refuse(FORMAT, error))
+}
+
+/// Decodes a still of those chunks.
+fn still(
+    decoder: WebPDecoder<Cursor<&[u8]>>,
+    chunks: &[u8],
+    limits: &Limits,
+    orientation: Orientation,
+    buffer: Vec<u8>,
+) -> Result<Decoded, ImageError> {
+    let lossless = chunk(chunks, b"VP8L");
+    let frame = lossless.or_else(|| chunk(chunks, b"VP8 ")).unwrap_or_default();
+    // The decoder finds that a frame is not of the size that the file announces when it has decoded it.
+    let headless = || ImageError::Corrupt { format: FORMAT, detail: "a frame without a header".into() };
+    let (width, height) = frame_size(lossless.is_some(), frame).ok_or_else(headless)?;
+    limits.check(FORMAT, width.into(), height.into())?;
+    // What the decoder takes of its own, by its source: lossless, the pixels with alpha where the answer has none, and transforms;
+    // lossy, the planes, in whole blocks, and alpha as a lossless picture of one channel. Not in it: the code tables of a lossless
+    // picture, which are small unless it is made to have many.
+    let pixel_bytes = match (lossless.is_some(), decoder.color_type()) {
+        (true, ColorType::Rgb8) => 5,
+        (true, _) => 1,
+        (false, ColorType::Rgb8) => 2,
+        (false, _) => 7,
+    };
+    let blocks = u64::from(width.next_multiple_of(16)) * u64::from(height.next_multiple_of(16));
+    let besides = blocks * pixel_bytes + frame.len() as u64;
+    raster::read(FORMAT, decoder, besides, limits, orientation, buffer)
+}
+
+/// Width and height of a frame, by its own header.
+pub(super) fn frame_size(lossless: bool, frame: &[u8]) -> Option<(u16, u16)> {
+    if lossless {
+        let sides = u32::from_le_bytes(*frame.get(1..)?.first_chunk()?);
+        return Some(((sides & 0x3fff) as u16 + 1, (sides >> 14 & 0x3fff) as u16 + 1));
+    }
+    let [a, b, c, d] = *frame.get(6..)?.first_chunk()?;
+    Some((u16::from_le_bytes([a, b]) & 0x3fff, u16::from_le_bytes([c, d]) & 0x3fff))
 }
 
 /// One frame of an animation.
@@ -79,12 +118,16 @@ impl<'a> Frame<'a> {
     }
 
     /// The frame as a file of its own: with a header that announces alpha, where it has a chunk of that.
-    fn still(&self) -> Vec<u8> {
+    fn file(&self) -> Result<Vec<u8>, OutOfMemory> {
         const ALPHA: u8 = 0x10;
         let header = [b"VP8X\x0a\0\0\0".as_slice(), &[ALPHA, 0, 0, 0], self.sides].concat();
         let header = if self.chunks.starts_with(b"ALPH") { header } else { Vec::new() };
-        let length = (4 + header.len() + self.chunks.len()) as u32;
-        [b"RIFF".as_slice(), &length.to_le_bytes(), b"WEBP", &header, self.chunks].concat()
+        let length = 4 + header.len() + self.chunks.len();
+        let mut file = memory::room(8 + length)?;
+        for part in [b"RIFF".as_slice(), &(length as u32).to_le_bytes(), b"WEBP", &header, self.chunks] {
+            file.extend_from_slice(part);
+        }
+        Ok(file)
     }
 }
 

@@ -6,7 +6,7 @@
 //! Invariant: a picture that is decoded is never taken for a smaller one. Of two sizes that a file states the larger counts, and one
 //! that hides its size behind more metadata than any encoder writes is taken for the largest there is.
 
-use super::{error::ImageFormatName, sniff::sniff};
+use super::{error::ImageFormatName, sniff::sniff, webp::frame_size};
 
 /// Segments, chunks or tags that are looked at, at most, for the size of a picture: many times what cameras and editors write.
 const MAX_STEPS: usize = 256;
@@ -147,13 +147,7 @@ fn webp(bytes: &[u8]) -> Option<Header> {
                 continue;
             }
             b"VP8 " | b"VP8L" => {
-                let (width, height) = if name == b"VP8 " {
-                    let [width, height] = [6, 8].map(|at| bytes_at(body, at).map(u16::from_le_bytes));
-                    (width? & 0x3fff, height? & 0x3fff)
-                } else {
-                    let sides = u32::from_le_bytes(bytes_at(body, 1)?);
-                    ((sides & 0x3fff) as u16 + 1, (sides >> 14 & 0x3fff) as u16 + 1)
-                };
+                let (width, height) = frame_size(name == b"VP8L", body)?;
                 let frame = Header::new(width, height, WEBP);
                 let larger = frame.width * frame.height > canvas.width * canvas.height;
                 return Some(if larger { frame } else { canvas });

@@ -21,10 +21,14 @@ use std::ops::Range;
 
 pub use self::coefficients::Axis;
 use self::coefficients::{Coefficients, Filter, max_taps};
+use super::memory::{self, OutOfMemory};
 use crate::model::preprocessor::Resample;
 
 /// Weights in one table at most; wider windows are done in strips. A usual crop has some 10,000.
 const MAX_TABLE: usize = 1 << 20;
+
+/// Bytes that one weight takes at most, in all forms that a kernel needs it in, with the room that a table leaves as it grows.
+const WEIGHT_BYTES: usize = 64;
 
 /// A picture to read: rows first, RGB interleaved, no padding.
 #[derive(Clone, Copy)]
@@ -113,9 +117,18 @@ impl Resizer {
     /// Resizes `source` to `size` (width, height) as Pillow's `Image.resize` does and returns `window` of the result:
     /// `window.height * window.width * 3` bytes. Resizing to the source's own size copies, whatever the filter, as Pillow does.
     ///
+    /// # Errors
+    /// When there is no memory for it.
+    ///
     /// # Panics
     /// When the window is not inside `size`.
-    pub fn resize(&mut self, source: Source, size: (usize, usize), window: &Window, resample: Resample) -> Vec<u8> {
+    pub fn resize(
+        &mut self,
+        source: Source,
+        size: (usize, usize),
+        window: &Window,
+        resample: Resample,
+    ) -> Result<Vec<u8>, OutOfMemory> {
         let (width, height) = size;
         assert!(window.columns().end <= width && window.rows().end <= height, "{window:?} of {width}x{height}");
         let (same_width, same_height) = (source.columns.is_already(width), source.rows.is_already(height));
@@ -125,10 +138,17 @@ impl Resizer {
         let Some(filter) = Filter::of(resample) else { return nearest::resize(source, size, window) };
 
         let (columns, rows) = (window.columns(), window.rows());
-        let mut out = vec![0; window.width * window.height * 3];
+        let mut out = memory::zeroed(Vec::new(), window.width * window.height * 3)?;
         if out.is_empty() {
-            return out;
+            return Ok(out);
         }
+        let table = |positions: usize, axis, output| {
+            let taps = max_taps(filter, axis, output);
+            positions.saturating_mul(taps).min(MAX_TABLE.max(taps)).saturating_mul(WEIGHT_BYTES)
+        };
+        let tables =
+            table(window.width, source.columns, width).saturating_add(table(window.height, source.rows, height));
+        memory::ask(tables as u64)?;
         let Self { kernel, column_weights, row_weights, between } = self;
         let mut passes = Passes { kernel, filter, column_weights, row_weights };
         let all = Rows { data: source.data, first: 0, width: source.columns.samples() };
@@ -137,17 +157,17 @@ impl Resizer {
         } else if same_width {
             passes.vertical(all, source.rows, height, rows, columns, &mut out);
         } else if vertical_first(source, size) {
-            between.resize(source.row_bytes() * window.height, 0);
+            set_length(between, source.row_bytes() * window.height)?;
             passes.vertical(all, source.rows, height, rows, 0..all.width, between);
             passes.horizontal(between, source.columns, width, columns, &mut out);
         } else {
             let needed = coefficients::source_range(filter, source.rows, height, &rows);
-            between.resize(window.width * needed.len() * 3, 0);
+            set_length(between, window.width * needed.len() * 3)?;
             passes.horizontal(source.data_of(needed.clone()), source.columns, width, columns, between);
             let narrow = Rows { data: between, first: needed.start, width: window.width };
             passes.vertical(narrow, source.rows, height, rows, 0..window.width, &mut out);
         }
-        out
+        Ok(out)
     }
 
     /// Bytes of memory kept for the next picture.
@@ -155,6 +175,13 @@ impl Resizer {
         let weights = self.column_weights.kept_bytes() + self.row_weights.kept_bytes();
         self.kernel.kept_bytes() + weights + self.between.capacity()
     }
+}
+
+/// As `Vec::resize`, where there may be no memory.
+fn set_length(buffer: &mut Vec<u8>, length: usize) -> Result<(), OutOfMemory> {
+    buffer.try_reserve(length.saturating_sub(buffer.len()))?;
+    buffer.resize(length, 0);
+    Ok(())
 }
 
 /// Since 13.0, Pillow starts with the vertical pass where the height shrinks by more than twice what the width does; before,
@@ -224,12 +251,12 @@ impl Passes<'_> {
     }
 }
 
-fn copy(source: Source, window: &Window) -> Vec<u8> {
-    let mut out = Vec::with_capacity(window.width * window.height * 3);
+fn copy(source: Source, window: &Window) -> Result<Vec<u8>, OutOfMemory> {
+    let mut out = memory::room(window.width * window.height * 3)?;
     for row in window.rows() {
         out.extend_from_slice(&source.data_of(row..row + 1)[window.left * 3..][..window.width * 3]);
     }
-    out
+    Ok(out)
 }
 
 /// Which code runs the passes. All kernels give the same bytes.

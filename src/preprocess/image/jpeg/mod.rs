@@ -14,6 +14,7 @@ use super::{
     orientation::Orientation,
     reduction::Reduction,
 };
+use crate::preprocess::memory::OutOfMemory;
 
 const FORMAT: ImageFormatName = ImageFormatName::Jpeg;
 
@@ -37,7 +38,7 @@ pub(super) struct Jpeg<'a> {
 pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Jpeg<'a>, ImageError> {
     let inner = turbo::Jpeg::open(bytes)?;
     let (width, height) = limits.check(FORMAT, inner.width as u64, inner.height as u64)?;
-    let markers = Markers::walk(bytes);
+    let markers = Markers::walk(bytes)?;
     let pixels = u64::from(width) * u64::from(height);
     let max_scans = (MAX_SCANS_OF_LARGEST.saturating_mul(limits.max_pixels) / pixels).min(MAX_SCANS) as u32;
     if markers.scans > max_scans {
@@ -91,7 +92,7 @@ struct Markers<'a> {
 }
 
 impl<'a> Markers<'a> {
-    fn walk(bytes: &'a [u8]) -> Self {
+    fn walk(bytes: &'a [u8]) -> Result<Self, OutOfMemory> {
         let mut markers = Self::default();
         let mut rest = bytes.get(2..).unwrap_or_default();
         while let Some(at) = memchr::memchr(0xff, rest) {
@@ -112,21 +113,27 @@ impl<'a> Markers<'a> {
             let length = after.first_chunk::<2>().map_or(0, |length| usize::from(u16::from_be_bytes(*length)));
             let Some(segment) = after.get(2..length) else { break };
             if marker == 0xe1 && markers.scans == 0 {
-                markers.application_1(segment);
+                markers.application_1(segment)?;
             }
             rest = &after[length..];
         }
-        markers
+        Ok(markers)
     }
 
-    fn application_1(&mut self, segment: &'a [u8]) {
+    fn application_1(&mut self, segment: &'a [u8]) -> Result<(), OutOfMemory> {
         if let Some(block) = segment.strip_prefix(b"Exif\0\0") {
             match &mut self.exif {
-                Some(exif) => exif.to_mut().extend_from_slice(block),
+                Some(exif) => {
+                    // The first piece is copied here; one is no longer than a segment.
+                    let exif = exif.to_mut();
+                    exif.try_reserve(block.len())?;
+                    exif.extend_from_slice(block);
+                }
                 None => self.exif = Some(Cow::Borrowed(block)),
             }
         } else if let Some(packet) = segment.strip_prefix(b"http://ns.adobe.com/xap/1.0/\0") {
             self.xmp = Some(packet);
         }
+        Ok(())
     }
 }

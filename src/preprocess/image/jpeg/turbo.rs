@@ -14,7 +14,10 @@ use std::{
 use turbojpeg::{PixelFormat, raw};
 
 use super::FORMAT;
-use crate::preprocess::image::{error::ImageError, memory, reduction::Reduction};
+use crate::preprocess::{
+    image::{error::ImageError, reduction::Reduction},
+    memory,
+};
 
 /// What libjpeg says of data it has made sense of all the same; anything else it says ends the decoding. Pillow shows none of
 /// these and keeps the picture.
@@ -28,6 +31,9 @@ const WARNINGS: &[&str] = &[
 
 /// The one warning that Pillow refuses, by its own account of the data.
 const PREMATURE_END: &str = "Premature end of JPEG file";
+
+/// What libjpeg, and what drives it, say where the system has no memory to give. No limit of theirs is set that would say the same.
+const SHORTAGES: [&str; 2] = ["Insufficient memory (case ", "Memory allocation failure"];
 
 /// The header of one JPEG, read, and the means to decode it.
 ///
@@ -60,7 +66,7 @@ impl<'a> Jpeg<'a> {
     pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
         // SAFETY: no precondition.
         let handle = unsafe { raw::tj3Init(raw::TJINIT_TJINIT_DECOMPRESS as c_int) };
-        let handle = NonNull::new(handle).map(Handle).ok_or(ImageError::TooMuchMemory { format: FORMAT })?;
+        let handle = NonNull::new(handle).map(Handle).ok_or(ImageError::OutOfMemory)?;
         // SAFETY: the handle is live, and the pointer and length are of one slice.
         handle.check(unsafe { raw::tj3DecompressHeader(handle.0.as_ptr(), bytes.as_ptr(), bytes.len() as _) })?;
         // SAFETY: the handle is live.
@@ -98,7 +104,7 @@ impl<'a> Jpeg<'a> {
         let pitch = self.width.div_ceil(denominator as usize) * format.size();
         let rows = self.height.div_ceil(denominator as usize);
         // What the last picture left there is never seen: a decoding that succeeds writes every row.
-        let mut data = memory::any(buffer, pitch * rows);
+        let mut data = memory::any(buffer, pitch * rows)?;
         // SAFETY: the handle is live; the pointer and length are of one slice; the decoder reads the same header again and divides
         // its sides by the denominator, rounding up, so it writes `rows` rows of `pitch` bytes, and `data` holds just that.
         self.handle.check(unsafe {
@@ -128,6 +134,8 @@ impl Handle {
             Ok(())
         } else if message.starts_with(PREMATURE_END) {
             Err(ImageError::Truncated { format: FORMAT })
+        } else if SHORTAGES.iter().any(|shortage| message.contains(shortage)) {
+            Err(ImageError::OutOfMemory)
         } else {
             Err(ImageError::Corrupt { format: FORMAT, detail: message.into_owned() })
         }
