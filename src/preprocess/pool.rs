@@ -21,7 +21,7 @@ use super::image::{ImageError, ImageFormatName, ImageProcessor};
 use crate::{
     batch::{Job, JobError, JobHead, JobQueue},
     encoder::{InputError, InputErrorKind, PixelBuf},
-    telemetry::{Metrics, Outcome, panic_text},
+    telemetry::{Metrics, Outcome},
 };
 
 /// The running threads.
@@ -60,7 +60,7 @@ impl PreprocessPool {
     /// Waits for the threads, which end when their input queue is closed and empty.
     pub fn join(self) {
         for thread in self.0 {
-            // The loop contains panics; one that escapes has already been printed by the panic hook.
+            // The loop contains panics; one that escapes has already been logged by the panic hook.
             let _ = thread.join();
         }
     }
@@ -72,12 +72,15 @@ impl Stage {
         while let Some(Job { input, head }) = self.input.take() {
             let started = Instant::now();
             // The processor is thrown away after a panic, so no broken invariant of it can be seen.
-            let result = catch_unwind(AssertUnwindSafe(|| self.process(&mut processor, &input, head, started)));
-            if let Err(panic) = result {
+            // All of it in the request's span, also a panic that the hook logs.
+            let result = head
+                .span()
+                .clone()
+                .in_scope(|| catch_unwind(AssertUnwindSafe(|| self.process(&mut processor, &input, head, started))));
+            if result.is_err() {
+                // The head went down with the panic, so its client has been told `Lost`.
                 processor = self.processor.clone();
-                // The head went down with the panic, so its client has been told `Lost`; only the log is left to do.
                 self.metrics.preprocess_panics.inc();
-                tracing::error!(panic = panic_text(panic.as_ref()), "a picture escaped the containment of its decoder");
             }
         }
     }
@@ -92,14 +95,13 @@ impl Stage {
                 let format = error.format().map_or("unknown", ImageFormatName::as_str);
                 self.metrics.image_rejected.with_label_values(&[format, error.reason()]).inc();
                 if let Some(detail) = error.detail() {
-                    head.span().in_scope(|| tracing::debug!(format, detail, "a picture was refused"));
+                    tracing::debug!(format, detail, "a picture was refused");
                 }
                 return self.refuse(head, error.into());
             }
-            Err(panic) => {
+            Err(_) => {
                 *processor = self.processor.clone();
                 self.metrics.preprocess_panics.inc();
-                head.span().in_scope(|| tracing::error!(panic = panic_text(panic.as_ref()), "a decoder panicked"));
                 let message = "the picture cannot be decoded".to_owned();
                 return self.refuse(head, InputError { kind: InputErrorKind::InvalidImage, message });
             }

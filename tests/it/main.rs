@@ -14,6 +14,7 @@ mod hub;
 mod hub_stand_in;
 mod layouts;
 mod lifecycle;
+mod logs;
 mod onnx;
 mod outputs;
 mod overload;
