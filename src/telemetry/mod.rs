@@ -4,8 +4,8 @@
 //! uses none.
 //!
 //! Invariant: everything that this process writes to standard error goes through one queue, which never blocks, fails or ends
-//! anything; but for a wrong command line, which ends before there is anything to block, and the bar of a download, which is
-//! drawn on a terminal by the thread that loads.
+//! anything; but for what comes before [`init`] (a wrong command line, a panic), when there is nothing to block yet, and the
+//! bar of a download, which the thread that loads draws on a terminal.
 
 mod line;
 mod metrics;
