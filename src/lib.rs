@@ -34,7 +34,7 @@
 //! | [`model`] | a model's directory, its download from the hub, configuration, fingerprint |
 //! | [`export`] | CLIP's ONNX graphs, built without Python |
 //! | [`similarity`] | logits, softmax, loss |
-//! | [`config`], [`cli`], [`telemetry`], [`health`], [`budget`], [`heavy`] | what every service has |
+//! | [`config`], [`cli`], [`telemetry`], [`health`], [`signals`], [`budget`], [`heavy`] | what every service has |
 //!
 //! Dependencies point one way, `http -> embedder -> {preprocess, batch, engine} -> {encoder, model}`; a test holds them to it.
 
@@ -52,6 +52,7 @@ pub mod http;
 pub mod model;
 pub mod preprocess;
 pub mod server;
+pub mod signals;
 pub mod similarity;
 pub mod telemetry;
 pub mod tune;

@@ -1,14 +1,14 @@
 //! The `clipserve` binary: reads the command line and the configuration, calls the library, maps the result to an exit code.
 //!
 //! Owns the exit codes: 0, 64 for a wrong command line or configuration, 1 for everything else. Errors are lines on standard
-//! error, never a panic. No logic beyond that.
+//! error, written at the end of what the log has, never a panic. No logic beyond that.
 
 #![deny(unsafe_code)]
 
 use std::{
     env,
     io::{self, Write},
-    process::{self, ExitCode},
+    process::ExitCode,
     thread,
 };
 
@@ -18,15 +18,11 @@ use clipserve::{
     embedder, engine,
     export::export_checkpoint,
     server::{LoadContext, Server},
-    telemetry,
+    signals, telemetry,
     tune::tune,
 };
-use tokio::{
-    runtime::{self, Runtime},
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::{self, Runtime};
 
-#[expect(clippy::print_stderr, reason = "the last line of a start that failed is for the operator")]
 fn main() -> ExitCode {
     set_variables();
     let command = match cli::parse(env::args_os()) {
@@ -43,16 +39,17 @@ fn main() -> ExitCode {
         Command::Tune(args) => print_tuning(&args),
         Command::Healthcheck(args) => check_health(&args),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let usage = error.is::<ConfigErrors>();
             for line in format!("{error:#}").lines() {
-                eprintln!("clipserve: {line}");
+                telemetry::print_line(&format!("clipserve: {line}"));
             }
-            if usage { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+            if error.is::<ConfigErrors>() { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
         }
-    }
+    };
+    telemetry::flush();
+    code
 }
 
 fn serve(args: &ServeArgs) -> anyhow::Result<()> {
@@ -73,8 +70,8 @@ fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init(&config.telemetry).map_err(anyhow::Error::msg)?;
     let runtime = runtime()?;
     let result = runtime.block_on(async {
+        let stop = signals::stop()?;
         let server = Server::bind(config.clone()).await?;
-        let stop = stop_signal()?;
         let load = move |context: LoadContext| embedder::start(&config, context.metrics, &context.health);
         Ok(server.run(load, stop).await?)
     });
@@ -87,26 +84,6 @@ fn run(config: Config) -> anyhow::Result<()> {
 fn runtime() -> io::Result<Runtime> {
     let threads = thread::available_parallelism().map_or(2, usize::from).div_ceil(4).clamp(2, 8);
     runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()
-}
-
-/// Resolves at the first SIGTERM or SIGINT; the second one ends the process at once.
-#[expect(clippy::disallowed_methods, reason = "a second signal asks for just that: no drain")]
-fn stop_signal() -> io::Result<impl Future<Output = ()>> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        let first = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!(signal = first, "stopping; a second signal stops at once");
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            process::exit(1);
-        });
-    })
 }
 
 /// Writes the graphs and prints their paths, one a line.
@@ -124,9 +101,7 @@ fn print_tuning(args: &TuneArgs) -> anyhow::Result<()> {
     let loaded = args.load(env::vars_os())?;
     let options = args.options().map_err(anyhow::Error::msg)?;
     telemetry::init(&loaded.config.telemetry).map_err(anyhow::Error::msg)?;
-    // A closed standard error is no reason to stop.
-    let mut progress = |line: &str| drop(writeln!(io::stderr(), "{line}"));
-    let report = tune(&loaded.config, options, &runtime()?, &mut progress)?;
+    let report = tune(&loaded.config, options, &runtime()?, &mut telemetry::print_line)?;
     io::stdout().write_all(report.as_bytes())?;
     Ok(())
 }

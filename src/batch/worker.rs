@@ -63,7 +63,7 @@ impl Worker {
 
     /// Waits for the thread, which ends when its queue is closed and empty.
     pub fn join(self) {
-        // The loop contains panics; one that escapes has already been printed by the panic hook.
+        // The loop contains panics; one that escapes has already been logged by the panic hook.
         let _ = self.0.join();
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::Secret;
+use super::{Address, Secret};
 
 /// The hub that is asked where `HF_ENDPOINT` names no other.
 const ENDPOINT: &str = "https://huggingface.co";
@@ -22,7 +22,7 @@ const ENDPOINT: &str = "https://huggingface.co";
 #[derive(Clone, Debug)]
 pub struct HubConfig {
     /// `HF_ENDPOINT`, without a slash at its end.
-    pub endpoint: String,
+    pub endpoint: Address,
     /// `HF_HUB_CACHE`, else `hub` in the home; `None` where not even `HOME` is set.
     pub cache: Option<PathBuf>,
     /// `HF_TOKEN`.
@@ -34,7 +34,7 @@ pub struct HubConfig {
     /// `SSL_CERT_FILE`: the certificates that are trusted (PEM) in place of the bundled ones.
     pub certificates: Option<PathBuf>,
     /// `HTTPS_PROXY`, else `ALL_PROXY`, in upper or lower case.
-    pub proxy: Option<String>,
+    pub proxy: Option<Address>,
     /// `NO_PROXY`: hosts that are reached without it, with commas between them.
     pub no_proxy: String,
     /// The pause before the first retry of a request; each further one is twice as long.
@@ -55,14 +55,13 @@ impl HubConfig {
         });
         let in_home = |name: &str| Some(home.as_ref()?.join(name));
         Self {
-            endpoint: text("HF_ENDPOINT")
-                .map_or_else(|| ENDPOINT.to_owned(), |url| url.trim_end_matches('/').to_owned()),
+            endpoint: Address::new(text("HF_ENDPOINT").as_deref().unwrap_or(ENDPOINT).trim_end_matches('/')),
             cache: path("HF_HUB_CACHE").or_else(|| in_home("hub")),
             token: text("HF_TOKEN").map(Secret::new),
             token_file: path("HF_TOKEN_PATH").or_else(|| in_home("token")),
             offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
             certificates: path("SSL_CERT_FILE"),
-            proxy: either("HTTPS_PROXY").or_else(|| either("ALL_PROXY")),
+            proxy: either("HTTPS_PROXY").or_else(|| either("ALL_PROXY")).map(Address::new),
             no_proxy: either("NO_PROXY").unwrap_or_default(),
             retry_delay: Duration::from_millis(500),
         }
@@ -131,14 +130,22 @@ mod tests {
 
     #[test]
     fn endpoint_offline_certificates_and_proxy_are_read_as_people_know_them() {
-        assert_eq!(hub(&[]).endpoint, "https://huggingface.co");
-        assert_eq!(hub(&[("HF_ENDPOINT", "http://mirror:1/hf/")]).endpoint, "http://mirror:1/hf");
+        assert_eq!(hub(&[]).endpoint.expose(), "https://huggingface.co");
+        assert_eq!(hub(&[("HF_ENDPOINT", "http://mirror:1/hf/")]).endpoint.expose(), "http://mirror:1/hf");
         for (value, offline) in [("1", true), ("ON", true), ("True", true), ("yes", true), ("0", false), ("", false)] {
             assert_eq!(hub(&[("HF_HUB_OFFLINE", value)]).offline, offline, "{value:?}");
         }
-        assert_eq!(hub(&[("all_proxy", "http://a"), ("HTTPS_PROXY", "http://b")]).proxy.as_deref(), Some("http://b"));
+        let proxied = hub(&[("all_proxy", "http://a"), ("HTTPS_PROXY", "http://b")]);
+        assert_eq!(proxied.proxy, Some(Address::new("http://b")));
         assert_eq!(hub(&[("SSL_CERT_FILE", "/c.pem")]).certificates.as_deref(), Some(Path::new("/c.pem")));
         assert_eq!(hub(&[("all_proxy", "http://a"), ("no_proxy", "x,y")]).no_proxy, "x,y");
+    }
+
+    #[test]
+    fn what_is_printed_of_it_holds_no_password() {
+        let hub = hub(&[("HF_ENDPOINT", "https://user:hunter2@mirror/"), ("ALL_PROXY", "user:hunter2@proxy:1")]);
+        assert!(hub.endpoint.expose().contains("hunter2"));
+        assert!(!format!("{hub:?}").contains("hunter2"), "{hub:?}");
     }
 
     #[test]

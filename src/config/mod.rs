@@ -8,6 +8,7 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+mod address;
 mod effective;
 mod error;
 mod hub;
@@ -17,6 +18,7 @@ mod reader;
 mod units;
 mod validate;
 
+pub use address::{Address, without_passwords};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use hub::HubConfig;
 pub use layers::{FlagValue, Overrides};

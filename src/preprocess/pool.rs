@@ -21,7 +21,7 @@ use super::image::{ImageError, ImageFormatName, ImageProcessor, decode_work};
 use crate::{
     batch::{Job, JobError, JobHead, JobQueue, Speed},
     encoder::{InputError, InputErrorKind, PixelBuf},
-    telemetry::{Metrics, Outcome, panic_text},
+    telemetry::{Metrics, Outcome},
 };
 
 /// The running threads.
@@ -61,7 +61,7 @@ impl PreprocessPool {
     /// Waits for the threads, which end when their input queue is closed and empty.
     pub fn join(self) {
         for thread in self.0 {
-            // The loop contains panics; one that escapes has already been printed by the panic hook.
+            // The loop contains panics; one that escapes has already been logged by the panic hook.
             let _ = thread.join();
         }
     }
@@ -73,12 +73,15 @@ impl Stage {
         while let Some((Job { input, head }, _large)) = self.input.take(most_large) {
             let started = Instant::now();
             // The processor is thrown away after a panic, so no broken invariant of it can be seen.
-            let result = catch_unwind(AssertUnwindSafe(|| self.process(&mut processor, &input, head, started)));
-            if let Err(panic) = result {
+            // All of it in the request's span, also a panic that the hook logs.
+            let result = head
+                .span()
+                .clone()
+                .in_scope(|| catch_unwind(AssertUnwindSafe(|| self.process(&mut processor, &input, head, started))));
+            if result.is_err() {
+                // The head went down with the panic, so its client has been told `Lost`.
                 processor = self.processor.clone();
-                // The head went down with the panic, so its client has been told `Lost`; only the log is left to do.
                 self.metrics.preprocess_panics.inc();
-                tracing::error!(panic = panic_text(panic.as_ref()), "a picture escaped the containment of its decoder");
             }
         }
     }
@@ -90,10 +93,9 @@ impl Stage {
         let image = match decoded {
             Ok(Ok(image)) => image,
             Ok(Err(error)) => return self.refuse(head, error),
-            Err(panic) => {
+            Err(_) => {
                 *processor = self.processor.clone();
                 self.metrics.preprocess_panics.inc();
-                head.span().in_scope(|| tracing::error!(panic = panic_text(panic.as_ref()), "a decoder panicked"));
                 let message = "the picture cannot be decoded".to_owned();
                 return self.fail(head, JobError::Input(InputError { kind: InputErrorKind::InvalidImage, message }));
             }

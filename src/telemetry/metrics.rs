@@ -4,9 +4,9 @@
 //!
 //! Invariants: names follow Prometheus' rules (`clipserve_` prefix, base units, `_total` for counters); every label value
 //! comes from a closed set (route templates, status codes, reasons), so the number of series is bounded; counters with known
-//! labels are exported at zero from the start; two servers in one process share nothing.
+//! labels are exported at zero from the start; two servers in one process share nothing but what is the process's own.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -25,6 +25,13 @@ const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// So much of a fingerprint is in `clipserve_build_info`: tells models apart, and fits into a legend.
 const SHORT_FINGERPRINT: usize = "sha256:".len() + 12;
+
+/// Lines of the log that were lost. The log is the process's, so every registry has the same counter.
+#[expect(clippy::expect_used, reason = "the name is a constant, checked by every test that starts a server")]
+pub(super) static LOG_LINES_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
+    let help = "Lines of the log that standard error did not take, or not in time";
+    IntCounter::with_opts(Register::opts("log_lines_dropped_total", help)).expect("a constant name")
+});
 
 /// Why a request was refused at the door: the values of `clipserve_rejected_total`'s label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -364,6 +371,7 @@ impl Metrics {
             ),
             registry: registry.clone(),
         };
+        register.add(LOG_LINES_DROPPED.clone());
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
@@ -460,6 +468,7 @@ mod tests {
         assert!(text.contains("clipserve_items_total{modality=\"text\",outcome=\"expired\"} 0"), "{text}");
         assert!(text.contains("clipserve_cache_lookups_total{modality=\"image\",result=\"hit\"} 0"), "{text}");
         assert!(text.contains("clipserve_cache_bytes{store=\"tokens\"} 0"), "{text}");
+        assert!(text.contains("clipserve_log_lines_dropped_total 0"), "{text}");
     }
 
     #[test]

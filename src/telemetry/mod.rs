@@ -1,43 +1,87 @@
 //! Logs and metrics.
 //!
-//! Owns the `tracing` subscriber and the [`Metrics`] registry. A leaf: every layer may use it, it uses none.
+//! Owns the `tracing` subscriber, the way to standard error, and the [`Metrics`] registry. A leaf: every layer may use it, it
+//! uses none.
+//!
+//! Invariant: everything that this process writes to standard error goes through one queue, which never blocks, fails or ends
+//! anything; but for what comes before [`init`] (a wrong command line, a panic), when there is nothing to block yet, and the
+//! bar of a download, which the thread that loads draws on a terminal.
 
+mod line;
 mod metrics;
+mod queue;
 
 use std::{
     any::Any,
     io::{self, IsTerminal},
+    panic::{self, PanicHookInfo},
+    thread,
 };
 
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{MakeWriter, format::JsonFields},
+    util::SubscriberInitExt,
+};
 
+use line::{JsonLine, TextFields, TextLine};
 pub use metrics::{BuildInfo, Ended, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, Reject, StoreMetrics};
+pub use queue::flush;
 
 use crate::config::{LogFormat, TelemetryConfig};
 
-/// Installs the process-wide `tracing` subscriber; logs go to standard error.
+/// Installs the process-wide `tracing` subscriber and the hook that logs panics; both go to standard error, see [`flush`].
 ///
 /// ONNX Runtime's own messages (target `ort`) are kept at warnings unless the filter names them: one session load writes
-/// dozens of informational lines.
+/// dozens of informational lines. The raw bytes of requests to the hub, token and all, are never logged.
 ///
 /// # Errors
 /// When the filter cannot be parsed, or a subscriber is installed already.
 pub fn init(config: &TelemetryConfig) -> Result<(), String> {
-    let directives = quieten_onnxruntime(&config.log_level);
+    let directives = directives(&config.log_level);
     let filter = EnvFilter::try_new(&directives).map_err(|error| format!("telemetry.log_level: {error}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
-    match config.log_format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
-    }
-    .map_err(|error| error.to_string())
+    let subscriber = subscriber(filter, config.log_format, io::stderr().is_terminal(), queue::stderr);
+    subscriber.try_init().map_err(|error| error.to_string())?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
 }
 
-/// Adds `ort=warn`, unless one of the directives is about that target already.
-fn quieten_onnxruntime(log_level: &str) -> String {
+/// Writes each event to `writer` by one call; text in colours where `ansi`.
+fn subscriber(
+    filter: EnvFilter,
+    format: LogFormat,
+    ansi: bool,
+    writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
+) -> Box<dyn Subscriber + Send + Sync> {
+    // Its own errors it would print past the writer.
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
+    match format {
+        LogFormat::Text => {
+            Box::new(builder.with_ansi(ansi).fmt_fields(TextFields).event_format(TextLine::new(ansi)).finish())
+        }
+        LogFormat::Json => Box::new(builder.fmt_fields(JsonFields::new()).event_format(JsonLine::new()).finish()),
+    }
+}
+
+/// Writes `text` to standard error as one line, in its turn among the lines of the log.
+pub fn print_line(text: &str) {
+    queue::stderr().push(line::plain(text).into_bytes());
+}
+
+/// One line for a panic, in the span that it happened in, so that the request id is with it.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let (thread, at) = (thread::current(), panic.location().map(tracing::field::display));
+    tracing::error!(thread = thread.name(), at, "panicked: {}", panic_text(panic.payload()));
+}
+
+/// What is logged: as `log_level` says, but `ort=warn` unless one of its directives is about that target, and nothing of what
+/// the HTTP client writes and reads.
+fn directives(log_level: &str) -> String {
     let names_ort =
         |directive: &str| directive.split(['=', '[', ':']).next().is_some_and(|target| target.trim() == "ort");
-    if log_level.split(',').any(names_ort) { log_level.to_owned() } else { format!("{log_level},ort=warn") }
+    let ort = if log_level.split(',').any(names_ort) { "" } else { ",ort=warn" };
+    format!("{log_level}{ort},ureq_proto::util=off")
 }
 
 /// What a panic said, as far as it said it with a string.
@@ -51,7 +95,7 @@ pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::quieten_onnxruntime;
+    use super::directives;
 
     #[test]
     fn onnxruntime_is_quiet_unless_its_target_is_named() {
@@ -61,7 +105,7 @@ mod tests {
             ("info, ort=debug", "info, ort=debug"),
             ("ort::logging=trace", "ort::logging=trace"),
         ] {
-            assert_eq!(quieten_onnxruntime(log_level), expected);
+            assert_eq!(directives(log_level), format!("{expected},ureq_proto::util=off"));
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use clipserve::{
-    config::{ModelConfig, Precision, Secret},
+    config::{Address, ModelConfig, Precision, Secret},
     embedder,
     model::hub::{self, HubError},
 };
@@ -233,7 +233,7 @@ fn refusals_say_what_to_do() {
             |case| case.model.hub.certificates = Some(fixture("tiny-clip/config.json")),
             &["SSL_CERT_FILE: there is no certificate in", "config.json"],
         ),
-        (|case| case.model.hub.endpoint = "nonsense".to_owned(), &["nonsense/api/models", "HF_ENDPOINT"]),
+        (|case| case.model.hub.endpoint = Address::new("nonsense"), &["nonsense/api/models", "HF_ENDPOINT"]),
     ];
     for (change, expected) in cases {
         let mut case = Case::new();
@@ -370,7 +370,7 @@ fn binary(case: &Case) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
     command.args(["serve", "--model", ID, "--revision", "main", "--listen", "127.0.0.1:0", "--provider", "cpu"]);
     command.args(["--set", "server.shutdown_delay=0ms"]);
-    command.env_clear().env("HF_ENDPOINT", case.hub.endpoint()).env("HF_HUB_CACHE", case.cache.path());
+    command.env_clear().env("HF_ENDPOINT", case.hub.endpoint().expose()).env("HF_HUB_CACHE", case.cache.path());
     command.envs(std::env::var_os("ORT_DYLIB_PATH").map(|path| ("ORT_DYLIB_PATH", path)));
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command

@@ -11,6 +11,7 @@ use std::{
     thread,
 };
 
+use clipserve::config::Address;
 use sha1::Digest as _;
 
 /// The model's id.
@@ -101,8 +102,8 @@ impl HubStandIn {
     }
 
     /// What `HF_ENDPOINT` is set to.
-    pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+    pub(crate) fn endpoint(&self) -> Address {
+        Address::new(format!("http://{}", self.address))
     }
 
     /// From now on only requests with this token are answered.

@@ -14,6 +14,7 @@ mod hub;
 mod hub_stand_in;
 mod layouts;
 mod lifecycle;
+mod logs;
 #[cfg(target_os = "linux")]
 mod memory;
 mod onnx;

@@ -23,7 +23,7 @@ use ureq::{
 };
 
 use super::{HubError, RepoId, cache::is_commit, etag::Etag};
-use crate::config::{HubConfig, Secret};
+use crate::config::{Address, HubConfig, Secret, without_passwords};
 
 /// Attempts at one request, or at a transfer without any progress: with the first pause at half a second, 15 s of pauses.
 const ATTEMPTS: u32 = 6;
@@ -40,7 +40,7 @@ const PATH: &AsciiSet = &UNRESERVED.remove(b'/');
 /// One repository on a hub.
 pub(super) struct Client {
     agent: Agent,
-    endpoint: String,
+    endpoint: Address,
     token: Option<Secret>,
     retry_delay: Duration,
     repo: RepoId,
@@ -102,7 +102,7 @@ impl Client {
     /// The commit that the revision is, and the files in it.
     pub(super) fn list(&self) -> Result<Listing, HubError> {
         let revision = utf8_percent_encode(&self.revision, UNRESERVED);
-        let url = format!("{}/api/models/{}/revision/{revision}", self.endpoint, self.repo);
+        let url = self.endpoint.join(&format!("/api/models/{}/revision/{revision}", self.repo));
         self.retrying(|| {
             let (url, mut response) = self.ask(&url, |url| self.agent.get(url), |_| false)?;
             if response.status() != StatusCode::OK {
@@ -110,7 +110,7 @@ impl Client {
             }
             let body = response.body_mut().with_config().limit(MAX_LIST_BYTES).read_to_vec();
             let body = body.map_err(|error| broken(&url, error))?;
-            let wrong = |reason: String| HubError::Answer { url: url.clone(), reason };
+            let wrong = |reason: String| HubError::Answer { url: url.to_string(), reason };
             let info: RepoInfo = serde_json::from_slice(&body).map_err(|error| wrong(error.to_string()))?;
             if !is_commit(&info.sha) {
                 return Err(wrong("its sha is not a commit".to_owned()));
@@ -131,7 +131,7 @@ impl Client {
             if !status.is_redirection() && !status.is_success() {
                 return Err(self.refusal(&url, &response));
             }
-            let wrong = |reason: &str| HubError::Answer { url: url.clone(), reason: reason.to_owned() };
+            let wrong = |reason: &str| HubError::Answer { url: url.to_string(), reason: reason.to_owned() };
             let length = || header(headers, "content-length").filter(|_| status.is_success());
             let size = header(headers, "x-linked-size").or_else(length).and_then(|size| size.parse().ok());
             let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag")).and_then(Etag::parse);
@@ -162,7 +162,7 @@ impl Client {
                 let start = range.and_then(|range| range.split('-').next()?.parse().ok());
                 if start != Some(from) {
                     let reason = "it answers another range than was asked for".to_owned();
-                    return Err(HubError::Answer { url, reason });
+                    return Err(HubError::Answer { url: url.to_string(), reason });
                 }
                 from
             }
@@ -186,43 +186,43 @@ impl Client {
         Retries { failed: 0, delay: self.retry_delay }
     }
 
-    fn file_url(&self, commit: &str, name: &str) -> String {
-        format!("{}/{}/resolve/{commit}/{}", self.endpoint, self.repo, utf8_percent_encode(name, PATH))
+    fn file_url(&self, commit: &str, name: &str) -> Address {
+        self.endpoint.join(&format!("/{}/resolve/{commit}/{}", self.repo, utf8_percent_encode(name, PATH)))
     }
 
     /// The answer to a request with the token, and its address: of redirects, those on the endpoint's own host are followed,
     /// until `enough` headers are there. Tried once.
     fn ask(
         &self,
-        url: &str,
+        url: &Address,
         request: impl Fn(&str) -> RequestBuilder<WithoutBody>,
         enough: impl Fn(&HeaderMap) -> bool,
-    ) -> Result<(String, Response<Body>), HubError> {
-        let mut url = url.to_owned();
+    ) -> Result<(Address, Response<Body>), HubError> {
+        let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let mut request = request(&url).config().max_redirects(0).build();
+            let mut request = request(url.expose()).config().max_redirects(0).build();
             if let Some(token) = &self.token {
                 request = request.header("authorization", format!("Bearer {}", token.expose()));
             }
             let response = request.call().map_err(|error| broken(&url, error))?;
-            match redirection(&response).and_then(|location| on_same_host(&url, location)) {
+            match redirection(&response).and_then(|location| url.on_same_host(location)) {
                 Some(next) if !enough(response.headers()) => url = next,
                 _ => return Ok((url, response)),
             }
         }
-        Err(HubError::Answer { url, reason: "it is redirected without end".to_owned() })
+        Err(HubError::Answer { url: url.to_string(), reason: "it is redirected without end".to_owned() })
     }
 
     /// What an answer that is not the wanted one means.
-    fn refusal(&self, url: &str, response: &Response<Body>) -> HubError {
+    fn refusal(&self, url: &Address, response: &Response<Body>) -> HubError {
         let status = response.status();
         let (repo, endpoint) = (self.repo.clone(), self.endpoint.clone());
         match (status.as_u16(), header(response.headers(), "x-error-code")) {
             (408 | 429 | 500..=599, _) => {
-                HubError::Unavailable { url: url.to_owned(), reason: format!("it answers {status}") }
+                HubError::Unavailable { url: url.to_string(), reason: format!("it answers {status}") }
             }
             (_, Some("RevisionNotFound")) => HubError::NoRevision { repo, revision: self.revision.clone() },
-            (_, Some("EntryNotFound")) => HubError::Answer { url: url.to_owned(), reason: "no such file".to_owned() },
+            (_, Some("EntryNotFound")) => HubError::Answer { url: url.to_string(), reason: "no such file".to_owned() },
             (401 | 403, code) => {
                 let why = match (code, self.token.is_some()) {
                     (Some("GatedRepo"), false) => {
@@ -242,7 +242,7 @@ impl Client {
                 let revision = if code.is_none() { Some(self.revision.clone()) } else { None };
                 HubError::NotFound { repo, endpoint, revision }
             }
-            _ => HubError::Answer { url: url.to_owned(), reason: format!("it answers {status}") },
+            _ => HubError::Answer { url: url.to_string(), reason: format!("it answers {status}") },
         }
     }
 }
@@ -275,8 +275,9 @@ impl Retries {
 }
 
 /// A request or a transfer that broke. Everything but an address that is none may be different the next time.
-fn broken(url: &str, error: ureq::Error) -> HubError {
-    let (url, reason) = (url.to_owned(), error.to_string());
+fn broken(url: &Address, error: ureq::Error) -> HubError {
+    // The client's own words may hold an address, that of a redirect among them.
+    let (url, reason) = (url.to_string(), without_passwords(&error.to_string()));
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) | ureq::Error::TooManyRedirects | ureq::Error::RedirectFailed => {
             HubError::Answer { url, reason }
@@ -292,17 +293,6 @@ fn redirection(response: &Response<Body>) -> Option<&str> {
 
 fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// Where a redirect of `url` leads, if that is on the same scheme, host and port.
-fn on_same_host(url: &str, location: &str) -> Option<String> {
-    let host_start = url.find("://")? + 3;
-    let host_end = url.get(host_start..)?.find('/').map_or(url.len(), |at| host_start + at);
-    let origin = url.get(..host_end)?;
-    if location.starts_with('/') && !location.starts_with("//") {
-        return Some(format!("{origin}{location}"));
-    }
-    location.strip_prefix(origin)?.starts_with('/').then(|| location.to_owned())
 }
 
 /// The token of the environment, else of its file.
@@ -354,7 +344,7 @@ fn proxy(hub: &HubConfig) -> Result<Option<Proxy>, HubError> {
     let Some(url) = &hub.proxy else { return Ok(None) };
     let wrong =
         |error: ureq::Error| HubError::Setting { variable: "HTTPS_PROXY or ALL_PROXY", reason: error.to_string() };
-    let parsed = Proxy::new(url).map_err(wrong)?;
+    let parsed = Proxy::new(url.expose()).map_err(wrong)?;
     let mut builder = Proxy::builder(parsed.protocol()).host(parsed.host()).port(parsed.port());
     if let (Some(username), password) = (parsed.username(), parsed.password()) {
         builder = builder.username(username).password(password.unwrap_or_default());
@@ -368,23 +358,6 @@ fn proxy(hub: &HubConfig) -> Result<Option<Proxy>, HubError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_redirect_stays_on_the_host_only_when_it_says_so() {
-        let url = "https://hub:1/a/b/resolve/main/x";
-        for (location, expected) in [
-            ("/api/x", Some("https://hub:1/api/x")),
-            ("https://hub:1/api/x", Some("https://hub:1/api/x")),
-            ("https://hub:12/api/x", None),
-            ("http://hub:1/api/x", None),
-            ("https://hub:1.evil/x", None),
-            ("https://hub:1@evil/x", None),
-            ("//evil/x", None),
-            ("x", None),
-        ] {
-            assert_eq!(on_same_host(url, location).as_deref(), expected, "{location}");
-        }
-    }
 
     #[test]
     fn a_fault_that_will_not_pass_is_not_tried_again_and_one_that_may_is_for_some_attempts() {

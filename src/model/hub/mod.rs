@@ -24,7 +24,7 @@ use super::{
     search,
     tower::{Suffixes, Tower},
 };
-use crate::config::{ModelConfig, Precision};
+use crate::config::{Address, ModelConfig, Precision};
 use cache::RepoCache;
 use client::{Client, Listing, RemoteFile};
 use progress::Progress;
@@ -34,7 +34,7 @@ use select::{Selection, Wanted, select};
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// Neither a place on this machine nor an id.
-    #[error("model directory or graph {path}: No such file or directory, and no id on the hub (owner/name) either", path = .0.display())]
+    #[error("model directory or graph {path}: No such file or directory, and no id on the hub (owner/name) either", path = shown(.0))]
     NotAModel(PathBuf),
     /// No folder for the cache.
     #[error("there is no folder to download to: set HF_HOME or HF_HUB_CACHE")]
@@ -86,7 +86,7 @@ pub enum HubError {
     /// No answer, or one that may be different the next time.
     #[error("cannot download {url}: {reason}")]
     Unavailable {
-        /// What was asked for.
+        /// What was asked for, as [`Address`] shows it.
         url: String,
         /// What came instead.
         reason: String,
@@ -100,7 +100,7 @@ pub enum HubError {
         /// The model.
         repo: RepoId,
         /// The hub.
-        endpoint: String,
+        endpoint: Address,
         /// The revision, where that may be what is not there.
         revision: Option<String>,
     },
@@ -118,7 +118,7 @@ pub enum HubError {
         /// The model.
         repo: RepoId,
         /// The hub.
-        endpoint: String,
+        endpoint: Address,
         /// 401 or 403.
         status: u16,
         /// What to do.
@@ -127,7 +127,7 @@ pub enum HubError {
     /// An answer that is not of the hub's protocol.
     #[error("{url}: {reason}; is HF_ENDPOINT right?")]
     Answer {
-        /// What was asked for.
+        /// What was asked for, as [`Address`] shows it.
         url: String,
         /// What is wrong with the answer.
         reason: String,
@@ -154,6 +154,12 @@ impl HubError {
     fn storage(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Storage { path: path.to_owned(), reason: error.to_string() }
     }
+}
+
+/// A place that is nowhere may be an address, which clipserve does not take, with a password in it.
+fn shown(place: &Path) -> String {
+    let text = place.display().to_string();
+    if text.contains("://") { Address::new(text).to_string() } else { text }
 }
 
 /// `owner/name`, in the hub's own rules for both.
