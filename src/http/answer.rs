@@ -7,10 +7,10 @@
 
 use std::time::Duration;
 
-use super::{ApiError, AppState, Code, held::Held};
+use super::{ApiError, AppState, Code, Peers, held::Held};
 use crate::{
     budget::{ByteBudget, Reservation},
-    telemetry::{Metrics, Reject},
+    telemetry::Reject,
 };
 
 /// A number of JSON with the comma behind it: of all f32 the longest is like -0.0000010000001.
@@ -24,6 +24,9 @@ const FRAME: usize = 512;
 
 /// The head of an array in a NumPy file, and its entries in an archive.
 const ARRAY_HEAD: usize = 512;
+
+/// To write a number of JSON takes some 50 ns.
+const NANOSECONDS_PER_BYTE: u64 = 4;
 
 /// What an answer takes at most. Grows by what is added; sums that are too large stay at the largest number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,31 +80,40 @@ impl Size {
         })
     }
 
-    /// Takes the room.
+    /// Takes the room, made by ending those who do not read their answers where there is none.
     ///
     /// # Errors
     /// 413 when it is more than all answers together may take, 429 when others hold what it needs.
-    pub(super) fn reserve(self, state: &AppState) -> Result<Room, ApiError> {
-        self.reserve_in(&state.answers, &state.metrics)
-    }
-
-    fn reserve_in(self, budget: &ByteBudget, metrics: &Metrics) -> Result<Room, ApiError> {
-        let bytes = self.held.saturating_add(self.written);
-        if bytes > budget.capacity() {
-            let message = format!(
-                "the answer may take {bytes} bytes, the limit is {} (limits.max_inflight_answer_bytes); send fewer items, ask for \
-                 less of them, or take a shorter form where there is one (base64, NumPy)",
-                budget.capacity()
-            );
-            return Err(ApiError::new(Code::PayloadTooLarge, message));
-        }
-        let reservation = budget.reserve(bytes).ok_or_else(|| {
-            metrics.reject(Reject::AnswerBytes);
+    pub(super) async fn reserve(self, state: &AppState) -> Result<Room, ApiError> {
+        self.check(&state.answers)?;
+        let taken = state.peers.make_room(Peers::end_slowest_reader, || self.take(&state.answers)).await;
+        taken.ok_or_else(|| {
+            state.metrics.reject(Reject::AnswerBytes);
             let message = "the server holds as many answers as it may; send the request again in a moment";
             // Nothing measures how fast clients take their answers; one second is when to look again.
             ApiError::new(Code::Overloaded, message).retry_after(Duration::from_secs(1))
-        })?;
-        Ok(Room { written: self.written, reservation })
+        })
+    }
+
+    fn bytes(self) -> usize {
+        self.held.saturating_add(self.written)
+    }
+
+    /// Whether there could ever be room.
+    fn check(self, budget: &ByteBudget) -> Result<(), ApiError> {
+        let (bytes, capacity) = (self.bytes(), budget.capacity());
+        if bytes <= capacity {
+            return Ok(());
+        }
+        let message = format!(
+            "the answer may take {bytes} bytes, the limit is {capacity} (limits.max_inflight_answer_bytes); send fewer items, ask \
+             for less of them, or take a shorter form where there is one (base64, NumPy)"
+        );
+        Err(ApiError::new(Code::PayloadTooLarge, message))
+    }
+
+    fn take(self, budget: &ByteBudget) -> Option<Room> {
+        Some(Room { written: self.written, reservation: budget.reserve(self.bytes())? })
     }
 }
 
@@ -113,6 +125,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// How long it takes to write the answer, at most.
+    pub(super) fn writing(&self) -> Duration {
+        Duration::from_nanos((self.written as u64).saturating_mul(NANOSECONDS_PER_BYTE))
+    }
+
     /// A buffer for the whole answer. What of it is never written to costs nothing.
     pub(super) fn buffer(&self) -> Vec<u8> {
         Vec::with_capacity(self.written)
@@ -199,12 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn what_can_never_have_room_is_413_and_what_others_hold_is_429() {
-        let (budget, metrics) = (ByteBudget::new(16 << 10), Metrics::new());
+    fn what_can_never_have_room_is_413_and_what_others_hold_is_not_taken() {
+        let budget = ByteBudget::new(16 << 10);
         let size = |bytes: usize| Size { held: 0, written: 0 }.holding(bytes / 8).writing(bytes / 2);
-        let room = size(12 << 10).reserve_in(&budget, &metrics).expect("room");
-        assert_eq!(size(8 << 10).reserve_in(&budget, &metrics).expect_err("held").code, Code::Overloaded);
-        let error = size(17 << 10).reserve_in(&budget, &metrics).expect_err("more than there is");
+        let room = size(12 << 10).take(&budget).expect("room");
+        assert!(size(8 << 10).check(&budget).is_ok() && size(8 << 10).take(&budget).is_none(), "held by another");
+        let error = size(17 << 10).check(&budget).expect_err("more than there is");
         assert_eq!(error.code, Code::PayloadTooLarge);
         assert!(error.message.contains("17408 bytes, the limit is 16384"), "{}", error.message);
         assert_eq!(Size::new("m").writing_array(&[usize::MAX, 2], Shape::Numbers).written, usize::MAX, "no overflow");

@@ -17,6 +17,7 @@ use ndarray::{Array2, Axis};
 use super::{
     ApiError, AppState, Code,
     answer::{Size, escaped_len},
+    door::with_priority,
     extract::{Accepts, Encoding, Payload},
     form::Form,
     json::check_count,
@@ -44,6 +45,7 @@ struct Classification {
     /// All labels in the first template, then all in the second, and so on.
     prompts: Vec<String>,
     top_k: Option<usize>,
+    priority: Option<i64>,
     /// The room of labels and prompts; pictures have their own.
     room: Reservation,
 }
@@ -54,19 +56,25 @@ pub(super) async fn classify(State(state): State<Arc<AppState>>, request: Reques
     let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
     let (terms, held) = (payload.terms, payload.held.clone());
-    let Classification { images, labels, prompts, top_k, room: _room } = Classification::read(&state, payload).await?;
-    let room = size(embedder, images.len(), &labels, prompts.len(), top_k)?.reserve(&state)?;
+    let read = embedder.heavy().run(payload.reading(), || Classification::read(&state, payload)).await?;
+    let Classification { images, labels, prompts, top_k, priority, room: _room } = read;
+    let terms = with_priority(terms, priority);
+    let room = size(embedder, images.len(), &labels, prompts.len(), top_k)?.reserve(&state).await?;
     let (images, texts) =
         tokio::try_join!(embedder.embed_images(images, terms), embedder.embed_texts(&prompts, true, terms))?;
-    let timings = images.timings.max(texts.timings);
-    let image_embeds = images.finish(None, true);
-    let label_embeds = ensemble(&texts.finish(None, true), labels.len());
-    let logits = similarity::logits_per_image(image_embeds.view(), label_embeds.view(), logit_scale);
-    let probs = similarity::softmax_rows(logits.view());
-    let results = Scores { labels: &labels, probs: probs.view(), top_k };
-    let written = Written::json(room.buffer(), &ClassifyResponse { model: &embedder.info().name, results })?;
-    drop((image_embeds, label_embeds, logits, probs));
-    Ok(written.answer(room, &held, timings))
+    let takes = room.writing();
+    let write = || {
+        let timings = images.timings.max(texts.timings);
+        let image_embeds = images.finish(None, true);
+        let label_embeds = ensemble(&texts.finish(None, true), labels.len());
+        let logits = similarity::logits_per_image(image_embeds.view(), label_embeds.view(), logit_scale);
+        let probs = similarity::softmax_rows(logits.view());
+        let results = Scores { labels: &labels, probs: probs.view(), top_k };
+        let written = Written::json(room.buffer(), &ClassifyResponse { model: &embedder.info().name, results })?;
+        drop((image_embeds, label_embeds, logits, probs));
+        Ok(written.answer(room, &held, timings))
+    };
+    embedder.heavy().run(takes, write).await
 }
 
 /// Of `n` images, each with the `top_k` best of `labels`, whose embeddings come from so many `prompts`.
@@ -102,38 +110,41 @@ const AROUND_SCORE: usize = 22 + 16;
 
 impl Classification {
     /// The body is gone with this.
-    async fn read(state: &AppState, payload: Payload) -> Result<Self, ApiError> {
+    fn read(state: &AppState, payload: Payload) -> Result<Self, ApiError> {
         let limits = &state.config.limits;
         let mut claim = payload.claim(state);
-        let (images, labels, templates, top_k, mut room) = if let Encoding::Multipart(boundary) = &payload.encoding {
-            let ClassifyQuery { top_k } = payload.query()?;
-            let max_parts = limits.max_images + limits.max_texts + 1;
-            let mut form = Form::read(payload.body, boundary, &["label", "template"], max_parts, &mut claim).await?;
-            let (labels, templates) = (form.take("label"), form.take("template"));
-            let Form { files, room, .. } = form;
-            check_count("images", files.len(), limits.max_images)?;
-            check_count("labels", labels.len(), limits.max_texts)?;
-            (files, labels, Some(templates).filter(|templates| !templates.is_empty()), top_k, room)
-        } else {
-            let ClassifyRequest { images, labels, templates, top_k } = payload.json()?;
-            let (labels, mut room) = labels.owned_strings("labels", limits.max_texts, &mut claim)?;
-            let templates = match templates.filter(|templates| !templates.is_empty_list()) {
-                Some(templates) => {
-                    let (templates, more) = templates.owned_strings("templates", limits.max_texts, &mut claim)?;
-                    room.merge(more);
-                    Some(templates)
-                }
-                None => None,
+        let (images, labels, templates, (top_k, priority), mut room) =
+            if let Encoding::Multipart(boundary) = &payload.encoding {
+                let ClassifyQuery { top_k, priority } = payload.query()?;
+                let max_parts = limits.max_images + limits.max_texts + 1;
+                let mut form = Form::read(payload.body, boundary, &["label", "template"], max_parts, &mut claim)?;
+                let (labels, templates) = (form.take("label"), form.take("template"));
+                let Form { files, room, .. } = form;
+                check_count("images", files.len(), limits.max_images)?;
+                check_count("labels", labels.len(), limits.max_texts)?;
+                let templates = Some(templates).filter(|templates| !templates.is_empty());
+                (files, labels, templates, (top_k, priority), room)
+            } else {
+                let ClassifyRequest { images, labels, templates, top_k, priority } = payload.json()?;
+                let (labels, mut room) = labels.owned_strings("labels", limits.max_texts, &mut claim)?;
+                let templates = match templates.filter(|templates| !templates.is_empty_list()) {
+                    Some(templates) => {
+                        let (templates, more) = templates.owned_strings("templates", limits.max_texts, &mut claim)?;
+                        room.merge(more);
+                        Some(templates)
+                    }
+                    None => None,
+                };
+                let images = images.pictures("images", limits.max_images, &mut claim)?;
+                (images, labels, templates, (top_k, priority), room)
             };
-            (images.pictures("images", limits.max_images, &mut claim)?, labels, templates, top_k, room)
-        };
         if top_k == Some(0) {
             return Err(ApiError::invalid("top_k is 0, expected at least 1"));
         }
         let templates = templates.unwrap_or_else(|| vec![DEFAULT_TEMPLATE.to_owned()]);
         let (prompts, more) = prompts(&labels, &templates, limits, &mut claim)?;
         room.merge(more);
-        Ok(Self { images, labels, prompts, top_k, room })
+        Ok(Self { images, labels, prompts, top_k, priority, room })
     }
 }
 

@@ -64,8 +64,13 @@ pub(super) fn terms(headers: &HeaderMap, started: Instant, state: &AppState) -> 
 }
 
 /// The class of a `priority`, as vLLM and Cohere count it: lower is sooner, 0 is what nobody has said.
-pub(super) fn class_of(priority: i64) -> Class {
+fn class_of(priority: i64) -> Class {
     if priority > 0 { Class::Bulk } else { Class::Interactive }
+}
+
+/// `terms` with the class of a `priority` in the body or the query, which says more than a header that a proxy may have set.
+pub(super) fn with_priority(terms: Terms, priority: Option<i64>) -> Terms {
+    Terms { class: priority.map_or(terms.class, class_of), ..terms }
 }
 
 fn parse<T: FromStr>(value: &header::HeaderValue) -> Option<T> {

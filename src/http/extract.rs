@@ -5,6 +5,8 @@
 //!
 //! Invariants: the body is read once, within its limits (`body`); its reservation in the byte budget lives as long as its bytes.
 
+use std::time::Duration;
+
 use axum::extract::{Query, Request};
 use bytes::Bytes;
 use http::{HeaderMap, Uri, header};
@@ -24,6 +26,9 @@ use crate::{embedder::Terms, telemetry::Reject};
 
 /// Bytes of a query, as it is written. All options together take a tenth of it.
 const MAX_QUERY_BYTES: usize = 4096;
+
+/// To look at a byte of a body, to decode it and to copy it.
+const NANOSECONDS_PER_BYTE: u64 = 3;
 
 /// How the body is encoded.
 #[derive(Debug)]
@@ -80,6 +85,11 @@ impl Payload {
         let no_terms = || ApiError::internal("a request that did not come through the door");
         let terms = *parts.extensions.get::<Terms>().ok_or_else(no_terms)?;
         Ok(Self { encoding, terms, held, headers: parts.headers, uri: parts.uri, body })
+    }
+
+    /// How long it takes to read what is in the body, at most: its depth, its members, base64 or parts, a copy of each.
+    pub(super) fn reading(&self) -> Duration {
+        Duration::from_nanos((self.body.bytes().len() as u64).saturating_mul(NANOSECONDS_PER_BYTE))
     }
 
     /// What the request takes of the budget of bodies so far.

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use memchr::memmem;
 
 use super::{
@@ -38,7 +39,19 @@ impl Form {
     /// # Errors
     /// 400 when it is malformed or has a field that is not among `fields`; 413 for too many parts; 413 and 429 as
     /// [`Claim::reserve`].
-    pub(super) async fn read(
+    pub(super) fn read(
+        body: BodyBytes,
+        boundary: &str,
+        fields: &[&'static str],
+        max_parts: usize,
+        claim: &mut Claim<'_>,
+    ) -> Result<Self, ApiError> {
+        // All of the body is there, so the parser never waits.
+        let never = || ApiError::internal("a multipart body that is there was waited for");
+        Self::parse(body, boundary, fields, max_parts, claim).now_or_never().ok_or_else(never)?
+    }
+
+    async fn parse(
         body: BodyBytes,
         boundary: &str,
         fields: &[&'static str],
@@ -152,7 +165,7 @@ mod tests {
         let peers = Peers::new(Arc::clone(&metrics), second);
         let body = read_body(&HeaderMap::new(), sent, &limits, budget, &peers, None).await.expect("room for the body");
         let mut claim = claim_on(budget, &metrics, body.bytes().len());
-        Form::read(body, "x", fields, 3, &mut claim).await
+        Form::read(body, "x", fields, 3, &mut claim)
     }
 
     const FILE: &str = "--x\r\ncontent-disposition: form-data; name=f; filename=f\r\n\r\n";

@@ -1,7 +1,6 @@
 //! The answer of `/embed/*` where `outputs` were asked for: what may be asked, and how it is written.
 //!
-//! Owns the checks before anything runs, and writing arrays that can be tens of megabytes: off the I/O threads where that takes as
-//! long as many requests. Does not own computing them (`embedder`).
+//! Owns the checks before anything runs, and writing arrays that can be tens of megabytes. Does not own computing them (`embedder`).
 
 use axum::response::Response;
 
@@ -47,7 +46,7 @@ pub(super) fn check_wanted(
 ///
 /// # Errors
 /// 501 when the model does not have them; 413 and 429 as [`Size::reserve`].
-pub(super) fn room_for_outputs(
+pub(super) async fn room_for_outputs(
     state: &AppState,
     embedder: &Embedder,
     modality: Modality,
@@ -69,21 +68,13 @@ pub(super) fn room_for_outputs(
         let axes = [&[n], &*outputs_of_one.of(output, positions)].concat();
         size.writing_array(&axes, format.shape())
     };
-    outputs.iter().fold(size, with_output).reserve(state)
+    outputs.iter().fold(size, with_output).reserve(state).await
 }
-
-/// Up to so many bytes of outputs are written where the request is handled: a millisecond or two, as the embeddings of a large
-/// request take.
-const INLINE_BYTES: usize = 256 << 10;
 
 /// The answer with everything that was asked for.
 ///
 /// # Errors
 /// 500 when it cannot be written.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the budgets of outputs and answers bound how many large ones there are, and none is on the way of embeddings"
-)]
 pub(super) async fn answer_outputs(
     embedder: &Embedder,
     answered: Outputs,
@@ -91,13 +82,8 @@ pub(super) async fn answer_outputs(
     room: Room,
     held: Held,
 ) -> Result<Response, ApiError> {
-    let model = embedder.info().name.clone();
-    let large = answered.reservation.bytes() > INLINE_BYTES;
-    let write = move || write(&model, answered, &format, room, &held);
-    if !large {
-        return write();
-    }
-    tokio::task::spawn_blocking(write).await.map_err(|error| ApiError::internal(error.to_string()))?
+    let takes = room.writing();
+    embedder.heavy().run(takes, || write(&embedder.info().name, answered, &format, room, &held)).await
 }
 
 fn write(model: &str, answered: Outputs, format: &Format, room: Room, held: &Held) -> Result<Response, ApiError> {

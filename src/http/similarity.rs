@@ -12,6 +12,7 @@ use ndarray::Array2;
 use super::{
     ApiError, AppState,
     answer::{Shape, Size},
+    door::with_priority,
     extract::{Accepts, Encoding, Payload},
     form::Form,
     json::check_count,
@@ -47,8 +48,10 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
     let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
     let (terms, held) = (payload.terms, payload.held.clone());
-    let comparison = Comparison::read(&state, payload, embedder.dim(Modality::Text)?).await?;
-    let Comparison { images, texts, options, room: _room } = comparison;
+    let dim = embedder.dim(Modality::Text)?;
+    let read = embedder.heavy().run(payload.reading(), || Comparison::read(&state, payload, dim)).await?;
+    let Comparison { images, texts, options, room: _room } = read;
+    let terms = with_priority(terms, options.priority);
     if options.return_loss && images.len() != texts.len() {
         return Err(ApiError::invalid(format!(
             "return_loss pairs image i with text i, so it needs as many texts as images; there are {} images and {} texts",
@@ -56,25 +59,29 @@ pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Requ
             texts.len()
         )));
     }
-    let room = size(embedder, images.len(), texts.len(), options.return_embeds)?.reserve(&state)?;
+    let room = size(embedder, images.len(), texts.len(), options.return_embeds)?.reserve(&state).await?;
     let (images, texts) =
         tokio::try_join!(embed_images(embedder, images, terms), embed_texts(embedder, texts, options.truncate, terms))?;
-    let ((image_embeds, image_timings), (text_embeds, text_timings)) = (images, texts);
-    let logits = similarity::logits_per_image(image_embeds.view(), text_embeds.view(), logit_scale);
-    let probs = similarity::softmax_rows(logits.view());
-    let response = SimilarityResponse {
-        model: &embedder.info().name,
-        logit_scale,
-        logits_per_image: Rows::floats(logits.view()),
-        logits_per_text: Rows::floats(logits.t()),
-        probs: Rows::floats(probs.view()),
-        image_embeds: options.return_embeds.then(|| Rows::floats(image_embeds.view())),
-        text_embeds: options.return_embeds.then(|| Rows::floats(text_embeds.view())),
-        loss: options.return_loss.then(|| similarity::contrastive_loss(logits.t())),
+    let takes = room.writing();
+    let write = || {
+        let ((image_embeds, image_timings), (text_embeds, text_timings)) = (images, texts);
+        let logits = similarity::logits_per_image(image_embeds.view(), text_embeds.view(), logit_scale);
+        let probs = similarity::softmax_rows(logits.view());
+        let response = SimilarityResponse {
+            model: &embedder.info().name,
+            logit_scale,
+            logits_per_image: Rows::floats(logits.view()),
+            logits_per_text: Rows::floats(logits.t()),
+            probs: Rows::floats(probs.view()),
+            image_embeds: options.return_embeds.then(|| Rows::floats(image_embeds.view())),
+            text_embeds: options.return_embeds.then(|| Rows::floats(text_embeds.view())),
+            loss: options.return_loss.then(|| similarity::contrastive_loss(logits.t())),
+        };
+        let written = Written::json(room.buffer(), &response)?;
+        drop((image_embeds, text_embeds, logits, probs));
+        Ok(written.answer(room, &held, image_timings.max(text_timings)))
     };
-    let written = Written::json(room.buffer(), &response)?;
-    drop((image_embeds, text_embeds, logits, probs));
-    Ok(written.answer(room, &held, image_timings.max(text_timings)))
+    embedder.heavy().run(takes, write).await
 }
 
 /// Of `n` images with `m` texts.
@@ -95,13 +102,13 @@ fn size(embedder: &Embedder, n: usize, m: usize, with_embeds: bool) -> Result<Si
 
 impl Comparison {
     /// The body is gone with this.
-    async fn read(state: &AppState, payload: Payload, dim: usize) -> Result<Self, ApiError> {
+    fn read(state: &AppState, payload: Payload, dim: usize) -> Result<Self, ApiError> {
         let limits = &state.config.limits;
         let mut claim = payload.claim(state);
         if let Encoding::Multipart(boundary) = &payload.encoding {
             let options = payload.query()?;
             let max_parts = limits.max_images + limits.max_texts + 1;
-            let mut form = Form::read(payload.body, boundary, &["text"], max_parts, &mut claim).await?;
+            let mut form = Form::read(payload.body, boundary, &["text"], max_parts, &mut claim)?;
             let texts = form.take("text");
             let Form { files, room, .. } = form;
             check_count("images", files.len(), limits.max_images)?;
@@ -129,8 +136,9 @@ impl Comparison {
             }
             _ => return Err(ApiError::invalid("give either images or image_embeds")),
         };
-        let SimilarityRequest { truncate, return_embeds, return_loss, .. } = request;
-        Ok(Self { images, texts, options: SimilarityQuery { truncate, return_embeds, return_loss }, room })
+        let SimilarityRequest { truncate, return_embeds, return_loss, priority, .. } = request;
+        let options = SimilarityQuery { truncate, return_embeds, return_loss, priority };
+        Ok(Self { images, texts, options, room })
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct EmbedImageQuery {
     pub dimensions: Option<usize>,
     #[serde(default, deserialize_with = "comma_separated")]
     pub outputs: Vec<Output>,
+    /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
+    pub priority: Option<i64>,
 }
 
 /// The options of `/embed/text` as query parameters.
@@ -69,6 +71,8 @@ pub(super) struct EmbedTextQuery {
     pub outputs: Vec<Output>,
     pub padding: Option<PadTo>,
     pub attention_mask: Option<bool>,
+    /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
+    pub priority: Option<i64>,
 }
 
 /// `POST /embed/image` as JSON.
@@ -84,6 +88,8 @@ pub(super) struct EmbedImageRequest<'a> {
     pub dimensions: Option<usize>,
     #[serde(default)]
     pub outputs: Vec<Output>,
+    /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
+    pub priority: Option<i64>,
 }
 
 impl<'a> JsonRequest<'a> for EmbedImageRequest<'a> {
@@ -107,6 +113,8 @@ pub(super) struct EmbedTextRequest<'a> {
     pub outputs: Vec<Output>,
     pub padding: Option<PadTo>,
     pub attention_mask: Option<bool>,
+    /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
+    pub priority: Option<i64>,
 }
 
 impl<'a> JsonRequest<'a> for EmbedTextRequest<'a> {
@@ -123,6 +131,8 @@ pub(super) struct SimilarityQuery {
     pub return_embeds: bool,
     #[serde(default)]
     pub return_loss: bool,
+    /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
+    pub priority: Option<i64>,
 }
 
 /// `POST /similarity` as JSON: each side is given as inputs or as embeddings.
@@ -143,6 +153,8 @@ pub(super) struct SimilarityRequest<'a> {
     pub return_embeds: bool,
     #[serde(default)]
     pub return_loss: bool,
+    /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
+    pub priority: Option<i64>,
 }
 
 impl<'a> JsonRequest<'a> for SimilarityRequest<'a> {
@@ -154,6 +166,8 @@ impl<'a> JsonRequest<'a> for SimilarityRequest<'a> {
 #[serde(deny_unknown_fields)]
 pub(super) struct ClassifyQuery {
     pub top_k: Option<usize>,
+    /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
+    pub priority: Option<i64>,
 }
 
 /// `POST /classify` as JSON.
@@ -167,6 +181,8 @@ pub(super) struct ClassifyRequest<'a> {
     #[serde(borrow)]
     pub templates: Option<Items<'a>>,
     pub top_k: Option<usize>,
+    /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
+    pub priority: Option<i64>,
 }
 
 impl<'a> JsonRequest<'a> for ClassifyRequest<'a> {
