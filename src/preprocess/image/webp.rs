@@ -144,3 +144,22 @@ fn chunk<'a>(mut chunks: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
         chunks = body.get(length.checked_add(length % 2)?..)?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_larger_than_its_canvas_counts_against_the_limit_before_it_is_decoded() {
+        let chunk = |name: &[u8; 4], body: &[u8]| [&name[..], &(body.len() as u32).to_le_bytes(), body].concat();
+        // A canvas of one pixel, and frames of 16,000 x 16,000.
+        let canvas = chunk(b"VP8X", &[0; 10]);
+        let lossy = chunk(b"VP8 ", b"\0\0\0\x9d\x01\x2a\x80\x3e\x80\x3e\0\0");
+        let lossless = chunk(b"VP8L", &[&b"\x2f"[..], &(15_999u32 | 15_999 << 14).to_le_bytes(), &[0; 5]].concat());
+        for frame in [lossy, lossless] {
+            let file = chunk(b"RIFF", &[b"WEBP".as_slice(), &canvas, &frame].concat());
+            let Err(error) = decode(&file, &Limits { max_pixels: 50_000_000 }, Vec::new()) else { panic!("decoded") };
+            assert_eq!(error.reason(), "too_many_pixels", "{error}");
+        }
+    }
+}
