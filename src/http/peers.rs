@@ -52,7 +52,19 @@ struct State {
     all: HashMap<u64, Weak<ConnState>>,
     /// Those that wait for their client, in the order in which they are ended.
     waiting: BTreeMap<Spot, (u64, Instant)>,
+    /// Until when nobody is looked for, of uploads and of readers: all of them were looked at, and none was slow.
+    all_fast_until: [Option<Instant>; 2],
 }
+
+/// Who may be slow.
+#[derive(Clone, Copy)]
+enum Slow {
+    Upload,
+    Reader,
+}
+
+/// How long it is taken for granted that nobody is slow: to look at all connections for every refusal would make refusals dear.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A place in the order of those that wait for their client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,7 +144,8 @@ impl Peers {
     /// Ends the slowest upload, if one is slow: it is answered 408.
     pub(super) fn end_slowest_upload(&self) -> bool {
         let now = Instant::now();
-        let slowest = self.slowest(|connection| connection.slow_upload(now, MIN_RATE, self.0.body_timeout));
+        let slowest =
+            self.slowest(Slow::Upload, |connection| connection.slow_upload(now, MIN_RATE, self.0.body_timeout));
         let Some(connection) = slowest else { return false };
         self.0.metrics.connections_ended(Ended::SlowUpload);
         connection.end_upload();
@@ -142,7 +155,8 @@ impl Peers {
     /// Ends the slowest reader, if one is slow: its connection is closed.
     pub(super) fn end_slowest_reader(&self) -> bool {
         let now = Instant::now();
-        let Some(connection) = self.slowest(|connection| connection.slow_reader(now, MIN_RATE)) else { return false };
+        let slowest = self.slowest(Slow::Reader, |connection| connection.slow_reader(now, MIN_RATE));
+        let Some(connection) = slowest else { return false };
         self.0.metrics.connections_ended(Ended::SlowReader);
         connection.end();
         true
@@ -173,10 +187,21 @@ impl Peers {
         }
     }
 
-    fn slowest(&self, rate: impl Fn(&ConnState) -> Option<f64>) -> Option<Arc<ConnState>> {
-        let all: Vec<Arc<ConnState>> = self.lock().all.values().filter_map(Weak::upgrade).collect();
+    fn slowest(&self, who: Slow, rate: impl Fn(&ConnState) -> Option<f64>) -> Option<Arc<ConnState>> {
+        let now = Instant::now();
+        let all: Vec<Arc<ConnState>> = {
+            let state = self.lock();
+            if state.all_fast_until[who as usize].is_some_and(|until| now < until) {
+                return None;
+            }
+            state.all.values().filter_map(Weak::upgrade).collect()
+        };
         let rated = all.into_iter().filter_map(|connection| Some((rate(&connection)?, connection)));
-        rated.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, connection)| connection)
+        let slowest = rated.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, connection)| connection);
+        if slowest.is_none() {
+            self.lock().all_fast_until[who as usize] = Some(now + LOOK_AGAIN);
+        }
+        slowest
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
