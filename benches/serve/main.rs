@@ -144,6 +144,9 @@ struct LoadOptions {
     /// So many different requests; without it, none comes twice.
     #[arg(long)]
     distinct: Option<u64>,
+    /// A header of every request.
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Option<String>,
     /// A JPEG; without it, a photograph of 640x480.
     #[arg(long)]
     picture: Option<PathBuf>,
@@ -175,7 +178,11 @@ fn load(places: &Places, options: &LoadOptions) -> Result<()> {
         .and_then(|url| url.trim_end_matches('/').parse().ok())
         .ok_or_else(|| format!("--url {}: must be http://IP:PORT", options.url))?;
     let picture = fs::read(options.picture.clone().unwrap_or_else(|| places.root.join(PICTURE)))?;
-    let template = Template::new(options.ask, options.wire, &picture, options.distinct.unwrap_or(ENDLESS))?;
+    let mut template = Template::new(options.ask, options.wire, &picture, options.distinct.unwrap_or(ENDLESS))?;
+    if let Some(header) = &options.header {
+        let (name, value) = header.split_once(':').ok_or_else(|| format!("--header {header}: must be NAME: VALUE"))?;
+        template = template.with_header(&name.trim().parse()?, &value.trim().parse()?);
+    }
     let pace = match options.rate {
         None => Pace::Closed,
         Some(rate) if rate > 0.0 => Pace::Open(Schedule::new(options.arrivals, rate, options.seed)),
@@ -189,9 +196,10 @@ fn load(places: &Places, options: &LoadOptions) -> Result<()> {
         warm_up: Duration::from_secs_f64(options.warm_up),
         window: Duration::from_secs_f64(options.seconds),
         drain: Duration::from_secs(10),
+        patience: load::PATIENCE,
         slo: Duration::from_millis(options.slo),
     })?;
     println!("{}", load::table::header(options.slo));
-    println!("{}", load::table::row(template.path(), options.connections, &summary));
+    println!("{}", load::table::row(&template.name(), options.connections, &summary));
     Ok(())
 }

@@ -92,7 +92,7 @@ fn an_open_loop_counts_latency_from_the_arrival_and_what_was_never_answered() {
     }
     recorder.arrived(start + 2950 * MS);
     recorder.arrived(start + 2960 * MS);
-    recorder.open(start + 2960 * MS, start + 2961 * MS, Outcome::Refused);
+    recorder.open(start + 2960 * MS, start + 2961 * MS, Outcome::Refused(None));
     let summary = recorder.summary(true, 0.0);
     assert_eq!(summary.offered, Some(2.5));
     assert_eq!(
