@@ -7,6 +7,7 @@
 //! make bench ARGS="sweep --arithmetic bf16"     connections and rates, for images, texts and similarity
 //! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
+//! make attack ARGS="overload quiet"              what the service withstands, beside a bar for each attack
 //! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
 //! ```
 //!
@@ -23,6 +24,7 @@
 )]
 
 mod arithmetic;
+mod attack;
 mod bare;
 mod chart;
 mod checkpoint;
@@ -86,6 +88,8 @@ enum Command {
     Compare(compare::Options),
     /// Arithmetics and exports beside each other in bare ONNX Runtime: milliseconds, and the cosine of the embeddings.
     Graphs(graphs::Options),
+    /// Attacks the service: what it withstands, as a table.
+    Attack(attack::Options),
     /// One bare session, for the others.
     #[command(hide = true)]
     Bare {
@@ -165,6 +169,7 @@ fn main() -> Result<()> {
         Some(Command::Load(options)) => load(&places, &options),
         Some(Command::Compare(options)) => compare::run(&places, &options),
         Some(Command::Graphs(options)) => graphs::run(&places, &options),
+        Some(Command::Attack(options)) => attack::run(&places, &options),
         Some(Command::Bare { arithmetic, graph, activation_group }) => {
             bare::serve(&places, arithmetic, &graph, activation_group)
         }
