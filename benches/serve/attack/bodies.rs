@@ -35,10 +35,15 @@ pub(crate) fn string(letters: usize) -> String {
     format!("\"{}\"", "a".repeat(letters))
 }
 
-/// `{"texts": [...]}` with `count` different texts of `bytes` each.
+/// `{"texts": [...]}` with `count` different texts of `bytes` each, which begin with letters, as digits take a token each.
 pub(crate) fn texts(count: usize, bytes: usize) -> Vec<u8> {
     let words = "a photo of a red cat beside the old wooden bridge ".repeat(bytes / 50 + 1);
-    let texts: Vec<_> = (0..count).map(|number| format!("\"{number:06} {}\"", &words[..bytes.max(8) - 7])).collect();
+    let letter = |number: usize| char::from(b'a' + (number % 26) as u8);
+    let texts = (0..count).map(|number| {
+        let letters = [letter(number / 676), letter(number / 26), letter(number)];
+        format!("\"{} {}\"", String::from_iter(letters), &words[..bytes.max(4) - 4])
+    });
+    let texts: Vec<_> = texts.collect();
     object("texts", &format!("[{}]", texts.join(",")))
 }
 

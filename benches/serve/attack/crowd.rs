@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
     sync::{Arc, Mutex, PoisonError},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -33,8 +33,9 @@ const OPENING: usize = 256;
 /// How long a connection may take to open and to be taken.
 const OPEN: Duration = Duration::from_secs(3);
 
-/// How long all of them may take.
-const GATHER: Duration = Duration::from_secs(5);
+/// How long all of them may take, and how long none may come until the rest is given up.
+const GATHER: Duration = Duration::from_secs(10);
+const NOBODY: Duration = Duration::from_secs(3);
 
 /// How often is looked whether those of one kind are in.
 const LOOK: Duration = Duration::from_millis(10);
@@ -88,9 +89,13 @@ impl Crowd {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = thread::spawn(move || LocalSet::new().block_on(&runtime, host(address, guests, shared, left)));
         let crowd = Self { leave: Some(leave), seen, guests: count, thread: Some(thread) };
+        let (mut came, mut last) = (0, Instant::now());
         wait(GATHER, || {
             let seen = crowd.seen();
-            seen.came + seen.stayed_out >= crowd.guests
+            if seen.came > came {
+                (came, last) = (seen.came, Instant::now());
+            }
+            seen.came + seen.stayed_out >= crowd.guests || last.elapsed() > NOBODY
         });
         Ok(crowd)
     }

@@ -55,7 +55,7 @@ const FILES: &str = "--nofile=16384:";
 const SLO: Duration = Duration::from_secs(1);
 
 /// How long a measured client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// After the last arrival of an open loop: what has no answer by then is not in time anyway.
 const DRAIN: Duration = Duration::from_millis(1500);
@@ -97,13 +97,14 @@ struct Attack<'a> {
 }
 
 pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
+    let started = Instant::now();
     checkpoint::make(places)?;
     let status = Command::new("prlimit").args(["--pid", &std::process::id().to_string(), FILES]).status()?;
     if !status.success() {
         return Err(format!("prlimit {FILES}: {status}").into());
     }
     let picture = fs::read(places.root.join(PICTURE))?;
-    let mut attack = Attack { places, picture, findings: Vec::new(), started: Instant::now() };
+    let mut attack = Attack { places, picture, findings: Vec::new(), started };
     let scenarios = if options.scenarios.is_empty() { Scenario::value_variants() } else { &options.scenarios };
     for scenario in scenarios {
         let name = scenario.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
@@ -114,7 +115,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
             Scenario::Unread => unread::run(&mut attack),
             Scenario::Quiet => quiet::run(&mut attack),
             Scenario::Neighbours => neighbours::run(&mut attack),
-            Scenario::Overload => overload::run(&mut attack).and_then(|()| priority::run(&mut attack)),
+            Scenario::Overload => overload::run(&mut attack),
             Scenario::Resets => resets::run(&mut attack),
         });
         if let Err(error) = outcome {

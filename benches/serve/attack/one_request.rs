@@ -26,7 +26,7 @@ const ANSWER_BYTES: usize = 4096;
 const LINE_BYTES: usize = 8192;
 
 /// How long is waited for an answer at all, and for a line of the log.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(5);
 const LOG: Duration = Duration::from_millis(300);
 
 /// So many lines of the log are kept.

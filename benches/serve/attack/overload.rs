@@ -8,7 +8,7 @@ use std::{thread, time::Duration};
 use super::{
     Attack, Client, PATIENCE, SLO, describe,
     finding::Finding,
-    measure, refused,
+    measure, priority, refused,
     target::{Model, Target},
 };
 use crate::{
@@ -65,6 +65,8 @@ pub(crate) fn run(attack: &mut Attack<'_>) -> Result<()> {
             if arithmetic == Arithmetic::F32 && ask != Ask::Mix {
                 let finding = one_at_a_time(attack, &name, &target, &template, capacity)?;
                 attack.found(finding);
+                let finding = priority::beside(attack, &name, &target, &template, capacity)?;
+                attack.found(finding);
             }
         }
         attack.found(target.unharmed(&format!("{}: overload", model.name()), Duration::from_secs(5)));
@@ -73,7 +75,7 @@ pub(crate) fn run(attack: &mut Attack<'_>) -> Result<()> {
 }
 
 /// Answers in a second, as a closed loop finds them.
-pub(crate) fn capacity(attack: &Attack<'_>, name: &str, target: &Target, template: &Template) -> Result<f64> {
+fn capacity(attack: &Attack<'_>, name: &str, target: &Target, template: &Template) -> Result<f64> {
     let what = format!("{name}, capacity");
     let capacity = attack.measure(&what, target, template, Client::Closed(CAPACITY), CAPACITY_SECONDS)?.rate;
     if capacity > 0.0 { Ok(capacity) } else { Err(format!("{what}: no answers").into()) }
@@ -87,13 +89,14 @@ fn judge(name: String, summary: &Summary, capacity: f64) -> Finding {
     let seconds: Vec<_> = summary.retry_after.keys().copied().collect();
     let retry: Vec<_> =
         seconds.iter().map(|seconds| seconds.map_or("none".to_owned(), |seconds| seconds.to_string())).collect();
+    let retry = if retry.is_empty() { "none, as none is refused".to_owned() } else { retry.join(", ") };
     let retry_is_well = seconds.iter().all(told) && (seconds.len() > 1 || summary.refused < 2);
     let in_time = format!("answers within {} ms, of the capacity,", SLO.as_millis());
     Finding::new(name)
         .at_least(&in_time, "", summary.goodput / capacity, IN_TIME)
         .within("429 p99", summary.refusal(0.99), REFUSAL)
         .check(format!("{failed} failed{failure}"), "0", failed == 0)
-        .check(format!("Retry-After {}", retry.join(", ")), "1 to 10, not all equal", retry_is_well)
+        .check(format!("Retry-After {retry}"), "1 to 10, not all equal", retry_is_well)
 }
 
 /// A client with one request open at a time, beside half of the capacity.

@@ -1,18 +1,13 @@
 //! A second class of requests that takes all it can get, beside the first class.
 //!
-//! Owns how a request says that it is of the second class. Held to: the first class loses next to nothing.
+//! Owns how a request says that it is of the second class. Held to: the first class loses next to nothing. Part of the overload.
 
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    Attack, Client, describe,
-    figures::median,
-    finding::Finding,
-    overload::{both, capacity},
-    p99,
-    target::{Model, Target},
+    Attack, Client, describe, figures::median, finding::Finding, milliseconds, overload::both, p99, target::Target,
 };
-use crate::{Result, arithmetic::Arithmetic, figures::milliseconds, load::request::Ask};
+use crate::{Result, load::request::Template};
 
 /// What a request of the second class carries.
 const SECOND_CLASS: (HeaderName, HeaderValue) = (HeaderName::from_static("x-priority"), HeaderValue::from_static("1"));
@@ -21,37 +16,36 @@ const SECOND_CLASS: (HeaderName, HeaderValue) = (HeaderName::from_static("x-prio
 const GREEDY: usize = 8;
 
 /// Rounds, and seconds of each measurement.
-const ROUNDS: u64 = 2;
-const SECONDS: f64 = 4.0;
+const ROUNDS: usize = 2;
+const SECONDS: f64 = 3.0;
 
 /// The p99 of the first class beside the second, of that alone.
 const COSTS: f64 = 1.1;
 
 /// Two loads at once do not ask for the same.
-const APART: u64 = 1 << 32;
+const APART: u64 = 1 << 33;
 
-pub(crate) fn run(attack: &mut Attack<'_>) -> Result<()> {
-    let model = Model::Large(Arithmetic::F32);
-    let mut target = Target::start(attack.places, model, &[])?;
-    for (ask, kind) in [(Ask::Image, "images"), (Ask::Text, "texts")] {
-        let name = format!("{}, {kind}: the first class beside the second", model.name());
-        let first = attack.template(ask)?;
-        let second = first.clone().starting_at(APART).with_header(&SECOND_CLASS.0, &SECOND_CLASS.1);
-        let half = Client::Open(capacity(attack, &name, &target, &first)? / 2.0);
-        let mut ratios = Vec::new();
-        let mut times = Vec::new();
-        for _ in 0..ROUNDS {
-            let alone = attack.measure("the first class alone", &target, &first, half, SECONDS)?;
-            let (beside, greedy) = both(&target, (&first, half), (&second, Client::Closed(GREEDY)), SECONDS)?;
-            attack.say(format!("  beside the second: {}", describe(&beside)));
-            attack.say(format!("  the second class: {}", describe(&greedy)));
-            ratios.push(p99(&beside).as_secs_f64() / p99(&alone).as_secs_f64());
-            times.push([milliseconds(p99(&alone)), milliseconds(p99(&beside))]);
-        }
-        let times = [0, 1].map(|side| median(&times.iter().map(|times| times[side]).collect::<Vec<_>>()));
-        let what = format!("p99 {:.0} → {:.0} ms,", times[0], times[1]);
-        attack.found(Finding::new(name).at_most(&what, "x", median(&ratios), COSTS));
+/// The first class at half of the `capacity`, alone and beside the second.
+pub(crate) fn beside(
+    attack: &Attack<'_>,
+    name: &str,
+    target: &Target,
+    first: &Template,
+    capacity: f64,
+) -> Result<Finding> {
+    let second = first.clone().starting_at(APART).with_header(&SECOND_CLASS.0, &SECOND_CLASS.1);
+    let half = Client::Open(capacity / 2.0);
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let summary = attack.measure("the first class alone", target, first, half, SECONDS)?;
+        alone.push(milliseconds(p99(&summary)));
+        let (summary, greedy) = both(target, (first, half), (&second, Client::Closed(GREEDY)), SECONDS)?;
+        attack.say(format!("  beside the second: {}", describe(&summary)));
+        attack.say(format!("  the second class: {}", describe(&greedy)));
+        beside.push(milliseconds(p99(&summary)));
     }
-    attack.found(target.unharmed("two classes", std::time::Duration::from_secs(5)));
-    Ok(())
+    let ratios: Vec<_> = alone.iter().zip(&beside).map(|(alone, beside)| beside / alone).collect();
+    let what = format!("p99 {:.0} → {:.0} ms,", median(&alone), median(&beside));
+    let finding = Finding::new(format!("{name}: the first class at half of the capacity, beside the second"));
+    Ok(finding.at_most(&what, "x", median(&ratios), COSTS))
 }

@@ -26,6 +26,9 @@ const SLACK: f64 = 128.0 * MIB;
 /// Open files may differ by so many afterwards.
 const DESCRIPTORS: usize = 5;
 
+/// Rounds of requests before the attack.
+const WARM_UP: usize = 3;
+
 /// How long one request of a check may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -61,7 +64,7 @@ impl Target {
     pub(crate) fn start(places: &Places, model: Model, set: &[&str]) -> Result<Self> {
         let mut target = Self::start_logging(places, model, set, Reader::Stays)?;
         let picture = fs::read(places.root.join(PICTURE))?;
-        for number in 0..8 {
+        for number in 0..WARM_UP {
             let text = format!("{{\"texts\": [\"a warm-up {number}\"]}}");
             for request in [
                 raw::post("/embed/text", "application/json", text.as_bytes()),
