@@ -179,17 +179,22 @@ enum Client {
 }
 
 fn measure(target: &Target, template: &Template, client: Client, seconds: f64, patience: Duration) -> Result<Summary> {
-    let (connections, pace) = match client {
-        Client::Closed(connections) => (connections, Pace::Closed),
-        Client::Open(rate) => (OPEN_CONNECTIONS, Pace::Open(Schedule::new(Arrivals::Poisson, rate, 1))),
+    let (warm_up, window) = (Duration::from_millis(500), Duration::from_secs_f64(seconds));
+    let (connections, pace, patience) = match client {
+        Client::Closed(connections) => (connections, Pace::Closed, patience),
+        Client::Open(rate) => {
+            let schedule = Schedule::new(Arrivals::Poisson, rate, 1);
+            // Nobody gives up before the drain ends: who is late has not failed.
+            (OPEN_CONNECTIONS, Pace::Open(schedule), patience.max(warm_up + window + DRAIN))
+        }
     };
     load::run(&Load {
         address: target.address(),
         template,
         connections,
         pace,
-        warm_up: Duration::from_millis(500),
-        window: Duration::from_secs_f64(seconds),
+        warm_up,
+        window,
         drain: DRAIN,
         patience,
         slo: SLO,
