@@ -328,6 +328,7 @@ fn measure(service: &Service, template: &Template, connections: usize, seconds: 
         warm_up: Duration::from_secs_f64(if connections == 1 { 0.5 } else { 2.0 }),
         window: Duration::from_secs_f64(seconds),
         drain: Duration::from_secs(if connections > 32 { 3 } else { 20 }),
+        patience: load::PATIENCE,
         slo: Duration::from_secs(1),
     })
 }

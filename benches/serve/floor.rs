@@ -111,6 +111,7 @@ fn closed<'a>(service: &Service, template: &'a Template, connections: usize, sec
         warm_up: Duration::from_secs(1),
         window: Duration::from_secs_f64(seconds),
         drain: Duration::from_secs(5),
+        patience: load::PATIENCE,
         slo: Duration::from_secs(1),
     }
 }

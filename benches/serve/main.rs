@@ -7,6 +7,7 @@
 //! make bench ARGS="sweep --arithmetic bf16"     connections and rates, for images, texts and similarity
 //! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
+//! make attack ARGS="overload quiet"              what the service withstands, beside a bar for each attack
 //! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
 //! ```
 //!
@@ -23,6 +24,7 @@
 )]
 
 mod arithmetic;
+mod attack;
 mod bare;
 mod chart;
 mod checkpoint;
@@ -86,6 +88,8 @@ enum Command {
     Compare(compare::Options),
     /// Arithmetics and exports beside each other in bare ONNX Runtime: milliseconds, and the cosine of the embeddings.
     Graphs(graphs::Options),
+    /// Attacks the service: what it withstands, as a table.
+    Attack(attack::Options),
     /// One bare session, for the others.
     #[command(hide = true)]
     Bare {
@@ -144,6 +148,9 @@ struct LoadOptions {
     /// So many different requests; without it, none comes twice.
     #[arg(long)]
     distinct: Option<u64>,
+    /// A header of every request.
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Option<String>,
     /// A JPEG; without it, a photograph of 640x480.
     #[arg(long)]
     picture: Option<PathBuf>,
@@ -162,6 +169,7 @@ fn main() -> Result<()> {
         Some(Command::Load(options)) => load(&places, &options),
         Some(Command::Compare(options)) => compare::run(&places, &options),
         Some(Command::Graphs(options)) => graphs::run(&places, &options),
+        Some(Command::Attack(options)) => attack::run(&places, &options),
         Some(Command::Bare { arithmetic, graph, activation_group }) => {
             bare::serve(&places, arithmetic, &graph, activation_group)
         }
@@ -175,7 +183,11 @@ fn load(places: &Places, options: &LoadOptions) -> Result<()> {
         .and_then(|url| url.trim_end_matches('/').parse().ok())
         .ok_or_else(|| format!("--url {}: must be http://IP:PORT", options.url))?;
     let picture = fs::read(options.picture.clone().unwrap_or_else(|| places.root.join(PICTURE)))?;
-    let template = Template::new(options.ask, options.wire, &picture, options.distinct.unwrap_or(ENDLESS))?;
+    let mut template = Template::new(options.ask, options.wire, &picture, options.distinct.unwrap_or(ENDLESS))?;
+    if let Some(header) = &options.header {
+        let (name, value) = header.split_once(':').ok_or_else(|| format!("--header {header}: must be NAME: VALUE"))?;
+        template = template.with_header(&name.trim().parse()?, &value.trim().parse()?);
+    }
     let pace = match options.rate {
         None => Pace::Closed,
         Some(rate) if rate > 0.0 => Pace::Open(Schedule::new(options.arrivals, rate, options.seed)),
@@ -189,9 +201,10 @@ fn load(places: &Places, options: &LoadOptions) -> Result<()> {
         warm_up: Duration::from_secs_f64(options.warm_up),
         window: Duration::from_secs_f64(options.seconds),
         drain: Duration::from_secs(10),
+        patience: load::PATIENCE,
         slo: Duration::from_millis(options.slo),
     })?;
     println!("{}", load::table::header(options.slo));
-    println!("{}", load::table::row(template.path(), options.connections, &summary));
+    println!("{}", load::table::row(&template.name(), options.connections, &summary));
     Ok(())
 }

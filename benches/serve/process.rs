@@ -1,16 +1,17 @@
 //! A service under test as a process: started, ready, paused while another one is measured, measured, ended.
 //!
 //! Owns the child and what `/proc` says of it. Does not own which program it is (`services`). Invariants: a `Service` that
-//! exists is ready and dies with its value; what it logs is read to the end, so that it never blocks on its own log.
+//! exists is ready (but see [`Service::spawn`]) and dies with its value; what it logs is read to the end, so that it never
+//! blocks on its own log, unless [`Reader`] says otherwise.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     fs,
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
     sync::{Arc, Mutex, PoisonError, mpsc},
-    thread,
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -32,8 +33,28 @@ const LINES: usize = 20;
 /// A running service.
 pub(crate) struct Service {
     child: Child,
-    log: Arc<Mutex<VecDeque<String>>>,
+    log: Arc<Mutex<Log>>,
     address: SocketAddr,
+    /// Holds the log that nobody reads.
+    _reader: Option<JoinHandle<Option<BufReader<ChildStderr>>>>,
+}
+
+/// What was read of a log.
+struct Log {
+    last: VecDeque<String>,
+    /// So many of the last lines are kept.
+    kept: usize,
+}
+
+/// What becomes of the log's reader once the service is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Reads on.
+    Stays,
+    /// Leaves the pipe open and reads no more.
+    Sleeps,
+    /// Closes the pipe.
+    Goes,
 }
 
 /// Memory in bytes.
@@ -43,6 +64,8 @@ pub(crate) struct Memory {
     pub(crate) resident: f64,
     /// The most there was (`VmHWM`).
     pub(crate) peak: f64,
+    /// Mapped (`VmSize`).
+    pub(crate) mapped: f64,
 }
 
 impl Service {
@@ -52,50 +75,71 @@ impl Service {
     /// When it ends or takes too long; the end of its log is in the error.
     pub(crate) fn start(
         mut command: Command,
-        ready: impl Fn(&str) -> Option<Ready>,
+        ready: impl Fn(&str) -> Option<Ready> + Send + 'static,
         known: Option<SocketAddr>,
+        reader: Reader,
     ) -> Result<Self> {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
-        let log = child.stderr.take().ok_or("the log is piped")?;
-        let (sender, lines) = mpsc::channel();
-        let last = Arc::new(Mutex::new(VecDeque::new()));
-        let kept = Arc::clone(&last);
-        thread::spawn(move || {
-            for line in BufReader::new(log).lines().map_while(std::io::Result::ok) {
-                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.len() == LINES {
-                    kept.pop_front();
-                }
-                kept.push_back(line.clone());
-                // Nobody listens any more once it is ready.
-                let _ = sender.send(line);
-            }
-        });
         let address = known.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let mut service = Self { child, log: last, address };
+        let mut service = Self::spawn(&mut command, address, Stdio::piped())?;
+        let log = service.child.stderr.take().ok_or("the log is piped")?;
+        let (sender, states) = mpsc::channel();
+        let kept = Arc::clone(&service.log);
+        service._reader = Some(thread::spawn(move || {
+            let (mut log, mut line, mut serves) = (BufReader::new(log), Vec::new(), false);
+            while log.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                let text = String::from_utf8_lossy(line.strip_suffix(b"\n").unwrap_or(&line)).into_owned();
+                line.clear();
+                let state = if serves { None } else { ready(&text) };
+                kept.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                serves |= matches!(state, Some(Ready::Serves));
+                // Nobody listens any more once it is ready.
+                let _ = state.map(|state| sender.send(state));
+                match reader {
+                    Reader::Sleeps if serves => return Some(log),
+                    Reader::Goes if serves => return None,
+                    _ => {}
+                }
+            }
+            None
+        }));
         loop {
-            let Ok(line) = lines.recv_timeout(START) else {
-                let program = command.get_program().to_string_lossy();
-                return Err(format!("{program} did not start: {}", service.state()).into());
-            };
-            match ready(&line) {
-                Some(Ready::At(address)) => service.address = address,
-                Some(Ready::Serves) => return Ok(service),
-                None => {}
+            match states.recv_timeout(START) {
+                Ok(Ready::At(address)) => service.address = address,
+                Ok(Ready::Serves) => return Ok(service),
+                Err(_) => {
+                    let program = command.get_program().to_string_lossy();
+                    return Err(format!("{program} did not start: {}", service.state()).into());
+                }
             }
         }
     }
 
+    /// Runs `command`, which will listen on `address`, with `log` as its standard error. Whether it is ready, the caller sees.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub(crate) fn spawn(command: &mut Command, address: SocketAddr, log: Stdio) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let child = command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
+        let log = Arc::new(Mutex::new(Log { last: VecDeque::new(), kept: LINES }));
+        Ok(Self { child, log, address, _reader: None })
+    }
+
+    /// Keeps so many of the last lines of its log from now on.
+    pub(crate) fn keep_lines(&self, lines: usize) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).kept = lines;
+    }
+
+    /// Takes the kept lines of its log.
+    pub(crate) fn take_lines(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).last.drain(..).collect()
+    }
+
     /// Whether it has ended, and what it logged last: for the message of an error.
     pub(crate) fn state(&mut self) -> String {
-        let state = match self.child.try_wait() {
-            Ok(Some(status)) => status.to_string(),
-            Ok(None) => "it still runs".to_owned(),
-            Err(error) => error.to_string(),
-        };
+        let state = self.how_it_ended();
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        format!("{state}; its last lines:\n{}", Vec::from_iter(log.iter().map(String::as_str)).join("\n"))
+        format!("{state}; its last lines:\n{}", Vec::from_iter(log.last.iter().map(String::as_str)).join("\n"))
     }
 
     /// Where it listens.
@@ -124,7 +168,22 @@ impl Service {
         self.signal("-CONT")
     }
 
-    fn signal(&self, name: &str) -> Result<()> {
+    /// Its exit code or signal, or that it still runs.
+    pub(crate) fn how_it_ended(&mut self) -> String {
+        match self.child.try_wait() {
+            Ok(Some(status)) => status.to_string(),
+            Ok(None) => "it still runs".to_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal by its name, such as `-TERM`.
+    pub(crate) fn signal(&self, name: &str) -> Result<()> {
         let status = Command::new("kill").arg(name).arg(self.child.id().to_string()).status()?;
         if status.success() { Ok(()) } else { Err(format!("kill {name}: {status}").into()) }
     }
@@ -136,7 +195,25 @@ impl Service {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("the process is gone")?;
             Ok(line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<f64>()? * 1024.0)
         };
-        Ok(Memory { resident: kilobytes("VmRSS")?, peak: kilobytes("VmHWM")? })
+        Ok(Memory { resident: kilobytes("VmRSS")?, peak: kilobytes("VmHWM")?, mapped: kilobytes("VmSize")? })
+    }
+
+    /// Makes what is resident now the most there was.
+    pub(crate) fn forget_peak(&self) -> Result<()> {
+        Ok(fs::write(format!("/proc/{}/clear_refs", self.child.id()), "5")?)
+    }
+
+    /// Lets it map no more than `room` bytes beyond what it has mapped (`RLIMIT_AS`).
+    pub(crate) fn limit_memory(&self, room: u64) -> Result<()> {
+        let mapped = self.memory()?.mapped as u64;
+        let limit = format!("--as={}", mapped + room);
+        let status = Command::new("prlimit").args(["--pid", &self.child.id().to_string(), &limit]).status()?;
+        if status.success() { Ok(()) } else { Err(format!("prlimit {limit}: {status}").into()) }
+    }
+
+    /// Open files.
+    pub(crate) fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
     }
 
     /// CPU time so far, in hundredths of a second.
@@ -160,6 +237,15 @@ impl Service {
             *groups.entry(group(name.trim())).or_insert(0.0) += nanoseconds / 1e9;
         }
         Ok(groups)
+    }
+}
+
+impl Log {
+    fn push(&mut self, line: String) {
+        while self.last.len() >= self.kept {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     Result,
     arithmetic::Arithmetic,
-    process::{Ready, Service},
+    process::{Reader, Ready, Service},
 };
 
 /// Where the checkpoint, the graphs and the peers' Python are kept.
@@ -48,6 +48,11 @@ impl Places {
         self.root.join("tests/fixtures/tiny-clip")
     }
 
+    /// The model in the box.
+    pub(crate) fn box_model(&self) -> PathBuf {
+        self.root.join("onnx/emoji-clip")
+    }
+
     /// The folder that `benches/peers/install.sh` makes.
     pub(crate) fn peers(&self) -> PathBuf {
         self.made().join("peers")
@@ -57,19 +62,38 @@ impl Places {
 /// The release binary with `model` and these `section.key=value`. Without its cache, unless they say otherwise: the loads of a
 /// run begin their numbering anew, and what an earlier one asked for is to be computed again.
 pub(crate) fn clipserve(places: &Places, model: &Path, arithmetic: Arithmetic, set: &[String]) -> Result<Service> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
-    command.current_dir(&places.root).args(["serve", "--listen", "127.0.0.1:0"]);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    logging_clipserve(clipserve_command(places, model, arithmetic, set, any), Reader::Stays)
+}
+
+/// That command, ready, with its log in a pipe.
+pub(crate) fn logging_clipserve(command: Command, reader: Reader) -> Result<Service> {
+    let ready = |line: &str| match line.rsplit_once("address=") {
+        Some((_, address)) => Some(Ready::At(address.trim().parse().ok()?)),
+        None => line.trim_end().ends_with("ready").then_some(Ready::Serves),
+    };
+    Service::start(command, ready, None, reader)
+}
+
+/// The command of [`clipserve`].
+pub(crate) fn clipserve_command(
+    places: &Places,
+    model: &Path,
+    arithmetic: Arithmetic,
+    set: &[String],
+    listen: SocketAddr,
+) -> Command {
+    // Dies with this program, also when that is killed.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_clipserve")]);
+    command.current_dir(&places.root).args(["serve", "--listen", &listen.to_string()]);
     command.arg("--model").arg(model).arg("--cache-dir").arg(places.cache());
     arithmetic.flags(&mut command);
     command.args(["--set", "cache.max_bytes=0"]);
     for pair in set {
         command.args(["--set", pair]);
     }
-    let ready = |line: &str| match line.rsplit_once("address=") {
-        Some((_, address)) => Some(Ready::At(address.trim().parse().ok()?)),
-        None => line.trim_end().ends_with("ready").then_some(Ready::Serves),
-    };
-    Service::start(command, ready, None)
+    command
 }
 
 /// infinity with its PyTorch engine, as its documentation starts it on a CPU.
@@ -79,7 +103,7 @@ pub(crate) fn infinity(places: &Places) -> Result<Service> {
     command.args(["v2", "--engine", "torch", "--device", "cpu", "--served-model-name", "bench", "--model-id"]);
     command.arg(places.checkpoint()).args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
     command.env("INFINITY_ANONYMOUS_USAGE_STATS", "0").env("DO_NOT_TRACK", "1");
-    Service::start(command, uvicorn_is_ready, Some(address))
+    Service::start(command, uvicorn_is_ready, Some(address), Reader::Stays)
 }
 
 /// `benches/peers/fastapi_transformers.py`.
@@ -88,7 +112,7 @@ pub(crate) fn transformers(places: &Places) -> Result<Service> {
     let mut command = python(places, "uvicorn")?;
     command.env("CLIP_CHECKPOINT", places.checkpoint()).arg("--app-dir").arg(places.root.join("benches/peers"));
     command.args(["fastapi_transformers:app", "--host", "127.0.0.1", "--port", &address.port().to_string()]);
-    Service::start(command, uvicorn_is_ready, Some(address))
+    Service::start(command, uvicorn_is_ready, Some(address), Reader::Stays)
 }
 
 /// A program of the peers' Python, which reaches no hub.
@@ -109,7 +133,7 @@ fn uvicorn_is_ready(line: &str) -> Option<Ready> {
     line.contains("Uvicorn running on").then_some(Ready::Serves)
 }
 
-/// An address that was free a moment ago: the peers cannot be asked to take a free one and say which.
-fn free_address() -> Result<SocketAddr> {
+/// An address that was free a moment ago, for a service that cannot say which free one it took.
+pub(crate) fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }

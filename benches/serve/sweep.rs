@@ -66,9 +66,10 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
                 warm_up: Duration::from_secs(1),
                 window: Duration::from_secs_f64(options.seconds),
                 drain: Duration::from_secs(5),
+                patience: load::PATIENCE,
                 slo: Duration::from_millis(options.slo),
             })?;
-            println!("{}", load::table::row(&format!("{}{note}", template.path()), connections, &summary));
+            println!("{}", load::table::row(&format!("{}{note}", template.name()), connections, &summary));
             Ok(summary)
         };
         let mut capacity = None;

@@ -12,12 +12,18 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 
+#[path = "../../benches/serve/attack/bodies.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
+mod bodies;
 #[path = "../../benches/serve/chart.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod chart;
 #[path = "../../benches/serve/figures.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod figures;
+#[path = "../../benches/serve/attack/finding.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
+mod finding;
 #[path = "../../benches/serve/report.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod report;
@@ -31,6 +37,7 @@ mod schedule;
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod summary;
 
+use finding::Finding;
 use report::{Column, Kind, Measure, bar_table, bars, table};
 use request::{Ask, Template, Wire};
 use schedule::{Arrivals, Schedule};
@@ -92,7 +99,7 @@ fn an_open_loop_counts_latency_from_the_arrival_and_what_was_never_answered() {
     }
     recorder.arrived(start + 2950 * MS);
     recorder.arrived(start + 2960 * MS);
-    recorder.open(start + 2960 * MS, start + 2961 * MS, Outcome::Refused);
+    recorder.open(start + 2960 * MS, start + 2961 * MS, Outcome::Refused(None));
     let summary = recorder.summary(true, 0.0);
     assert_eq!(summary.offered, Some(2.5));
     assert_eq!(
@@ -101,8 +108,26 @@ fn an_open_loop_counts_latency_from_the_arrival_and_what_was_never_answered() {
         "two answers end in the window, two of its arrivals are in time"
     );
     assert_eq!((summary.answered, summary.refused, summary.failed), (3, 1, 1));
+    assert_eq!(summary.unanswered, 1);
     assert!(summary.first_failure.is_some());
     assert!(summary.latency(1.0).abs_diff(1500 * MS) < 2 * MS);
+}
+
+#[test]
+fn refusals_have_latencies_of_their_own_and_say_when_to_come_back() {
+    let (start, mut recorder) = recorder();
+    for (arrival, latency, retry_after) in [(1500, 10, Some(2)), (1600, 40, Some(2)), (1700, 20, None)] {
+        recorder.arrived(start + arrival * MS);
+        let outcome = Outcome::Refused(retry_after.map(Duration::from_secs));
+        recorder.open(start + arrival * MS, start + (arrival + latency) * MS, outcome);
+    }
+    recorder.arrived(start + 1800 * MS);
+    recorder.open(start + 1800 * MS, start + 2700 * MS, Outcome::Answered);
+    let summary = recorder.summary(true, 0.0);
+    assert!(summary.refusal(0.99).abs_diff(40 * MS) < MS, "{:?}", summary.refusal(0.99));
+    assert!(summary.latency(0.99).abs_diff(900 * MS) < MS, "{:?}", summary.latency(0.99));
+    assert_eq!(summary.retry_after, [(None, 1), (Some(2), 2)].into());
+    assert_eq!((summary.refused, summary.unanswered), (3, 0));
 }
 
 #[test]
@@ -166,6 +191,88 @@ async fn texts_differ_and_are_the_same_for_every_service() {
     let infinity: serde_json::Value =
         serde_json::from_slice(&body(Ask::Text, Wire::Infinity, 100, 42).await).expect("JSON");
     assert_eq!(native["texts"][0], infinity["input"]);
+}
+
+#[tokio::test]
+async fn a_mix_asks_for_each_kind_in_turn_from_the_first_number_on() {
+    let mix = Template::new(Ask::Mix, Wire::Native, PICTURE, u64::MAX).expect("a template").starting_at(100);
+    let requests = (0..6).map(|number| mix.request(number));
+    let paths: Vec<_> = requests.map(|request| request.uri().path().to_owned()).collect();
+    assert_eq!(
+        (mix.kinds(), paths),
+        (2, ["/embed/image", "/embed/text"].repeat(3).iter().map(ToString::to_string).collect())
+    );
+    let third = mix.request(5).into_body().collect().await.expect("bytes").to_bytes();
+    assert_eq!(third, body(Ask::Text, Wire::Native, u64::MAX, 102).await);
+}
+
+#[tokio::test]
+async fn a_header_is_in_every_request_and_a_fixed_body_is_the_same_in_all() {
+    let name = http::HeaderName::from_static("x-class");
+    let fixed = Template::fixed("/embed/text", "text/plain", "a cat").expect("a template");
+    let fixed = fixed.with_header(&name, &http::HeaderValue::from_static("1"));
+    for number in [0, 7] {
+        let request = fixed.request(number);
+        assert_eq!(
+            (&request.headers()[&name], &request.headers()["content-type"]),
+            (&"1".parse().expect("a value"), &"text/plain".parse().expect("a value"))
+        );
+        assert_eq!(request.into_body().collect().await.expect("bytes").to_bytes(), "a cat");
+    }
+}
+
+#[test]
+fn a_one_colour_webp_is_small_as_a_file_and_large_as_a_picture() {
+    for side in [1, 3, 700] {
+        let file = bodies::webp(side, 17);
+        let picture = image::load_from_memory(&file).expect("a picture").into_rgb8();
+        assert_eq!(picture.dimensions(), (side, side));
+        assert!(picture.pixels().all(|pixel| pixel.0 == [0, 17, 0]), "{:?}", picture.get_pixel(0, 0));
+        assert!(file.len() < 64, "{}", file.len());
+    }
+    assert_eq!(
+        image::ImageReader::new(std::io::Cursor::new(bodies::webp(7071, 1)))
+            .with_guessed_format()
+            .expect("a format")
+            .into_dimensions()
+            .expect("a size"),
+        (7071, 7071)
+    );
+}
+
+#[test]
+fn the_texts_of_an_attack_differ_and_are_as_long_as_was_said() {
+    let json: serde_json::Value = serde_json::from_slice(&bodies::texts(1024, 16_000)).expect("JSON");
+    let texts: BTreeSet<_> =
+        json["texts"].as_array().expect("a list").iter().map(|text| text.as_str().expect("a text")).collect();
+    assert_eq!(texts.len(), 1024);
+    assert!(texts.iter().all(|text| text.len() == 16_000));
+}
+
+#[test]
+fn a_finding_is_met_when_all_its_checks_are_and_says_which_are_not() {
+    let quick = Finding::new("a").within("p99", 40 * MS, 50 * MS).at_least("rate", "", 0.97, 0.95);
+    let half = Finding::new("b").all("answers", 3, 4).at_most("refused", " %", 5.0, 5.0);
+    assert_eq!((quick.met(), half.met()), (true, false));
+    assert!(!Finding::new("nothing").met() && !Finding::not_measured("c", "no\nanswer").met());
+    assert!(!Finding::new("none of none").all("answers", 0, 0).met());
+    let table = finding::table(&[quick, half, Finding::not_measured("c", "x|y\nz")]);
+    for row in [
+        "| a | p99 40.0 ms; rate 0.97 | ≤ 50.0 ms; ≥ 0.95 | met |",
+        "| b | **answers 3 of 4**; refused 5.00 % | **all**; ≤ 5.00 % | **missed** |",
+        "| c | **x\\|y z** | **measured** | **missed** |",
+    ] {
+        assert!(table.contains(row), "{row}\n{table}");
+    }
+    assert_eq!(table.lines().count(), 2 + 3);
+}
+
+#[test]
+fn a_percentile_is_the_least_time_that_so_many_did_not_exceed() {
+    let times: Vec<_> = (1..=200).rev().map(|time| time * MS).collect();
+    assert_eq!([0.5, 0.99, 1.0].map(|part| finding::percentile(&times, part)), [100 * MS, 198 * MS, 200 * MS]);
+    assert_eq!(finding::percentile(&times[..1], 0.0), 200 * MS);
+    assert_eq!(finding::percentile(&[], 0.99), Duration::ZERO);
 }
 
 fn column(name: &str, kind: Kind, samples: &[(Measure, &[f64])]) -> Column {

@@ -10,8 +10,8 @@
 //! latency counts from the arrival, not from the moment a connection was free to send it. So a service that falls behind shows
 //! it (no coordinated omission).
 //!
-//! Invariants: an answer counts when its status is 200 and its body is about as long as that of a first request, made and
-//! looked at before the load. Every request of the window has exactly one outcome. One thread and no TLS, pool or redirects:
+//! Invariants: an answer counts when its status is 200 and its body is about as long as that of a first request of its kind,
+//! made and looked at before the load. Every request of the window has exactly one outcome. One thread and no TLS, pool or redirects:
 //! on a small machine the generator takes from what it measures, so it also says how much CPU it took.
 
 pub(crate) mod connection;
@@ -35,7 +35,7 @@ use http::StatusCode;
 use tokio::{
     sync::{Mutex, mpsc, watch},
     task::{JoinSet, LocalSet},
-    time::{sleep_until, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 
 use self::{
@@ -46,8 +46,8 @@ use self::{
 };
 use crate::Result;
 
-/// A request that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the clients of a benchmark wait for an answer.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a connection does after a fault of the transport, and after a 429 that does not say: it must not turn into a busy loop.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -77,6 +77,8 @@ pub(crate) struct Load<'a> {
     pub(crate) window: Duration,
     /// What is in flight when the window ends may take so long to finish; then its connections are cut.
     pub(crate) drain: Duration,
+    /// A request that takes longer has failed, and a closed loop's window is prolonged by no more.
+    pub(crate) patience: Duration,
     /// Answers within this time are the goodput.
     pub(crate) slo: Duration,
 }
@@ -92,15 +94,22 @@ pub(crate) enum Pace {
 /// Runs one measurement on the calling thread.
 ///
 /// # Errors
-/// When the first request is not answered with 200. What fails later is counted.
+/// When the first request of a kind is not answered with 200; one that is refused is made again. What fails later is counted.
 pub(crate) fn run(load: &Load<'_>) -> Result<Summary> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let plausible = probe(load.address, load.template).await?;
+        let plausible = timeout(load.patience, probe(load.address, load.template))
+            .await
+            .map_err(|_| format!("{}: no first answer within {:?}", load.template.name(), load.patience))??;
         let started = Instant::now();
         let window = started + load.warm_up..started + load.warm_up + load.window;
         let recorder = Recorder::new(started, window.clone(), load.slo);
-        let clients = Rc::new(Clients { address: load.address, plausible, recorder: RefCell::new(recorder) });
+        let clients = Rc::new(Clients {
+            address: load.address,
+            plausible,
+            patience: load.patience,
+            recorder: RefCell::new(recorder),
+        });
         let cpu = thread_cpu()?;
         let other_cpu = match &load.pace {
             Pace::Closed => {
@@ -115,20 +124,31 @@ pub(crate) fn run(load: &Load<'_>) -> Result<Summary> {
     })
 }
 
-/// One request before the load: fails early and whole, and says how long an answer is.
-async fn probe(address: SocketAddr, template: &Template) -> Result<RangeInclusive<usize>> {
-    let answer = Connection::open(address).await?.ask(template.request(0)).await?;
-    if answer.status != StatusCode::OK {
-        return Err(format!("{}: {} {}", template.path(), answer.status, String::from_utf8_lossy(&answer.start)).into());
+/// One request of each kind before the load: fails early and whole, and says how long an answer is.
+async fn probe(address: SocketAddr, template: &Template) -> Result<Vec<RangeInclusive<usize>>> {
+    let mut connection = Connection::open(address).await?;
+    let mut plausible = Vec::new();
+    while plausible.len() < template.kinds() {
+        let answer = connection.ask(template.request(plausible.len() as u64)).await?;
+        match answer.status {
+            // The digits of floats vary.
+            StatusCode::OK => plausible.push(answer.length / 2..=answer.length * 2),
+            StatusCode::TOO_MANY_REQUESTS => sleep(answer.retry_after.unwrap_or(PAUSE)).await,
+            status => {
+                let error = String::from_utf8_lossy(&answer.start);
+                return Err(format!("{}: {status} {error}", template.name()).into());
+            }
+        }
     }
-    // The digits of floats vary.
-    Ok(answer.length / 2..=answer.length * 2)
+    Ok(plausible)
 }
 
 /// What all connections of one measurement share.
 struct Clients {
     address: SocketAddr,
-    plausible: RangeInclusive<usize>,
+    /// Of each kind.
+    plausible: Vec<RangeInclusive<usize>>,
+    patience: Duration,
     recorder: RefCell<Recorder>,
 }
 
@@ -136,7 +156,7 @@ impl Clients {
     /// Asks once, on a new connection where `connection` has none. What kind of answer it was, and how long to wait before
     /// asking again.
     async fn ask(&self, connection: &mut Option<Connection>, template: &Template, number: u64) -> (Outcome, Duration) {
-        let answer = timeout(PATIENCE, async {
+        let answer = timeout(self.patience, async {
             if connection.as_ref().is_none_or(Connection::is_closed) {
                 *connection = Some(Connection::open(self.address).await?);
             }
@@ -144,26 +164,27 @@ impl Clients {
             open.ask(template.request(number)).await
         });
         let failure = match answer.await {
-            Ok(Ok(answer)) => match self.judge(&answer) {
+            Ok(Ok(answer)) => match self.judge(&answer, number) {
                 Ok(()) => return (Outcome::Answered, Duration::ZERO),
                 Err(_) if answer.status == StatusCode::TOO_MANY_REQUESTS => {
-                    return (Outcome::Refused, answer.retry_after.unwrap_or(PAUSE));
+                    return (Outcome::Refused(answer.retry_after), answer.retry_after.unwrap_or(PAUSE));
                 }
                 Err(failure) => failure,
             },
             Ok(Err(error)) => with_sources(&*error),
-            Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+            Err(_) => format!("no answer within {:?}", self.patience),
         };
         *connection = None;
         (Outcome::Failed(failure), PAUSE)
     }
 
-    fn judge(&self, answer: &Answer) -> std::result::Result<(), String> {
+    fn judge(&self, answer: &Answer, number: u64) -> std::result::Result<(), String> {
         if answer.status != StatusCode::OK {
             return Err(format!("{}: {}", answer.status, String::from_utf8_lossy(&answer.start)));
         }
-        if !self.plausible.contains(&answer.length) {
-            return Err(format!("an answer of {} bytes, where {:?} are expected", answer.length, self.plausible));
+        let plausible = &self.plausible[number as usize % self.plausible.len()];
+        if !plausible.contains(&answer.length) {
+            return Err(format!("an answer of {} bytes, where {plausible:?} are expected", answer.length));
         }
         Ok(())
     }
@@ -189,7 +210,7 @@ async fn closed(clients: &Rc<Clients>, load: &Load<'_>, mut end: Instant) {
             }
         });
     }
-    let (enough, last_end) = (load.connections.min(ENOUGH) as u64, end + PATIENCE);
+    let (enough, last_end) = (load.connections.min(ENOUGH) as u64, end + load.patience);
     sleep_until(end.into()).await;
     while clients.recorder.borrow().answered() < enough && end < last_end {
         end += MORE;

@@ -4,13 +4,15 @@
 //! answers it, unless a number of different ones is asked for; the part that differs is a few bytes, so that making a request
 //! costs next to nothing and a picture is not copied.
 //!
+//! A template may have several kinds of requests, which then come in turn.
+//!
 //! A picture differs by a comment segment after its first marker: another file, the same pixels. A text differs by its words.
 
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Buf, Bytes, buf::Chain};
-use http::{HeaderMap, HeaderValue, Method, Request, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use http_body_util::Full;
 use serde_json::json;
 
@@ -26,6 +28,8 @@ pub(crate) enum Ask {
     Text,
     /// One picture against four texts.
     Similarity,
+    /// Pictures and texts in turn.
+    Mix,
     /// `GET /livez`: the least that can be asked, which shows what the generator itself can do.
     Livez,
 }
@@ -58,11 +62,16 @@ const CAPTION: &str = "a photo of a";
 
 const BOUNDARY: &str = "clipserve-bench-boundary";
 
-/// Makes requests of one kind.
+/// Makes requests, of one kind or of several in turn.
 #[derive(Clone)]
-pub(crate) struct Template(Arc<Inner>);
+pub(crate) struct Template {
+    kinds: Arc<[Kind]>,
+    /// The number of the first request.
+    first: u64,
+}
 
-struct Inner {
+#[derive(Clone)]
+struct Kind {
     method: Method,
     path: &'static str,
     headers: HeaderMap,
@@ -74,6 +83,7 @@ struct Inner {
 }
 
 /// What differs from request to request, between `before` and `after`.
+#[derive(Clone, Copy)]
 enum Differing {
     Nothing,
     /// The picture's first bytes.
@@ -90,6 +100,14 @@ impl Template {
     /// # Errors
     /// When the service has no such route, or the picture is no JPEG.
     pub(crate) fn new(ask: Ask, wire: Wire, picture: &[u8], distinct: u64) -> Result<Self, String> {
+        if ask == Ask::Mix {
+            let kinds = [Ask::Image, Ask::Text].map(|ask| Self::new(ask, wire, picture, distinct));
+            let kinds = kinds.into_iter().collect::<Result<Vec<_>, _>>()?;
+            return Ok(Self {
+                kinds: kinds.iter().flat_map(|template| template.kinds.iter().cloned()).collect(),
+                first: 0,
+            });
+        }
         let rest = picture.strip_prefix(&[0xff, 0xd8]).ok_or("the picture is not a JPEG")?;
         let (path, content_type, differing, before, after) = match (ask, wire) {
             (Ask::Image, Wire::Native) => {
@@ -119,38 +137,84 @@ impl Template {
                 let content_type = format!("multipart/form-data; boundary={BOUNDARY}");
                 ("/similarity", content_type, Differing::Jpeg, before, after)
             }
+            (Ask::Mix, _) => return Err("a mix has no request of its own".into()),
             (Ask::Livez, _) => ("/livez", String::new(), Differing::Nothing, String::new(), Vec::new()),
             (Ask::Similarity, Wire::Infinity) => return Err("infinity has no route for similarity".into()),
         };
+        Self::of_kind(path, &content_type, differing, before.into(), after.into(), distinct)
+    }
+
+    /// The same `body` again and again; a GET where `content_type` is empty.
+    ///
+    /// # Errors
+    /// When the content type cannot be a header.
+    pub(crate) fn fixed(path: &'static str, content_type: &str, body: impl Into<Bytes>) -> Result<Self, String> {
+        Self::of_kind(path, content_type, Differing::Nothing, Bytes::new(), body.into(), 1)
+    }
+
+    fn of_kind(
+        path: &'static str,
+        content_type: &str,
+        differing: Differing,
+        before: Bytes,
+        after: Bytes,
+        distinct: u64,
+    ) -> Result<Self, String> {
         let mut headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("localhost"))]);
         let method = if content_type.is_empty() { Method::GET } else { Method::POST };
         if method == Method::POST {
             headers
                 .insert(header::CONTENT_TYPE, HeaderValue::try_from(content_type).map_err(|error| error.to_string())?);
         }
-        let (before, after) = (Bytes::from(before), Bytes::from(after));
-        Ok(Self(Arc::new(Inner { method, path, headers, differing, before, after, distinct: distinct.max(1) })))
+        let kind = Kind { method, path, headers, differing, before, after, distinct: distinct.max(1) };
+        Ok(Self { kinds: [kind].into(), first: 0 })
     }
 
-    /// The path that is asked.
-    pub(crate) fn path(&self) -> &'static str {
-        self.0.path
+    /// With `first` as the number of the first request of each kind: a load after another one does not repeat it.
+    pub(crate) fn starting_at(self, first: u64) -> Self {
+        Self { first, ..self }
+    }
+
+    /// With one more header in every request.
+    pub(crate) fn with_header(self, name: &HeaderName, value: &HeaderValue) -> Self {
+        let kinds = self.kinds.iter().cloned().map(|mut kind| {
+            kind.headers.insert(name.clone(), value.clone());
+            kind
+        });
+        Self { kinds: kinds.collect(), ..self }
+    }
+
+    /// The paths that are asked.
+    pub(crate) fn name(&self) -> String {
+        self.kinds.iter().map(|kind| kind.path).collect::<Vec<_>>().join(" and ")
+    }
+
+    /// How many kinds of requests there are; request `n` is of kind `n` modulo this.
+    pub(crate) fn kinds(&self) -> usize {
+        self.kinds.len()
     }
 
     /// Request `number`.
     pub(crate) fn request(&self, number: u64) -> Request<Body> {
-        let body = Full::new(self.start(number % self.0.distinct).chain(self.0.after.clone()));
+        let kinds = self.kinds.len() as u64;
+        self.kinds[(number % kinds) as usize].request(self.first + number / kinds)
+    }
+}
+
+impl Kind {
+    fn request(&self, number: u64) -> Request<Body> {
+        let body = Full::new(self.start(number % self.distinct).chain(self.after.clone()));
         let mut request = Request::new(body);
-        *request.method_mut() = self.0.method.clone();
-        *request.uri_mut() = http::Uri::from_static(self.0.path);
-        *request.headers_mut() = self.0.headers.clone();
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = http::Uri::from_static(self.path);
+        *request.headers_mut() = self.headers.clone();
         request
     }
 
     /// Everything up to the part that all requests share.
     fn start(&self, number: u64) -> Bytes {
-        let mut start = self.0.before.to_vec();
-        match self.0.differing {
+        let mut start = self.before.to_vec();
+        match self.differing {
             Differing::Nothing => {}
             Differing::Jpeg => start.extend_from_slice(&jpeg_start(number)),
             Differing::Base64Jpeg => start.extend_from_slice(STANDARD.encode(jpeg_start(number)).as_bytes()),
@@ -169,8 +233,8 @@ fn split_json(value: &serde_json::Value) -> (String, String) {
     (before.to_owned(), after.to_owned())
 }
 
-/// A JPEG's start marker and a comment.
-fn jpeg_start(number: u64) -> Vec<u8> {
+/// The start of another JPEG: its start marker, and a comment with `number` in it.
+pub(crate) fn jpeg_start(number: u64) -> Vec<u8> {
     [&[0xff, 0xd8], &COMMENT[..], format!("{number:0DIGITS$}").as_bytes()].concat()
 }
 

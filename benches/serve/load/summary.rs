@@ -9,6 +9,7 @@
 //! window does not count as its speed.
 
 use std::{
+    collections::BTreeMap,
     ops::Range,
     time::{Duration, Instant},
 };
@@ -23,8 +24,8 @@ const HOUR: u64 = 3_600_000_000;
 pub(crate) enum Outcome {
     /// 200, and a plausible body.
     Answered,
-    /// 429.
-    Refused,
+    /// 429, and its `Retry-After`.
+    Refused(Option<Duration>),
     /// Anything else, and what it was.
     Failed(String),
 }
@@ -44,6 +45,9 @@ pub(crate) struct Recorder {
     first_failure: Option<String>,
     /// Microseconds, three digits.
     latency: Histogram<u64>,
+    /// The same of the refusals.
+    refusal: Histogram<u64>,
+    retry_after: BTreeMap<Option<u64>, u64>,
     /// The last answer before the window, else the start of the load.
     before: Instant,
     /// The last answer in the window.
@@ -65,11 +69,16 @@ pub(crate) struct Summary {
     pub(crate) refused: u64,
     /// Requests that failed in any other way, those without an answer at the end of an open loop's drain among them.
     pub(crate) failed: u64,
+    /// Those of them without an answer at the end of the drain.
+    pub(crate) unanswered: u64,
     /// What was wrong with the first of them.
     pub(crate) first_failure: Option<String>,
     /// The generator's own CPU time, in CPUs.
     pub(crate) generator_cpu: f64,
+    /// How many refusals said to come back after so many seconds; `None` is those that did not say it in whole seconds.
+    pub(crate) retry_after: BTreeMap<Option<u64>, u64>,
     latency: Histogram<u64>,
+    refusal: Histogram<u64>,
 }
 
 impl Recorder {
@@ -86,7 +95,9 @@ impl Recorder {
             refused: 0,
             failed: 0,
             first_failure: None,
+            refusal: latency.clone(),
             latency,
+            retry_after: BTreeMap::new(),
             before: started,
             last: None,
         }
@@ -108,8 +119,7 @@ impl Recorder {
             match outcome {
                 Outcome::Answered => self.before = ended,
                 // Most refusals of a closed loop come as it starts; then its clients wait as they were told.
-                Outcome::Refused => self.refused += 1,
-                Outcome::Failed(_) => self.count(ended - asked, outcome),
+                Outcome::Refused(_) | Outcome::Failed(_) => self.count(ended - asked, outcome),
             }
         } else if ended < self.window.end {
             if matches!(outcome, Outcome::Answered) {
@@ -139,7 +149,11 @@ impl Recorder {
                 self.within += u64::from(latency <= self.slo);
                 self.latency.saturating_record(latency.as_micros() as u64);
             }
-            Outcome::Refused => self.refused += 1,
+            Outcome::Refused(retry_after) => {
+                self.refused += 1;
+                self.refusal.saturating_record(latency.as_micros() as u64);
+                *self.retry_after.entry(retry_after.map(|time| time.as_secs())).or_insert(0) += 1;
+            }
             Outcome::Failed(failure) => {
                 self.failed += 1;
                 self.first_failure.get_or_insert(failure);
@@ -163,9 +177,12 @@ impl Recorder {
             answered: self.answered,
             refused: self.refused,
             failed: self.failed + unanswered,
+            unanswered,
             first_failure: self.first_failure.clone().or(no_answer),
             generator_cpu,
+            retry_after: self.retry_after.clone(),
             latency: self.latency.clone(),
+            refusal: self.refusal.clone(),
         }
     }
 }
@@ -174,5 +191,10 @@ impl Summary {
     /// The latency that this part (0 to 1) of the answers did not exceed; 1 is the longest.
     pub(crate) fn latency(&self, part: f64) -> Duration {
         Duration::from_micros(self.latency.value_at_quantile(part))
+    }
+
+    /// The same of the refusals.
+    pub(crate) fn refusal(&self, part: f64) -> Duration {
+        Duration::from_micros(self.refusal.value_at_quantile(part))
     }
 }

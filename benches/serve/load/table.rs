@@ -17,11 +17,12 @@ pub(crate) fn header(slo: u64) -> String {
         "max",
         "answers",
         "429",
+        "429 p99 ms",
         "failed",
         "generator CPU",
     ]
     .join(" | ");
-    format!("| {columns} |\n|---|---|{}", "---:|".repeat(11))
+    format!("| {columns} |\n|---|---|{}", "---:|".repeat(12))
 }
 
 /// One measurement. A failure is told below the row.
@@ -33,9 +34,10 @@ pub(crate) fn row(what: &str, connections: usize, summary: &Summary) -> String {
     let latencies = [0.5, 0.9, 0.99, 0.999, 1.0].map(|part| figure(milliseconds(summary.latency(part)))).join(" | ");
     let (rate, goodput) = (figure(summary.rate), figure(summary.goodput));
     let counts = format!(
-        "{} | {} | {} | {:.0} %",
+        "{} | {} | {} | {} | {:.0} %",
         summary.answered,
         summary.refused,
+        figure(milliseconds(summary.refusal(0.99))),
         summary.failed,
         summary.generator_cpu * 100.0
     );

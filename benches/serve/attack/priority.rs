@@ -1,0 +1,51 @@
+//! A second class of requests that takes all it can get, beside the first class.
+//!
+//! Owns how a request says that it is of the second class. Held to: the first class loses next to nothing. Part of the overload.
+
+use http::{HeaderName, HeaderValue};
+
+use super::{
+    Attack, Client, describe, figures::median, finding::Finding, milliseconds, overload::both, p99, target::Target,
+};
+use crate::{Result, load::request::Template};
+
+/// What a request of the second class carries.
+const SECOND_CLASS: (HeaderName, HeaderValue) = (HeaderName::from_static("x-priority"), HeaderValue::from_static("1"));
+
+/// Connections of the second class.
+const GREEDY: usize = 8;
+
+/// Rounds, and seconds of each measurement.
+const ROUNDS: usize = 2;
+const SECONDS: f64 = 3.0;
+
+/// The p99 of the first class beside the second, of that alone.
+const COSTS: f64 = 1.1;
+
+/// Two loads at once do not ask for the same.
+const APART: u64 = 1 << 33;
+
+/// The first class at half of the `capacity`, alone and beside the second.
+pub(crate) fn beside(
+    attack: &Attack<'_>,
+    name: &str,
+    target: &Target,
+    first: &Template,
+    capacity: f64,
+) -> Result<Finding> {
+    let second = first.clone().starting_at(APART).with_header(&SECOND_CLASS.0, &SECOND_CLASS.1);
+    let half = Client::Open(capacity / 2.0);
+    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let summary = attack.measure("the first class alone", target, first, half, SECONDS)?;
+        alone.push(milliseconds(p99(&summary)));
+        let (summary, greedy) = both(target, (first, half), (&second, Client::Closed(GREEDY)), SECONDS)?;
+        attack.say(format!("  beside the second: {}", describe(&summary)));
+        attack.say(format!("  the second class: {}", describe(&greedy)));
+        beside.push(milliseconds(p99(&summary)));
+    }
+    let ratios: Vec<_> = alone.iter().zip(&beside).map(|(alone, beside)| beside / alone).collect();
+    let what = format!("p99 {:.0} → {:.0} ms,", median(&alone), median(&beside));
+    let finding = Finding::new(format!("{name}: the first class at half of the capacity, beside the second"));
+    Ok(finding.at_most(&what, "x", median(&ratios), COSTS))
+}
