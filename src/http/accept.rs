@@ -45,7 +45,7 @@ use tokio::{
 use tower::{Service, ServiceExt};
 
 use super::{
-    exchange::{ConnState, RequestBody},
+    exchange::{ConnState, Exchange, RequestBody},
     guarded_io::GuardedIo,
     held::Held,
     peers::Peers,
@@ -354,9 +354,11 @@ impl Connection {
 
         let (own, seated, draining) = (Arc::clone(&state), Arc::clone(&seat), shutdown.clone());
         let answer = service_fn(move |request: Request<Incoming>| {
+            // Begun before the future is polled, since hyper may look for the end of the client's side first.
+            let begun = own.begin(!request.body().is_end_stream(), request.body().size_hint().exact());
             let (service, state, seat, draining) =
                 (service.clone(), Arc::clone(&own), Arc::clone(&seated), draining.clone());
-            async move { Ok::<_, Infallible>(exchange(request, service, &state, peer, &seat, &draining).await) }
+            async move { Ok::<_, Infallible>(carry_out(request, begun, service, &state, peer, &seat, &draining).await) }
         });
         let mut connection = pin!(
             http1::Builder::new()
@@ -407,8 +409,9 @@ impl Connection {
 }
 
 /// One request and its answer.
-async fn exchange<S>(
+async fn carry_out<S>(
     request: Request<Incoming>,
+    exchange: Exchange,
     service: S,
     state: &Arc<ConnState>,
     peer: SocketAddr,
@@ -418,8 +421,6 @@ async fn exchange<S>(
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let has_body = !request.body().is_end_stream();
-    let exchange = state.begin(has_body, request.body().size_hint().exact());
     let held = Held::default();
     let may_drain = !request.headers().contains_key(EXPECT);
     let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(state), may_drain)));

@@ -93,6 +93,17 @@ pub(super) enum ReadLimit {
     Idle(Instant),
 }
 
+/// Whether the client has gone, when it has ended its side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TellsEnd {
+    /// It has, or it does not matter.
+    Now,
+    /// Not as long as nothing is waited for.
+    Later,
+    /// It has if its body is not all there: the service has not taken the end of it so far, which may only be a matter of its turn.
+    UnlessRead,
+}
+
 impl ConnState {
     /// A connection accepted now.
     pub(super) fn new(header_timeout: Duration, keep_alive_timeout: Duration, peers: &Peers) -> Arc<Self> {
@@ -175,14 +186,18 @@ impl ConnState {
         }
     }
 
-    /// Whether the end of the client's side is not for hyper to know yet; `waker` is woken when it is.
-    pub(super) fn holds_end(&self, waker: &Waker) -> bool {
+    /// Whether the end of the client's side is for hyper to know; `waker` is woken when that may have changed.
+    pub(super) fn tells_end(&self, waker: &Waker) -> TellsEnd {
         let mut inner = self.lock();
-        let holds = matches!(inner.phase, Phase::Busy { body_unread: false, waits: false, .. });
-        if holds {
+        let tells = match inner.phase {
+            Phase::Busy { body_unread: false, waits: false, .. } => TellsEnd::Later,
+            Phase::Busy { body_unread: true, drains: false, .. } => TellsEnd::UnlessRead,
+            _ => TellsEnd::Now,
+        };
+        if tells != TellsEnd::Now {
             inner.holding = Some(waker.clone());
         }
-        holds
+        tells
     }
 
     /// The request that is worked on has to wait for somebody.
@@ -236,7 +251,12 @@ impl ConnState {
         let mut inner = self.lock();
         inner.upload = None;
         match &mut inner.phase {
-            Phase::Busy { body_unread, .. } => *body_unread = false,
+            Phase::Busy { body_unread, .. } => {
+                *body_unread = false;
+                if let Some(waker) = inner.holding.take() {
+                    waker.wake();
+                }
+            }
             // A refused body that was read to its end after all: the connection can go on.
             Phase::Discarding => {
                 let until = Instant::now() + self.keep_alive_timeout;

@@ -33,10 +33,13 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use super::exchange::{ConnState, ReadLimit};
+use super::exchange::{ConnState, ReadLimit, TellsEnd};
 
 /// How long input nobody wants is read and dropped before the socket is closed; below the default drain timeout.
 const LINGER: Duration = Duration::from_secs(5);
+/// How long a service that has all of a body may take to come to its turn and read it.
+const TURN: Duration = Duration::from_millis(50);
+
 /// Bytes dropped per read while lingering.
 const LINGER_CHUNK: usize = 8 * 1024;
 
@@ -53,6 +56,8 @@ pub(super) struct GuardedIo<T> {
     linger_limit: Option<Instant>,
     /// Whether the client has ended its side.
     read_ended: bool,
+    /// Until when the service may take the end of a body behind which the client has ended its side.
+    end_limit: Option<Instant>,
 }
 
 impl<T> GuardedIo<T> {
@@ -66,6 +71,7 @@ impl<T> GuardedIo<T> {
             write_limit: None,
             linger_limit: None,
             read_ended: false,
+            end_limit: None,
         }
     }
 
@@ -107,7 +113,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for GuardedIo<T> {
             }
         }
         if this.read_ended {
-            return if this.state.holds_end(cx.waker()) { Poll::Pending } else { Poll::Ready(Ok(())) };
+            return match this.state.tells_end(cx.waker()) {
+                TellsEnd::Now => Poll::Ready(Ok(())),
+                TellsEnd::Later => Poll::Pending,
+                TellsEnd::UnlessRead => {
+                    let limit = *this.end_limit.get_or_insert_with(|| Instant::now() + TURN);
+                    ready!(this.read_clock.poll(limit, cx));
+                    Poll::Ready(Ok(()))
+                }
+            };
         }
         match this.state.read_limit() {
             None => Poll::Pending,
