@@ -1,9 +1,11 @@
 //! The requests that have work in one lane, how much of it is left, and how long another one would wait beside them.
 //!
-//! Owns the forecast. Requests take turns (`turn`), so what a request waits for is not all that is there: of every other request of
-//! its class, as much as it has itself at most. That is the whole of the formula ([`wait`], pure, with a table of tests); two stages
-//! (decoding and encoding) work at the same time, so the slower one decides. Does not own the measurements (`speed`) or what is
-//! done about a long wait (`admission`).
+//! Owns the forecast, which is how much later a request is answered than it would be alone. Requests take turns (`turn`), so what a
+//! request waits for is not all that is there: of every other request of its class, as much as it has itself at most ([`ahead`]).
+//! An encoder takes that in runs, and the last item is answered with the whole run that it is in, which others fill: that run is
+//! taken to be like those of late ([`wait`]). Two stages (decoding and encoding) work at the same time, so the slower one decides.
+//! Both formulas are pure, each with a table of tests. Does not own the measurements (`speed`) or what is done about a long wait
+//! (`admission`).
 //!
 //! Invariants: what a request has left goes down as its items are decoded, taken into a run, or dropped, and is gone with its last
 //! permit; a run that goes on counts for what is left of it.
@@ -74,25 +76,44 @@ impl Drop for Share {
     }
 }
 
-/// What another request has left of one stage, in seconds.
+/// What another request has left of one stage.
 #[derive(Clone, Copy, Debug)]
 pub struct Left {
     /// Its class.
     pub class: Class,
-    /// How long all of it takes.
-    pub seconds: f64,
+    /// In the units of the stage.
+    pub work: f64,
 }
 
-/// How many seconds a request of `class`, whose own work in a stage takes `own`, waits in it for `others`: as much of each as it has
-/// itself, since they take turns; for a bulk request all that interactive ones have, and for an interactive one nothing that
-/// bulk ones have.
-pub fn wait(class: Class, own: f64, others: impl IntoIterator<Item = Left>) -> f64 {
+/// How much of the work of `others` is done before a request of `class` with `own` work is: as much of each as it has itself, since they
+/// take turns; for a bulk request all that interactive ones have, and for an interactive one nothing that bulk ones have.
+pub fn ahead(class: Class, own: f64, others: impl IntoIterator<Item = Left>) -> f64 {
     let of = |other: Left| match (class, other.class) {
         (Class::Interactive, Class::Bulk) => 0.0,
-        (Class::Bulk, Class::Interactive) => other.seconds,
-        _ => other.seconds.min(own),
+        (Class::Bulk, Class::Interactive) => other.work,
+        _ => other.work.min(own),
     };
     others.into_iter().map(of).sum()
+}
+
+/// An encoder as a request finds it. Work in its units, times in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Work of others that comes first.
+    pub ahead: f64,
+    /// Until a session is free.
+    pub running: f64,
+    /// Work and time of a run of late.
+    pub run: (f64, f64),
+    /// Of a unit of work, over all sessions.
+    pub per_unit: f64,
+}
+
+/// How many seconds later a request with `own` work is answered than alone, which takes `alone`.
+pub fn wait(found: Found, own: f64, alone: f64) -> f64 {
+    let (work, seconds) = found.run;
+    let runs_before = (found.ahead + own - work).max(0.0) * found.per_unit;
+    (found.running + runs_before + seconds - alone).max(0.0)
 }
 
 /// A run that goes on.
@@ -200,14 +221,12 @@ impl Flows {
             return None;
         }
         let own = total(works);
-        let stage = |seconds_per_unit: f64, own: u64, left: fn(&Flow) -> &AtomicU64| {
-            let others = state.flows.iter().map(|flow| Left {
-                class: flow.class,
-                seconds: left(flow).load(Ordering::Relaxed) as f64 * seconds_per_unit,
-            });
-            wait(class, own as f64 * seconds_per_unit, others)
+        let ahead = |own: u64, left: fn(&Flow) -> &AtomicU64| {
+            let left = |flow: &Arc<Flow>| Left { class: flow.class, work: left(flow).load(Ordering::Relaxed) as f64 };
+            ahead(class, own as f64, state.flows.iter().map(left))
         };
-        let decode = stage(speeds.decode.seconds_per_unit(), own.decode, |flow| &flow.decode) / lane.decoders as f64;
+        let (decoders, encoders) = (lane.decoders as f64, lane.encoders as f64);
+        let decode = ahead(own.decode, |flow| &flow.decode) * speeds.decode.seconds_per_unit() / decoders;
         let left_of = |run: &Run| (run.seconds - now.saturating_duration_since(run.since).as_secs_f64()).max(0.0);
         // The session that is free first.
         let running = if state.runs.len() < lane.encoders {
@@ -215,8 +234,14 @@ impl Flows {
         } else {
             state.runs.iter().map(left_of).fold(f64::INFINITY, f64::min)
         };
-        let encode = stage(speeds.encode.seconds_per_unit(), own.encode, |flow| &flow.encode) / lane.encoders as f64;
-        Some(Duration::from_secs_f64(decode.max(running + encode).min(1e6)))
+        let found = Found {
+            ahead: ahead(own.encode, |flow| &flow.encode),
+            running,
+            run: speeds.encode.run_of_late(),
+            per_unit: speeds.encode.seconds_per_unit() / encoders,
+        };
+        let encode = wait(found, own.encode as f64, speeds.encode.seconds(own.encode));
+        Some(Duration::from_secs_f64(decode.max(encode).min(1e6)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -236,7 +261,7 @@ mod unit {
     use super::*;
 
     #[test]
-    fn the_table_of_waits() {
+    fn the_table_of_what_comes_first() {
         use Class::{Bulk, Interactive};
         let cases: &[(&str, Class, f64, &[(Class, f64)], f64)] = &[
             ("nobody is there", Interactive, 1.0, &[], 0.0),
@@ -254,8 +279,26 @@ mod unit {
             ("all interactive work counts for bulk", Bulk, 1.0, &[(Interactive, 64.0), (Bulk, 64.0)], 65.0),
         ];
         for (name, class, own, others, expected) in cases {
-            let others = others.iter().map(|&(class, seconds)| Left { class, seconds });
-            assert!((wait(*class, *own, others) - expected).abs() < 1e-9, "{name}");
+            let others = others.iter().map(|&(class, work)| Left { class, work });
+            assert!((ahead(*class, *own, others) - expected).abs() < 1e-9, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_table_of_waits() {
+        // Runs of eight that take 0.5 s, one alone 0.1.
+        let found = |ahead, running| Found { ahead, running, run: (8.0, 0.5), per_unit: 0.0625 };
+        let alone_of_late = Found { ahead: 0.0, running: 0.05, run: (1.0, 0.1), per_unit: 0.1 };
+        for (name, found, own, alone, expected) in [
+            ("in the next run, with seven others", found(0.0, 0.3), 1.0, 0.1, 0.3 + 0.4),
+            ("the same, behind five", found(5.0, 0.3), 1.0, 0.1, 0.3 + 0.4),
+            ("in the run after it, behind ten", found(10.0, 0.3), 1.0, 0.1, 0.3 + 3.0 * 0.0625 + 0.4),
+            ("nobody else of late", alone_of_late, 1.0, 0.1, 0.05),
+            ("a large one behind a run waits for the rest of it", found(0.0, 0.3), 64.0, 4.0, 0.3),
+            ("never sooner than alone", found(0.0, 0.0), 1.0, 0.9, 0.0),
+        ] {
+            let seconds = wait(found, own, alone);
+            assert!((seconds - expected).abs() < 1e-9, "{name}: {seconds}, expected {expected}");
         }
     }
 

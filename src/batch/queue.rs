@@ -26,9 +26,9 @@ const STRETCH: f64 = 1.5;
 /// A run that short disturbs nobody, whatever it is a multiple of: about what a request takes besides it.
 const SHORT_RUN: Duration = Duration::from_millis(5);
 
-/// Beside interactive work, a bulk run is followed by a rest of so many times what it took: a sixth of the arrivals then meet
+/// Beside interactive work, a bulk run is followed by a rest of so many times what it took: one of sixteen arrivals then meets
 /// one at most, so that the first class hardly notices the second (`docs/reliability.md`).
-const REST: f64 = 5.0;
+const REST: f64 = 15.0;
 
 /// What the queue knows of an item besides what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,10 +131,9 @@ impl<T> JobQueue<T> {
         self.changed.notify_one();
     }
 
-    /// What a run of `inputs` costs: as much as the longest for each, where they are of different lengths.
+    /// The work in a run of `inputs`: what is padded comes on top, and is in the measured time.
     pub(super) fn work(&self, inputs: &[T]) -> u64 {
-        let longest = inputs.iter().map(|input| (self.cost)(input).cost).max().unwrap_or(1);
-        (longest * inputs.len()) as u64
+        inputs.iter().map(|input| (self.cost)(input).cost as u64).sum()
     }
 
     /// Lets nothing more in; what is inside still comes out.
@@ -206,8 +205,13 @@ impl<T> JobQueue<T> {
         let speed = &self.pace.speed;
         let short = (speed.seconds(unit as u64) * STRETCH).max(SHORT_RUN.as_secs_f64());
         let large_cost = usize::try_from(speed.work_within(short)).unwrap_or(usize::MAX);
-        let rest = state.rest.filter(|until| beside_interactive && *until > now);
-        (BatchPolicy { large_cost: Some(large_cost), ..policy }, rest)
+        let policy = BatchPolicy { large_cost: Some(large_cost), ..policy };
+        if !beside_interactive {
+            return (policy, None);
+        }
+        // Of a bulk run everything is large.
+        let max_batch_cost = policy.max_batch_cost.min(large_cost.max(1));
+        (BatchPolicy { max_batch_cost, ..policy }, state.rest.filter(|until| *until > now))
     }
 
     /// Waits for the live job whose turn it is; `None` once the queue is closed and empty. While `most_large` large ones are being

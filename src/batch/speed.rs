@@ -23,7 +23,7 @@ pub struct Speed(Mutex<Measured>);
 
 #[derive(Debug)]
 struct Measured {
-    /// Decayed sums over the latest measurements, whatever their size.
+    /// Means of the latest measurements, whatever their size.
     work: f64,
     seconds: f64,
     /// Mean work and seconds of the runs of one power of two.
@@ -40,8 +40,9 @@ impl Speed {
     pub fn observe(&self, work: u64, took: Duration) {
         let mut measured = self.lock();
         let (work, seconds) = (work.max(1) as f64, took.as_secs_f64());
-        measured.work = measured.work * (1.0 - WEIGHT) + work * WEIGHT;
-        measured.seconds = measured.seconds * (1.0 - WEIGHT) + seconds * WEIGHT;
+        let weight = if measured.work > 0.0 { WEIGHT } else { 1.0 };
+        measured.work += (work - measured.work) * weight;
+        measured.seconds += (seconds - measured.seconds) * weight;
         let size = &mut measured.by_size[(work.log2() as usize).min(SIZES - 1)];
         *size = Some(size.map_or((work, seconds), |(mean_work, mean_seconds)| {
             (mean_work + (work - mean_work) * WEIGHT, mean_seconds + (seconds - mean_seconds) * WEIGHT)
@@ -52,6 +53,12 @@ impl Speed {
     pub fn seconds_per_unit(&self) -> f64 {
         let measured = self.lock();
         if measured.work > 0.0 { measured.seconds / measured.work } else { 0.0 }
+    }
+
+    /// Work and seconds of a run as they have been of late; zero while nothing is measured.
+    pub fn run_of_late(&self) -> (f64, f64) {
+        let measured = self.lock();
+        (measured.work, measured.seconds)
     }
 
     /// Seconds that a run of `work` units takes; 0 while nothing is measured.

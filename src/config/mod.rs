@@ -118,7 +118,7 @@ pub struct LimitsConfig {
     pub max_body_bytes: usize,
     /// Requests between their head and the end of their answer.
     pub max_inflight_requests: usize,
-    /// How long a request may be expected to wait for others.
+    /// How much later than alone a request may be expected to be answered.
     pub max_queue_wait: Duration,
     /// Body bytes of all those requests together.
     pub max_inflight_body_bytes: usize,

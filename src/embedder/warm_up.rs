@@ -74,7 +74,7 @@ fn warm_up_text<T: Encoder<Input = Tokens>>(
         };
         (0..count).map(text).collect::<Result<_, _>>().map_err(|error| StartError::Canary(error.to_string()))
     };
-    let work = |texts: &[Tokens]| texts.len() * texts.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(1);
+    let work = |texts: &[Tokens]| texts.iter().map(|tokens| tokens.ids().len()).sum();
     if each_batch_size {
         canary("text", *abilities, sessions, &texts(max_batch_size, SHORT)?, true, work)?;
     }
