@@ -7,8 +7,8 @@
 //! the first of them alone would pay a run for one; it waits for as many as it has just answered, for [`RETURN_SHARE`] of that
 //! run at most. The queue is in the order of turns (`turn`), and its first item is always in the batch, so nothing starves. Items are
 //! of a *cost* (1 for an image, the token count for a text); a batch costs `longest x count`, because shorter texts are padded to
-//! the longest. The items that join the first are those nearest to it in length, as long as padding (where it is computed) stays a
-//! small part of the work, of its class, and of which the same outputs are wanted: one run computes the same for all.
+//! the longest. The items that join the first do so in their turn, as long as padding (where it is computed) stays a small part of the
+//! work, of its class, and of which the same outputs are wanted: one run computes the same for all.
 //!
 //! A run cannot be stopped, so what is in it is what the next client waits for. Beside clients who ask for little
 //! ([`BatchPolicy::large_cost`] is set) the items of large requests join a run only while it stays short.
@@ -131,48 +131,35 @@ impl BatchPolicy {
 
     /// The batch around the first item, and whether it can grow no further.
     fn choose(&self, queue: &[Waiting]) -> (Vec<usize>, bool) {
-        let Some(oldest) = queue.first() else { return (Vec::new(), false) };
-        let uniform = queue.iter().all(|item| (item.cost, item.outputs) == (oldest.cost, oldest.outputs));
+        let Some(first) = queue.first() else { return (Vec::new(), false) };
+        let uniform = queue.iter().all(|item| (item.cost, item.outputs) == (first.cost, first.outputs));
         if uniform {
-            let fits = (self.max_batch_cost / oldest.cost.max(1)).min(self.max_batch_size).max(1);
+            let fits = (self.max_batch_cost / first.cost.max(1)).min(self.max_batch_size).max(1);
             return ((0..queue.len().min(fits)).collect(), queue.len() >= fits);
         }
-        // By length, then by age: a window that grows from the oldest item to whichever neighbour is nearer in length.
-        let mut by_cost: Vec<usize> = (0..queue.len()).filter(|&i| queue[i].outputs == oldest.outputs).collect();
-        by_cost.sort_by_key(|&i| (queue[i].cost, i));
-        let start = by_cost.iter().position(|&i| i == 0).unwrap_or(0);
-        let (mut low, mut high) = (start, start);
-        let mut useful = oldest.cost;
+        // In the order of turns, so that who came before is only passed over for the padding it would make: at first by those near to
+        // each other in length, which fill the batch where many wait, then by whoever is near enough.
         // Outputs are those of padding as well.
-        let pads = self.pads || !oldest.outputs.is_empty();
-        let full = loop {
-            if high - low + 1 == self.max_batch_size {
-                break true;
-            }
-            let shorter = low.checked_sub(1).map(|i| queue[by_cost[i]].cost);
-            let longer = by_cost.get(high + 1).map(|&i| queue[i].cost);
-            let take_longer = match (shorter, longer) {
-                // What is left, if anything, makes a batch of its own, since other outputs of it are wanted.
-                (None, None) => break by_cost.len() < queue.len(),
-                (Some(_), None) => false,
-                (None, Some(_)) => true,
-                (Some(s), Some(l)) => l.abs_diff(oldest.cost) < s.abs_diff(oldest.cost),
-            };
-            let cost = if take_longer { longer } else { shorter }.unwrap_or(0);
-            let longest = cost.max(queue[by_cost[high]].cost);
-            let padded = longest * (high - low + 2);
-            if padded > self.max_batch_cost {
-                break true;
-            }
-            if pads && (padded - useful - cost) as f64 > padded as f64 * MAX_PADDING {
-                // What is left waits is of another length: it makes a batch of its own, so this one is complete.
-                break true;
-            }
-            useful += cost;
-            if take_longer { high += 1 } else { low -= 1 }
-        };
-        let mut chosen = by_cost[low..=high].to_vec();
+        let pads = self.pads || !first.outputs.is_empty();
+        let (mut chosen, mut longest, mut useful) = (vec![0], first.cost, first.cost);
+        let mut left: Vec<usize> = (1..queue.len()).filter(|&i| queue[i].outputs == first.outputs).collect();
+        for padding in [MAX_PADDING / 2.0, MAX_PADDING] {
+            left.retain(|&i| {
+                let cost = queue[i].cost;
+                let padded = longest.max(cost).saturating_mul(chosen.len() + 1);
+                let wasted = padded.saturating_sub(useful).saturating_sub(cost);
+                let fits = chosen.len() < self.max_batch_size && padded <= self.max_batch_cost;
+                let joins = fits && !(pads && wasted as f64 > padded as f64 * padding);
+                if joins {
+                    chosen.push(i);
+                    (longest, useful) = (longest.max(cost), useful.saturating_add(cost));
+                }
+                !joins
+            });
+        }
         chosen.sort_unstable();
+        // What is left makes a batch of its own, so this one is complete.
+        let full = chosen.len() == self.max_batch_size || chosen.len() < queue.len();
         (chosen, full)
     }
 }
@@ -234,6 +221,7 @@ mod unit {
             ("nor the long one for theirs", policy(8, 999, 0), &[77, 7, 7], false, take(&[0])),
             ("near lengths go together", policy(8, 999, 0), &[8, 9, 7, 10], false, take(&[0, 1, 2, 3])),
             ("the nearest in length first", policy(2, 999, 0), &[8, 12, 9], false, take(&[0, 2])),
+            ("of those near in length the first in turn", policy(3, 999, 0), &[8, 9, 7, 8, 8], false, take(&[0, 1, 2])),
             (
                 "a mixed queue is complete when only other lengths remain",
                 policy(8, 999, 5),
@@ -280,8 +268,8 @@ mod unit {
         let packed = |size, cost| BatchPolicy { pads: false, ..policy(size, cost, 0) };
         let mut mixed = queue(now, &[7, 77, 8, 30]);
         assert_eq!(packed(8, 999).decide(now, &mixed, None, false), Decision::Take(vec![0, 1, 2, 3]));
-        assert_eq!(packed(2, 999).decide(now, &mixed, None, false), Decision::Take(vec![0, 2]));
-        assert_eq!(packed(8, 200).decide(now, &mixed, None, false), Decision::Take(vec![0, 2, 3]));
+        assert_eq!(packed(2, 999).decide(now, &mixed, None, false), Decision::Take(vec![0, 1]));
+        assert_eq!(packed(8, 200).decide(now, &mixed, None, false), Decision::Take(vec![0, 1]));
         for item in &mut mixed {
             item.outputs = [crate::encoder::Output::Attentions].into_iter().collect();
         }

@@ -65,6 +65,8 @@ pub struct Pace {
     pub speed: Arc<Speed>,
     /// Of the model.
     pub activity: Arc<Activity>,
+    /// How long a run may take, if it has more than one item: what comes while it goes on waits for its end, and then for another.
+    pub max_run: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -186,7 +188,7 @@ impl<T> JobQueue<T> {
         }
     }
 
-    /// `policy` beside those who ask for little, and until when the `first` in turn has to rest.
+    /// `policy` with runs as long as they may be, also beside those who ask for little, and until when the `first` in turn has to rest.
     fn adapt(
         &self,
         policy: BatchPolicy,
@@ -195,6 +197,10 @@ impl<T> JobQueue<T> {
         now: Instant,
     ) -> (BatchPolicy, Option<Instant>) {
         let Some(first) = first else { return (policy, None) };
+        let speed = &self.pace.speed;
+        let within = |seconds| usize::try_from(speed.work_within(seconds)).unwrap_or(usize::MAX).max(1);
+        let short = self.pace.max_run.map_or(usize::MAX, |most| within(most.as_secs_f64()));
+        let policy = BatchPolicy { max_batch_cost: policy.max_batch_cost.min(short), ..policy };
         let beside_interactive = first.class == Class::Bulk && self.pace.activity.is_interactive(now);
         let small = state.small.filter(|(seen, _)| now.saturating_duration_since(*seen) < SMALL_COME);
         let unit = match small {
@@ -202,15 +208,13 @@ impl<T> JobQueue<T> {
             None if beside_interactive => 1,
             None => return (policy, None),
         };
-        let speed = &self.pace.speed;
-        let short = (speed.seconds(unit as u64) * STRETCH).max(SHORT_RUN.as_secs_f64());
-        let large_cost = usize::try_from(speed.work_within(short)).unwrap_or(usize::MAX);
+        let large_cost = within((speed.seconds(unit as u64) * STRETCH).max(SHORT_RUN.as_secs_f64()));
         let policy = BatchPolicy { large_cost: Some(large_cost), ..policy };
         if !beside_interactive {
             return (policy, None);
         }
         // Of a bulk run everything is large.
-        let max_batch_cost = policy.max_batch_cost.min(large_cost.max(1));
+        let max_batch_cost = policy.max_batch_cost.min(large_cost);
         (BatchPolicy { max_batch_cost, ..policy }, state.rest.filter(|until| *until > now))
     }
 
@@ -444,6 +448,16 @@ mod unit {
         let _small = push(&queue, &admission, Class::Interactive, &[1]);
         assert_eq!(large(), [false], "its turn, and nothing that would make the run longer");
         assert_eq!(large(), [true], "another small one may come any moment");
+    }
+
+    #[test]
+    fn a_run_takes_no_longer_than_it_may() {
+        let short = Pace { max_run: Some(Duration::from_millis(210)), ..pace() };
+        let (queue, admission) = (queue(short), Admission::of(99));
+        let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
+        assert_eq!(costs(queue.take_batch(&EIGHT, None)), [1; 4], "eight would take 400 ms");
+        let _alone = push(&queue, &admission, Class::Interactive, &[99]);
+        assert_eq!(costs(queue.take_batch(&EIGHT, None)), [99], "one item is always run");
     }
 
     #[test]

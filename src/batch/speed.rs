@@ -43,7 +43,14 @@ impl Speed {
         let weight = if measured.work > 0.0 { WEIGHT } else { 1.0 };
         measured.work += (work - measured.work) * weight;
         measured.seconds += (seconds - measured.seconds) * weight;
-        let size = &mut measured.by_size[(work.log2() as usize).min(SIZES - 1)];
+        let index = (work.log2() as usize).min(SIZES - 1);
+        // Larger runs take no longer a unit, as far as anybody knows: what says so is from a time when the machine was slower, and
+        // would keep such runs from being measured again.
+        for (size, larger) in measured.by_size.iter_mut().skip(index + 1).flatten() {
+            let proportional = *size * seconds / work;
+            *larger += (proportional - *larger).min(0.0) * WEIGHT;
+        }
+        let size = &mut measured.by_size[index];
         *size = Some(size.map_or((work, seconds), |(mean_work, mean_seconds)| {
             (mean_work + (work - mean_work) * WEIGHT, mean_seconds + (seconds - mean_seconds) * WEIGHT)
         }));
@@ -149,6 +156,15 @@ mod unit {
         assert_eq!(speed.work_within(0.701), 16);
         assert_eq!(speed.work_within(0.001), 1, "something is always run");
         assert_eq!(Speed::new().work_within(0.001), u64::MAX, "nothing measured");
+    }
+
+    #[test]
+    fn a_machine_that_becomes_faster_is_followed_for_runs_that_were_too_long_to_be_tried() {
+        let speed = encoder();
+        for _ in 0..20 {
+            speed.observe(1, ms(10));
+        }
+        assert!((speed.seconds(8) - 0.08).abs() < 0.01, "{}", speed.seconds(8));
     }
 
     #[test]

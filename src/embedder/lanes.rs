@@ -13,7 +13,9 @@ use super::{
     start::{Sessions, TextParts, VisionParts},
 };
 use crate::{
-    batch::{Activity, Admission, BatchPolicy, Capacity, Cost, JobQueue, Pace, Speeds, Work, Worker, WorkerContext},
+    batch::{
+        Activity, Admission, BatchPolicy, Capacity, Cost, JobQueue, Pace, Speed, Speeds, Work, Worker, WorkerContext,
+    },
     config::{Config, LaneConfig},
     encoder::{Encoder, PixelBuf, Tokens},
     health::Health,
@@ -49,7 +51,16 @@ const FEW_TEXTS: u64 = 2;
 /// Until one has been decoded: a baseline JPEG's pixel takes some 4 ns.
 const FIRST_DECODE: (u64, Duration) = (1 << 18, Duration::from_millis(1));
 
+/// Of the wait that a request may have, how much a run may take: it waits for the end of one and for that of its own.
+const RUN_SHARE: f64 = 0.4;
+
 impl Shared<'_> {
+    /// What a queue has from its lane, whose runs have this speed.
+    fn pace(&self, speed: &Arc<Speed>) -> Pace {
+        let max_run = Some(self.config.limits.max_queue_wait.mul_f64(RUN_SHARE));
+        Pace { speed: Arc::clone(speed), activity: Arc::clone(&self.activity), max_run }
+    }
+
     /// The speeds of a lane whose sessions have done `runs` so far.
     fn speeds(&self, runs: &[(u64, Duration)]) -> Speeds {
         let speeds = Speeds::default();
@@ -75,7 +86,7 @@ impl Images {
             let work = decode_work(file);
             Cost { cost: usize::try_from(work).unwrap_or(usize::MAX), is_large: work > LARGE_PICTURE }
         };
-        let pace = |speed| Pace { speed: Arc::clone(speed), activity: Arc::clone(&shared.activity) };
+        let pace = |speed| shared.pace(speed);
         let (decoding, encoding) = (pace(&speeds.decode), pace(&speeds.encode));
         let queue = Arc::new(JobQueue::new(cost, metrics.preprocess_queue.clone(), metrics.vision.clone(), decoding));
         let crops =
@@ -119,7 +130,7 @@ impl Texts {
         let Shared { config, metrics, .. } = shared;
         let speeds = shared.speeds(&parts.sessions.runs);
         let cost = |tokens: &Tokens| Cost::of(tokens.ids().len());
-        let pace = Pace { speed: Arc::clone(&speeds.encode), activity: Arc::clone(&shared.activity) };
+        let pace = shared.pace(&speeds.encode);
         let queue = Arc::new(JobQueue::new(cost, metrics.text.queue.clone(), metrics.text.clone(), pace));
         let capacity = Capacity {
             items: config.batch.text.max_queue_size,

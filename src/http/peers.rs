@@ -162,7 +162,8 @@ impl Peers {
         true
     }
 
-    /// `take` again and again, as long as `end` finds somebody whose end may make room, and for [`ROOM`] at most.
+    /// `take` again and again, as long as `end` finds somebody whose end may make room, and for [`ROOM`] at most. Once more in any
+    /// case: who has just read an answer may ask again before what it held has been given back.
     ///
     /// # Errors
     /// `None` when there is no room.
@@ -172,18 +173,16 @@ impl Peers {
         mut take: impl FnMut() -> Option<T>,
     ) -> Option<T> {
         let limit = Instant::now() + ROOM;
+        let mut looked_again = false;
         loop {
             if let Some(taken) = take() {
                 return Some(taken);
             }
-            if Instant::now() >= limit || !end(self) {
+            if Instant::now() >= limit || (!end(self) && std::mem::replace(&mut looked_again, true)) {
                 return None;
             }
             // The ended one's task has to run before what it held is free: looked for again soon, and another is ended then.
-            let soon = Instant::now() + ROOM / 20;
-            while Instant::now() < soon {
-                tokio::time::sleep_until(soon).await;
-            }
+            tokio::time::sleep(ROOM / 50).await;
         }
     }
 

@@ -151,7 +151,7 @@ async fn a_picture_that_there_is_no_memory_for_is_refused_as_our_fault_and_serve
     service.allow(TIGHT);
     for (name, bytes) in &pictures {
         let response = service.post(bytes.clone()).await;
-        assert_eq!(response.headers().get("retry-after").map(|after| after.as_bytes()), Some(&b"1"[..]), "{name}");
+        assert!(["1", "2"].iter().any(|seconds| response.headers()["retry-after"] == *seconds), "{name}");
         let message = error(response, 503, "out_of_memory").await;
         assert!(message.contains("short of memory") && message.contains("smaller"), "{name}: {message}");
         // Nobody else pays for it.
