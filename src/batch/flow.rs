@@ -263,7 +263,8 @@ mod unit {
     #[test]
     fn the_table_of_what_comes_first() {
         use Class::{Bulk, Interactive};
-        let cases: &[(&str, Class, f64, &[(Class, f64)], f64)] = &[
+        type Others = &'static [(Class, f64)];
+        let cases: &[(&str, Class, f64, Others, f64)] = &[
             ("nobody is there", Interactive, 1.0, &[], 0.0),
             ("one item behind single items: each of them", Interactive, 1.0, &[(Interactive, 1.0); 5], 5.0),
             (
