@@ -91,7 +91,7 @@ struct Entry<T> {
 }
 
 /// For how long small requests count as coming after the last of them.
-const SMALL_COME: Duration = Duration::from_secs(2);
+const SMALL_COME: Duration = Duration::from_secs(10);
 
 impl<T> JobQueue<T> {
     /// An open, empty queue. `cost` is asked once of each input; `observed` are this stage's depth and wait, `metrics` those of the
@@ -219,16 +219,19 @@ impl<T> JobQueue<T> {
     }
 
     /// Waits for the live job whose turn it is; `None` once the queue is closed and empty. While `most_large` large ones are being
-    /// worked on (until their guards are dropped) only others are taken.
+    /// worked on (until their guards are dropped) only others are taken; while small requests come, all of a large one are large.
     pub fn take(&self, most_large: usize) -> Option<(Job<T>, Option<LargeGuard<'_, T>>)> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
             self.weed(&mut state, now);
             let large_too = state.large < most_large;
-            let next = state.jobs.iter().position(|(_, entry)| large_too || !entry.cost.is_large);
+            // Beside small requests, what large ones have leaves a thread, and its core, free as large items do.
+            let small_come = state.small.is_some_and(|(seen, _)| now.saturating_duration_since(seen) < SMALL_COME);
+            let is_large = |entry: &Entry<T>| entry.cost.is_large || (small_come && entry.job.head.is_of_large());
+            let next = state.jobs.values().position(|entry| large_too || !is_large(entry));
             if let Some(index) = next {
-                let is_large = state.jobs.values().nth(index).is_some_and(|entry| entry.cost.is_large);
+                let is_large = state.jobs.values().nth(index).is_some_and(is_large);
                 state.large += usize::from(is_large);
                 let job = self.remove(&mut state, &[index], now).pop();
                 let (more, closed) = (!state.jobs.is_empty(), state.closed);

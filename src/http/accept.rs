@@ -165,7 +165,8 @@ where
         let shutdown = shutdown.clone();
         move |tasks: &mut JoinSet<End>, (stream, peer, seat): Accepted| {
             let counted = Counted::new(connections.clone());
-            let state = ConnState::new(options.header_timeout, options.keep_alive_timeout, &peers);
+            let timeouts = (options.header_timeout, options.keep_alive_timeout);
+            let state = ConnState::new(timeouts, &peers, Arc::clone(&seat));
             let connection = Connection { stream, peer, seat, state, options };
             let served = connection.serve(service.clone(), shutdown.clone(), cut.clone());
             tasks.spawn(async move {
@@ -239,8 +240,7 @@ impl<'a> Acceptor<'a> {
             let reserve = match Arc::clone(&self.reserve).try_acquire_owned() {
                 Ok(reserve) => reserve,
                 Err(_) => {
-                    // Those in the reserve move up when a place is free.
-                    self.peers.end_for_connection();
+                    self.peers.end_for_reserve();
                     // Nobody closes a semaphore.
                     let Ok(reserve) = Arc::clone(&self.reserve).acquire_owned().await else {
                         return std::future::pending().await;
@@ -260,7 +260,7 @@ impl<'a> Acceptor<'a> {
                     }
                     drop(reserve);
                     // It may be descriptors that are lacking, and somebody may hold one for nothing.
-                    self.peers.end_for_connection();
+                    self.peers.end_for_place();
                     sleep(ACCEPT_BACKOFF).await;
                 }
             }
@@ -272,7 +272,7 @@ impl<'a> Acceptor<'a> {
         if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
             return Seat::new(Some(place), None, &self.places);
         }
-        let made = self.peers.end_for_connection();
+        let made = self.peers.end_for_place();
         if self.warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             self.warned = Some(Instant::now());
             let limit = self.max_connections;

@@ -248,7 +248,8 @@ impl From<EmbedError> for ApiError {
             ),
             EmbedError::ShuttingDown => Self::shutting_down(),
             EmbedError::DeadlineExceeded => {
-                let message = "the request took longer than server.request_timeout; send fewer items, or less often";
+                let message = "the request took longer than its timeout, which is server.request_timeout or what its own headers say if that is \
+                               shorter (x-request-timeout and its like); send fewer items, or less often";
                 Self::new(Code::DeadlineExceeded, message)
             }
             EmbedError::Item { index, error } => Self::from(error).at(index),

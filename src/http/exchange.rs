@@ -42,6 +42,7 @@ use tokio::{
 use super::{
     peers::{Awaited, Peers, Spot},
     progress::{Progress, WINDOW},
+    seat::Seat,
 };
 
 /// The state of one connection, shared by its socket side and its request side.
@@ -50,6 +51,7 @@ pub(super) struct ConnState {
     header_timeout: Duration,
     keep_alive_timeout: Duration,
     peers: Peers,
+    seat: Arc<Seat>,
     number: u64,
     /// Held for a few instructions at a time, never across an await.
     inner: Mutex<Inner>,
@@ -105,8 +107,12 @@ pub(super) enum TellsEnd {
 }
 
 impl ConnState {
-    /// A connection accepted now.
-    pub(super) fn new(header_timeout: Duration, keep_alive_timeout: Duration, peers: &Peers) -> Arc<Self> {
+    /// A connection accepted now, with its header and keep-alive timeouts.
+    pub(super) fn new(
+        (header_timeout, keep_alive_timeout): (Duration, Duration),
+        peers: &Peers,
+        seat: Arc<Seat>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|state| {
             let number = peers.add(state.clone());
             let phase = Phase::Silent { until: Instant::now() + header_timeout };
@@ -116,6 +122,7 @@ impl ConnState {
                 header_timeout,
                 keep_alive_timeout,
                 peers: peers.clone(),
+                seat,
                 number,
                 inner: Mutex::new(inner),
                 ended: Notify::new(),
@@ -209,6 +216,11 @@ impl ConnState {
                 waker.wake();
             }
         }
+    }
+
+    /// Whether the connection has no place so far.
+    pub(super) fn is_reserved(&self) -> bool {
+        self.seat.is_reserved()
     }
 
     /// Whether a request is being worked on or answered.
@@ -399,7 +411,8 @@ impl HttpBody for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let little = self.size_hint().upper().is_some_and(|left| left <= MOST_DRAINED);
+        // A chunked body says nothing of its length, and may be little.
+        let little = self.size_hint().upper().is_none_or(|left| left <= MOST_DRAINED);
         if self.is_end_stream() || !self.may_drain || !little {
             return;
         }
@@ -411,8 +424,10 @@ impl Drop for RequestBody {
         runtime.spawn(async move {
             let mut inner = inner;
             let drain = async {
+                let mut drained = 0;
                 while let Some(frame) = poll_fn(|cx| Pin::new(&mut inner).poll_frame(cx)).await {
-                    if frame.is_err() {
+                    drained += frame.map_or(MOST_DRAINED + 1, |frame| frame.data_ref().map_or(0, Bytes::len) as u64);
+                    if drained > MOST_DRAINED {
                         return;
                     }
                 }
@@ -432,7 +447,7 @@ mod tests {
     const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
     fn state() -> Arc<ConnState> {
-        ConnState::new(HEAD, KEEP_ALIVE, &Peers::new(Arc::default(), KEEP_ALIVE))
+        ConnState::new((HEAD, KEEP_ALIVE), &Peers::new(Arc::default(), KEEP_ALIVE), Seat::of_a_test())
     }
 
     #[tokio::test(start_paused = true)]

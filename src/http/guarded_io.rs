@@ -222,7 +222,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::http::peers::Peers;
+    use crate::http::{peers::Peers, seat::Seat};
 
     const HEAD: Duration = Duration::from_secs(10);
     const KEEP_ALIVE: Duration = Duration::from_secs(75);
@@ -231,7 +231,7 @@ mod tests {
     /// A guarded server side, its state, and the client side of a pipe that holds `capacity` bytes each way.
     fn pipe(capacity: usize) -> (GuardedIo<DuplexStream>, Arc<ConnState>, DuplexStream) {
         let (server, client) = duplex(capacity);
-        let state = ConnState::new(HEAD, KEEP_ALIVE, &Peers::new(Arc::default(), KEEP_ALIVE));
+        let state = ConnState::new((HEAD, KEEP_ALIVE), &Peers::new(Arc::default(), KEEP_ALIVE), Seat::of_a_test());
         (GuardedIo::new(server, Arc::clone(&state), WRITE), state, client)
     }
 

@@ -3,8 +3,8 @@
 //! Owns the choice. While there is room for all, nobody is ended from here: the clocks of a connection do that. Where there is no
 //! room, those go first who hold a place and do nothing with it:
 //!
-//! * for a new connection, the one that has been idle longest (silent, idle between requests, or lingering), else the one that has
-//!   been sending its head longest, else the slowest peer;
+//! * for a new connection, of those with a place the one that has been idle longest (silent, idle between requests, or lingering), else
+//!   the one that has been sending its head longest, else the slowest peer; for the reserve, the one in it that has been idle longest;
 //! * for bytes of bodies, the slowest upload, which is answered 408;
 //! * for a request's place and for bytes of answers, the slowest reader, whose connection is closed.
 //!
@@ -120,25 +120,47 @@ impl Peers {
         self.lock().waiting.remove(&spot);
     }
 
-    /// Makes a place for a new connection; false when nobody can be ended for it.
-    pub(super) fn end_for_connection(&self) -> bool {
+    /// Makes a place for a new connection; false when nobody can be ended for it. Who is in the reserve has none to give.
+    pub(super) fn end_for_place(&self) -> bool {
+        self.end_longest_waiting(|connection| !connection.is_reserved())
+            || self.end_slowest_reader()
+            || self.end_slowest_upload()
+    }
+
+    /// Makes a part of the reserve free; false when nobody in it can be ended.
+    pub(super) fn end_for_reserve(&self) -> bool {
+        self.end_longest_waiting(ConnState::is_reserved)
+    }
+
+    /// Ends the connection that has waited longest for its client, of those that are `eligible`.
+    fn end_longest_waiting(&self, eligible: impl Fn(&ConnState) -> bool) -> bool {
+        // Let go of after the lock: the last hold on a connection takes it.
+        let mut passed = Vec::new();
         let longest = {
             let mut state = self.lock();
-            let first = state.waiting.first_key_value().map(|(spot, waiting)| (*spot, *waiting));
-            first.filter(|(_, (_, since))| since.elapsed() >= FRESH).and_then(|(spot, (number, _))| {
-                state.waiting.remove(&spot);
-                Some((spot.0, state.all.get(&number)?.upgrade()?))
-            })
-        };
-        if let Some((awaited, connection)) = longest {
-            self.0.metrics.connections_ended(match awaited {
-                Awaited::Any => Ended::Idle,
-                Awaited::Head => Ended::SlowHead,
+            let State { waiting, all, .. } = &mut *state;
+            let old_enough = waiting.iter().filter(|(_, (_, since))| since.elapsed() >= FRESH);
+            let mut connections =
+                old_enough.filter_map(|(spot, (number, _))| Some((*spot, all.get(number)?.upgrade()?)));
+            let found = connections.find_map(|(spot, connection)| {
+                if eligible(&connection) {
+                    return Some((spot, connection));
+                }
+                passed.push(connection);
+                None
             });
-            connection.end();
-            return true;
-        }
-        self.end_slowest_reader() || self.end_slowest_upload()
+            if let Some((spot, _)) = &found {
+                waiting.remove(spot);
+            }
+            found
+        };
+        let Some((spot, connection)) = longest else { return false };
+        self.0.metrics.connections_ended(match spot.0 {
+            Awaited::Any => Ended::Idle,
+            Awaited::Head => Ended::SlowHead,
+        });
+        connection.end();
+        true
     }
 
     /// Ends the slowest upload, if one is slow: it is answered 408.

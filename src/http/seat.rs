@@ -58,3 +58,12 @@ impl Seat {
         !self.is_reserved() || timeout(MOVE_UP, self.place()).await.is_ok()
     }
 }
+
+#[cfg(test)]
+impl Seat {
+    /// A seat with a place.
+    pub(super) fn of_a_test() -> Arc<Self> {
+        let places = Arc::new(Semaphore::new(1));
+        Self::new(Arc::clone(&places).try_acquire_owned().ok(), None, &places)
+    }
+}

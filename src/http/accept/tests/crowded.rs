@@ -60,6 +60,44 @@ async fn with_all_at_work_new_connections_are_in_the_reserve_and_close_after_the
 }
 
 #[tokio::test]
+async fn who_waits_in_the_reserve_does_not_shield_a_slow_upload_that_holds_a_place() {
+    let server = Server::start(AcceptOptions { max_connections: 1, ..options() }).await;
+    let mut slow = server.connect().await;
+    slow.write_all(b"POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n1").await.unwrap();
+    while server.connections.get() < 1 {
+        tokio::task::yield_now().await;
+    }
+    let mut idle = server.connect().await;
+    while server.connections.get() < 2 {
+        tokio::task::yield_now().await;
+    }
+    no_longer_fresh().await;
+    let ended = async {
+        while !server.peers.end_for_place() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(HANG, ended).await.expect("the upload is found slow");
+    assert!(answer(&mut slow).await.0.starts_with("http/1.1 408"));
+    drop(slow);
+    assert_eq!(ask(&mut idle, "/hello").await.1, "hello");
+    assert_eq!((server.ended("slow_upload"), server.ended("idle")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_refused_body_of_unknown_length_leaves_its_connection_open_if_it_is_little() {
+    let server = Server::start(options()).await;
+    let mut client = server.connect().await;
+    for _ in 0..20 {
+        let head = "POST /refuse HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+        client.write_all(format!("{head}5\r\nhello\r\n0\r\n\r\n").as_bytes()).await.unwrap();
+        let (head, _) = answer(&mut client).await;
+        assert!(head.starts_with("http/1.1 429") && !head.contains("connection: close"), "{head}");
+    }
+    assert_eq!(ask(&mut client, "/hello").await.1, "hello");
+}
+
+#[tokio::test]
 async fn a_client_that_ends_its_side_gets_what_nobody_has_to_be_waited_for() {
     let mut server = Server::start(options()).await;
     for request in
