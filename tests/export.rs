@@ -13,7 +13,7 @@ use std::{
 use clipserve::{
     config::Precision,
     encoder::Output,
-    export::{EXPORTER_VERSION, ExportedModel, export_cached, export_checkpoint, metadata, write_synthetic_model},
+    export::{ExportedModel, export_cached, export_checkpoint, exporter_version, metadata, write_synthetic_model},
     model::clip_config::ClipConfig,
 };
 use ndarray::{Array2, Array3, Array4, ArrayD, Axis, IxDyn, stack};
@@ -310,7 +310,7 @@ fn graphs_say_in_their_metadata_what_they_are() {
     let weights = fs::read(fixture("export/gelu-relu-old-eos/model.safetensors")).unwrap();
     let sha256: String = sha2::Sha256::digest(weights).iter().map(|b| format!("{b:02x}")).collect();
     let common = [
-        (metadata::EXPORTER, EXPORTER_VERSION.to_string()),
+        (metadata::EXPORTER, exporter_version(Precision::Int8).to_string()),
         (metadata::PRECISION, "int8".to_owned()),
         (metadata::SOURCE_SHA256, sha256),
         (metadata::PROJECTION_DIM, "20".to_owned()),

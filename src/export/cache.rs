@@ -14,9 +14,9 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use super::{
-    COPIED_FILES, Checkpoint, EXPORTER_VERSION, ExportError, ExportedModel,
+    COPIED_FILES, Checkpoint, ExportError, ExportedModel,
     checkpoint::{file_sha256, hex},
-    export_opened,
+    export_opened, exporter_version,
 };
 use crate::config::Precision;
 
@@ -43,7 +43,7 @@ pub fn export_cached(source: &Path, cache_dir: &Path, precision: Precision) -> R
 
 /// Everything that the export depends on, in hexadecimal.
 fn cache_key(source: &Path, weights_digest: &str, precision: Precision) -> Result<String, ExportError> {
-    let mut parts = format!("{EXPORTER_VERSION} {} {weights_digest}\n", precision.name());
+    let mut parts = format!("{} {} {weights_digest}\n", exporter_version(precision), precision.name());
     for name in COPIED_FILES {
         let path = source.join(name);
         if path.exists() {

@@ -3,7 +3,7 @@
 //! Owns the keys but those that the service reads back (`model::graph_info`). Numbers are written so that they read back the same; lists
 //! are JSON arrays. Invariant: a loader needs nothing but the graph to know what to feed it and what its answers mean.
 
-use super::{EXPORTER_VERSION, int8, normalization::PixelNormalization, vision};
+use super::{exporter_version, int8, normalization::PixelNormalization, vision};
 pub use crate::model::graph_info::{
     ACTIVATION_GROUP, CONTEXT_LENGTH, EXPORTER, LOGIT_SCALE, PACKED, PRECISION, VOCAB_SIZE,
 };
@@ -40,7 +40,7 @@ impl Provenance<'_> {
     /// Of a tower of `transformer`, with other layers whose inputs are of `others`.
     fn entries(&self, projection_dim: usize, transformer: &TransformerConfig, others: &[usize]) -> Entries {
         let mut entries = vec![
-            entry(EXPORTER, EXPORTER_VERSION),
+            entry(EXPORTER, exporter_version(self.precision)),
             entry(PRECISION, self.precision.name()),
             entry(SOURCE_SHA256, self.source_sha256),
             entry(PROJECTION_DIM, projection_dim),

@@ -59,8 +59,14 @@ use crate::{
     },
 };
 
-/// Changes whenever the same checkpoint gives another graph: part of every cache key.
-pub const EXPORTER_VERSION: u32 = 6;
+/// Changes whenever the same checkpoint gives another graph of `precision`: part of every cache key, and of the fingerprint, so it
+/// stays where nothing changes.
+pub fn exporter_version(precision: Precision) -> u32 {
+    match precision {
+        Precision::Int8 => 6,
+        Precision::F32 | Precision::F16 | Precision::Int8Weights => 5,
+    }
+}
 
 /// What is copied from a checkpoint beside the graphs, as far as it is there.
 const COPIED_FILES: [&str; 8] = [
