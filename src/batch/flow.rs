@@ -78,7 +78,7 @@ impl Drop for Share {
 
 /// What another request has left of one stage.
 #[derive(Clone, Copy, Debug)]
-pub struct Left {
+struct Left {
     /// Its class.
     pub class: Class,
     /// In the units of the stage.
@@ -87,7 +87,7 @@ pub struct Left {
 
 /// How much of the work of `others` is done before a request of `class` with `own` work is: as much of each as it has itself, since they
 /// take turns; for a bulk request all that interactive ones have, and for an interactive one nothing that bulk ones have.
-pub fn ahead(class: Class, own: f64, others: impl IntoIterator<Item = Left>) -> f64 {
+fn ahead(class: Class, own: f64, others: impl IntoIterator<Item = Left>) -> f64 {
     let of = |other: Left| match (class, other.class) {
         (Class::Interactive, Class::Bulk) => 0.0,
         (Class::Bulk, Class::Interactive) => other.work,
@@ -98,7 +98,7 @@ pub fn ahead(class: Class, own: f64, others: impl IntoIterator<Item = Left>) -> 
 
 /// An encoder as a request finds it. Work in its units, times in seconds.
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
+struct Found {
     /// Work of others that comes first.
     pub ahead: f64,
     /// Until a session is free.
@@ -110,7 +110,7 @@ pub struct Found {
 }
 
 /// How many seconds later a request with `own` work is answered than alone, which takes `alone`.
-pub fn wait(found: Found, own: f64, alone: f64) -> f64 {
+fn wait(found: Found, own: f64, alone: f64) -> f64 {
     let (work, seconds) = found.run;
     let runs_before = (found.ahead + own - work).max(0.0) * found.per_unit;
     (found.running + runs_before + seconds - alone).max(0.0)

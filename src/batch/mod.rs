@@ -34,7 +34,7 @@ mod tests;
 
 pub use admission::{Admission, Capacity, Permit, Refused, Terms};
 pub use class::{Activity, Class};
-pub use flow::{Found, Left, RunGuard, Speeds, Work, ahead, wait};
+pub use flow::{RunGuard, Speeds, Work};
 pub use job::{Answer, Encoded, Job, JobError, JobHead, Ticket, Timings};
 pub use policy::{BatchPolicy, Decision, LastRun, Waiting};
 pub use queue::{Cost, JobQueue, LargeGuard, Pace};

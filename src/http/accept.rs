@@ -45,10 +45,11 @@ use tokio::{
 use tower::{Service, ServiceExt};
 
 use super::{
-    exchange::{ConnState, Exchange, RequestBody},
+    exchange::{ConnState, Exchange},
     guarded_io::GuardedIo,
     held::Held,
     peers::Peers,
+    request_body::RequestBody,
     seat::Seat,
 };
 
@@ -98,7 +99,10 @@ pub struct Link(Arc<ConnState>);
 impl Link {
     /// Waits until the upload is to be given up for others.
     pub(super) async fn upload_ended(&self) {
-        self.0.upload_ended().await;
+        match self.0.upload_ended() {
+            Some(ended) => ended.notified().await,
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{ApiError, AppState, Code, Peers};
 use crate::{
     embedder::{Class, Modality, Terms},
-    telemetry::Reject,
+    telemetry::{Metrics, Reject},
 };
 
 /// How long the client waits, in seconds; asked for, so what cannot be read is refused.
@@ -93,12 +93,13 @@ pub(super) fn knock(state: &AppState, request: &Request, modality: Modality) -> 
 pub struct Gate {
     places: Arc<Semaphore>,
     limit: usize,
+    metrics: Arc<Metrics>,
 }
 
 impl Gate {
-    /// With so many places.
-    pub fn new(limit: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))), limit }
+    /// With so many places; refusals are counted in `metrics`.
+    pub fn new(limit: usize, metrics: Arc<Metrics>) -> Self {
+        Self { places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))), limit, metrics }
     }
 
     /// A place, made by ending those who do not read their answers where there is none.
@@ -119,6 +120,7 @@ impl Gate {
     }
 
     fn full(&self) -> ApiError {
+        self.metrics.reject(Reject::Requests);
         let message = format!(
             "{} requests are in flight, which is the limit; come back after the time in the Retry-After header",
             self.limit
@@ -127,20 +129,12 @@ impl Gate {
     }
 }
 
-/// [`Gate::enter`], counted.
-///
-/// # Errors
-/// 429.
-pub(super) async fn enter(state: &AppState) -> Result<OwnedSemaphorePermit, ApiError> {
-    state.gate.enter(&state.peers).await.inspect_err(|_| state.metrics.reject(Reject::Requests))
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::{config, health::Health, telemetry::Metrics};
+    use crate::{config, health::Health};
 
     fn state() -> AppState {
         let set = vec!["model.path=m".to_owned(), "limits.max_queue_wait=500ms".to_owned()];

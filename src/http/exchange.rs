@@ -1,7 +1,7 @@
 //! Where one connection stands: what it may still wait for, and until when.
 //!
 //! Owns the state that the socket side ([`GuardedIo`](super::guarded_io::GuardedIo)) and the request side (the service that
-//! [`accept`](super::accept) gives to hyper) share, and the wrapper of the request body that moves it. Does not own a timer: it
+//! [`accept`](super::accept) gives to hyper) share, by the wrapper of the request body (`request_body`) among others. Does not own a timer: it
 //! only says when the current wait ends; nor who is ended for whom ([`peers`](super::peers)), to which it tells what it does.
 //!
 //! ```text
@@ -23,21 +23,12 @@
 //! and stops there is bounded by `keep_alive_timeout`: those bytes were read while Busy, as bytes of who knows what.
 
 use std::{
-    future::poll_fn,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker, ready},
+    task::Waker,
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::{
-    runtime::Handle,
-    sync::Notify,
-    time::{Instant, timeout},
-};
+use tokio::{sync::Notify, time::Instant};
 
 use super::{
     peers::{Awaited, Peers, Spot},
@@ -56,7 +47,6 @@ pub(super) struct ConnState {
     /// Held for a few instructions at a time, never across an await.
     inner: Mutex<Inner>,
     ended: Notify,
-    upload_ended: Notify,
 }
 
 #[derive(Debug)]
@@ -64,12 +54,22 @@ struct Inner {
     phase: Phase,
     /// Among those that wait for their client.
     spot: Option<Spot>,
-    /// Of the request body that is coming, and its length where that is declared.
-    upload: Option<(Progress, Option<u64>)>,
+    /// The request body that somebody reads.
+    upload: Option<Upload>,
     /// Of an answer that the client does not take as fast as it could be written.
     reading: Option<Progress>,
     /// The socket side, which keeps the end of the client's side to itself.
     holding: Option<Waker>,
+}
+
+/// A request body that is coming.
+#[derive(Debug)]
+struct Upload {
+    progress: Progress,
+    /// Its length where that is declared.
+    declared: Option<u64>,
+    /// Told when it is to be given up. Its own: an upload that was done just then must not leave the news to the next one.
+    ended: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,6 @@ impl ConnState {
                 number,
                 inner: Mutex::new(inner),
                 ended: Notify::new(),
-                upload_ended: Notify::new(),
             }
         })
     }
@@ -166,8 +165,8 @@ impl ConnState {
                 self.enter(&mut inner, Phase::Head { until });
             }
             Phase::Busy { body_unread: true, .. } => {
-                if let Some((progress, _)) = &mut inner.upload {
-                    progress.moved(bytes, Instant::now());
+                if let Some(upload) = &mut inner.upload {
+                    upload.progress.moved(bytes, Instant::now());
                 }
             }
             _ => {}
@@ -240,7 +239,11 @@ impl ConnState {
             Phase::Busy { exchanges, .. } => exchanges,
             _ => 0,
         };
-        inner.upload = has_body.then(|| (Progress::begin(Instant::now()), body));
+        inner.upload = has_body.then(|| Upload {
+            progress: Progress::begin(Instant::now()),
+            declared: body,
+            ended: Arc::default(),
+        });
         self.enter(
             &mut inner,
             Phase::Busy { body_unread: has_body, drains: false, waits: false, exchanges: before + 1 },
@@ -248,18 +251,17 @@ impl ConnState {
         Exchange { state: Arc::clone(self) }
     }
 
-    /// What is left of the body is read behind the answer; false when the answer is on its way already.
-    fn drains(&self) -> bool {
-        match &mut self.lock().phase {
-            Phase::Busy { drains, .. } => {
-                *drains = true;
-                true
-            }
-            _ => false,
-        }
+    /// What is left of the body is read behind the answer, by nobody who could give it up; false when the answer is on its way already.
+    pub(super) fn drains(&self) -> bool {
+        let mut inner = self.lock();
+        let Phase::Busy { drains, .. } = &mut inner.phase else { return false };
+        *drains = true;
+        inner.upload = None;
+        true
     }
 
-    fn body_read(&self) {
+    /// The body has been read to its end.
+    pub(super) fn body_read(&self) {
         let mut inner = self.lock();
         inner.upload = None;
         match &mut inner.phase {
@@ -281,7 +283,7 @@ impl ConnState {
     /// Bytes a second of the upload, if that is slow: below `least`, or too slow to be done within `whole`.
     pub(super) fn slow_upload(&self, now: Instant, least: f64, whole: Duration) -> Option<f64> {
         let inner = self.lock();
-        let (progress, declared) = inner.upload.as_ref()?;
+        let Upload { progress, declared, .. } = inner.upload.as_ref()?;
         let rate = progress.rate(now)?;
         let left = whole.saturating_sub(now.saturating_duration_since(progress.began())).as_secs_f64();
         let to_come = declared.map_or(0, |declared| declared.saturating_sub(progress.bytes()));
@@ -313,13 +315,14 @@ impl ConnState {
 
     /// The upload is to be answered 408 for others.
     pub(super) fn end_upload(&self) {
-        self.lock().upload = None;
-        self.upload_ended.notify_one();
+        if let Some(upload) = self.lock().upload.take() {
+            upload.ended.notify_one();
+        }
     }
 
-    /// Waits for [`ConnState::end_upload`].
-    pub(super) async fn upload_ended(&self) {
-        self.upload_ended.notified().await;
+    /// What tells that the present upload is to be given up.
+    pub(super) fn upload_ended(&self) -> Option<Arc<Notify>> {
+        self.lock().upload.as_ref().map(|upload| Arc::clone(&upload.ended))
     }
 }
 
@@ -358,84 +361,6 @@ impl Drop for Exchange {
         };
         inner.reading = None;
         state.enter(&mut inner, phase);
-    }
-}
-
-/// So much of a body that nobody wants is read and dropped, so that its connection can go on and its client never finds it closed
-/// while it still sends. More than an ordinary picture; what is larger ends the connection.
-const MOST_DRAINED: u64 = 1 << 20;
-
-/// How long that may take.
-const DRAIN_TIME: Duration = Duration::from_secs(5);
-
-/// A request body that tells its connection when it has been read to the end. One that is dropped untouched, because its request was
-/// refused, is read to its end behind the answer, where that is little.
-pub(super) struct RequestBody {
-    /// `None` only while it is dropped.
-    inner: Option<Incoming>,
-    state: Arc<ConnState>,
-    may_drain: bool,
-}
-
-impl RequestBody {
-    /// `may_drain` is false for a client that waits for leave to send its body (`Expect`): leave must not follow an answer.
-    pub(super) fn new(inner: Incoming, state: Arc<ConnState>, may_drain: bool) -> Self {
-        Self { inner: Some(inner), state, may_drain }
-    }
-}
-
-impl HttpBody for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Whoever has begun to read it and stops knows why: it is too large, too slow or broken.
-        self.may_drain = false;
-        let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
-        // A failed body stays unread: what is wrong with it may still be arriving.
-        if frame.is_none() || inner.is_end_stream() {
-            self.state.body_read();
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(HttpBody::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map(HttpBody::size_hint).unwrap_or_default()
-    }
-}
-
-impl Drop for RequestBody {
-    fn drop(&mut self) {
-        // A chunked body says nothing of its length, and may be little.
-        let little = self.size_hint().upper().is_none_or(|left| left <= MOST_DRAINED);
-        if self.is_end_stream() || !self.may_drain || !little {
-            return;
-        }
-        let (Some(inner), Ok(runtime)) = (self.inner.take(), Handle::try_current()) else { return };
-        if !self.state.drains() {
-            return;
-        }
-        let state = Arc::clone(&self.state);
-        runtime.spawn(async move {
-            let mut inner = inner;
-            let drain = async {
-                let mut drained = 0;
-                while let Some(frame) = poll_fn(|cx| Pin::new(&mut inner).poll_frame(cx)).await {
-                    drained += frame.map_or(MOST_DRAINED + 1, |frame| frame.data_ref().map_or(0, Bytes::len) as u64);
-                    if drained > MOST_DRAINED {
-                        return;
-                    }
-                }
-                state.body_read();
-            };
-            // What is late is dropped with the body, and hyper then ends the connection.
-            let _ = timeout(DRAIN_TIME, drain).await;
-        });
     }
 }
 
@@ -496,5 +421,19 @@ mod tests {
         assert!(!exchange.body_lost());
         drop(exchange);
         assert!(!state.has_unread_input());
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_is_ended_when_it_is_done_ends_no_other() {
+        let state = state();
+        let first = state.begin(true, Some(10));
+        let told = state.upload_ended().expect("an upload");
+        state.end_upload();
+        tokio::time::timeout(HEAD, told.notified()).await.expect("it is told, also if it listens late");
+        drop(first);
+        let _second = state.begin(true, Some(10));
+        let told = state.upload_ended().expect("another upload");
+        assert!(futures_util::FutureExt::now_or_never(told.notified()).is_none());
+        assert!(state.drains() && state.upload_ended().is_none(), "nobody reads it, so nobody is told");
     }
 }

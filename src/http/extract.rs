@@ -16,7 +16,6 @@ use super::{
     ApiError, AppState, Code,
     accept::Link,
     body::{BodyBytes, BodyError, BodyLimits, read_body},
-    door::enter,
     held::Held,
     json::{self, JsonRequest},
     quoted::{Quoted, requote},
@@ -79,7 +78,7 @@ impl Payload {
                 }
                 ApiError::from(error)
             })?;
-        let place = enter(state).await?;
+        let place = state.gate.enter(&state.peers).await?;
         let held = parts.extensions.get::<Held>().cloned().unwrap_or_default();
         held.keep(place);
         let no_terms = || ApiError::internal("a request that did not come through the door");

@@ -46,59 +46,54 @@ impl Form {
         max_parts: usize,
         claim: &mut Claim<'_>,
     ) -> Result<Self, ApiError> {
+        let parse = async {
+            check_heads(body.bytes(), boundary)?;
+            // The parser copies the whole body once; what it hands out are slices of that copy.
+            let room = Arc::new(claim.reserve(body.bytes().len())?);
+            let bytes = body.bytes().clone();
+            let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(bytes) });
+            let mut multipart = multer::Multipart::new(stream, boundary);
+            let (mut files, mut texts) = (Vec::new(), Vec::new());
+            while let Some(mut part) = multipart.next_field().await.map_err(|error| malformed(&error))? {
+                if files.len() + texts.len() == max_parts {
+                    let message = format!("the multipart body has more than {max_parts} parts, which is the limit");
+                    return Err(ApiError::new(Code::PayloadTooLarge, message));
+                }
+                let is_file = part.file_name().is_some()
+                    || part
+                        .content_type()
+                        .is_some_and(|mime| mime.type_() == "image" || mime.subtype() == "octet-stream");
+                let name = part.name().unwrap_or_default();
+                let known = fields.iter().copied().find(|field| *field == name);
+                if !is_file && known.is_none() {
+                    let expected = if fields.is_empty() { "file parts only".to_owned() } else { fields.join(", ") };
+                    return Err(ApiError::invalid(format!(
+                        "the multipart body has a field \"{}\" that is not a file; expected {expected} (a picture needs a file name \
+                         or an image content type)",
+                        Quoted(name)
+                    )));
+                }
+                // All of the body is there, so a part comes in one piece.
+                let bytes = part.chunk().await.map_err(|error| malformed(&error))?.unwrap_or_default();
+                if part.chunk().await.map_err(|error| malformed(&error))?.is_some() {
+                    return Err(ApiError::internal("a part of a multipart body came in pieces"));
+                }
+                match known {
+                    Some(name) if !is_file => texts.push((name, bytes)),
+                    _ => files.push(owning(bytes, Arc::clone(&room))),
+                }
+            }
+            let room = claim.reserve(texts.iter().map(|(_, text)| text.len()).sum())?;
+            let text = |(name, bytes): (&'static str, Bytes)| match std::str::from_utf8(&bytes) {
+                Ok(text) => Ok((name, text.to_owned())),
+                Err(_) => Err(ApiError::invalid(format!("the field \"{name}\" of the multipart body is not UTF-8"))),
+            };
+            let fields = texts.into_iter().map(text).collect::<Result<_, _>>()?;
+            Ok(Self { files, fields, room })
+        };
         // All of the body is there, so the parser never waits.
         let never = || ApiError::internal("a multipart body that is there was waited for");
-        Self::parse(body, boundary, fields, max_parts, claim).now_or_never().ok_or_else(never)?
-    }
-
-    async fn parse(
-        body: BodyBytes,
-        boundary: &str,
-        fields: &[&'static str],
-        max_parts: usize,
-        claim: &mut Claim<'_>,
-    ) -> Result<Self, ApiError> {
-        check_heads(body.bytes(), boundary)?;
-        // The parser copies the whole body once; what it hands out are slices of that copy.
-        let room = Arc::new(claim.reserve(body.bytes().len())?);
-        let bytes = body.bytes().clone();
-        let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(bytes) });
-        let mut multipart = multer::Multipart::new(stream, boundary);
-        let (mut files, mut texts) = (Vec::new(), Vec::new());
-        while let Some(mut part) = multipart.next_field().await.map_err(|error| malformed(&error))? {
-            if files.len() + texts.len() == max_parts {
-                let message = format!("the multipart body has more than {max_parts} parts, which is the limit");
-                return Err(ApiError::new(Code::PayloadTooLarge, message));
-            }
-            let is_file = part.file_name().is_some()
-                || part.content_type().is_some_and(|mime| mime.type_() == "image" || mime.subtype() == "octet-stream");
-            let name = part.name().unwrap_or_default();
-            let known = fields.iter().copied().find(|field| *field == name);
-            if !is_file && known.is_none() {
-                let expected = if fields.is_empty() { "file parts only".to_owned() } else { fields.join(", ") };
-                return Err(ApiError::invalid(format!(
-                    "the multipart body has a field \"{}\" that is not a file; expected {expected} (a picture needs a file name \
-                     or an image content type)",
-                    Quoted(name)
-                )));
-            }
-            // All of the body is there, so a part comes in one piece.
-            let bytes = part.chunk().await.map_err(|error| malformed(&error))?.unwrap_or_default();
-            if part.chunk().await.map_err(|error| malformed(&error))?.is_some() {
-                return Err(ApiError::internal("a part of a multipart body came in pieces"));
-            }
-            match known {
-                Some(name) if !is_file => texts.push((name, bytes)),
-                _ => files.push(owning(bytes, Arc::clone(&room))),
-            }
-        }
-        let room = claim.reserve(texts.iter().map(|(_, text)| text.len()).sum())?;
-        let text = |(name, bytes): (&'static str, Bytes)| match std::str::from_utf8(&bytes) {
-            Ok(text) => Ok((name, text.to_owned())),
-            Err(_) => Err(ApiError::invalid(format!("the field \"{name}\" of the multipart body is not UTF-8"))),
-        };
-        let fields = texts.into_iter().map(text).collect::<Result<_, _>>()?;
-        Ok(Self { files, fields, room })
+        parse.now_or_never().ok_or_else(never)?
     }
 
     /// Takes out the values of the fields of that name, in order.

@@ -19,6 +19,8 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
+use super::room::owning;
+
 /// A request's keepsakes; clones are of one request. In the extensions of every request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Held(Arc<Mutex<Vec<Box<dyn Any + Send>>>>);
@@ -40,18 +42,6 @@ struct Keeping {
     held: Held,
 }
 
-/// Bytes and what is held until they are gone.
-struct Kept {
-    bytes: Bytes,
-    _held: Held,
-}
-
-impl AsRef<[u8]> for Kept {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
 impl HttpBody for Keeping {
     type Data = Bytes;
     type Error = axum::Error;
@@ -59,7 +49,7 @@ impl HttpBody for Keeping {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let held = &self.held;
-        let keep = |bytes: Bytes| Bytes::from_owner(Kept { bytes, _held: held.clone() });
+        let keep = |bytes| owning(bytes, held.clone());
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(keep))))
     }
 

@@ -102,7 +102,7 @@ pub(super) async fn admit(State(state): State<Arc<AppState>>, mut request: Reque
             return Err(ApiError::new(Code::Overloaded, message).retry_after(Duration::ZERO));
         }
         let terms = terms?;
-        state.gate.look(&state.peers).await.inspect_err(|_| state.metrics.reject(Reject::Requests))?;
+        state.gate.look(&state.peers).await?;
         Ok(terms)
     };
     match look.await {

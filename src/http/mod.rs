@@ -29,6 +29,7 @@ mod probes;
 mod progress;
 mod quoted;
 mod reply;
+mod request_body;
 mod room;
 mod seat;
 mod similarity;

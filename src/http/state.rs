@@ -38,7 +38,7 @@ impl AppState {
     pub fn new(config: Arc<Config>, metrics: Arc<Metrics>, health: Arc<Health>) -> Self {
         Self {
             peers: Peers::new(Arc::clone(&metrics), config.server.body_timeout),
-            gate: Gate::new(config.limits.max_inflight_requests),
+            gate: Gate::new(config.limits.max_inflight_requests, Arc::clone(&metrics)),
             bodies: ByteBudget::new(config.limits.max_inflight_body_bytes),
             answers: ByteBudget::new(config.limits.max_inflight_answer_bytes),
             config,
