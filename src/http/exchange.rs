@@ -427,13 +427,13 @@ mod tests {
     async fn an_upload_that_is_ended_when_it_is_done_ends_no_other() {
         let state = state();
         let first = state.begin(true, Some(10));
-        let told = state.upload_ended().expect("an upload");
+        let first_ended = state.upload_ended().expect("an upload");
         state.end_upload();
-        tokio::time::timeout(HEAD, told.notified()).await.expect("it is told, also if it listens late");
         drop(first);
         let _second = state.begin(true, Some(10));
-        let told = state.upload_ended().expect("another upload");
-        assert!(futures_util::FutureExt::now_or_never(told.notified()).is_none());
+        let second_ended = state.upload_ended().expect("another upload");
+        assert!(futures_util::FutureExt::now_or_never(second_ended.notified()).is_none());
+        tokio::time::timeout(HEAD, first_ended.notified()).await.expect("it is told, also if it listens late");
         assert!(state.drains() && state.upload_ended().is_none(), "nobody reads it, so nobody is told");
     }
 }
