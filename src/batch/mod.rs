@@ -37,6 +37,6 @@ pub use class::{Activity, Class};
 pub use flow::{RunGuard, Speeds, Work};
 pub use job::{Answer, Encoded, Job, JobError, JobHead, Ticket, Timings};
 pub use policy::{BatchPolicy, Decision, LastRun, Waiting};
-pub use queue::{Cost, JobQueue, LargeGuard, Pace};
+pub use queue::{Cost, JobQueue, Pace, Takes};
 pub use speed::Speed;
 pub use worker::{Worker, WorkerContext};

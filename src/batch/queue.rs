@@ -46,6 +46,15 @@ impl Cost {
     }
 }
 
+/// Which items a thread takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takes {
+    /// All of them.
+    All,
+    /// Those that are not large: the one thread that is kept for them. There must be another one for the rest.
+    Small,
+}
+
 /// The waiting room of one stage.
 #[derive(Debug)]
 pub struct JobQueue<T> {
@@ -76,8 +85,8 @@ struct State<T> {
     closed: bool,
     /// Threads that wait for any job at all, and would take it at once.
     idle: usize,
-    /// Large items that are being worked on.
-    large: usize,
+    /// Whether a thread that takes small items alone waits for one.
+    kept_idle: bool,
     /// When an item of a small request was last seen, and what it costs.
     small: Option<(Instant, usize)>,
     /// Until when no bulk run begins.
@@ -102,7 +111,7 @@ impl<T> JobQueue<T> {
             turns: Turns::default(),
             closed: false,
             idle: 0,
-            large: 0,
+            kept_idle: false,
             small: None,
             rest: None,
         });
@@ -218,36 +227,44 @@ impl<T> JobQueue<T> {
         (BatchPolicy { max_batch_cost, ..policy }, state.rest.filter(|until| *until > now))
     }
 
-    /// Waits for the live job whose turn it is; `None` once the queue is closed and empty. While `most_large` large ones are being
-    /// worked on (until their guards are dropped) only others are taken; while small requests come, all of a large one are large.
-    pub fn take(&self, most_large: usize) -> Option<(Job<T>, Option<LargeGuard<'_, T>>)> {
+    /// Waits for the live job whose turn it is and that the thread [`Takes`]; `None` once the queue is closed and empty. While small
+    /// requests come, all of a large one are large.
+    pub fn take(&self, takes: Takes) -> Option<Job<T>> {
         let mut state = self.lock();
         loop {
             let now = Instant::now();
             self.weed(&mut state, now);
-            let large_too = state.large < most_large;
             // Beside small requests, what large ones have leaves a thread, and its core, free as large items do.
             let small_come = state.small.is_some_and(|(seen, _)| now.saturating_duration_since(seen) < SMALL_COME);
             let is_large = |entry: &Entry<T>| entry.cost.is_large || (small_come && entry.job.head.is_of_large());
-            let next = state.jobs.values().position(|entry| large_too || !is_large(entry));
+            // The kept thread has the higher priority, so what it could take at once is left to it.
+            let mine = |entry: &Entry<T>| match takes {
+                Takes::All => is_large(entry) || !state.kept_idle,
+                Takes::Small => !is_large(entry),
+            };
+            let next = state.jobs.values().position(mine);
             if let Some(index) = next {
-                let is_large = state.jobs.values().nth(index).is_some_and(is_large);
-                state.large += usize::from(is_large);
                 let job = self.remove(&mut state, &[index], now).pop();
                 let (more, closed) = (!state.jobs.is_empty(), state.closed);
                 drop(state);
                 if closed {
-                    // Those who wait for a large one's end, and those for whom this was the last.
+                    // Those for whom this was the last.
                     self.changed.notify_all();
                 } else if more {
                     self.changed.notify_one();
                 }
-                return job.map(|job| (job, is_large.then(|| LargeGuard(self))));
+                return job;
             }
             if state.closed && state.jobs.is_empty() {
                 return None;
             }
+            if !state.jobs.is_empty() {
+                // One push wakes one thread; what is there is for another one.
+                self.changed.notify_one();
+            }
+            state.kept_idle |= takes == Takes::Small;
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.kept_idle &= takes != Takes::Small;
         }
     }
 
@@ -310,177 +327,5 @@ impl<T> Entry<T> {
     }
 }
 
-/// A large item is being worked on, until this is dropped.
-#[derive(Debug)]
-pub struct LargeGuard<'a, T>(&'a JobQueue<T>);
-
-impl<T> Drop for LargeGuard<'_, T> {
-    fn drop(&mut self) {
-        self.0.lock().large -= 1;
-        self.0.changed.notify_all();
-    }
-}
-
 #[cfg(test)]
-mod unit {
-    use super::*;
-    use crate::{
-        batch::{Admission, Terms, Ticket, Work},
-        telemetry::Metrics,
-    };
-
-    const LONG: Duration = Duration::from_secs(3600);
-
-    fn queue(pace: Pace) -> JobQueue<u32> {
-        let lane = Metrics::new().vision.clone();
-        let cost = |&cost: &u32| Cost { cost: cost as usize, is_large: cost > 100 };
-        JobQueue::new(cost, lane.queue.clone(), lane, pace)
-    }
-
-    /// Jobs of one request, and their tickets.
-    fn request(admission: &Admission, class: Class, costs: &[u32]) -> Vec<(Job<u32>, Ticket)> {
-        let works: Vec<Work> = costs.iter().map(|&cost| Work { decode: 0, encode: cost.into() }).collect();
-        let terms = Terms { class, ..Terms::patient(Instant::now() + LONG) };
-        let permits = admission.try_admit(&works, &terms).expect("room");
-        costs.iter().zip(permits).map(|(&cost, permit)| Job::new(cost, permit, Instant::now() + LONG)).collect()
-    }
-
-    /// Pushes the jobs of a request; the tickets keep them alive.
-    fn push(queue: &JobQueue<u32>, admission: &Admission, class: Class, costs: &[u32]) -> Vec<Ticket> {
-        let push = |(job, ticket)| {
-            queue.push(job);
-            ticket
-        };
-        request(admission, class, costs).into_iter().map(push).collect()
-    }
-
-    fn costs(batch: Option<Vec<Job<u32>>>) -> Vec<u32> {
-        batch.expect("open").iter().map(|job| job.input).collect()
-    }
-
-    /// How many jobs a session takes that has just answered two, when one of them is there; another comes if `returns`.
-    fn taken(idle: usize, returns: bool) -> usize {
-        let (queue, admission) = (queue(Pace::default()), Admission::of(2));
-        queue.lock().idle = idle;
-        let _first = push(&queue, &admission, Class::Interactive, &[1]);
-        std::thread::scope(|scope| {
-            let (queue, admission) = (&queue, &admission);
-            let second = returns.then(|| scope.spawn(move || push(queue, admission, Class::Interactive, &[1])));
-            let policy = BatchPolicy { max_batch_size: 8, ..BatchPolicy::single() };
-            let last = LastRun { items: 2, ended: Instant::now(), took: LONG, class: Class::Interactive };
-            let taken = queue.take_batch(&policy, Some(last)).expect("open").len();
-            drop(second.map(|second| second.join()));
-            taken
-        })
-    }
-
-    #[test]
-    fn a_session_takes_those_that_it_answered_together_again() {
-        assert_eq!(taken(0, true), 2);
-    }
-
-    #[test]
-    fn nobody_is_awaited_beside_an_idle_session() {
-        assert_eq!(taken(1, false), 1);
-    }
-
-    #[test]
-    fn a_lone_item_goes_before_the_rest_of_a_large_request_and_bulk_after_all() {
-        let (queue, admission) = (queue(Pace::default()), Admission::of(99));
-        let _bulk = push(&queue, &admission, Class::Bulk, &[7]);
-        let _large = push(&queue, &admission, Class::Interactive, &[1; 4]);
-        let _lone = push(&queue, &admission, Class::Interactive, &[2]);
-        let order: Vec<u32> = (0..6).filter_map(|_| queue.take(1).map(|(job, _)| job.input)).collect();
-        assert_eq!(order, [1, 2, 1, 1, 1, 7]);
-    }
-
-    #[test]
-    fn a_thread_is_kept_for_smaller_items_while_large_ones_are_worked_on() {
-        let (queue, admission) = (queue(Pace::default()), Admission::of(99));
-        let _large = push(&queue, &admission, Class::Interactive, &[101, 102]);
-        let _small = push(&queue, &admission, Class::Interactive, &[1]);
-        let (first, large) = queue.take(1).expect("open");
-        let (second, small) = queue.take(1).expect("open");
-        assert_eq!((first.input, second.input), (101, 1), "not the other large one");
-        assert!(small.is_none());
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| queue.take(1).map(|(job, _)| job.input));
-            drop(large);
-            assert_eq!(waits.join().expect("no panic"), Some(102));
-        });
-    }
-
-    #[test]
-    fn a_closed_queue_lets_every_thread_go_though_large_items_were_held_back() {
-        let (queue, admission) = (queue(Pace::default()), Admission::of(99));
-        let _large = push(&queue, &admission, Class::Interactive, &[101, 102, 103]);
-        let drain = || std::iter::from_fn(|| queue.take(1).map(|(job, _large)| job.input)).count();
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..3).map(|_| scope.spawn(drain)).collect();
-            queue.close();
-            let taken: usize = threads.into_iter().map(|thread| thread.join().expect("no panic")).sum();
-            assert_eq!(taken, 3);
-        });
-    }
-
-    /// A lane on which one item takes 50 ms and eight take 400.
-    fn pace() -> Pace {
-        let pace = Pace::default();
-        pace.speed.observe(8, Duration::from_millis(400));
-        pace.speed.observe(1, Duration::from_millis(50));
-        pace
-    }
-
-    const EIGHT: BatchPolicy = BatchPolicy {
-        max_batch_size: 8,
-        max_batch_cost: usize::MAX,
-        max_queue_delay: Duration::ZERO,
-        pads: true,
-        large_cost: None,
-    };
-
-    #[test]
-    fn runs_of_large_requests_are_short_while_small_ones_come() {
-        let (queue, admission) = (queue(pace()), Admission::of(99));
-        let large = || {
-            let batch = queue.take_batch(&EIGHT, None).expect("open");
-            batch.iter().map(|job| job.head.is_of_large()).collect::<Vec<_>>()
-        };
-        let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
-        assert_eq!(large(), [true; 8], "nobody else is there");
-        let _small = push(&queue, &admission, Class::Interactive, &[1]);
-        assert_eq!(large(), [false], "its turn, and nothing that would make the run longer");
-        assert_eq!(large(), [true], "another small one may come any moment");
-    }
-
-    #[test]
-    fn a_run_takes_no_longer_than_it_may() {
-        let short = Pace { max_run: Some(Duration::from_millis(210)), ..pace() };
-        let (queue, admission) = (queue(short), Admission::of(99));
-        let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
-        assert_eq!(costs(queue.take_batch(&EIGHT, None)), [1; 4], "eight would take 400 ms");
-        let _alone = push(&queue, &admission, Class::Interactive, &[99]);
-        assert_eq!(costs(queue.take_batch(&EIGHT, None)), [99], "one item is always run");
-    }
-
-    #[test]
-    fn bulk_runs_rest_beside_interactive_work_and_at_no_other_time() {
-        let (queue, admission) = (queue(pace()), Admission::of(99));
-        let _bulk = push(&queue, &admission, Class::Bulk, &[1; 16]);
-        let bulk_run = LastRun { items: 8, ended: Instant::now(), took: LONG, class: Class::Bulk };
-        assert_eq!(costs(queue.take_batch(&EIGHT, None)), [1; 8]);
-        assert_eq!(costs(queue.take_batch(&EIGHT, Some(bulk_run))), [1; 8], "nobody else has been seen");
-        let _bulk = push(&queue, &admission, Class::Bulk, &[1; 3]);
-        let _interactive = push(&queue, &admission, Class::Interactive, &[5]);
-        assert_eq!(costs(queue.take_batch(&EIGHT, Some(bulk_run))), [5], "it does not rest");
-        std::thread::scope(|scope| {
-            let waits = scope.spawn(|| queue.take_batch(&EIGHT, None));
-            queue.close();
-            assert_eq!(
-                costs(waits.join().expect("no panic")),
-                [1],
-                "a closed queue does not rest, and the run is short"
-            );
-        });
-    }
-}
+mod tests;

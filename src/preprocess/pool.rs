@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::image::{ImageError, ImageFormatName, ImageProcessor, decode_work};
 use crate::{
-    batch::{Job, JobError, JobHead, JobQueue, Speed},
+    batch::{Job, JobError, JobHead, JobQueue, Speed, Takes},
     encoder::{InputError, InputErrorKind, PixelBuf},
     telemetry::{Metrics, Outcome},
 };
@@ -43,8 +43,14 @@ pub struct Stage {
     pub metrics: Arc<Metrics>,
 }
 
+/// By how much the priority of the threads that take large pictures and large requests is lowered (`nice`): what they do is waited for
+/// less than runs and answers are. While cores are free it changes nothing.
+#[cfg(target_os = "linux")]
+const NICE: i32 = 10;
+
 impl PreprocessPool {
-    /// Starts `threads` threads, and two where that is one: one of them is kept for pictures that are not large.
+    /// Starts `threads` threads, and two where that is one: one of them is kept for pictures that are not large, the others have a lower
+    /// priority.
     ///
     /// # Errors
     /// When the operating system has no thread to give.
@@ -53,7 +59,7 @@ impl PreprocessPool {
         let threads = threads.max(2);
         let spawn = |i| {
             let stage = Arc::clone(&stage);
-            thread::Builder::new().name(format!("preprocess-{i}")).spawn(move || stage.run(threads - 1))
+            thread::Builder::new().name(format!("preprocess-{i}")).spawn(move || stage.run(i == 0))
         };
         (0..threads).map(spawn).collect::<io::Result<_>>().map(Self)
     }
@@ -68,9 +74,15 @@ impl PreprocessPool {
 }
 
 impl Stage {
-    fn run(&self, most_large: usize) {
+    fn run(&self, is_kept: bool) {
+        // On Linux it is a thread's own. One that may not be lowered works as well.
+        #[cfg(target_os = "linux")]
+        if !is_kept && let Err(error) = rustix::process::nice(NICE) {
+            tracing::debug!(%error, "the priority of a thread that decodes could not be lowered");
+        }
+        let takes = if is_kept { Takes::Small } else { Takes::All };
         let mut processor = self.processor.clone();
-        while let Some((Job { input, head }, _large)) = self.input.take(most_large) {
+        while let Some(Job { input, head }) = self.input.take(takes) {
             let started = Instant::now();
             // The processor is thrown away after a panic, so no broken invariant of it can be seen.
             // All of it in the request's span, also a panic that the hook logs.

@@ -23,9 +23,9 @@ use crate::{
 /// Connections that the capacity is measured with: enough for full batches.
 const CAPACITY: usize = 32;
 
-/// Seconds of the capacity, and of each rate.
-const CAPACITY_SECONDS: f64 = 3.0;
-const SECONDS: f64 = 3.0;
+/// Seconds of the capacity, and of each rate: of runs that take 0.3 s, one more or less is to be little.
+const CAPACITY_SECONDS: f64 = 5.0;
+const SECONDS: f64 = 5.0;
 
 /// Arrivals, of the capacity.
 const TIMES: [f64; 3] = [2.0, 5.0, 10.0];

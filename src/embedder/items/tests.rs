@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::{
-    batch::{Admission, BatchPolicy, Class, Cost, Job, JobQueue, Pace, Worker, WorkerContext},
+    batch::{Admission, BatchPolicy, Class, Cost, Job, JobQueue, Pace, Takes, Worker, WorkerContext},
     encoder::{Embeddings, EncodeError, Encoder, InputError, InputErrorKind, Tokens},
     health::Health,
     telemetry::{Outcome, Reject},
@@ -226,7 +226,7 @@ async fn an_error_of_the_item_is_everybodys_and_is_not_kept() {
     let fixture = Fixture::new(1 << 20, 8);
     let error = InputError { kind: InputErrorKind::InvalidImage, message: "bad".to_owned() };
     let (leader, follower) = (fixture.waiting(&[1]), fixture.waiting(&[2, 1]));
-    fixture.lane.queue.take(1).expect("the leader's").0.head.fail(JobError::Input(error.clone()));
+    fixture.lane.queue.take(Takes::All).expect("the leader's").head.fail(JobError::Input(error.clone()));
     assert_eq!(leader.await.expect_err("bad"), EmbedError::Item { index: 0, error: error.clone() });
     fixture.start(0, DIM);
     assert_eq!(follower.await.expect_err("bad"), EmbedError::Item { index: 1, error });

@@ -1,0 +1,171 @@
+//! The queue by itself: order, what is held back, and who wakes whom.
+
+use super::*;
+use crate::{
+    batch::{Admission, Terms, Ticket, Work},
+    telemetry::Metrics,
+};
+
+const LONG: Duration = Duration::from_secs(3600);
+
+fn queue(pace: Pace) -> JobQueue<u32> {
+    let lane = Metrics::new().vision.clone();
+    let cost = |&cost: &u32| Cost { cost: cost as usize, is_large: cost > 100 };
+    JobQueue::new(cost, lane.queue.clone(), lane, pace)
+}
+
+/// Jobs of one request, and their tickets.
+fn request(admission: &Admission, class: Class, costs: &[u32]) -> Vec<(Job<u32>, Ticket)> {
+    let works: Vec<Work> = costs.iter().map(|&cost| Work { decode: 0, encode: cost.into() }).collect();
+    let terms = Terms { class, ..Terms::patient(Instant::now() + LONG) };
+    let permits = admission.try_admit(&works, &terms).expect("room");
+    costs.iter().zip(permits).map(|(&cost, permit)| Job::new(cost, permit, Instant::now() + LONG)).collect()
+}
+
+/// Pushes the jobs of a request; the tickets keep them alive.
+fn push(queue: &JobQueue<u32>, admission: &Admission, class: Class, costs: &[u32]) -> Vec<Ticket> {
+    let push = |(job, ticket)| {
+        queue.push(job);
+        ticket
+    };
+    request(admission, class, costs).into_iter().map(push).collect()
+}
+
+fn costs(batch: Option<Vec<Job<u32>>>) -> Vec<u32> {
+    batch.expect("open").iter().map(|job| job.input).collect()
+}
+
+/// How many jobs a session takes that has just answered two, when one of them is there; another comes if `returns`.
+fn taken(idle: usize, returns: bool) -> usize {
+    let (queue, admission) = (queue(Pace::default()), Admission::of(2));
+    queue.lock().idle = idle;
+    let _first = push(&queue, &admission, Class::Interactive, &[1]);
+    std::thread::scope(|scope| {
+        let (queue, admission) = (&queue, &admission);
+        let second = returns.then(|| scope.spawn(move || push(queue, admission, Class::Interactive, &[1])));
+        let policy = BatchPolicy { max_batch_size: 8, ..BatchPolicy::single() };
+        let last = LastRun { items: 2, ended: Instant::now(), took: LONG, class: Class::Interactive };
+        let taken = queue.take_batch(&policy, Some(last)).expect("open").len();
+        drop(second.map(|second| second.join()));
+        taken
+    })
+}
+
+#[test]
+fn a_session_takes_those_that_it_answered_together_again() {
+    assert_eq!(taken(0, true), 2);
+}
+
+#[test]
+fn nobody_is_awaited_beside_an_idle_session() {
+    assert_eq!(taken(1, false), 1);
+}
+
+#[test]
+fn a_lone_item_goes_before_the_rest_of_a_large_request_and_bulk_after_all() {
+    let (queue, admission) = (queue(Pace::default()), Admission::of(99));
+    let _bulk = push(&queue, &admission, Class::Bulk, &[7]);
+    let _large = push(&queue, &admission, Class::Interactive, &[1; 4]);
+    let _lone = push(&queue, &admission, Class::Interactive, &[2]);
+    let order: Vec<u32> = (0..6).filter_map(|_| queue.take(Takes::All).map(|job| job.input)).collect();
+    assert_eq!(order, [1, 2, 1, 1, 1, 7]);
+}
+
+#[test]
+fn a_thread_that_is_kept_for_small_items_takes_no_large_one_and_wakes_who_does() {
+    let (queue, admission) = (queue(Pace::default()), Admission::of(99));
+    let _large = push(&queue, &admission, Class::Interactive, &[101]);
+    let _small = push(&queue, &admission, Class::Interactive, &[1]);
+    assert_eq!(queue.take(Takes::Small).expect("open").input, 1);
+    assert_eq!(queue.take(Takes::All).expect("open").input, 101);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let drain = |takes| std::iter::from_fn(|| queue.take(takes).map(|job| job.input)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let kept = scope.spawn(|| drain(Takes::Small));
+        let other = scope.spawn(|| drain(Takes::All));
+        // One at a time, so that each push finds both asleep or nearly, whichever it wakes.
+        for large in 200..300 {
+            let mut tickets = push(&queue, &admission, Class::Interactive, &[large]);
+            let ticket = tickets.pop().expect("one");
+            runtime.block_on(ticket).expect_err("dropped unanswered");
+        }
+        while !queue.lock().kept_idle {
+            std::thread::yield_now();
+        }
+        let _small = push(&queue, &admission, Class::Interactive, &[2]);
+        queue.close();
+        assert_eq!(kept.join().expect("no panic"), [2], "which waited for it");
+        assert_eq!(other.join().expect("no panic"), (200..300).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_closed_queue_lets_every_thread_go_though_large_items_were_held_back() {
+    let (queue, admission) = (queue(Pace::default()), Admission::of(99));
+    let _large = push(&queue, &admission, Class::Interactive, &[101, 102, 103]);
+    let drain = |takes| std::iter::from_fn(|| queue.take(takes)).count();
+    std::thread::scope(|scope| {
+        let kept = scope.spawn(|| drain(Takes::Small));
+        let others: Vec<_> = (0..2).map(|_| scope.spawn(|| drain(Takes::All))).collect();
+        queue.close();
+        assert_eq!(others.into_iter().map(|thread| thread.join().expect("no panic")).sum::<usize>(), 3);
+        assert_eq!(kept.join().expect("no panic"), 0);
+    });
+}
+
+/// A lane on which one item takes 50 ms and eight take 400.
+fn pace() -> Pace {
+    let pace = Pace::default();
+    pace.speed.observe(8, Duration::from_millis(400));
+    pace.speed.observe(1, Duration::from_millis(50));
+    pace
+}
+
+const EIGHT: BatchPolicy = BatchPolicy {
+    max_batch_size: 8,
+    max_batch_cost: usize::MAX,
+    max_queue_delay: Duration::ZERO,
+    pads: true,
+    large_cost: None,
+};
+
+#[test]
+fn runs_of_large_requests_are_short_while_small_ones_come() {
+    let (queue, admission) = (queue(pace()), Admission::of(99));
+    let large = || {
+        let batch = queue.take_batch(&EIGHT, None).expect("open");
+        batch.iter().map(|job| job.head.is_of_large()).collect::<Vec<_>>()
+    };
+    let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
+    assert_eq!(large(), [true; 8], "nobody else is there");
+    let _small = push(&queue, &admission, Class::Interactive, &[1]);
+    assert_eq!(large(), [false], "its turn, and nothing that would make the run longer");
+    assert_eq!(large(), [true], "another small one may come any moment");
+}
+
+#[test]
+fn a_run_takes_no_longer_than_it_may() {
+    let short = Pace { max_run: Some(Duration::from_millis(210)), ..pace() };
+    let (queue, admission) = (queue(short), Admission::of(99));
+    let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
+    assert_eq!(costs(queue.take_batch(&EIGHT, None)), [1; 4], "eight would take 400 ms");
+    let _alone = push(&queue, &admission, Class::Interactive, &[99]);
+    assert_eq!(costs(queue.take_batch(&EIGHT, None)), [99], "one item is always run");
+}
+
+#[test]
+fn bulk_runs_rest_beside_interactive_work_and_at_no_other_time() {
+    let (queue, admission) = (queue(pace()), Admission::of(99));
+    let _bulk = push(&queue, &admission, Class::Bulk, &[1; 16]);
+    let bulk_run = LastRun { items: 8, ended: Instant::now(), took: LONG, class: Class::Bulk };
+    assert_eq!(costs(queue.take_batch(&EIGHT, None)), [1; 8]);
+    assert_eq!(costs(queue.take_batch(&EIGHT, Some(bulk_run))), [1; 8], "nobody else has been seen");
+    let _bulk = push(&queue, &admission, Class::Bulk, &[1; 3]);
+    let _interactive = push(&queue, &admission, Class::Interactive, &[5]);
+    assert_eq!(costs(queue.take_batch(&EIGHT, Some(bulk_run))), [5], "it does not rest");
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| queue.take_batch(&EIGHT, None));
+        queue.close();
+        assert_eq!(costs(waits.join().expect("no panic")), [1], "a closed queue does not rest, and the run is short");
+    });
+}
