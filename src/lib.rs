@@ -5,7 +5,7 @@
 //! ```text
 //!  tokio I/O threads                         preprocess threads          session threads (one per session)
 //!
-//!  accept -> observe -> admit -> extract      image queue                 vision queue
+//!  accept -> observe -> admit -> receive      image queue                 vision queue
 //!                                   |           |                           |
 //!                  images ----------+--------->[ ]-> decode -> crop ------>[ ]-> batch -> run -> split --.
 //!                                   |                                                                    |

@@ -24,7 +24,7 @@ use crate::{
     health::Health,
     http::{
         self, AppState, Peers,
-        accept::{self, AcceptOptions, Shutdown},
+        connection::accept::{self, AcceptOptions, Shutdown},
     },
     telemetry::Metrics,
 };

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{ApiError, AppState, Code, Peers, held::Held};
+use super::{ApiError, AppState, Code, Peers, connection::held::Held};
 use crate::{
     budget::{ByteBudget, Reservation},
     telemetry::Reject,
@@ -165,8 +165,8 @@ mod tests {
     use crate::{
         encoder::Output,
         http::{
+            native::wire::{Arrays, EncodingFormat, Nested, Rows},
             reply::{Npz, Written},
-            wire::{Arrays, EncodingFormat, Nested, Rows},
         },
     };
 

@@ -14,7 +14,7 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use super::body::BodyError;
+use super::connection::body::BodyError;
 use crate::{
     embedder::{EmbedError, Lack},
     encoder::{InputError, InputErrorKind},

@@ -22,7 +22,11 @@ use subtle::ConstantTimeEq;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::{ApiError, AppState, Code, door, held::Held, seat::Seat};
+use super::{
+    ApiError, AppState, Code,
+    connection::{held::Held, seat::Seat},
+    door,
+};
 use crate::{
     health::Readiness,
     telemetry::{Metrics, Reject},

@@ -2,39 +2,24 @@
 //!
 //! Owns everything that speaks HTTP. Does not own a model: handlers call the [`crate::embedder::Embedder`] facade.
 //!
+//! Three wings, each of which names only those behind it: `native` (our own routes), `request` (from a request to its items),
+//! [`connection`] (sockets and clocks). What stands here surrounds them or is shared by them.
+//!
 //! ```text
 //! accept (connections, clocks) -> observe (id, log, metrics, error bodies) -> catch panics
-//!   -> authenticate -> admit (request gate) -> extract (body gate, parsing) -> handler -> reply
+//!   -> authenticate -> admit (request gate) -> receive (body gate, parsing) -> handler -> reply
 //! ```
 
-pub mod accept;
 mod answer;
-pub mod body;
-mod classify;
+pub mod connection;
 mod door;
-mod embed;
 mod error;
-mod exchange;
-mod extract;
-mod form;
-mod guarded_io;
-mod held;
-mod info;
-mod items;
-mod json;
 mod layers;
-mod outputs;
-mod peers;
+mod native;
 mod probes;
-mod progress;
-mod quoted;
 mod reply;
-mod request_body;
-mod room;
-mod seat;
-mod similarity;
+mod request;
 mod state;
-mod wire;
 
 use std::{any::Any, sync::Arc};
 
@@ -46,10 +31,11 @@ use axum::{
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
+pub use connection::peers::Peers;
 pub use error::{ApiError, Code};
-pub use peers::Peers;
 pub use state::AppState;
 
+use self::native::{classify, embed, info, similarity};
 use crate::telemetry::panic_text;
 
 /// Every route template: the closed set of the `route` label.

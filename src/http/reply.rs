@@ -10,7 +10,7 @@ use ndarray::{Array, Dimension};
 use ndarray_npy::{NpzWriter, WritableElement, WriteNpyExt};
 use serde::Serialize;
 
-use super::{ApiError, answer::Room, held::Held};
+use super::{ApiError, answer::Room, connection::held::Held};
 use crate::embedder::Timings;
 
 /// The media type of a NumPy array file.

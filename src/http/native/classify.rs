@@ -14,21 +14,23 @@ use bytes::Bytes;
 use memchr::memmem;
 use ndarray::{Array2, Axis};
 
-use super::{
-    ApiError, AppState, Code,
-    answer::{Size, escaped_len},
-    door::with_priority,
-    extract::{Accepts, Encoding, Payload},
-    form::Form,
-    json::check_count,
-    reply::Written,
-    room::Claim,
-    wire::{ClassifyQuery, ClassifyRequest, ClassifyResponse, Score, Scores},
-};
+use super::wire::{ClassifyQuery, ClassifyRequest, ClassifyResponse, Score, Scores};
 use crate::{
     budget::Reservation,
     config::LimitsConfig,
     embedder::{EmbedError, Embedder, Modality},
+    http::{
+        ApiError, AppState, Code,
+        answer::{Size, escaped_len},
+        door::with_priority,
+        reply::Written,
+        request::{
+            form::Form,
+            json::check_count,
+            payload::{Accepts, Encoding, Payload},
+            room::Claim,
+        },
+    },
     similarity,
 };
 
@@ -51,7 +53,10 @@ struct Classification {
 }
 
 /// JSON, or multipart with file parts as images and the fields `label` and `template`.
-pub(super) async fn classify(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+pub(in crate::http) async fn classify(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
@@ -219,7 +224,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{self, Overrides},
-        http::room::tests::with_claim,
+        http::request::room::tests::with_claim,
     };
 
     fn filled(labels: &[&str], templates: &[&str], set: &[&str]) -> Result<(Vec<String>, usize), ApiError> {

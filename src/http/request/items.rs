@@ -14,11 +14,10 @@ use ndarray::{Array2, ArrayView1, ArrayViewMut1};
 use serde_json::value::RawValue;
 
 use super::{
-    ApiError,
     json::{Items, between_quotes, fault, kind_of, string},
     room::{Claim, owning},
 };
-use crate::{budget::Reservation, similarity};
+use crate::{budget::Reservation, http::ApiError, similarity};
 
 /// Whose memory strings are to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +33,7 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// 400 for anything else, and for none; 413 for too many; 413 and 429 as [`Claim::reserve`].
-    pub(super) fn strings(
+    pub(in crate::http) fn strings(
         self,
         name: &str,
         limit: usize,
@@ -47,7 +46,7 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// As [`Self::strings`].
-    pub(super) fn owned_strings(
+    pub(in crate::http) fn owned_strings(
         self,
         name: &str,
         limit: usize,
@@ -87,7 +86,12 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// As [`Self::strings`] and [`decode_picture`].
-    pub(super) fn pictures(self, name: &str, limit: usize, claim: &mut Claim<'_>) -> Result<Vec<Bytes>, ApiError> {
+    pub(in crate::http) fn pictures(
+        self,
+        name: &str,
+        limit: usize,
+        claim: &mut Claim<'_>,
+    ) -> Result<Vec<Bytes>, ApiError> {
         let elements = self.string_elements(name, limit)?;
         let mut unescaped = Unescaped::default();
         for &(_, text) in &elements {
@@ -105,7 +109,7 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// 400 for anything else, for numbers that are not finite and rows of zeros; 413 for too many; 413 and 429 as [`Claim::reserve`].
-    pub(super) fn embeddings(
+    pub(in crate::http) fn embeddings(
         self,
         name: &str,
         limit: usize,
@@ -257,7 +261,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::http::{Code, room::tests::with_claim};
+    use crate::http::{Code, request::room::tests::with_claim};
 
     fn items(json: &str) -> Items<'_> {
         serde_json::from_str(json).expect("JSON")

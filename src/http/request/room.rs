@@ -7,15 +7,15 @@
 
 use bytes::Bytes;
 
-use super::{ApiError, AppState, Code, body::BodyError};
 use crate::{
     budget::{ByteBudget, Reservation},
+    http::{ApiError, AppState, Code, connection::body::BodyError},
     telemetry::{Metrics, Reject},
 };
 
 /// What a request takes of `limits.max_inflight_body_bytes`: its body, and what is made of it.
 #[derive(Debug)]
-pub(super) struct Claim<'a> {
+pub(in crate::http) struct Claim<'a> {
     budget: &'a ByteBudget,
     metrics: &'a Metrics,
     /// Bytes so far.
@@ -32,7 +32,7 @@ impl<'a> Claim<'a> {
     ///
     /// # Errors
     /// 413 when the request would take more than all together may, 429 when others hold what it needs.
-    pub(super) fn reserve(&mut self, bytes: usize) -> Result<Reservation, ApiError> {
+    pub(in crate::http) fn reserve(&mut self, bytes: usize) -> Result<Reservation, ApiError> {
         let taken = self.taken.saturating_add(bytes);
         if taken > self.budget.capacity() {
             let message = format!(
@@ -52,7 +52,7 @@ impl<'a> Claim<'a> {
 }
 
 /// `bytes`, which keep `share` until they and every slice of them are gone.
-pub(super) fn owning<B, S>(bytes: B, share: S) -> Bytes
+pub(in crate::http) fn owning<B, S>(bytes: B, share: S) -> Bytes
 where
     B: AsRef<[u8]> + Send + 'static,
     S: Send + 'static,
@@ -73,7 +73,7 @@ where
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::http) mod tests {
     use std::sync::Arc;
 
     use super::*;

@@ -222,7 +222,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::http::{peers::Peers, seat::Seat};
+    use crate::http::connection::{peers::Peers, seat::Seat};
 
     const HEAD: Duration = Duration::from_secs(10);
     const KEEP_ALIVE: Duration = Duration::from_secs(75);

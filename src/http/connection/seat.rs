@@ -19,7 +19,7 @@ const MOVE_UP: Duration = Duration::from_millis(100);
 
 /// The seat of one connection; in the extensions of its requests.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(in crate::http) struct Seat {
     place: OnceCell<OwnedSemaphorePermit>,
     reserve: Mutex<Option<OwnedSemaphorePermit>>,
     places: Arc<Semaphore>,
@@ -54,7 +54,7 @@ impl Seat {
     }
 
     /// Whether there is a place for a request that needs one, at once or in a moment.
-    pub(super) async fn is_placed_soon(&self) -> bool {
+    pub(in crate::http) async fn is_placed_soon(&self) -> bool {
         !self.is_reserved() || timeout(MOVE_UP, self.place()).await.is_ok()
     }
 }

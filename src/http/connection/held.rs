@@ -19,15 +19,15 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 
-use super::room::owning;
+use crate::http::request::room::owning;
 
 /// A request's keepsakes; clones are of one request. In the extensions of every request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Held(Arc<Mutex<Vec<Box<dyn Any + Send>>>>);
+pub(in crate::http) struct Held(Arc<Mutex<Vec<Box<dyn Any + Send>>>>);
 
 impl Held {
     /// Keeps `guard` until the answer has been written.
-    pub(super) fn keep(&self, guard: impl Send + 'static) {
+    pub(in crate::http) fn keep(&self, guard: impl Send + 'static) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(guard));
     }
 

@@ -175,7 +175,7 @@ impl Peers {
     }
 
     /// Ends the slowest reader, if one is slow: its connection is closed.
-    pub(super) fn end_slowest_reader(&self) -> bool {
+    pub(in crate::http) fn end_slowest_reader(&self) -> bool {
         let now = Instant::now();
         let slowest = self.slowest(Slow::Reader, |connection| connection.slow_reader(now, MIN_RATE));
         let Some(connection) = slowest else { return false };
@@ -189,7 +189,7 @@ impl Peers {
     ///
     /// # Errors
     /// `None` when there is no room.
-    pub(super) async fn make_room<T>(
+    pub(in crate::http) async fn make_room<T>(
         &self,
         end: impl Fn(&Self) -> bool,
         mut take: impl FnMut() -> Option<T>,

@@ -1,7 +1,7 @@
 //! The JSON and query shapes of the native routes, and how embeddings are written.
 //!
 //! Owns names, defaults and validation of single options. Does not own where a request's images and texts come from
-//! (`extract`), nor how its lists of items are read (`items`).
+//! (`payload`), nor how its lists of items are read (`items`).
 //!
 //! The options stand in each shape again, because serde can flatten a shared part or refuse unknown fields, not both.
 //!
@@ -17,13 +17,16 @@ use serde::{
     ser::{SerializeMap, SerializeSeq},
 };
 
-use super::json::{Items, JsonRequest};
-use crate::{embedder::PadTo, encoder::Output};
+use crate::{
+    embedder::PadTo,
+    encoder::Output,
+    http::request::json::{Items, JsonRequest},
+};
 
 /// How embeddings are written in JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum EncodingFormat {
+pub(in crate::http) enum EncodingFormat {
     /// Arrays of numbers.
     #[default]
     Float,
@@ -212,7 +215,7 @@ pub(super) struct OutputsResponse<'a> {
 
 /// Arrays by name: nested lists, or `{"shape", "data"}` with base64 of little-endian f32 in C order.
 #[derive(Debug)]
-pub(super) struct Arrays<'a> {
+pub(in crate::http) struct Arrays<'a> {
     pub arrays: &'a [(Output, ArrayD<f32>)],
     pub format: EncodingFormat,
 }
@@ -241,7 +244,7 @@ impl Serialize for Arrays<'_> {
 
 /// An array of any rank as nested lists.
 #[derive(Debug)]
-pub(super) struct Nested<'a, T>(pub ArrayViewD<'a, T>);
+pub(in crate::http) struct Nested<'a, T>(pub ArrayViewD<'a, T>);
 
 impl<T: Serialize> Serialize for Nested<'_, T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -334,7 +337,7 @@ pub(super) struct Score<'a> {
 
 /// A matrix, written as an array for each row, or as a base64 string for each row.
 #[derive(Debug)]
-pub(super) struct Rows<'a> {
+pub(in crate::http) struct Rows<'a> {
     pub rows: ArrayView2<'a, f32>,
     pub format: EncodingFormat,
 }
@@ -375,7 +378,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::http::json;
+    use crate::http::request::json;
 
     #[test]
     fn an_unknown_field_is_named_and_every_list_of_items_is_a_field() {

@@ -10,21 +10,25 @@ use axum::{
 use bytes::Bytes;
 
 use super::{
-    ApiError, AppState,
-    answer::{Room, Shape, Size},
-    door::{knock, with_priority},
-    extract::{Accepts, AnswerForm, Encoding, Payload, check_dimensions, picture},
-    form::Form,
-    held::Held,
-    json::check_count,
     outputs::{answer_outputs, check_wanted, room_for_outputs},
-    reply::{Npz, Written},
     wire::{EmbedImageQuery, EmbedImageRequest, EmbedResponse, EmbedTextQuery, EmbedTextRequest, EncodingFormat, Rows},
 };
 use crate::{
     budget::Reservation,
     embedder::{Embedded, Embedder, Modality, PadTo, Padding},
     encoder::{Output, OutputSet},
+    http::{
+        ApiError, AppState,
+        answer::{Room, Shape, Size},
+        connection::held::Held,
+        door::{knock, with_priority},
+        reply::{Npz, Written},
+        request::{
+            form::Form,
+            json::check_count,
+            payload::{Accepts, AnswerForm, Encoding, Payload, check_dimensions, picture},
+        },
+    },
 };
 
 /// How the embeddings are to be answered.
@@ -36,7 +40,10 @@ pub(super) struct Format {
 }
 
 /// One picture as the body, pictures as file parts, or JSON `{"images": [..]}`.
-pub(super) async fn embed_image(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+pub(in crate::http) async fn embed_image(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     embedder.supports(Modality::Image)?;
     knock(&state, &request, Modality::Image)?;
@@ -82,7 +89,10 @@ fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiErro
 }
 
 /// JSON `{"texts": [..]}`, or one text as the body.
-pub(super) async fn embed_text(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+pub(in crate::http) async fn embed_text(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     embedder.supports(Modality::Text)?;
     knock(&state, &request, Modality::Text)?;

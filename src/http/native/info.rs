@@ -5,8 +5,11 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use serde::Serialize;
 
-use super::{ApiError, AppState, reply};
-use crate::{embedder::Modality, model::LogitScaleSource};
+use crate::{
+    embedder::Modality,
+    http::{ApiError, AppState, reply},
+    model::LogitScaleSource,
+};
 
 #[derive(Serialize)]
 struct Info<'a> {
@@ -57,7 +60,7 @@ struct Versions<'a> {
 }
 
 /// Model, provider really in use, limits, versions.
-pub(super) async fn info(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+pub(in crate::http) async fn info(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     let info = embedder.info();
     let limits = &state.config.limits;

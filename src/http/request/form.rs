@@ -13,19 +13,20 @@ use futures_util::FutureExt;
 use memchr::memmem;
 
 use super::{
-    ApiError, Code,
-    body::BodyBytes,
     quoted::Quoted,
     room::{Claim, owning},
 };
-use crate::budget::Reservation;
+use crate::{
+    budget::Reservation,
+    http::{ApiError, Code, connection::body::BodyBytes},
+};
 
 /// Bytes of a part's head: the parser copies it a few times.
 const MAX_PART_HEAD: usize = 8 * 1024;
 
 /// A multipart body.
 #[derive(Debug)]
-pub(super) struct Form {
+pub(in crate::http) struct Form {
     /// The file parts in order.
     pub files: Vec<Bytes>,
     fields: Vec<(&'static str, String)>,
@@ -39,7 +40,7 @@ impl Form {
     /// # Errors
     /// 400 when it is malformed or has a field that is not among `fields`; 413 for too many parts; 413 and 429 as
     /// [`Claim::reserve`].
-    pub(super) fn read(
+    pub(in crate::http) fn read(
         body: BodyBytes,
         boundary: &str,
         fields: &[&'static str],
@@ -97,7 +98,7 @@ impl Form {
     }
 
     /// Takes out the values of the fields of that name, in order.
-    pub(super) fn take(&mut self, name: &str) -> Vec<String> {
+    pub(in crate::http) fn take(&mut self, name: &str) -> Vec<String> {
         self.fields.extract_if(.., |(field, _)| *field == name).map(|(_, value)| value).collect()
     }
 }
@@ -146,8 +147,8 @@ mod tests {
         budget::ByteBudget,
         http::{
             Peers,
-            body::{BodyLimits, read_body},
-            room::tests::claim_on,
+            connection::body::{BodyLimits, read_body},
+            request::room::tests::claim_on,
         },
         telemetry::Metrics,
     };

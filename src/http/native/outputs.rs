@@ -5,17 +5,19 @@
 use axum::response::Response;
 
 use super::{
-    ApiError, AppState,
-    answer::{Room, Shape, Size},
     embed::Format,
-    extract::{AnswerForm, check_dimensions},
-    held::Held,
-    reply::{Npz, Written},
     wire::{Arrays, Nested, OutputsResponse, Rows},
 };
 use crate::{
     embedder::{Embedder, Modality, Outputs, finish},
     encoder::OutputSet,
+    http::{
+        ApiError, AppState,
+        answer::{Room, Shape, Size},
+        connection::held::Held,
+        reply::{Npz, Written},
+        request::payload::{AnswerForm, check_dimensions},
+    },
 };
 
 /// Whether `outputs` can be answered so.

@@ -15,10 +15,8 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::{
-    ApiError, Code,
-    quoted::{Quoted, requote},
-};
+use super::quoted::{Quoted, requote};
+use crate::http::{ApiError, Code};
 
 /// Lists and objects inside each other.
 const MAX_DEPTH: usize = 128;
@@ -30,7 +28,7 @@ const MAX_MEMBERS: usize = 64;
 pub(super) const MAX_OPTION_BYTES: usize = 1024;
 
 /// A request in JSON.
-pub(super) trait JsonRequest<'a>: Deserialize<'a> {
+pub(in crate::http) trait JsonRequest<'a>: Deserialize<'a> {
     /// The members that are lists of items. All others are options.
     const ITEMS: &'static [&'static str];
 }
@@ -39,7 +37,7 @@ pub(super) trait JsonRequest<'a>: Deserialize<'a> {
 ///
 /// # Errors
 /// 400 with the member, or the place, of the fault.
-pub(super) fn read<'a, T: JsonRequest<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+pub(in crate::http) fn read<'a, T: JsonRequest<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
     check_depth(body)?;
     let kind = body.iter().find(|byte| !byte.is_ascii_whitespace()).and_then(|&byte| kind(byte));
     if let Some(kind) = kind.filter(|kind| *kind != "an object") {
@@ -220,7 +218,7 @@ pub(super) fn string(value: &RawValue) -> Result<Cow<'_, str>, serde_json::Error
 
 /// A member that is a list of items, or a lone one, unread.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub(super) struct Items<'a>(#[serde(borrow)] &'a RawValue);
+pub(in crate::http) struct Items<'a>(#[serde(borrow)] &'a RawValue);
 
 impl<'a> Items<'a> {
     /// The value as it is.
@@ -229,7 +227,7 @@ impl<'a> Items<'a> {
     }
 
     /// Whether it is a list of nothing.
-    pub(super) fn is_empty_list(self) -> bool {
+    pub(in crate::http) fn is_empty_list(self) -> bool {
         self.0.get().strip_prefix('[').is_some_and(|rest| rest.trim_start() == "]")
     }
 
@@ -278,7 +276,7 @@ impl<'a> Items<'a> {
 ///
 /// # Errors
 /// 400 for none, 413 for too many.
-pub(super) fn check_count(kind: &str, count: usize, limit: usize) -> Result<(), ApiError> {
+pub(in crate::http) fn check_count(kind: &str, count: usize, limit: usize) -> Result<(), ApiError> {
     if count == 0 {
         return Err(ApiError::invalid(format!("the request has no {kind}")));
     }

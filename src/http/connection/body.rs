@@ -24,7 +24,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_ENCODING};
 use tokio::time::{Instant, sleep_until};
 
-use super::{Peers, accept::Link};
+use super::{accept::Link, peers::Peers};
 use crate::budget::{ByteBudget, Reservation};
 
 /// What one body may take.

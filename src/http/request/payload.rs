@@ -13,15 +13,23 @@ use http::{HeaderMap, Uri, header};
 use serde::de::DeserializeOwned;
 
 use super::{
-    ApiError, AppState, Code,
-    accept::Link,
-    body::{BodyBytes, BodyError, BodyLimits, read_body},
-    held::Held,
     json::{self, JsonRequest},
     quoted::{Quoted, requote},
     room::{Claim, owning},
 };
-use crate::{embedder::Terms, telemetry::Reject};
+use crate::{
+    embedder::Terms,
+    http::{
+        ApiError, AppState, Code,
+        connection::{
+            accept::Link,
+            body::{BodyBytes, BodyError, BodyLimits, read_body},
+            held::Held,
+        },
+        reply,
+    },
+    telemetry::Reject,
+};
 
 /// Bytes of a query, as it is written. All options together take a tenth of it.
 const MAX_QUERY_BYTES: usize = 4096;
@@ -31,7 +39,7 @@ const NANOSECONDS_PER_BYTE: u64 = 3;
 
 /// How the body is encoded.
 #[derive(Debug)]
-pub(super) enum Encoding {
+pub(in crate::http) enum Encoding {
     /// `application/json`.
     Json,
     /// `multipart/form-data` with this boundary.
@@ -44,7 +52,7 @@ pub(super) enum Encoding {
 
 /// A request whose body has been read.
 #[derive(Debug)]
-pub(super) struct Payload {
+pub(in crate::http) struct Payload {
     /// How the body is encoded.
     pub encoding: Encoding,
     /// What it is admitted on.
@@ -62,7 +70,11 @@ impl Payload {
     ///
     /// # Errors
     /// 415 for another content type, 413 and 429 for the body limits, 408 for a body that comes too slowly.
-    pub(super) async fn receive(state: &AppState, request: Request, accepted: &[Accepts]) -> Result<Self, ApiError> {
+    pub(in crate::http) async fn receive(
+        state: &AppState,
+        request: Request,
+        accepted: &[Accepts],
+    ) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let encoding = encoding(&parts.headers, accepted)?;
         let limits = BodyLimits {
@@ -87,12 +99,12 @@ impl Payload {
     }
 
     /// How long it takes to read what is in the body, at most: its depth, its members, base64 or parts, a copy of each.
-    pub(super) fn reading(&self) -> Duration {
+    pub(in crate::http) fn reading(&self) -> Duration {
         Duration::from_nanos((self.body.bytes().len() as u64).saturating_mul(NANOSECONDS_PER_BYTE))
     }
 
     /// What the request takes of the budget of bodies so far.
-    pub(super) fn claim<'a>(&self, state: &'a AppState) -> Claim<'a> {
+    pub(in crate::http) fn claim<'a>(&self, state: &'a AppState) -> Claim<'a> {
         Claim::new(state, self.body.bytes().len())
     }
 
@@ -100,7 +112,7 @@ impl Payload {
     ///
     /// # Errors
     /// 400 with the member, or the place, of the fault; also when options were sent as query parameters, where they would be ignored.
-    pub(super) fn json<'a, T: JsonRequest<'a>>(&'a self) -> Result<T, ApiError> {
+    pub(in crate::http) fn json<'a, T: JsonRequest<'a>>(&'a self) -> Result<T, ApiError> {
         if self.uri.query().is_some_and(|query| !query.is_empty()) {
             return Err(ApiError::invalid("with a JSON body the options go into the body, not into the query"));
         }
@@ -111,7 +123,7 @@ impl Payload {
     ///
     /// # Errors
     /// 400 that names the parameter.
-    pub(super) fn query<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+    pub(in crate::http) fn query<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
         query(&self.uri)
     }
 
@@ -119,17 +131,17 @@ impl Payload {
     ///
     /// # Errors
     /// 400 when it is not UTF-8.
-    pub(super) fn text(&self) -> Result<&str, ApiError> {
+    pub(in crate::http) fn text(&self) -> Result<&str, ApiError> {
         std::str::from_utf8(self.body.bytes()).map_err(|_| ApiError::invalid("the body is not UTF-8"))
     }
 
     /// The shape in which the client wants the answer.
-    pub(super) fn form_of_answer(&self) -> AnswerForm {
+    pub(in crate::http) fn form_of_answer(&self) -> AnswerForm {
         let accepts = self.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let mut kinds = accepts.flat_map(|accept| accept.split(',')).filter_map(|kind| kind.split(';').next());
         let known = |kind: &str| match kind.trim() {
-            super::reply::NPY => Some(AnswerForm::Npy),
-            super::reply::NPZ => Some(AnswerForm::Npz),
+            reply::NPY => Some(AnswerForm::Npy),
+            reply::NPZ => Some(AnswerForm::Npz),
             _ => None,
         };
         kinds.find_map(known).unwrap_or(AnswerForm::Json)
@@ -138,7 +150,7 @@ impl Payload {
 
 /// How an answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum AnswerForm {
+pub(in crate::http) enum AnswerForm {
     /// JSON.
     Json,
     /// One NumPy array.
@@ -148,7 +160,7 @@ pub(super) enum AnswerForm {
 }
 
 /// The body as one picture, which keeps its share of the budget for as long as its bytes are anywhere.
-pub(super) fn picture(body: BodyBytes) -> Bytes {
+pub(in crate::http) fn picture(body: BodyBytes) -> Bytes {
     let (bytes, reservation) = body.into_parts();
     owning(bytes, reservation)
 }
@@ -172,7 +184,7 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
 
 /// What a route takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Accepts {
+pub(in crate::http) enum Accepts {
     /// JSON.
     Json,
     /// Multipart.
@@ -223,7 +235,7 @@ fn encoding(headers: &HeaderMap, accepted: &[Accepts]) -> Result<Encoding, ApiEr
 ///
 /// # Errors
 /// 400 that names both.
-pub(super) fn check_dimensions(dimensions: Option<usize>, dim: usize) -> Result<(), ApiError> {
+pub(in crate::http) fn check_dimensions(dimensions: Option<usize>, dim: usize) -> Result<(), ApiError> {
     match dimensions {
         Some(dimensions) if dimensions == 0 || dimensions > dim => {
             Err(ApiError::invalid(format!("dimensions is {dimensions}, the model's embeddings have 1 to {dim}")))
@@ -241,7 +253,7 @@ mod tests {
     struct Options {
         #[serde(default)]
         truncate: bool,
-        encoding_format: Option<super::super::wire::EncodingFormat>,
+        encoding_format: Option<crate::http::native::wire::EncodingFormat>,
     }
 
     fn options(query: &str) -> Result<Options, ApiError> {

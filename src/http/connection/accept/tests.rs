@@ -27,7 +27,7 @@ mod crowded;
 
 use crate::{
     budget::ByteBudget,
-    http::{
+    http::connection::{
         body::{BodyError, BodyLimits, read_body},
         held::Held,
     },

@@ -9,19 +9,21 @@ use axum::{
 use bytes::Bytes;
 use ndarray::Array2;
 
-use super::{
-    ApiError, AppState,
-    answer::{Shape, Size},
-    door::with_priority,
-    extract::{Accepts, Encoding, Payload},
-    form::Form,
-    json::check_count,
-    reply::Written,
-    wire::{Rows, SimilarityQuery, SimilarityRequest, SimilarityResponse},
-};
+use super::wire::{Rows, SimilarityQuery, SimilarityRequest, SimilarityResponse};
 use crate::{
     budget::Reservation,
     embedder::{EmbedError, Embedder, Modality, Terms, Timings},
+    http::{
+        ApiError, AppState,
+        answer::{Shape, Size},
+        door::with_priority,
+        reply::Written,
+        request::{
+            form::Form,
+            json::check_count,
+            payload::{Accepts, Encoding, Payload},
+        },
+    },
     similarity,
 };
 
@@ -43,7 +45,10 @@ struct Comparison {
 }
 
 /// JSON, or multipart with file parts as images and `text` fields as texts.
-pub(super) async fn similarity(State(state): State<Arc<AppState>>, request: Request) -> Result<Response, ApiError> {
+pub(in crate::http) async fn similarity(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
     let logit_scale = embedder.logit_scale()?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;

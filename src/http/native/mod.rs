@@ -1,0 +1,14 @@
+//! Our own routes: `/embed/*`, `/similarity`, `/classify`, `/info`.
+//!
+//! Owns their handlers (`embed` with `outputs`, `similarity`, `classify`, `info`) and the shapes of what they take and answer
+//! (`wire`). Does not own how a request is read (`request`), how large an answer may become and how it is sent (`answer`,
+//! `reply`), nor computing anything (the embedder).
+//!
+//! Invariant: nothing names it but the route table, and tests that want a shape to read or to write.
+
+pub(super) mod classify;
+pub(super) mod embed;
+pub(super) mod info;
+mod outputs;
+pub(super) mod similarity;
+pub(super) mod wire;
