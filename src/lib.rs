@@ -36,7 +36,8 @@
 //! | [`similarity`] | logits, softmax, loss |
 //! | [`config`], [`cli`], [`telemetry`], [`health`], [`signals`], [`budget`], [`heavy`] | what every service has |
 //!
-//! Dependencies point one way, `http -> embedder -> {preprocess, batch, engine} -> {encoder, model}`; a test holds them to it.
+//! Dependencies point one way, `http -> embedder -> {preprocess, batch, engine} -> {encoder, model}`, and so do those among the files
+//! of a module; a test holds them to it, and lists where it is not so yet.
 
 pub mod batch;
 pub mod budget;

@@ -1,26 +1,18 @@
 //! The door: until when a request's client waits, which class it is of, and whether it is let in before its body is read.
 //!
-//! Owns the headers that say so, and the places of requests. Does not own the forecast (`batch`), nor the refusal of what turns out
-//! to be too much when the body has been read: the lanes refuse that, on the terms that are made here.
-//!
-//! A place is taken when the body is there, so that who sends slowly holds none; a request that finds no place then has been
-//! read in vain, so the door looks before as well.
+//! Owns the headers that say so. Does not own the places of requests (`gate`), nor the forecast (`batch`), nor the refusal of what
+//! turns out to be too much when the body has been read: the lanes refuse that, on the terms that are made here.
 
 use std::{
     str::FromStr,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::extract::Request;
 use http::{HeaderMap, HeaderName, header};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{ApiError, AppState, Code, Peers};
-use crate::{
-    embedder::{Class, Modality, Terms},
-    telemetry::{Metrics, Reject},
-};
+use super::{ApiError, AppState};
+use crate::embedder::{Class, Modality, Terms};
 
 /// How long the client waits, in seconds; asked for, so what cannot be read is refused.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
@@ -88,53 +80,14 @@ pub(super) fn knock(state: &AppState, request: &Request, modality: Modality) -> 
     Ok(state.embedder()?.would_admit(modality, terms)?)
 }
 
-/// The request gate: `limits.max_inflight_requests`.
-#[derive(Debug)]
-pub struct Gate {
-    places: Arc<Semaphore>,
-    limit: usize,
-    metrics: Arc<Metrics>,
-}
-
-impl Gate {
-    /// With so many places; refusals are counted in `metrics`.
-    pub fn new(limit: usize, metrics: Arc<Metrics>) -> Self {
-        Self { places: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))), limit, metrics }
-    }
-
-    /// A place, made by ending those who do not read their answers where there is none.
-    ///
-    /// # Errors
-    /// 429.
-    pub(super) async fn enter(&self, peers: &Peers) -> Result<OwnedSemaphorePermit, ApiError> {
-        let take = || Arc::clone(&self.places).try_acquire_owned().ok();
-        peers.make_room(Peers::end_slowest_reader, take).await.ok_or_else(|| self.full())
-    }
-
-    /// Whether there is a place, or might be one by the time that a body is read.
-    ///
-    /// # Errors
-    /// 429.
-    pub(super) async fn look(&self, peers: &Peers) -> Result<(), ApiError> {
-        if self.places.available_permits() > 0 { Ok(()) } else { self.enter(peers).await.map(drop) }
-    }
-
-    fn full(&self) -> ApiError {
-        self.metrics.reject(Reject::Requests);
-        let message = format!(
-            "{} requests are in flight, which is the limit; come back after the time in the Retry-After header",
-            self.limit
-        );
-        ApiError::new(Code::Overloaded, message).retry_after(Duration::ZERO)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::HeaderValue;
 
     use super::*;
-    use crate::{config, health::Health};
+    use crate::{config, health::Health, telemetry::Metrics};
 
     fn state() -> AppState {
         let set = vec!["model.path=m".to_owned(), "limits.max_queue_wait=500ms".to_owned()];

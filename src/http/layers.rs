@@ -42,12 +42,16 @@ const MAX_REQUEST_ID: usize = 128;
 #[derive(Clone, Copy, Debug)]
 struct Started(Instant);
 
-/// Outermost: gives the request its id and span, writes error bodies, logs and counts.
-pub(super) async fn observe(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
+/// Outermost: gives the request its id and span, writes error bodies, logs and counts, by one of the `routes`.
+pub(super) async fn observe(
+    State((state, routes)): State<(Arc<AppState>, &'static [&'static str])>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let request_id = request_id(request.headers());
     // The route template, never the path: metric labels must come from a closed set.
-    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| route_label(path.as_str()));
+    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| route_label(routes, path.as_str()));
     let method = method_label(request.method());
     let span = tracing::info_span!("request", request_id = request_id.to_str().unwrap_or_default(), method, route);
     request.extensions_mut().insert(Started(started));
@@ -139,8 +143,8 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 }
 
 /// The route table's templates, as labels that live as long as the metrics.
-fn route_label(template: &str) -> &'static str {
-    super::ROUTES.iter().copied().find(|route| *route == template).unwrap_or("other")
+fn route_label(routes: &[&'static str], template: &str) -> &'static str {
+    routes.iter().copied().find(|route| *route == template).unwrap_or("other")
 }
 
 fn method_label(method: &Method) -> &'static str {

@@ -3,7 +3,13 @@
 //! Owns everything that speaks HTTP. Does not own a model: handlers call the [`crate::embedder::Embedder`] facade.
 //!
 //! Three wings, each of which names only those behind it: `native` (our own routes), `request` (from a request to its items),
-//! [`connection`] (sockets and clocks). What stands here surrounds them or is shared by them.
+//! [`connection`] (sockets and clocks). What stands here surrounds them or is shared by them:
+//!
+//! ```text
+//! layers, probes, native -> door, request -> reply -> answer -> state -> gate -> error -> connection
+//! ```
+//!
+//! The way of a request:
 //!
 //! ```text
 //! accept (connections, clocks) -> observe (id, log, metrics, error bodies) -> catch panics
@@ -14,6 +20,7 @@ mod answer;
 pub mod connection;
 mod door;
 mod error;
+mod gate;
 mod layers;
 mod native;
 mod probes;
@@ -81,7 +88,7 @@ fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
         })
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state(Arc::clone(&state), layers::observe))
+                .layer(middleware::from_fn_with_state((Arc::clone(&state), &ROUTES[..]), layers::observe))
                 .layer(CatchPanicLayer::custom(on_panic)),
         )
         .with_state(state)

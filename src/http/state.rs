@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{ApiError, Peers, door::Gate};
+use super::{ApiError, Peers, gate::Gate};
 use crate::{
     budget::ByteBudget,
     config::Config,

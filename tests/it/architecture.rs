@@ -1,14 +1,19 @@
 //! The rules of the source tree that the compiler does not check, read off the source text.
 //!
-//! Owns the table of which module may name which, and the few rules on files as a whole. Does not own style (rustfmt) or
-//! idiom (clippy). The text is lexed as Rust, so comments and strings may mention anything; code that a macro makes from
-//! nothing goes unseen.
+//! Owns the table of which module may name which, and the few rules on files as a whole. Does not own the direction within a
+//! module (`circles`), how names are read (`names`), style (rustfmt) or idiom (clippy). The text is lexed as Rust, so comments and
+//! strings may mention anything; code that a macro makes from nothing goes unseen.
 //!
 //! Invariant: [`violations`] is a pure function of paths and texts, and every rule has an example below that breaks it.
 
-use std::{collections::BTreeSet, fs, path::Path, str::FromStr};
+mod circles;
+mod names;
 
-use proc_macro2::{TokenStream, TokenTree};
+use std::{fs, path::Path, str::FromStr};
+
+use proc_macro2::TokenStream;
+
+use names::{Module, Named};
 
 /// One file of the tree.
 struct SourceFile {
@@ -84,16 +89,17 @@ fn violations(files: &[SourceFile]) -> Vec<String> {
         }
         let top = module.top();
         if let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == top) {
-            for other in &named.siblings {
-                let listed = MAY_NAME.iter().any(|(name, _)| name == other);
-                if listed && other != top && !BASE.contains(&other.as_str()) && !allowed.contains(&other.as_str()) {
+            for other in named.tops() {
+                let listed = MAY_NAME.iter().any(|(name, _)| *name == other);
+                if listed && other != top && !BASE.contains(&other) && !allowed.contains(&other) {
                     complain(format!("`{top}` names `{other}`"));
                 }
             }
         }
+        let paths = named.others();
         for (path, places) in CONFINED {
             let path = path.join("::");
-            if named.paths.contains(&path) && !places.contains(&top) {
+            if paths.contains(&path) && !places.contains(&top) {
                 complain(format!("names `{path}`, which only {} may", places.join(", ")));
             }
         }
@@ -102,147 +108,15 @@ fn violations(files: &[SourceFile]) -> Vec<String> {
     found
 }
 
-/// Where a file under `src/` stands in the crate: `src/batch/worker.rs` is `["batch", "worker"]`.
-#[derive(Clone)]
-struct Module(Vec<String>);
-
-impl Module {
-    /// `None` for a file that is not under `src/`.
-    fn of(path: &str) -> Option<Self> {
-        let mut parts: Vec<_> = path.strip_prefix("src/")?.strip_suffix(".rs")?.split('/').map(str::to_owned).collect();
-        if parts.last().is_some_and(|last| last == "mod" || last == "lib") {
-            parts.pop();
-        }
-        Some(Self(parts))
-    }
-
-    /// The module right below the crate, or `lib`.
-    fn top(&self) -> &str {
-        self.0.first().map_or("lib", String::as_str)
-    }
-}
-
-/// What a file names.
-#[derive(Default)]
-struct Named {
-    /// The top-level modules of this crate.
-    siblings: BTreeSet<String>,
-    /// The first one and the first two segments of every other path.
-    paths: BTreeSet<String>,
-    /// `todo`, `unimplemented`.
-    stubs: BTreeSet<String>,
-}
-
-impl Named {
-    fn in_tokens(tokens: TokenStream, module: &Module) -> Self {
-        let mut named = Self::default();
-        named.walk(tokens, module);
-        named
-    }
-
-    /// Goes through `tokens`, which stand in `module`, and through every group inside them.
-    fn walk(&mut self, tokens: TokenStream, module: &Module) {
-        let tokens: Vec<_> = tokens.into_iter().collect();
-        let mut at = 0;
-        while let Some(token) = tokens.get(at) {
-            match token {
-                TokenTree::Group(group) => self.walk(group.stream(), module),
-                TokenTree::Ident(word) if *word == "mod" => {
-                    // `mod name { .. }`: `super` in there is this module.
-                    if let (Some(TokenTree::Ident(name)), Some(TokenTree::Group(body))) =
-                        (tokens.get(at + 1), tokens.get(at + 2))
-                    {
-                        let mut inner = module.clone();
-                        inner.0.push(name.to_string());
-                        self.walk(body.stream(), &inner);
-                        at += 2;
-                    }
-                }
-                TokenTree::Ident(word) if *word == "todo" || *word == "unimplemented" => {
-                    if is_punct(tokens.get(at + 1), '!') {
-                        self.stubs.insert(word.to_string());
-                    }
-                }
-                TokenTree::Ident(_) => {
-                    let is_use = at > 0 && matches!(&tokens[at - 1], TokenTree::Ident(word) if *word == "use");
-                    let end = self.path(&tokens, at, Vec::new(), is_use, module);
-                    at = end;
-                    continue;
-                }
-                TokenTree::Punct(_) | TokenTree::Literal(_) => {}
-            }
-            at += 1;
-        }
-    }
-
-    /// Reads the path that begins at `tokens[at]`, below `prefix`, and returns where it ends. A lone word is a path only in a
-    /// `use`, where a group is a list of paths below this one.
-    fn path(
-        &mut self,
-        tokens: &[TokenTree],
-        mut at: usize,
-        prefix: Vec<String>,
-        is_use: bool,
-        module: &Module,
-    ) -> usize {
-        let mut path = prefix;
-        while let Some(token) = tokens.get(at) {
-            match token {
-                TokenTree::Ident(segment) => path.push(segment.to_string()),
-                TokenTree::Group(list) if is_use => {
-                    let list: Vec<_> = list.stream().into_iter().collect();
-                    for item in list.split(|token| is_punct(Some(token), ',')) {
-                        self.path(item, 0, path.clone(), true, module);
-                    }
-                    return at + 1;
-                }
-                _ => break,
-            }
-            at += 1;
-            if !(is_punct(tokens.get(at), ':') && is_punct(tokens.get(at + 1), ':')) {
-                break;
-            }
-            at += 2;
-        }
-        if path.len() > 1 || is_use {
-            self.record(&path, module);
-        }
-        at
-    }
-
-    fn record(&mut self, path: &[String], module: &Module) {
-        let supers = path.iter().take_while(|segment| *segment == "super").count();
-        let inside: Option<Vec<String>> = match path.first().map(String::as_str) {
-            Some("crate" | "clipserve") => Some(path[1..].to_vec()),
-            Some("super") => {
-                let kept = module.0.len().saturating_sub(supers);
-                Some(module.0[..kept].iter().chain(&path[supers..]).cloned().collect())
-            }
-            _ => None,
-        };
-        match inside {
-            Some(inside) => self.siblings.extend(inside.into_iter().next()),
-            None => {
-                self.paths.extend(path.first().cloned());
-                self.paths.extend(path.get(..2).map(|two| two.join("::")));
-            }
-        }
-    }
-}
-
-fn is_punct(token: Option<&TokenTree>, wanted: char) -> bool {
-    matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == wanted)
-}
-
-/// Every `.rs` file below `folder` of the package.
-fn read_tree(folder: &str, into: &mut Vec<SourceFile>) {
+/// Every file below `folder` of the package whose name ends in `.extension`.
+fn read_tree(folder: &str, extension: &str, into: &mut Vec<SourceFile>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for entry in fs::read_dir(root.join(folder)).expect("a folder of the package") {
         let entry = entry.expect("a folder of the package");
         let path = format!("{folder}/{}", entry.file_name().to_str().expect("a UTF-8 file name"));
         if entry.path().is_dir() {
-            read_tree(&path, into);
-        } else if path.ends_with(".rs") {
+            read_tree(&path, extension, into);
+        } else if path.ends_with(&format!(".{extension}")) {
             into.push(SourceFile { text: fs::read_to_string(entry.path()).expect("UTF-8 text"), path });
         }
     }
@@ -251,8 +125,8 @@ fn read_tree(folder: &str, into: &mut Vec<SourceFile>) {
 #[test]
 fn the_source_tree_keeps_its_rules() {
     let mut files = Vec::new();
-    read_tree("src", &mut files);
-    read_tree("tests", &mut files);
+    read_tree("src", "rs", &mut files);
+    read_tree("tests", "rs", &mut files);
     let found = violations(&files);
     assert!(files.len() > 3, "only {} files found", files.len());
     assert!(found.is_empty(), "\n{}", found.join("\n"));

@@ -23,7 +23,7 @@
 //! and stops there is bounded by `keep_alive_timeout`: those bytes were read while Busy, as bytes of who knows what.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::Waker,
     time::Duration,
 };
@@ -31,7 +31,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
-    peers::{Awaited, Peers, Spot},
+    peers::{Awaited, Peer, Peers, Spot},
     progress::{Progress, WINDOW},
     seat::Seat,
 };
@@ -113,7 +113,7 @@ impl ConnState {
         peers: &Peers,
         seat: Arc<Seat>,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|state| {
+        Arc::new_cyclic(|state: &Weak<Self>| {
             let number = peers.add(state.clone());
             let phase = Phase::Silent { until: Instant::now() + header_timeout };
             let spot = Some(peers.waits(number, Awaited::Any, None));
@@ -217,11 +217,6 @@ impl ConnState {
         }
     }
 
-    /// Whether the connection has no place so far.
-    pub(super) fn is_reserved(&self) -> bool {
-        self.seat.is_reserved()
-    }
-
     /// Whether a request is being worked on or answered.
     pub(super) fn in_request(&self) -> bool {
         matches!(self.lock().phase, Phase::Busy { .. })
@@ -280,29 +275,7 @@ impl ConnState {
         }
     }
 
-    /// Bytes a second of the upload, if that is slow: below `least`, or too slow to be done within `whole`.
-    pub(super) fn slow_upload(&self, now: Instant, least: f64, whole: Duration) -> Option<f64> {
-        let inner = self.lock();
-        let Upload { progress, declared, .. } = inner.upload.as_ref()?;
-        let rate = progress.rate(now)?;
-        let left = whole.saturating_sub(now.saturating_duration_since(progress.began())).as_secs_f64();
-        let to_come = declared.map_or(0, |declared| declared.saturating_sub(progress.bytes()));
-        (rate < least || rate * left < to_come as f64).then_some(rate)
-    }
-
-    /// Bytes a second that the client takes of its answer, if it is written as fast as it takes them and that is below `least`.
-    pub(super) fn slow_reader(&self, now: Instant, least: f64) -> Option<f64> {
-        let progress = self.lock().reading?;
-        let rate = progress.rate(now).filter(|_| now.saturating_duration_since(progress.began()) >= WINDOW)?;
-        (rate < least).then_some(rate)
-    }
-
-    /// The connection is to be closed for another; a request in work is not lost unless its client does not read.
-    pub(super) fn end(&self) {
-        self.ended.notify_one();
-    }
-
-    /// Waits for [`ConnState::end`].
+    /// Waits for [`Peer::end`].
     pub(super) async fn ended(&self) {
         self.ended.notified().await;
     }
@@ -313,16 +286,40 @@ impl ConnState {
         !matches!(inner.phase, Phase::Busy { .. } | Phase::Idle { .. }) || inner.reading.is_some()
     }
 
-    /// The upload is to be answered 408 for others.
-    pub(super) fn end_upload(&self) {
-        if let Some(upload) = self.lock().upload.take() {
-            upload.ended.notify_one();
-        }
-    }
-
     /// What tells that the present upload is to be given up.
     pub(super) fn upload_ended(&self) -> Option<Arc<Notify>> {
         self.lock().upload.as_ref().map(|upload| Arc::clone(&upload.ended))
+    }
+}
+
+impl Peer for ConnState {
+    fn is_reserved(&self) -> bool {
+        self.seat.is_reserved()
+    }
+
+    fn slow_upload(&self, now: Instant, least: f64, whole: Duration) -> Option<f64> {
+        let inner = self.lock();
+        let Upload { progress, declared, .. } = inner.upload.as_ref()?;
+        let rate = progress.rate(now)?;
+        let left = whole.saturating_sub(now.saturating_duration_since(progress.began())).as_secs_f64();
+        let to_come = declared.map_or(0, |declared| declared.saturating_sub(progress.bytes()));
+        (rate < least || rate * left < to_come as f64).then_some(rate)
+    }
+
+    fn slow_reader(&self, now: Instant, least: f64) -> Option<f64> {
+        let progress = self.lock().reading?;
+        let rate = progress.rate(now).filter(|_| now.saturating_duration_since(progress.began()) >= WINDOW)?;
+        (rate < least).then_some(rate)
+    }
+
+    fn end(&self) {
+        self.ended.notify_one();
+    }
+
+    fn end_upload(&self) {
+        if let Some(upload) = self.lock().upload.take() {
+            upload.ended.notify_one();
+        }
     }
 }
 

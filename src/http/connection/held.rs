@@ -1,7 +1,7 @@
 //! What a request holds until the last byte of its answer has been written to its client, or is never going to be.
 //!
-//! Owns the keeping. Does not own what is kept: the place in the request gate, shares of the byte budgets, the count of requests
-//! in flight.
+//! Owns the keeping, by a request's answer or by any bytes ([`owning`]). Does not own what is kept: the place in the request gate,
+//! shares of the byte budgets, the count of requests in flight.
 //!
 //! hyper lets go of a response body as soon as it has taken its bytes, and then holds those until the client reads. So what is
 //! kept travels with the bytes themselves.
@@ -18,8 +18,6 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-
-use crate::http::request::room::owning;
 
 /// A request's keepsakes; clones are of one request. In the extensions of every request.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +60,27 @@ impl HttpBody for Keeping {
     }
 }
 
+/// `bytes`, which keep `share` until they and every slice of them are gone.
+pub(in crate::http) fn owning<B, S>(bytes: B, share: S) -> Bytes
+where
+    B: AsRef<[u8]> + Send + 'static,
+    S: Send + 'static,
+{
+    struct Owning<B, S> {
+        bytes: B,
+        // Held for its Drop.
+        _share: S,
+    }
+
+    impl<B: AsRef<[u8]>, S> AsRef<[u8]> for Owning<B, S> {
+        fn as_ref(&self) -> &[u8] {
+            self.bytes.as_ref()
+        }
+    }
+
+    Bytes::from_owner(Owning { bytes, _share: share })
+}
+
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
@@ -89,5 +108,14 @@ mod tests {
         held.keep(Arc::clone(&guard));
         drop(held.until_written(Body::empty()));
         assert_eq!(Arc::strong_count(&guard), 1);
+    }
+
+    #[test]
+    fn bytes_keep_their_share_until_the_last_slice_is_gone() {
+        let share = Arc::new(());
+        let slice = owning(vec![1, 2, 3], Arc::clone(&share)).slice(1..);
+        assert_eq!((Arc::strong_count(&share), &slice[..]), (2, &[2, 3][..]));
+        drop(slice);
+        assert_eq!(Arc::strong_count(&share), 1);
     }
 }

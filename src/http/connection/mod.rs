@@ -5,8 +5,7 @@
 //! `progress`), the arrival of a body (`request_body`, `body`), and what is kept until the answer has gone (`held`). Does not own
 //! what the bytes mean, the status that an error becomes, nor routes.
 //!
-//! Invariant: it names nothing of `request` or `native`, but for `room::owning`, by which bytes keep what goes with them. What a
-//! request asks makes no difference to its connection.
+//! Invariant: it names nothing of http but itself. What a request asks, and what is answered, makes no difference to its connection.
 
 pub mod accept;
 pub mod body;

@@ -9,20 +9,20 @@
 //! * for a request's place and for bytes of answers, the slowest reader, whose connection is closed.
 //!
 //! Slow is below [`MIN_RATE`], as servers with a minimum data rate have it, or an upload that cannot be done before its time is over.
-//! Does not own the state of a connection (`exchange`).
+//! Does not own the state of a connection (`exchange`), of which it sees what a [`Peer`] tells.
 //!
 //! Invariants: a peer is not ended before it has been watched for [`WINDOW`], nor an idle connection in its first
 //! [`FRESH`]; each end is counted.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt::Debug,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use tokio::time::Instant;
 
-use super::exchange::ConnState;
 use crate::telemetry::{Ended, Metrics};
 
 /// Bytes a second below which a peer is slow, while others are refused for it.
@@ -33,6 +33,24 @@ const FRESH: Duration = Duration::from_millis(100);
 
 /// How long somebody for whom another was ended waits for what that one held.
 const ROOM: Duration = Duration::from_millis(100);
+
+/// A connection, as what others can take from it: how slow it is, and its end.
+pub(super) trait Peer: Debug + Send + Sync {
+    /// Whether it has no place so far.
+    fn is_reserved(&self) -> bool;
+
+    /// Bytes a second of its upload, if that is slow: below `least`, or too slow to be done within `whole`.
+    fn slow_upload(&self, now: Instant, least: f64, whole: Duration) -> Option<f64>;
+
+    /// Bytes a second that its client takes of an answer, if it is written as fast as it takes them and that is below `least`.
+    fn slow_reader(&self, now: Instant, least: f64) -> Option<f64>;
+
+    /// It is to be closed for another; a request in work is not lost unless its client does not read.
+    fn end(&self);
+
+    /// Its upload is to be answered 408 for others.
+    fn end_upload(&self);
+}
 
 /// The connections of one listener. Clones are of one listener.
 #[derive(Clone, Debug)]
@@ -49,7 +67,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     next: u64,
-    all: HashMap<u64, Weak<ConnState>>,
+    all: HashMap<u64, Weak<dyn Peer>>,
     /// Those that wait for their client, in the order in which they are ended.
     waiting: BTreeMap<Spot, (u64, Instant)>,
     /// Until when nobody is looked for, of uploads and of readers: all of them were looked at, and none was slow.
@@ -86,7 +104,7 @@ impl Peers {
     }
 
     /// A new connection: its number.
-    pub(super) fn add(&self, connection: Weak<ConnState>) -> u64 {
+    pub(super) fn add(&self, connection: Weak<dyn Peer>) -> u64 {
         let mut state = self.lock();
         state.next += 1;
         let number = state.next;
@@ -129,11 +147,11 @@ impl Peers {
 
     /// Makes a part of the reserve free; false when nobody in it can be ended.
     pub(super) fn end_for_reserve(&self) -> bool {
-        self.end_longest_waiting(ConnState::is_reserved)
+        self.end_longest_waiting(|connection| connection.is_reserved())
     }
 
     /// Ends the connection that has waited longest for its client, of those that are `eligible`.
-    fn end_longest_waiting(&self, eligible: impl Fn(&ConnState) -> bool) -> bool {
+    fn end_longest_waiting(&self, eligible: impl Fn(&dyn Peer) -> bool) -> bool {
         // Let go of after the lock: the last hold on a connection takes it.
         let mut passed = Vec::new();
         let longest = {
@@ -143,7 +161,7 @@ impl Peers {
             let mut connections =
                 old_enough.filter_map(|(spot, (number, _))| Some((*spot, all.get(number)?.upgrade()?)));
             let found = connections.find_map(|(spot, connection)| {
-                if eligible(&connection) {
+                if eligible(&*connection) {
                     return Some((spot, connection));
                 }
                 passed.push(connection);
@@ -208,16 +226,16 @@ impl Peers {
         }
     }
 
-    fn slowest(&self, who: Slow, rate: impl Fn(&ConnState) -> Option<f64>) -> Option<Arc<ConnState>> {
+    fn slowest(&self, who: Slow, rate: impl Fn(&dyn Peer) -> Option<f64>) -> Option<Arc<dyn Peer>> {
         let now = Instant::now();
-        let all: Vec<Arc<ConnState>> = {
+        let all: Vec<Arc<dyn Peer>> = {
             let state = self.lock();
             if state.all_fast_until[who as usize].is_some_and(|until| now < until) {
                 return None;
             }
             state.all.values().filter_map(Weak::upgrade).collect()
         };
-        let rated = all.into_iter().filter_map(|connection| Some((rate(&connection)?, connection)));
+        let rated = all.into_iter().filter_map(|connection| Some((rate(&*connection)?, connection)));
         let slowest = rated.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, connection)| connection);
         if slowest.is_none() {
             self.lock().all_fast_until[who as usize] = Some(now + LOOK_AGAIN);

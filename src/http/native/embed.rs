@@ -10,34 +10,24 @@ use axum::{
 use bytes::Bytes;
 
 use super::{
+    format::Format,
     outputs::{answer_outputs, check_wanted, room_for_outputs},
-    wire::{EmbedImageQuery, EmbedImageRequest, EmbedResponse, EmbedTextQuery, EmbedTextRequest, EncodingFormat, Rows},
+    wire::{EmbedImageQuery, EmbedImageRequest, EmbedTextQuery, EmbedTextRequest},
 };
 use crate::{
     budget::Reservation,
-    embedder::{Embedded, Embedder, Modality, PadTo, Padding},
+    embedder::{Modality, PadTo, Padding},
     encoder::{Output, OutputSet},
     http::{
         ApiError, AppState,
-        answer::{Room, Shape, Size},
-        connection::held::Held,
         door::{knock, with_priority},
-        reply::{Npz, Written},
         request::{
             form::Form,
             json::check_count,
-            payload::{Accepts, AnswerForm, Encoding, Payload, check_dimensions, picture},
+            payload::{Accepts, Encoding, Payload, check_dimensions, picture},
         },
     },
 };
-
-/// How the embeddings are to be answered.
-pub(super) struct Format {
-    pub(super) normalize: bool,
-    pub(super) dimensions: Option<usize>,
-    pub(super) encoding: EncodingFormat,
-    pub(super) form: AnswerForm,
-}
 
 /// One picture as the body, pictures as file parts, or JSON `{"images": [..]}`.
 pub(in crate::http) async fn embed_image(
@@ -147,59 +137,5 @@ impl<'a> TextsRead<'a> {
         let (texts, room) = (vec![Cow::Borrowed(payload.text()?)], claim.reserve(0)?);
         let format = Format { normalize, dimensions, encoding, form };
         Ok(Self { texts, room, truncate, outputs, padding, format, priority })
-    }
-}
-
-impl Format {
-    /// Of `n` embeddings, and nothing else.
-    fn size(&self, embedder: &Embedder, n: usize, modality: Modality) -> Result<Size, ApiError> {
-        Ok(self.with_embeddings(Size::new(&embedder.info().name), n, embedder.dim(modality)?))
-    }
-
-    /// `size` with `n` embeddings of length `dim`.
-    pub(super) fn with_embeddings(&self, size: Size, n: usize, dim: usize) -> Size {
-        let columns = self.dimensions.unwrap_or(dim);
-        // To cut them makes a second matrix.
-        let cut = self.dimensions.map_or(0, |columns| n.saturating_mul(columns));
-        size.holding(n.saturating_mul(dim).saturating_add(cut)).writing_array(&[n, columns], self.shape())
-    }
-
-    /// How arrays are written.
-    pub(super) fn shape(&self) -> Shape {
-        match (self.form, self.encoding) {
-            (AnswerForm::Npy | AnswerForm::Npz, _) => Shape::Npy,
-            (AnswerForm::Json, EncodingFormat::Float) => Shape::Numbers,
-            (AnswerForm::Json, EncodingFormat::Base64) => Shape::Base64,
-        }
-    }
-
-    async fn answer(
-        self,
-        embedder: &Embedder,
-        embedded: Embedded,
-        room: Room,
-        held: &Held,
-    ) -> Result<Response, ApiError> {
-        let takes = room.writing();
-        embedder.heavy().run(takes, || self.write(&embedder.info().name, embedded, room, held)).await
-    }
-
-    fn write(&self, model: &str, embedded: Embedded, room: Room, held: &Held) -> Result<Response, ApiError> {
-        let timings = embedded.timings;
-        let embeddings = embedded.finish(self.dimensions, self.normalize);
-        let written = match self.form {
-            AnswerForm::Npy => Written::npy(room.buffer(), &embeddings),
-            AnswerForm::Npz => {
-                let mut npz = Npz::new(room.buffer());
-                npz.add("embeddings", &embeddings)?;
-                npz.finish()
-            }
-            AnswerForm::Json => {
-                let rows = Rows { rows: embeddings.view(), format: self.encoding };
-                Written::json(room.buffer(), &EmbedResponse { model, dim: embeddings.ncols(), embeddings: rows })
-            }
-        };
-        drop(embeddings);
-        Ok(written?.answer(room, held, timings))
     }
 }

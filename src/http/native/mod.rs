@@ -1,6 +1,6 @@
 //! Our own routes: `/embed/*`, `/similarity`, `/classify`, `/info`.
 //!
-//! Owns their handlers (`embed` with `outputs`, `similarity`, `classify`, `info`) and the shapes of what they take and answer
+//! Owns their handlers (`embed` with `format` and `outputs`, `similarity`, `classify`, `info`) and the shapes of what they take and answer
 //! (`wire`). Does not own how a request is read (`request`), how large an answer may become and how it is sent (`answer`,
 //! `reply`), nor computing anything (the embedder).
 //!
@@ -8,6 +8,7 @@
 
 pub(super) mod classify;
 pub(super) mod embed;
+mod format;
 pub(super) mod info;
 mod outputs;
 pub(super) mod similarity;

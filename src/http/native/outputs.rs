@@ -5,7 +5,7 @@
 use axum::response::Response;
 
 use super::{
-    embed::Format,
+    format::Format,
     wire::{Arrays, Nested, OutputsResponse, Rows},
 };
 use crate::{

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use memchr::memmem;
 
-use super::{
-    quoted::Quoted,
-    room::{Claim, owning},
-};
+use super::{quoted::Quoted, room::Claim};
 use crate::{
     budget::Reservation,
-    http::{ApiError, Code, connection::body::BodyBytes},
+    http::{
+        ApiError, Code,
+        connection::{body::BodyBytes, held::owning},
+    },
 };
 
 /// Bytes of a part's head: the parser copies it a few times.

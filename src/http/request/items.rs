@@ -15,9 +15,13 @@ use serde_json::value::RawValue;
 
 use super::{
     json::{Items, between_quotes, fault, kind_of, string},
-    room::{Claim, owning},
+    room::Claim,
 };
-use crate::{budget::Reservation, http::ApiError, similarity};
+use crate::{
+    budget::Reservation,
+    http::{ApiError, connection::held::owning},
+    similarity,
+};
 
 /// Whose memory strings are to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use super::{
     json::{self, JsonRequest},
     quoted::{Quoted, requote},
-    room::{Claim, owning},
+    room::Claim,
 };
 use crate::{
     embedder::Terms,
@@ -24,7 +24,7 @@ use crate::{
         connection::{
             accept::Link,
             body::{BodyBytes, BodyError, BodyLimits, read_body},
-            held::Held,
+            held::{Held, owning},
         },
         reply,
     },

@@ -5,8 +5,6 @@
 //!
 //! Invariants: nothing waits for room; what can never have it is told so (413) and not to come back (429).
 
-use bytes::Bytes;
-
 use crate::{
     budget::{ByteBudget, Reservation},
     http::{ApiError, AppState, Code, connection::body::BodyError},
@@ -51,31 +49,8 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// `bytes`, which keep `share` until they and every slice of them are gone.
-pub(in crate::http) fn owning<B, S>(bytes: B, share: S) -> Bytes
-where
-    B: AsRef<[u8]> + Send + 'static,
-    S: Send + 'static,
-{
-    struct Owning<B, S> {
-        bytes: B,
-        // Held for its Drop.
-        _share: S,
-    }
-
-    impl<B: AsRef<[u8]>, S> AsRef<[u8]> for Owning<B, S> {
-        fn as_ref(&self) -> &[u8] {
-            self.bytes.as_ref()
-        }
-    }
-
-    Bytes::from_owner(Owning { bytes, _share: share })
-}
-
 #[cfg(test)]
 pub(in crate::http) mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     /// A claim of a request whose body has `taken` bytes.
@@ -100,14 +75,5 @@ pub(in crate::http) mod tests {
             drop(half);
             claim.reserve(2 << 10).expect("given back");
         });
-    }
-
-    #[test]
-    fn bytes_keep_their_share_until_the_last_slice_is_gone() {
-        let share = Arc::new(());
-        let slice = owning(vec![1, 2, 3], Arc::clone(&share)).slice(1..);
-        assert_eq!((Arc::strong_count(&share), &slice[..]), (2, &[2, 3][..]));
-        drop(slice);
-        assert_eq!(Arc::strong_count(&share), 1);
     }
 }
