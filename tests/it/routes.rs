@@ -186,7 +186,7 @@ async fn metrics_count_requests_items_batches_and_stages() {
         ("clipserve_http_requests_in_flight", 1.0),
         ("clipserve_ready", 1.0),
     ] {
-        assert_eq!(server.metric(series).await, expected, "{series}");
+        server.assert_metric(series, expected).await;
     }
     let text = server.get("/metrics").await.text().await.expect("text");
     let info = json(server.get("/info").await, 200).await;

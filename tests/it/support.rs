@@ -168,9 +168,26 @@ impl TestServer {
 
     /// The value of a metric, by its full name with labels.
     pub(crate) async fn metric(&self, series: &str) -> f64 {
+        self.metric_if_any(series).await.unwrap_or_else(|text| panic!("no metric {series} in:\n{text}"))
+    }
+
+    /// The same, or all metrics where that one has never been counted.
+    async fn metric_if_any(&self, series: &str) -> Result<f64, String> {
         let text = self.get("/metrics").await.text().await.expect("text");
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("no metric {series} in:\n{text}")).parse().expect("a number")
+        value.map(|value| value.parse().expect("a number")).ok_or(text)
+    }
+
+    /// Waits until a metric has this value: a request is counted behind the last byte of its answer, so its client may be sooner.
+    pub(crate) async fn assert_metric(&self, series: &str, expected: f64) {
+        let reached = async {
+            while self.metric_if_any(series).await != Ok(expected) {
+                tokio::task::yield_now().await;
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(30), reached).await.is_err() {
+            assert_eq!(self.metric(series).await, expected, "{series}");
+        }
     }
 
     /// Waits until a metric has reached a value: an event, not a time.
