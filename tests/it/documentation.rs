@@ -20,16 +20,17 @@ fn flatten(prefix: &str, table: &toml::Table, keys: &mut Vec<(String, String)>) 
 }
 
 #[test]
-fn the_readme_lists_every_key_with_its_default() {
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the README");
+fn every_key_is_listed_with_its_default() {
+    let list =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).expect("the list of keys");
     for (key, value) in defaults() {
-        let row = readme.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
-        let row = row.unwrap_or_else(|| panic!("the README's table has no {key}"));
+        let row = list.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
+        let row = row.unwrap_or_else(|| panic!("docs/configuration.md has no {key}"));
         let documented = row.split('|').nth(2).unwrap_or_default().trim().trim_matches('`').replace('_', "");
         assert_eq!(documented, value.replace('_', ""), "{key}");
     }
     let rows =
-        readme.lines().filter(|line| line.starts_with("| `") && line.contains('.') && line.matches('|').count() == 4);
+        list.lines().filter(|line| line.starts_with("| `") && line.contains('.') && line.matches('|').count() == 4);
     let unknown: Vec<&str> = rows
         .filter_map(|line| line.split('`').nth(1))
         .filter(|key| key.contains('.') && !defaults().iter().any(|(known, _)| known == key))
