@@ -148,6 +148,8 @@ pub struct ModelConfig {
     /// The name that answers carry; by default that of the first place of `path`, `vision` and `text`: its directory's name, or
     /// its id on the hub.
     pub name: Option<String>,
+    /// Further names that requests may call the model by.
+    pub aliases: Vec<String>,
     /// Where exports of checkpoints are kept: `model.cache_dir`, else `$XDG_CACHE_HOME/clipserve`, else `~/.cache/clipserve`;
     /// `None` where none of them is set.
     pub cache_dir: Option<PathBuf>,

@@ -210,6 +210,16 @@ impl<'a> Reader<'a> {
         Some(variant).filter(|variant| !variant.is_empty())
     }
 
+    /// Names with commas between them.
+    pub(super) fn names(&mut self, key: &'static str) -> Vec<String> {
+        let allowed = "names of 256 bytes at most without control characters, with commas between them";
+        let names = |text: &str| -> Vec<String> {
+            text.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
+        };
+        let is_well = |text: &str| names(text).iter().all(|name| name.len() <= 256 && !name.contains(char::is_control));
+        names(&self.text(key, allowed, is_well))
+    }
+
     pub(super) fn model_name(&mut self, key: &'static str) -> Option<String> {
         let allowed =
             "a name of 256 bytes at most without control characters, or \"\" for the directory's name or the hub's id";

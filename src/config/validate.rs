@@ -71,6 +71,7 @@ pub(super) fn read_config(
             path: read.model_path("model.path", executable_dir().as_deref().and_then(bundled_model)),
             revision: read.revision("model.revision"),
             name: read.model_name("model.name"),
+            aliases: read.names("model.aliases"),
             cache_dir: read.optional_path("model.cache_dir", "a directory, or \"\" for the one of the user's account"),
             hub,
             vision: read.optional_path("model.vision", TOWER_PATH),

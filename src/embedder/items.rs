@@ -85,7 +85,7 @@ impl<T: Clone> Request<'_, T> {
         };
         let timings = tokio::time::timeout_at(self.terms.deadline.into(), all);
         let timings = timings.await.unwrap_or(Err(EmbedError::DeadlineExceeded))?;
-        Ok(Embedded { embeddings, timings })
+        Ok(Embedded { embeddings, timings, tokens: 0 })
     }
 
     /// A source for each of the `missing` inputs.

@@ -76,6 +76,8 @@ pub struct Embedded {
     pub embeddings: Array2<f32>,
     /// The longest time of each stage over the items.
     pub timings: Timings,
+    /// Ids of all texts, with those that frame them and without padding.
+    pub tokens: usize,
 }
 
 impl Embedded {
@@ -362,6 +364,7 @@ impl Embedder {
         let (tokens, held, preprocess) = self.recall_or_tokenize(lane, texts, truncate, &terms).await?;
         let mut embedded = Request { lane, metrics: &self.metrics, dim, terms }.embed(&tokens, held).await?;
         embedded.timings.preprocess = preprocess;
+        embedded.tokens = tokens.iter().map(|tokens| tokens.ids().len()).sum();
         Ok(embedded)
     }
 

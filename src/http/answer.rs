@@ -95,6 +95,12 @@ impl Size {
         })
     }
 
+    /// Bytes that are written at most.
+    #[cfg(test)]
+    pub(in crate::http) fn written(self) -> usize {
+        self.written
+    }
+
     fn bytes(self) -> usize {
         self.held.saturating_add(self.written)
     }
@@ -165,7 +171,8 @@ mod tests {
     use crate::{
         encoder::Output,
         http::{
-            native::wire::{Arrays, EncodingFormat, Nested, Rows},
+            embedding::{EmbeddingForm, Embeddings, EncodingFormat},
+            native::wire::{Arrays, Nested},
             reply::{Npz, Written},
         },
     };
@@ -202,7 +209,7 @@ mod tests {
         fn a_matrix_is_never_longer_than_its_bound(rows in 1usize..9, columns in 1usize..9) {
             let matrix = Array2::from_elem((rows, columns), -0.000_001_000_000_1f32);
             for (format, shape) in [(EncodingFormat::Float, Shape::Numbers), (EncodingFormat::Base64, Shape::Base64)] {
-                let json = serde_json::to_string(&Rows { rows: matrix.view(), format }).expect("JSON");
+                let json = serde_json::to_string(&Embeddings { rows: matrix.view(), form: EmbeddingForm::of_floats(format) }).expect("JSON");
                 prop_assert!(json.len() <= bound(&[rows, columns], shape) + 2, "{}", json);
             }
             let npy = Written::npy(Vec::new(), &matrix).expect("in memory");

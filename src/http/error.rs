@@ -11,7 +11,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::connection::body::BodyError;
@@ -30,6 +30,8 @@ pub enum Code {
     Unauthorized,
     /// No such route.
     NotFound,
+    /// No model of that name is served.
+    ModelNotFound,
     /// The route has other methods.
     MethodNotAllowed,
     /// The body came too slowly.
@@ -60,10 +62,11 @@ pub enum Code {
 
 impl Code {
     /// Every code: tests and documentation walk it.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::NotFound,
+        Self::ModelNotFound,
         Self::MethodNotAllowed,
         Self::RequestTimeout,
         Self::PayloadTooLarge,
@@ -85,6 +88,7 @@ impl Code {
             Self::InvalidRequest => "invalid_request",
             Self::Unauthorized => "unauthorized",
             Self::NotFound => "not_found",
+            Self::ModelNotFound => "model_not_found",
             Self::MethodNotAllowed => "method_not_allowed",
             Self::RequestTimeout => "request_timeout",
             Self::PayloadTooLarge => "payload_too_large",
@@ -109,7 +113,7 @@ impl Code {
         match self {
             Self::InvalidRequest => StatusCode::BAD_REQUEST,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::ModelNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -123,6 +127,11 @@ impl Code {
         }
     }
 }
+
+/// `Retry-After` in milliseconds, as OpenAI's clients know it.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+/// Whether to repeat the request, whatever its status says.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Bytes of a message.
 const MAX_MESSAGE: usize = 1024;
@@ -140,7 +149,32 @@ pub struct ApiError {
     pub retry_after: Option<Duration>,
     /// For the log.
     pub cause: Option<String>,
+    /// How it looks, where that is not as the path's first owner has it.
+    shape: Option<ErrorShape>,
 }
+
+/// How an error looks in the eyes of the clients of one dialect. The request's id is given for those who repeat it.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::http) struct ErrorShape(pub(super) fn(&ApiError, &str) -> Shaped);
+
+/// The wire form of an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::http) struct Shaped {
+    /// The status, which some clients choose their exception by.
+    pub(in crate::http) status: StatusCode,
+    /// JSON.
+    pub(in crate::http) body: Vec<u8>,
+}
+
+impl Shaped {
+    /// With `body` as JSON.
+    pub(super) fn json(status: StatusCode, body: &impl Serialize) -> Self {
+        Self { status, body: serde_json::to_vec(body).unwrap_or_default() }
+    }
+}
+
+/// Errors as our own routes have them.
+pub(super) const NATIVE: ErrorShape = ErrorShape(ApiError::native);
 
 impl ApiError {
     /// An error with a message for the client, whose words have been cut (`quoted`). What is longer than any of ours is cut as well.
@@ -153,7 +187,7 @@ impl ApiError {
             }
             message = format!("{}…", &message[..end]).into();
         }
-        Self { code, message, index: None, retry_after: None, cause: None }
+        Self { code, message, index: None, retry_after: None, cause: None, shape: None }
     }
 
     /// The request cannot be understood.
@@ -167,6 +201,12 @@ impl ApiError {
         Self { cause: Some(cause.into()), ..Self::new(Code::Internal, message) }
     }
 
+    /// With its item, where it names one, called by its place among all of them.
+    pub(super) fn among(self, places: &[usize]) -> Self {
+        let place = self.index.and_then(|index| places.get(index).copied());
+        Self { index: place.or(self.index), ..self }
+    }
+
     /// Names the item.
     pub fn at(self, index: usize) -> Self {
         Self { index: Some(index), ..self }
@@ -177,8 +217,26 @@ impl ApiError {
         Self { retry_after: Some(after), ..self }
     }
 
-    /// The body of the answer.
-    pub(super) fn body(&self, request_id: &str) -> Vec<u8> {
+    /// In `shape`, unless it has one already.
+    pub(super) fn shaped_if_not(self, shape: Option<ErrorShape>) -> Self {
+        Self { shape: self.shape.or(shape), ..self }
+    }
+
+    /// The status and the body, in its own shape or in that of the path's first owner.
+    pub(super) fn wire(&self, owner: ErrorShape, request_id: &str) -> Shaped {
+        let ErrorShape(shape) = self.shape.unwrap_or(owner);
+        shape(self, request_id)
+    }
+
+    /// The message with the item in front, for shapes that have no place of its own for it.
+    pub(super) fn message_with_index(&self, item: &str) -> Cow<'_, str> {
+        match self.index {
+            Some(index) => format!("{item} {index}: {}", self.message).into(),
+            None => Cow::Borrowed(&self.message),
+        }
+    }
+
+    fn native(&self, request_id: &str) -> Shaped {
         #[derive(Serialize)]
         struct Envelope<'a> {
             error: Wire<'a>,
@@ -192,18 +250,22 @@ impl ApiError {
             request_id: &'a str,
         }
         let error = Wire { code: self.code.as_str(), message: &self.message, index: self.index, request_id };
-        serde_json::to_vec(&Envelope { error }).unwrap_or_default()
+        Shaped::json(self.code.status(), &Envelope { error })
     }
 }
 
 /// The longest time after which a client is told to come back, in seconds: what is forecast further ahead is worth little.
 const LONGEST_RETRY: f64 = 10.0;
 
-/// `Retry-After` in whole seconds, 1 to 10: once to twice as long as it is expected to take, as `chance` (0 to 1) has it. Who was
-/// refused together must not come back together.
-fn retry_after(after: Duration, chance: f64) -> u64 {
+/// When to come back: once to twice as long as it is expected to take, as `chance` (0 to 1) has it, 1 to 10 seconds. Who was refused
+/// together must not come back together.
+///
+/// In milliseconds for `retry-after-ms`, which OpenAI's clients look at first, and in whole seconds for `Retry-After`, which all others
+/// know. All clients honour 1 to 60 seconds alike; beyond, some give up, and at 0 some come back at once.
+fn retry_after(after: Duration, chance: f64) -> (u64, u64) {
     let seconds = after.as_secs_f64().clamp(1.0, LONGEST_RETRY);
-    (seconds * (1.0 + chance)).round().clamp(1.0, LONGEST_RETRY) as u64
+    let seconds = (seconds * (1.0 + chance)).clamp(1.0, LONGEST_RETRY);
+    ((seconds * 1e3).round() as u64, seconds.round() as u64)
 }
 
 impl IntoResponse for ApiError {
@@ -212,7 +274,14 @@ impl IntoResponse for ApiError {
         *response.status_mut() = self.code.status();
         let headers = response.headers_mut();
         if let Some(after) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after(after, fastrand::f64())));
+            let (milliseconds, seconds) = retry_after(after, fastrand::f64());
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(milliseconds));
+        }
+        // What OpenAI's clients would do by the status alone is wrong for a 501, which no repetition mends.
+        if self.retry_after.is_some() || self.code == Code::NotSupported {
+            let should = if self.retry_after.is_some() { "true" } else { "false" };
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static(should));
         }
         if self.code == Code::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -328,6 +397,7 @@ mod tests {
             ("invalid_request", 400),
             ("unauthorized", 401),
             ("not_found", 404),
+            ("model_not_found", 404),
             ("method_not_allowed", 405),
             ("request_timeout", 408),
             ("payload_too_large", 413),
@@ -355,15 +425,17 @@ mod tests {
 
     #[test]
     fn those_who_are_refused_together_come_back_at_different_times() {
-        let after = |ms, chance| retry_after(Duration::from_millis(ms), chance);
+        let after = |ms, chance| retry_after(Duration::from_millis(ms), chance).1;
         assert_eq!((after(0, 0.0), after(0, 0.99)), (1, 2));
         assert_eq!((after(3000, 0.0), after(3000, 0.5), after(3000, 0.99)), (3, 5, 6));
         assert_eq!((after(60_000, 0.0), after(60_000, 0.99)), (10, 10));
+        assert_eq!(retry_after(Duration::from_millis(1200), 0.25), (1500, 2));
     }
 
     #[test]
     fn the_cause_is_never_in_the_body() {
-        let body = String::from_utf8(ApiError::internal("a secret path").at(3).body("id-1")).expect("UTF-8");
+        let body =
+            String::from_utf8(ApiError::internal("a secret path").at(3).wire(NATIVE, "id-1").body).expect("UTF-8");
         assert!(!body.contains("secret"), "{body}");
         assert!(
             body.contains(r#""code":"internal""#) && body.contains(r#""index":3"#) && body.contains("id-1"),

@@ -26,6 +26,8 @@ use super::{
     ApiError, AppState, Code,
     connection::{held::Held, seat::Seat},
     door,
+    error::Shaped,
+    owners::Routes,
 };
 use crate::{
     health::Readiness,
@@ -34,6 +36,9 @@ use crate::{
 
 /// The header of the request id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The header of the fingerprint of the model that answers: two with the same give the same embeddings.
+const FINGERPRINT: HeaderName = HeaderName::from_static("x-model-fingerprint");
 
 /// The longest request id that is echoed.
 const MAX_REQUEST_ID: usize = 128;
@@ -44,14 +49,15 @@ struct Started(Instant);
 
 /// Outermost: gives the request its id and span, writes error bodies, logs and counts, by one of the `routes`.
 pub(super) async fn observe(
-    State((state, routes)): State<(Arc<AppState>, &'static [&'static str])>,
+    State((state, routes)): State<(Arc<AppState>, &'static Routes)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let started = Instant::now();
     let request_id = request_id(request.headers());
     // The route template, never the path: metric labels must come from a closed set.
-    let route = request.extensions().get::<MatchedPath>().map_or("other", |path| route_label(routes, path.as_str()));
+    let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let (route, errors) = routes.of(template, request.uri().path());
     let method = method_label(request.method());
     let span = tracing::info_span!("request", request_id = request_id.to_str().unwrap_or_default(), method, route);
     request.extensions_mut().insert(Started(started));
@@ -62,18 +68,23 @@ pub(super) async fn observe(
 
     let mut response = next.run(request).instrument(span.clone()).await;
 
-    guard.status = response.status().as_u16();
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let _entered = span.enter();
         log_error(&error);
-        let body = error.body(request_id.to_str().unwrap_or_default());
+        let Shaped { status, body } = error.wire(errors, request_id.to_str().unwrap_or_default());
+        *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         *response.body_mut() = Body::from(body);
+        guard.status = response.status().as_u16();
     } else {
+        guard.status = response.status().as_u16();
         span.in_scope(|| tracing::debug!(status = guard.status, elapsed = ?started.elapsed(), "answered"));
     }
     response.headers_mut().insert(REQUEST_ID, request_id);
+    if let Some(fingerprint) = state.fingerprint() {
+        response.headers_mut().insert(FINGERPRINT, fingerprint);
+    }
     if state.health.readiness() == Readiness::Draining {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -140,11 +151,6 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
         let id = Uuid::now_v7().simple().to_string();
         HeaderValue::from_str(&id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
     })
-}
-
-/// The route table's templates, as labels that live as long as the metrics.
-fn route_label(routes: &[&'static str], template: &str) -> &'static str {
-    routes.iter().copied().find(|route| *route == template).unwrap_or("other")
 }
 
 fn method_label(method: &Method) -> &'static str {

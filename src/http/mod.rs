@@ -18,12 +18,16 @@
 
 mod answer;
 pub mod connection;
+mod dialects;
 mod door;
+mod embedding;
 mod error;
 mod gate;
 mod layers;
 mod native;
+mod owners;
 mod probes;
+mod quoted;
 mod reply;
 mod request;
 mod state;
@@ -42,12 +46,30 @@ pub use connection::peers::Peers;
 pub use error::{ApiError, Code};
 pub use state::AppState;
 
-use self::native::{classify, embed, info, similarity};
+use self::{
+    dialects::openai,
+    error::NATIVE,
+    native::{classify, embed, info, similarity},
+    owners::Routes,
+};
 use crate::telemetry::panic_text;
 
-/// Every route template: the closed set of the `route` label.
-const ROUTES: [&str; 8] =
-    ["/embed/image", "/embed/text", "/similarity", "/classify", "/info", "/livez", "/readyz", "/metrics"];
+/// Every route, and in whose shape it refuses what nobody has read yet.
+const ROUTES: Routes = Routes {
+    templates: &[
+        ("/embed/image", NATIVE),
+        ("/embed/text", NATIVE),
+        ("/similarity", NATIVE),
+        ("/classify", NATIVE),
+        ("/info", NATIVE),
+        ("/livez", NATIVE),
+        ("/readyz", NATIVE),
+        ("/metrics", NATIVE),
+        ("/v1/embeddings", openai::ERRORS),
+        ("/embeddings", openai::ERRORS),
+    ],
+    prefixes: &[("/v1/", openai::ERRORS)],
+};
 
 /// The service on the main listener.
 pub fn router(state: Arc<AppState>) -> Router {
@@ -56,6 +78,8 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/embed/text", post(embed::embed_text))
         .route("/similarity", post(similarity::similarity))
         .route("/classify", post(classify::classify))
+        .route("/v1/embeddings", post(dialects::embed::<openai::Embeddings>))
+        .route("/embeddings", post(dialects::embed::<openai::Embeddings>))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::admit));
     let keyed = gated
         .route("/info", get(info::info))
@@ -88,7 +112,7 @@ fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
         })
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state((Arc::clone(&state), &ROUTES[..]), layers::observe))
+                .layer(middleware::from_fn_with_state((Arc::clone(&state), &ROUTES), layers::observe))
                 .layer(CatchPanicLayer::custom(on_panic)),
         )
         .with_state(state)

@@ -4,7 +4,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{ApiError, Peers, gate::Gate};
+use http::HeaderValue;
+
+use super::{ApiError, Code, Peers, gate::Gate, quoted::Quoted};
 use crate::{
     budget::ByteBudget,
     config::Config,
@@ -12,6 +14,9 @@ use crate::{
     health::{Health, Readiness},
     telemetry::{Metrics, Reject},
 };
+
+/// What infinity's own client names when its user names none.
+const UNSPECIFIED: &str = "default/not-specified";
 
 /// Shared by all handlers of one server.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ pub struct AppState {
     /// The answers' room: `limits.max_inflight_answer_bytes`.
     pub answers: ByteBudget,
     embedder: OnceLock<Embedder>,
+    /// Of the model, as a header.
+    fingerprint: OnceLock<HeaderValue>,
 }
 
 impl AppState {
@@ -45,11 +52,15 @@ impl AppState {
             metrics,
             health,
             embedder: OnceLock::new(),
+            fingerprint: OnceLock::new(),
         }
     }
 
     /// The model is loaded: from now on requests are served.
     pub fn set_embedder(&self, embedder: Embedder) {
+        if let Ok(fingerprint) = HeaderValue::from_str(&embedder.info().fingerprint) {
+            let _ = self.fingerprint.set(fingerprint);
+        }
         if self.embedder.set(embedder).is_err() {
             tracing::error!("a second model was loaded; the first one stays");
             return;
@@ -73,6 +84,37 @@ impl AppState {
                 ApiError::not_ready()
             }
         })
+    }
+
+    /// The model of that name: the one that is served, by its own name or one of `model.aliases`.
+    ///
+    /// # Errors
+    /// `model_not_found` for another, and as [`Self::embedder`].
+    pub fn resolve(&self, model: Option<&str>) -> Result<&Embedder, ApiError> {
+        let embedder = self.embedder()?;
+        let name = &embedder.info().name;
+        let is_served = |asked: &str| {
+            asked.is_empty()
+                || asked == name
+                || asked == UNSPECIFIED
+                || self.config.model.aliases.iter().any(|alias| alias == asked)
+        };
+        match model {
+            Some(asked) if !is_served(asked) => {
+                let message = format!(
+                    "the model `{}` is not served, `{}` is; name that one, leave the name out, or add the name to model.aliases",
+                    Quoted(asked),
+                    Quoted(name)
+                );
+                Err(ApiError::new(Code::ModelNotFound, message))
+            }
+            _ => Ok(embedder),
+        }
+    }
+
+    /// The fingerprint of the model, once it is loaded.
+    pub(super) fn fingerprint(&self) -> Option<HeaderValue> {
+        self.fingerprint.get().cloned()
     }
 
     /// `/readyz` turns to 503; requests are still served.

@@ -5,13 +5,14 @@
 
 use axum::response::Response;
 
-use super::wire::{EmbedResponse, EncodingFormat, Rows};
+use super::wire::EmbedResponse;
 use crate::{
     embedder::{Embedded, Embedder, Modality},
     http::{
         ApiError,
         answer::{Room, Shape, Size},
         connection::held::Held,
+        embedding::{EmbeddingForm, Embeddings, EncodingFormat},
         reply::{Npz, Written},
         request::payload::AnswerForm,
     },
@@ -77,7 +78,7 @@ impl Format {
                 npz.finish()
             }
             AnswerForm::Json => {
-                let rows = Rows { rows: embeddings.view(), format: self.encoding };
+                let rows = Embeddings { rows: embeddings.view(), form: EmbeddingForm::of_floats(self.encoding) };
                 Written::json(room.buffer(), &EmbedResponse { model, dim: embeddings.ncols(), embeddings: rows })
             }
         };

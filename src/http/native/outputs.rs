@@ -6,7 +6,7 @@ use axum::response::Response;
 
 use super::{
     format::Format,
-    wire::{Arrays, Nested, OutputsResponse, Rows},
+    wire::{Arrays, Nested, OutputsResponse},
 };
 use crate::{
     embedder::{Embedder, Modality, Outputs, finish},
@@ -15,6 +15,7 @@ use crate::{
         ApiError, AppState,
         answer::{Room, Shape, Size},
         connection::held::Held,
+        embedding::{EmbeddingForm, Embeddings},
         reply::{Npz, Written},
         request::payload::{AnswerForm, check_dimensions},
     },
@@ -97,7 +98,9 @@ fn write(model: &str, answered: Outputs, format: &Format, room: Room, held: &Hel
             let response = OutputsResponse {
                 model,
                 dim: embeddings.as_ref().map(|rows| rows.ncols()),
-                embeddings: embeddings.as_ref().map(|rows| Rows { rows: rows.view(), format: format.encoding }),
+                embeddings: embeddings
+                    .as_ref()
+                    .map(|rows| Embeddings { rows: rows.view(), form: EmbeddingForm::of_floats(format.encoding) }),
                 outputs: Arrays { arrays: &arrays, format: format.encoding },
                 attention_mask: attention_mask.as_ref().map(|mask| Nested(mask.view().into_dyn())),
             };

@@ -9,7 +9,7 @@ use axum::{
 use bytes::Bytes;
 use ndarray::Array2;
 
-use super::wire::{Rows, SimilarityQuery, SimilarityRequest, SimilarityResponse};
+use super::wire::{SimilarityQuery, SimilarityRequest, SimilarityResponse};
 use crate::{
     budget::Reservation,
     embedder::{EmbedError, Embedder, Modality, Terms, Timings},
@@ -17,6 +17,7 @@ use crate::{
         ApiError, AppState,
         answer::{Shape, Size},
         door::with_priority,
+        embedding::Embeddings,
         reply::Written,
         request::{
             form::Form,
@@ -75,11 +76,11 @@ pub(in crate::http) async fn similarity(
         let response = SimilarityResponse {
             model: &embedder.info().name,
             logit_scale,
-            logits_per_image: Rows::floats(logits.view()),
-            logits_per_text: Rows::floats(logits.t()),
-            probs: Rows::floats(probs.view()),
-            image_embeds: options.return_embeds.then(|| Rows::floats(image_embeds.view())),
-            text_embeds: options.return_embeds.then(|| Rows::floats(text_embeds.view())),
+            logits_per_image: Embeddings::floats(logits.view()),
+            logits_per_text: Embeddings::floats(logits.t()),
+            probs: Embeddings::floats(probs.view()),
+            image_embeds: options.return_embeds.then(|| Embeddings::floats(image_embeds.view())),
+            text_embeds: options.return_embeds.then(|| Embeddings::floats(text_embeds.view())),
             loss: options.return_loss.then(|| similarity::contrastive_loss(logits.t())),
         };
         let written = Written::json(room.buffer(), &response)?;

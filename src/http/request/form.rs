@@ -12,12 +12,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use memchr::memmem;
 
-use super::{quoted::Quoted, room::Claim};
+use super::room::Claim;
 use crate::{
     budget::Reservation,
     http::{
         ApiError, Code,
         connection::{body::BodyBytes, held::owning},
+        quoted::Quoted,
     },
 };
 

@@ -15,8 +15,10 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
-use super::quoted::{Quoted, requote};
-use crate::http::{ApiError, Code};
+use crate::http::{
+    ApiError, Code,
+    quoted::{Quoted, requote},
+};
 
 /// Lists and objects inside each other.
 const MAX_DEPTH: usize = 128;
@@ -107,12 +109,12 @@ pub(super) fn kind(byte: u8) -> Option<&'static str> {
 }
 
 /// What a value is.
-pub(super) fn kind_of(value: &RawValue) -> &'static str {
+pub(in crate::http) fn kind_of(value: &RawValue) -> &'static str {
     value.get().bytes().next().and_then(kind).unwrap_or("nothing")
 }
 
 /// A fault of the body.
-pub(super) fn fault(reason: impl fmt::Display) -> ApiError {
+pub(in crate::http) fn fault(reason: impl fmt::Display) -> ApiError {
     ApiError::invalid(format!("the JSON body: {reason}"))
 }
 
@@ -209,7 +211,7 @@ pub(super) fn between_quotes(value: &RawValue) -> Option<&str> {
 ///
 /// # Errors
 /// When it is no string, or has half a surrogate pair.
-pub(super) fn string(value: &RawValue) -> Result<Cow<'_, str>, serde_json::Error> {
+pub(in crate::http) fn string(value: &RawValue) -> Result<Cow<'_, str>, serde_json::Error> {
     match between_quotes(value) {
         Some(text) if memchr(b'\\', text.as_bytes()).is_none() => Ok(Cow::Borrowed(text)),
         _ => serde_json::from_str(value.get()).map(Cow::Owned),
@@ -221,8 +223,13 @@ pub(super) fn string(value: &RawValue) -> Result<Cow<'_, str>, serde_json::Error
 pub(in crate::http) struct Items<'a>(#[serde(borrow)] &'a RawValue);
 
 impl<'a> Items<'a> {
+    /// One element of another list.
+    pub(in crate::http) fn of(value: &'a RawValue) -> Self {
+        Self(value)
+    }
+
     /// The value as it is.
-    pub(super) fn value(self) -> &'a RawValue {
+    pub(in crate::http) fn value(self) -> &'a RawValue {
         self.0
     }
 
@@ -235,7 +242,7 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// As [`check_count`].
-    pub(super) fn elements(self, name: &str, limit: usize) -> Result<Option<Vec<&'a RawValue>>, ApiError> {
+    pub(in crate::http) fn elements(self, name: &str, limit: usize) -> Result<Option<Vec<&'a RawValue>>, ApiError> {
         /// So many elements are kept, the others counted.
         struct Counted(usize);
 

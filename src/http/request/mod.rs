@@ -1,7 +1,7 @@
 //! From a request to its items: the body by its content type, and what is in it.
 //!
 //! Owns the encodings of a request (`payload`; `json` and `items`; `form`), the room that is taken for what is made of a body
-//! (`room`), and how the client's own words are repeated (`quoted`). Does not own the arrival of the body (`connection`), names
+//! (`room`). Does not own the arrival of the body (`connection`), names
 //! and defaults of options (the shapes of each route), nor what becomes of an item (the embedder).
 //!
 //! Invariants: it names no route, so that any of them can read by it; what grows with a body has room in the budget of bodies
@@ -11,5 +11,4 @@ pub(super) mod form;
 mod items;
 pub(super) mod json;
 pub(super) mod payload;
-mod quoted;
 pub(super) mod room;

@@ -14,7 +14,6 @@ use serde::de::DeserializeOwned;
 
 use super::{
     json::{self, JsonRequest},
-    quoted::{Quoted, requote},
     room::Claim,
 };
 use crate::{
@@ -26,6 +25,7 @@ use crate::{
             body::{BodyBytes, BodyError, BodyLimits, read_body},
             held::{Held, owning},
         },
+        quoted::{Quoted, requote},
         reply,
     },
     telemetry::Reject,
@@ -187,6 +187,8 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
 pub(in crate::http) enum Accepts {
     /// JSON.
     Json,
+    /// JSON, whatever it is called: many clients of other services say nothing of it.
+    AnyJson,
     /// Multipart.
     Multipart,
     /// A picture as the body.
@@ -198,7 +200,7 @@ pub(in crate::http) enum Accepts {
 impl Accepts {
     fn describe(self) -> &'static str {
         match self {
-            Self::Json => "application/json",
+            Self::Json | Self::AnyJson => "application/json",
             Self::Multipart => "multipart/form-data",
             Self::Image => "image/* or application/octet-stream",
             Self::Text => "text/plain",
@@ -213,6 +215,7 @@ fn encoding(headers: &HeaderMap, accepted: &[Accepts]) -> Result<Encoding, ApiEr
     let has = |kind| accepted.contains(&kind);
     match mime.as_str() {
         "application/json" if has(Accepts::Json) => Ok(Encoding::Json),
+        other if has(Accepts::AnyJson) && other != "multipart/form-data" => Ok(Encoding::Json),
         "multipart/form-data" if has(Accepts::Multipart) => multer::parse_boundary(declared.unwrap_or_default())
             .map(Encoding::Multipart)
             .map_err(|_| ApiError::invalid("the content type multipart/form-data has no boundary")),
@@ -253,7 +256,7 @@ mod tests {
     struct Options {
         #[serde(default)]
         truncate: bool,
-        encoding_format: Option<crate::http::native::wire::EncodingFormat>,
+        encoding_format: Option<crate::http::embedding::EncodingFormat>,
     }
 
     fn options(query: &str) -> Result<Options, ApiError> {

@@ -1,0 +1,99 @@
+//! Intel's multimodal embedding service: `POST /embeddings` with an object as `input`.
+//!
+//! Owns its inputs, its answer and its errors; the route is OpenAI's (`openai`).
+
+use serde::{Serialize, Serializer};
+
+use super::{Answered, inputs::Inputs, parts::Object};
+use crate::http::{
+    ApiError,
+    embedding::{Embedding, Embeddings},
+    error::{ErrorShape, Shaped},
+    request::json::{Items, string},
+};
+
+/// Errors as FastAPI writes them.
+pub(super) const ERRORS: ErrorShape = ErrorShape(detail);
+
+/// The shape of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Shape {
+    /// One embedding.
+    One,
+    /// A list of them, one for each text or frame.
+    Each,
+}
+
+/// `error` in Intel's shape.
+pub(super) fn shaped(error: ApiError) -> ApiError {
+    error.shaped_if_not(Some(ERRORS))
+}
+
+/// Adds what `input`, an object, has.
+///
+/// # Errors
+/// 400 for a type that is not served.
+pub(super) fn push(input: Items<'_>, inputs: &mut Inputs<'_>, most: usize) -> Result<Shape, ApiError> {
+    let object = Object::read(input.value())?;
+    let kind = object.kind.and_then(|kind| string(kind.value()).ok());
+    let missing = |what: &str| ApiError::invalid(format!("the input's type is {what}, and it has no {what}"));
+    match kind.as_deref() {
+        Some("text") => {
+            let texts = object.text.ok_or_else(|| missing("text"))?;
+            let Some(elements) = texts.elements("texts", most)? else {
+                inputs.text(texts)?;
+                return Ok(Shape::One);
+            };
+            elements.into_iter().try_for_each(|text| inputs.text(Items::of(text)))?;
+            Ok(Shape::Each)
+        }
+        Some("image_url" | "image_base64") => object.push(inputs).map(|()| Shape::One),
+        Some("video_frames") => {
+            let frames = object.video_frames.ok_or_else(|| missing("video_frames"))?;
+            let frames = frames.elements("frames", most)?.ok_or_else(|| missing("video_frames"))?;
+            frames.into_iter().try_for_each(|frame| Object::read(frame)?.push(inputs))?;
+            Ok(Shape::Each)
+        }
+        _ => Err(ApiError::invalid(
+            "the input's type is not among text, image_url, image_base64 and video_frames; videos are not decoded here, so send their \
+             frames",
+        )),
+    }
+}
+
+impl Shape {
+    /// The answer.
+    pub(super) fn answer<'a>(self, answered: &'a Answered<'a>) -> Answer<'a> {
+        Answer { shape: self, answered }
+    }
+}
+
+/// An answer, to be written.
+pub(super) struct Answer<'a> {
+    shape: Shape,
+    answered: &'a Answered<'a>,
+}
+
+impl Serialize for Answer<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Envelope<T> {
+            embedding: T,
+        }
+        let Answered { rows, .. } = self.answered;
+        let form = self.answered.form();
+        match self.shape {
+            Shape::One => Envelope { embedding: Embedding { row: rows.row(0), form } }.serialize(serializer),
+            Shape::Each => Envelope { embedding: Embeddings { rows: rows.view(), form } }.serialize(serializer),
+        }
+    }
+}
+
+/// `{"detail": ".."}`, as FastAPI's own services have it.
+pub(super) fn detail(error: &ApiError, _request_id: &str) -> Shaped {
+    #[derive(Serialize)]
+    struct Envelope<'a> {
+        detail: &'a str,
+    }
+    Shaped::json(error.code.status(), &Envelope { detail: &error.message_with_index("input") })
+}

@@ -1,0 +1,422 @@
+//! OpenAI's `POST /v1/embeddings`, also `/embeddings`, and the image dialects that grew around it.
+//!
+//! Owns telling them apart by the body alone, OpenAI's answer (which all but Intel's share) and OpenAI's errors. `docs/clients.md` has the
+//! table.
+//!
+//! | what is in the body | whose |
+//! |---|---|
+//! | `messages`, or messages in `input` | vLLM's: one conversation, or a list of them |
+//! | `input` is an object | Intel's (`intel`) |
+//! | `modality` beside strings | infinity's, NeMo's |
+//! | objects with `text` / `image` / `url` / `bytes` | Jina's, SGLang's |
+//! | objects with `content` | OpenRouter's |
+//! | objects with `type` | content parts as inputs: llama.cpp's |
+//! | strings that start with `data:image/` | NIM's, LiteLLM's: the one that OpenAI's own clients can send |
+//! | other strings | OpenAI's |
+//!
+//! Token ids are refused: they come from OpenAI's tokenizer, and nearly all of them are valid ids of CLIP's with another meaning.
+
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use super::{
+    Answered, Asked, Dialect, Reader,
+    inputs::{Inputs, most},
+    intel,
+    parts::{Object, push_content, push_conversation},
+};
+use crate::http::{
+    ApiError, Code,
+    embedding::{Embedding, EmbeddingForm, EmbeddingType, EncodingFormat},
+    error::{ErrorShape, Shaped},
+    reply::Written,
+    request::{
+        json::{Items, JsonRequest, fault, kind_of},
+        payload::Accepts,
+    },
+};
+
+/// Errors as OpenAI writes them, and vLLM and infinity after it.
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
+
+/// What the answer repeats of the request.
+#[derive(Debug)]
+pub(in crate::http) enum Embeddings {
+    /// OpenAI's and those around it.
+    OpenAi,
+    /// Intel's.
+    Intel(intel::Shape),
+}
+
+/// The body, in all dialects.
+#[derive(Debug, Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    input: Option<Items<'a>>,
+    #[serde(borrow)]
+    messages: Option<Items<'a>>,
+    model: Option<String>,
+    encoding_format: Option<EncodingFormat>,
+    /// Jina's and NeMo's.
+    #[serde(alias = "output_dtype")]
+    embedding_type: Option<OneOrMore<TypeName>>,
+    /// 0 is all of them, as infinity's clients send.
+    #[serde(alias = "output_dimension")]
+    dimensions: Option<usize>,
+    /// infinity's and NeMo's, of all inputs or of each.
+    modality: Option<OneOrMore<ModalityName>>,
+    /// NeMo's, or whether.
+    truncate: Option<Truncate>,
+    /// vLLM's: -1 is the model's own length.
+    truncate_prompt_tokens: Option<i64>,
+    #[serde(alias = "normalize")]
+    normalized: Option<bool>,
+    priority: Option<i64>,
+}
+
+impl<'a> JsonRequest<'a> for Body<'a> {
+    const ITEMS: &'static [&'static str] = &["input", "messages"];
+}
+
+/// One, or a list.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMore<T> {
+    One(T),
+    More(Vec<T>),
+}
+
+impl<T> OneOrMore<T> {
+    /// Those that are there.
+    pub(super) fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::More(more) => more,
+        }
+    }
+}
+
+/// The names of types, `base64` being f32 in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TypeName {
+    Float,
+    Base64,
+    Float16,
+    Int8,
+    Uint8,
+    Binary,
+    Ubinary,
+}
+
+impl TypeName {
+    /// As numbers, but for `base64`.
+    pub(super) fn form(self, format: EncodingFormat) -> EmbeddingForm {
+        let kind = match self {
+            Self::Base64 => return EmbeddingForm::BASE64,
+            Self::Float => EmbeddingType::Float,
+            Self::Float16 => EmbeddingType::Float16,
+            Self::Int8 => EmbeddingType::Int8,
+            Self::Uint8 => EmbeddingType::Uint8,
+            Self::Binary => EmbeddingType::Binary,
+            Self::Ubinary => EmbeddingType::Ubinary,
+        };
+        EmbeddingForm { kind, format }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ModalityName {
+    Text,
+    Image,
+    #[serde(rename = "text_image")]
+    TextImage,
+    Audio,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Truncate {
+    Whether(bool),
+    Side(Side),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Side {
+    None,
+    Start,
+    End,
+}
+
+impl Truncate {
+    /// Whether a text that is too long is cut at its end.
+    ///
+    /// # Errors
+    /// 400 for its start, which CLIP's tokenizer does not cut.
+    pub(super) fn cuts(self) -> Result<bool, ApiError> {
+        match self {
+            Self::Whether(whether) => Ok(whether),
+            Self::Side(Side::End) => Ok(true),
+            Self::Side(Side::None) => Ok(false),
+            Self::Side(Side::Start) => Err(ApiError::invalid(
+                "truncate is START; CLIP's tokenizer cuts the end of a text, so send END or NONE",
+            )),
+        }
+    }
+}
+
+impl Dialect for Embeddings {
+    const ACCEPTS: &'static [Accepts] = &[Accepts::AnyJson];
+
+    fn read(reader: Reader<'_>) -> Result<(Asked, Self), ApiError> {
+        let body: Body<'_> = reader.payload.json()?;
+        let mut inputs = reader.inputs();
+        let mut shape = Self::OpenAi;
+        match (body.input, body.messages) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::invalid("the request has both input and messages; send one of them"));
+            }
+            (None, None) => return Err(ApiError::invalid("the request has no input")),
+            (Some(input), None) if input.value().get().starts_with('{') => {
+                shape = Self::Intel(intel::push(input, &mut inputs, most(reader.state)).map_err(intel::shaped)?);
+            }
+            (Some(input), None) => push_input(input, body.modality.as_ref(), &mut inputs, most(reader.state))?,
+            (None, Some(messages)) => push_messages(messages, &mut inputs, most(reader.state))?,
+        }
+        if let Some(tokens) = body.truncate_prompt_tokens {
+            let longest = reader.embedder.info().context_length.unwrap_or(0) as i64;
+            if tokens != -1 && tokens < longest {
+                let message = format!(
+                    "truncate_prompt_tokens is {tokens}; texts are cut at the model's own {longest} tokens, so send -1 or leave it out"
+                );
+                return Err(ApiError::invalid(message));
+            }
+        }
+        let format = body.encoding_format.unwrap_or_default();
+        let forms = match body.embedding_type.as_ref().map(OneOrMore::as_slice) {
+            None | Some([]) => vec![EmbeddingForm { kind: EmbeddingType::Float, format }],
+            Some([one]) => vec![one.form(format)],
+            Some(_) => {
+                return Err(ApiError::invalid(
+                    "embedding_type has several types; an answer of this route has one, so send one, or ask /v2/embed",
+                ));
+            }
+        };
+        let asked = Asked {
+            model: body.model,
+            wanted: inputs.finish()?,
+            truncate: body.truncate.map_or(Ok(true), Truncate::cuts)?,
+            normalize: body.normalized.unwrap_or(true),
+            dimensions: body.dimensions.filter(|&dimensions| dimensions > 0),
+            forms,
+            priority: body.priority,
+        };
+        Ok((asked, shape))
+    }
+
+    fn errors(&self) -> Option<ErrorShape> {
+        match self {
+            Self::OpenAi => None,
+            Self::Intel(_) => Some(intel::ERRORS),
+        }
+    }
+
+    fn around(&self, asked: &Asked) -> usize {
+        asked.wanted.len().saturating_mul(AROUND)
+    }
+
+    fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
+        match self {
+            Self::OpenAi => Written::json(buffer, &List(answered)),
+            Self::Intel(shape) => Written::json(buffer, &shape.answer(answered)),
+        }
+    }
+}
+
+/// `{"object":"embedding","index":1024,"embedding":},`
+const AROUND: usize = 64;
+
+/// Adds what `input` has.
+fn push_input(
+    input: Items<'_>,
+    modality: Option<&OneOrMore<ModalityName>>,
+    inputs: &mut Inputs<'_>,
+    most: usize,
+) -> Result<(), ApiError> {
+    let Some(elements) = input.elements("inputs", most)? else {
+        if !input.value().get().starts_with('"') {
+            let kind = kind_of(input.value());
+            return Err(fault(format_args!("input is {kind}, expected a string or a list")));
+        }
+        return push_string(input, modality, inputs);
+    };
+    let first = elements.first().map_or("", |element| element.get());
+    if first.starts_with('{') && Object::read(elements[0])?.role.is_some() {
+        return push_conversation(&elements, inputs);
+    }
+    if let Some(modality) = modality
+        && modality.as_slice().len() > 1
+        && modality.as_slice().len() != elements.len()
+    {
+        let message = format!(
+            "modality has {} entries for {} inputs; send one, or one for each",
+            modality.as_slice().len(),
+            elements.len()
+        );
+        return Err(ApiError::invalid(message));
+    }
+    elements.into_iter().try_for_each(|element| push_element(element, modality, inputs))
+}
+
+fn push_element(
+    element: &RawValue,
+    modality: Option<&OneOrMore<ModalityName>>,
+    inputs: &mut Inputs<'_>,
+) -> Result<(), ApiError> {
+    let place = inputs.len();
+    let item = Items::of(element);
+    match element.get().as_bytes().first() {
+        Some(b'"') => push_string(item, modality, inputs),
+        Some(b'{') => {
+            let object = Object::read(element).map_err(|error| error.at(place))?;
+            match object.content {
+                Some(content) => push_content(content, inputs),
+                None => object.push(inputs),
+            }
+        }
+        Some(b'[') if element.get()[1..].trim_start().starts_with('{') => {
+            let messages = item.elements("messages", MOST_MESSAGES).map_err(|error| error.at(place))?;
+            push_conversation(&messages.unwrap_or_default(), inputs)
+        }
+        Some(b'[' | b'-' | b'0'..=b'9') => Err(ApiError::invalid(TOKEN_IDS).at(place)),
+        _ => {
+            let kind = kind_of(element);
+            Err(fault(format_args!("input has {kind} at {place}, expected a string or an object")).at(place))
+        }
+    }
+}
+
+const TOKEN_IDS: &str = "the input is token ids, which only the tokenizer that made them knows the meaning of; send the text itself (LangChain's \
+                         OpenAIEmbeddings: check_embedding_ctx_length=False)";
+
+/// So many messages are counted before they are refused.
+const MOST_MESSAGES: usize = 1024;
+
+fn push_string(
+    item: Items<'_>,
+    modality: Option<&OneOrMore<ModalityName>>,
+    inputs: &mut Inputs<'_>,
+) -> Result<(), ApiError> {
+    let place = inputs.len();
+    let modality = modality.and_then(|modality| match modality.as_slice() {
+        [one] => Some(*one),
+        each => each.get(place).copied(),
+    });
+    match modality {
+        Some(ModalityName::Image) => inputs.picture(item),
+        Some(ModalityName::Text) => inputs.text(item),
+        Some(ModalityName::TextImage) => Err(ApiError::invalid(
+            "modality is text_image; CLIP embeds a text or a picture, so send each as an input of its own",
+        )
+        .at(place)),
+        Some(ModalityName::Audio) => {
+            Err(ApiError::invalid("modality is audio; the model embeds texts and pictures").at(place))
+        }
+        None => inputs.text_or_picture(item),
+    }
+}
+
+/// Adds what vLLM's `messages` have: one conversation, or a list of conversations.
+fn push_messages(messages: Items<'_>, inputs: &mut Inputs<'_>, most: usize) -> Result<(), ApiError> {
+    let elements = messages.elements("messages", most)?;
+    let elements =
+        elements.ok_or_else(|| ApiError::invalid("messages is no list; expected [{\"role\": .., \"content\": ..}]"))?;
+    if !elements.first().is_some_and(|element| element.get().starts_with('[')) {
+        return push_conversation(&elements, inputs);
+    }
+    elements.into_iter().try_for_each(|conversation| {
+        let place = inputs.len();
+        let messages = Items::of(conversation).elements("messages", MOST_MESSAGES).map_err(|error| error.at(place))?;
+        push_conversation(&messages.unwrap_or_default(), inputs)
+    })
+}
+
+/// The answer, as OpenAI, vLLM and infinity write it.
+struct List<'a>(&'a Answered<'a>);
+
+impl Serialize for List<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Wire<'a> {
+            object: &'static str,
+            data: Data<'a>,
+            model: &'a str,
+            usage: Usage,
+            id: String,
+            created: u64,
+        }
+        #[derive(Serialize)]
+        struct Usage {
+            prompt_tokens: usize,
+            total_tokens: usize,
+        }
+        struct Data<'a>(&'a Answered<'a>);
+        #[derive(Serialize)]
+        struct Entry<'a> {
+            object: &'static str,
+            index: usize,
+            embedding: Embedding<'a>,
+        }
+        impl Serialize for Data<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let form = self.0.form();
+                serializer.collect_seq(self.0.rows.rows().into_iter().enumerate().map(|(index, row)| Entry {
+                    object: "embedding",
+                    index,
+                    embedding: Embedding { row, form },
+                }))
+            }
+        }
+        let answered = self.0;
+        Wire {
+            object: "list",
+            data: Data(answered),
+            model: answered.model,
+            usage: Usage { prompt_tokens: answered.tokens, total_tokens: answered.tokens },
+            id: format!("embd-{}", uuid::Uuid::now_v7().simple()),
+            created: answered.created(),
+        }
+        .serialize(serializer)
+    }
+}
+
+fn error(error: &ApiError, _request_id: &str) -> Shaped {
+    #[derive(Serialize)]
+    struct Envelope<'a> {
+        error: Wire<'a>,
+    }
+    #[derive(Serialize)]
+    struct Wire<'a> {
+        message: &'a str,
+        #[serde(rename = "type")]
+        kind: &'static str,
+        param: Option<String>,
+        code: &'static str,
+    }
+    let kind = match error.code {
+        Code::Overloaded => "rate_limit_error",
+        Code::Unauthorized => "authentication_error",
+        code if code.status().is_server_error() => "server_error",
+        _ => "invalid_request_error",
+    };
+    let code = match error.code {
+        Code::Overloaded => "rate_limit_exceeded",
+        Code::Unauthorized => "invalid_api_key",
+        code => code.as_str(),
+    };
+    let message = error.message_with_index("input");
+    let param = error.index.map(|index| format!("input[{index}]"));
+    Shaped::json(error.code.status(), &Envelope { error: Wire { message: &message, kind, param, code } })
+}
