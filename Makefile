@@ -4,7 +4,8 @@
 MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
-# More arguments, for clipserve (run), the test filter (test), the benchmark (bench, bench-peers) or the attacks (attack).
+# More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers) or the
+# attacks (attack).
 ARGS ?=
 
 # rustup's installer puts cargo here, and a shell that was open before does not know it yet.
@@ -12,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test lint bench bench-peers attack fetch-openvino deps clean
+.PHONY: help build run test test-clients lint bench bench-peers attack fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +26,9 @@ run: build ## build, then serve MODEL on LISTEN
 
 test: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## run every test
 	cargo test --locked $(ARGS)
+
+test-clients: deps ## run other services' own clients against the service (ARGS="-k openai" for some)
+	@tests/clients/run.sh $(ARGS)
 
 lint: deps ## check the format, clippy and the documentation
 	cargo fmt --check
