@@ -237,12 +237,17 @@ async fn while_the_model_loads_requests_are_503_not_ready_and_then_shutting_down
     drop(load);
 }
 
-/// Each code of the table is produced by one of the tests here, in `memory`, in `overload` or in `partial`.
+/// Each code of the table is produced by one of the tests here, in `memory`, in `openai`, in `overload` or in `partial`.
 #[test]
 fn every_code_has_a_test() {
-    let tests =
-        [include_str!("errors.rs"), include_str!("memory.rs"), include_str!("overload.rs"), include_str!("partial.rs")]
-            .concat();
+    let tests = [
+        include_str!("errors.rs"),
+        include_str!("memory.rs"),
+        include_str!("openai.rs"),
+        include_str!("overload.rs"),
+        include_str!("partial.rs"),
+    ]
+    .concat();
     let missing: Vec<&str> =
         Code::ALL.iter().map(|code| code.as_str()).filter(|code| !tests.contains(&format!("\"{code}\""))).collect();
     assert!(missing.is_empty(), "{missing:?}");

@@ -17,7 +17,9 @@ mod lifecycle;
 mod logs;
 #[cfg(target_os = "linux")]
 mod memory;
+mod mutations;
 mod onnx;
+mod openai;
 mod outputs;
 mod overload;
 mod partial;

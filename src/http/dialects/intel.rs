@@ -24,11 +24,6 @@ pub(in crate::http) enum Shape {
     Each,
 }
 
-/// `error` in Intel's shape.
-pub(super) fn shaped(error: ApiError) -> ApiError {
-    error.shaped_if_not(Some(ERRORS))
-}
-
 /// Adds what `input`, an object, has.
 ///
 /// # Errors

@@ -11,6 +11,7 @@
 mod inputs;
 mod intel;
 pub(super) mod openai;
+mod options;
 mod parts;
 
 use std::{sync::Arc, time::SystemTime};

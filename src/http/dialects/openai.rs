@@ -23,15 +23,17 @@ use super::{
     Answered, Asked, Dialect, Reader,
     inputs::{Inputs, most},
     intel,
+    options::{OneOrMore, Truncate, TypeName},
     parts::{Object, push_content, push_conversation},
 };
 use crate::http::{
     ApiError, Code,
     embedding::{Embedding, EmbeddingForm, EmbeddingType, EncodingFormat},
     error::{ErrorShape, Shaped},
+    quoted::Quoted,
     reply::Written,
     request::{
-        json::{Items, JsonRequest, fault, kind_of},
+        json::{Items, JsonRequest, fault, kind_of, string},
         payload::Accepts,
     },
 };
@@ -64,7 +66,8 @@ struct Body<'a> {
     #[serde(alias = "output_dimension")]
     dimensions: Option<usize>,
     /// infinity's and NeMo's, of all inputs or of each.
-    modality: Option<OneOrMore<ModalityName>>,
+    #[serde(borrow)]
+    modality: Option<Items<'a>>,
     /// NeMo's, or whether.
     truncate: Option<Truncate>,
     /// vLLM's: -1 is the model's own length.
@@ -75,94 +78,39 @@ struct Body<'a> {
 }
 
 impl<'a> JsonRequest<'a> for Body<'a> {
-    const ITEMS: &'static [&'static str] = &["input", "messages"];
+    const ITEMS: &'static [&'static str] = &["input", "messages", "modality"];
 }
 
-/// One, or a list.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-pub(super) enum OneOrMore<T> {
-    One(T),
-    More(Vec<T>),
-}
-
-impl<T> OneOrMore<T> {
-    /// Those that are there.
-    pub(super) fn as_slice(&self) -> &[T] {
-        match self {
-            Self::One(one) => std::slice::from_ref(one),
-            Self::More(more) => more,
-        }
-    }
-}
-
-/// The names of types, `base64` being f32 in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum TypeName {
-    Float,
-    Base64,
-    Float16,
-    Int8,
-    Uint8,
-    Binary,
-    Ubinary,
-}
-
-impl TypeName {
-    /// As numbers, but for `base64`.
-    pub(super) fn form(self, format: EncodingFormat) -> EmbeddingForm {
-        let kind = match self {
-            Self::Base64 => return EmbeddingForm::BASE64,
-            Self::Float => EmbeddingType::Float,
-            Self::Float16 => EmbeddingType::Float16,
-            Self::Int8 => EmbeddingType::Int8,
-            Self::Uint8 => EmbeddingType::Uint8,
-            Self::Binary => EmbeddingType::Binary,
-            Self::Ubinary => EmbeddingType::Ubinary,
-        };
-        EmbeddingForm { kind, format }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ModalityName {
     Text,
     Image,
-    #[serde(rename = "text_image")]
-    TextImage,
-    Audio,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Truncate {
-    Whether(bool),
-    Side(Side),
-}
+impl ModalityName {
+    /// What `modality` says: nothing, of all inputs one, or one of each.
+    fn read_all(modality: Option<Items<'_>>, most: usize) -> Result<Vec<Self>, ApiError> {
+        let Some(modality) = modality else { return Ok(Vec::new()) };
+        match modality.elements("modalities", most)? {
+            None => Ok(vec![Self::read(modality.value())?]),
+            Some(each) => {
+                let read = |(index, name)| Self::read(name).map_err(|error| error.at(index));
+                each.into_iter().enumerate().map(read).collect()
+            }
+        }
+    }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub(super) enum Side {
-    None,
-    Start,
-    End,
-}
-
-impl Truncate {
-    /// Whether a text that is too long is cut at its end.
-    ///
-    /// # Errors
-    /// 400 for its start, which CLIP's tokenizer does not cut.
-    pub(super) fn cuts(self) -> Result<bool, ApiError> {
-        match self {
-            Self::Whether(whether) => Ok(whether),
-            Self::Side(Side::End) => Ok(true),
-            Self::Side(Side::None) => Ok(false),
-            Self::Side(Side::Start) => Err(ApiError::invalid(
-                "truncate is START; CLIP's tokenizer cuts the end of a text, so send END or NONE",
+    fn read(name: &RawValue) -> Result<Self, ApiError> {
+        match string(name).as_deref() {
+            Ok("text") => Ok(Self::Text),
+            Ok("image") => Ok(Self::Image),
+            Ok("text_image") => Err(ApiError::invalid(
+                "modality is text_image; CLIP embeds a text or a picture, so send each as an input of its own",
             )),
+            Ok(other) => {
+                Err(ApiError::invalid(format!("modality is {}; the model embeds text and image", Quoted(other))))
+            }
+            Err(_) => Err(fault(format_args!("modality is {}, expected text or image", kind_of(name)))),
         }
     }
 }
@@ -172,18 +120,49 @@ impl Dialect for Embeddings {
 
     fn read(reader: Reader<'_>) -> Result<(Asked, Self), ApiError> {
         let body: Body<'_> = reader.payload.json()?;
+        let is_intels = body.input.is_some_and(|input| input.value().get().starts_with('{'));
+        Self::read_body(&reader, body).map_err(|error| error.shaped_if_not(is_intels.then_some(intel::ERRORS)))
+    }
+
+    fn errors(&self) -> Option<ErrorShape> {
+        match self {
+            Self::OpenAi => None,
+            Self::Intel(_) => Some(intel::ERRORS),
+        }
+    }
+
+    fn around(&self, asked: &Asked) -> usize {
+        asked.wanted.len().saturating_mul(AROUND)
+    }
+
+    fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
+        match self {
+            Self::OpenAi => Written::json(buffer, &List(answered)),
+            Self::Intel(shape) => Written::json(buffer, &shape.answer(answered)),
+        }
+    }
+}
+
+/// `{"object":"embedding","index":1024,"embedding":},`
+const AROUND: usize = 64;
+
+impl Embeddings {
+    fn read_body(reader: &Reader<'_>, body: Body<'_>) -> Result<(Asked, Self), ApiError> {
         let mut inputs = reader.inputs();
         let mut shape = Self::OpenAi;
+        let most = most(reader.state);
         match (body.input, body.messages) {
             (Some(_), Some(_)) => {
                 return Err(ApiError::invalid("the request has both input and messages; send one of them"));
             }
             (None, None) => return Err(ApiError::invalid("the request has no input")),
             (Some(input), None) if input.value().get().starts_with('{') => {
-                shape = Self::Intel(intel::push(input, &mut inputs, most(reader.state)).map_err(intel::shaped)?);
+                shape = Self::Intel(intel::push(input, &mut inputs, most)?);
             }
-            (Some(input), None) => push_input(input, body.modality.as_ref(), &mut inputs, most(reader.state))?,
-            (None, Some(messages)) => push_messages(messages, &mut inputs, most(reader.state))?,
+            (Some(input), None) => {
+                push_input(input, &ModalityName::read_all(body.modality, most)?, &mut inputs, most)?;
+            }
+            (None, Some(messages)) => push_messages(messages, &mut inputs, most)?,
         }
         if let Some(tokens) = body.truncate_prompt_tokens {
             let longest = reader.embedder.info().context_length.unwrap_or(0) as i64;
@@ -215,33 +194,12 @@ impl Dialect for Embeddings {
         };
         Ok((asked, shape))
     }
-
-    fn errors(&self) -> Option<ErrorShape> {
-        match self {
-            Self::OpenAi => None,
-            Self::Intel(_) => Some(intel::ERRORS),
-        }
-    }
-
-    fn around(&self, asked: &Asked) -> usize {
-        asked.wanted.len().saturating_mul(AROUND)
-    }
-
-    fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
-        match self {
-            Self::OpenAi => Written::json(buffer, &List(answered)),
-            Self::Intel(shape) => Written::json(buffer, &shape.answer(answered)),
-        }
-    }
 }
-
-/// `{"object":"embedding","index":1024,"embedding":},`
-const AROUND: usize = 64;
 
 /// Adds what `input` has.
 fn push_input(
     input: Items<'_>,
-    modality: Option<&OneOrMore<ModalityName>>,
+    modality: &[ModalityName],
     inputs: &mut Inputs<'_>,
     most: usize,
 ) -> Result<(), ApiError> {
@@ -256,25 +214,15 @@ fn push_input(
     if first.starts_with('{') && Object::read(elements[0])?.role.is_some() {
         return push_conversation(&elements, inputs);
     }
-    if let Some(modality) = modality
-        && modality.as_slice().len() > 1
-        && modality.as_slice().len() != elements.len()
-    {
-        let message = format!(
-            "modality has {} entries for {} inputs; send one, or one for each",
-            modality.as_slice().len(),
-            elements.len()
-        );
+    if modality.len() > 1 && modality.len() != elements.len() {
+        let (entries, inputs) = (modality.len(), elements.len());
+        let message = format!("modality has {entries} entries for {inputs} inputs; send one, or one for each");
         return Err(ApiError::invalid(message));
     }
     elements.into_iter().try_for_each(|element| push_element(element, modality, inputs))
 }
 
-fn push_element(
-    element: &RawValue,
-    modality: Option<&OneOrMore<ModalityName>>,
-    inputs: &mut Inputs<'_>,
-) -> Result<(), ApiError> {
+fn push_element(element: &RawValue, modality: &[ModalityName], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
     let place = inputs.len();
     let item = Items::of(element);
     match element.get().as_bytes().first() {
@@ -286,16 +234,22 @@ fn push_element(
                 None => object.push(inputs),
             }
         }
-        Some(b'[') if element.get()[1..].trim_start().starts_with('{') => {
-            let messages = item.elements("messages", MOST_MESSAGES).map_err(|error| error.at(place))?;
-            push_conversation(&messages.unwrap_or_default(), inputs)
-        }
-        Some(b'[' | b'-' | b'0'..=b'9') => Err(ApiError::invalid(TOKEN_IDS).at(place)),
-        _ => {
-            let kind = kind_of(element);
-            Err(fault(format_args!("input has {kind} at {place}, expected a string or an object")).at(place))
-        }
+        Some(b'[') => match element.get()[1..].trim_start().as_bytes().first() {
+            Some(b'{') => {
+                let messages = item.elements("messages", MOST_MESSAGES).map_err(|error| error.at(place))?;
+                push_conversation(&messages.unwrap_or_default(), inputs)
+            }
+            Some(b'-' | b'0'..=b'9') => Err(ApiError::invalid(TOKEN_IDS).at(place)),
+            _ => Err(unexpected(element, place)),
+        },
+        Some(b'-' | b'0'..=b'9') => Err(ApiError::invalid(TOKEN_IDS).at(place)),
+        _ => Err(unexpected(element, place)),
     }
+}
+
+fn unexpected(element: &RawValue, place: usize) -> ApiError {
+    let kind = kind_of(element);
+    fault(format_args!("input has {kind} at {place}, expected a string or an object")).at(place)
 }
 
 const TOKEN_IDS: &str = "the input is token ids, which only the tokenizer that made them knows the meaning of; send the text itself (LangChain's \
@@ -304,26 +258,15 @@ const TOKEN_IDS: &str = "the input is token ids, which only the tokenizer that m
 /// So many messages are counted before they are refused.
 const MOST_MESSAGES: usize = 1024;
 
-fn push_string(
-    item: Items<'_>,
-    modality: Option<&OneOrMore<ModalityName>>,
-    inputs: &mut Inputs<'_>,
-) -> Result<(), ApiError> {
+fn push_string(item: Items<'_>, modality: &[ModalityName], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
     let place = inputs.len();
-    let modality = modality.and_then(|modality| match modality.as_slice() {
-        [one] => Some(*one),
-        each => each.get(place).copied(),
-    });
+    let modality = match modality {
+        [one] => Some(one),
+        each => each.get(place),
+    };
     match modality {
         Some(ModalityName::Image) => inputs.picture(item),
         Some(ModalityName::Text) => inputs.text(item),
-        Some(ModalityName::TextImage) => Err(ApiError::invalid(
-            "modality is text_image; CLIP embeds a text or a picture, so send each as an input of its own",
-        )
-        .at(place)),
-        Some(ModalityName::Audio) => {
-            Err(ApiError::invalid("modality is audio; the model embeds texts and pictures").at(place))
-        }
         None => inputs.text_or_picture(item),
     }
 }
