@@ -6,6 +6,7 @@
 //! make bench ARGS="latency"                     what a request takes beyond decoding, resizing and a bare run
 //! make bench ARGS="sweep --arithmetic bf16"     connections and rates, for images, texts and similarity
 //! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
+//! make bench ARGS="dialects"                     CPU time of a request in OpenAI's shape beside the native route's
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
 //! make attack ARGS="overload quiet"              what the service withstands, beside a bar for each attack
 //! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
@@ -29,6 +30,7 @@ mod bare;
 mod chart;
 mod checkpoint;
 mod compare;
+mod dialects;
 mod figures;
 mod floor;
 mod graphs;
@@ -82,6 +84,8 @@ enum Command {
     Latency(latency::Options),
     /// Connections and rates, for images, texts and similarity.
     Sweep(sweep::Options),
+    /// CPU time of a request in other services' shapes beside the native route's.
+    Dialects(dialects::Options),
     /// The load generator against a service that runs already.
     Load(LoadOptions),
     /// clipserve in each precision beside infinity and a plain transformers loop.
@@ -166,6 +170,7 @@ fn main() -> Result<()> {
         Some(Command::Floor(options)) => floor::run(&places, &options),
         Some(Command::Latency(options)) => latency::run(&places, &options),
         Some(Command::Sweep(options)) => sweep::run(&places, &options),
+        Some(Command::Dialects(options)) => dialects::run(&places, &options),
         Some(Command::Load(options)) => load(&places, &options),
         Some(Command::Compare(options)) => compare::run(&places, &options),
         Some(Command::Graphs(options)) => graphs::run(&places, &options),
