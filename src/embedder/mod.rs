@@ -30,16 +30,19 @@ use ndarray::Array2;
 pub use outputs::{Outputs, PadTo, Padding};
 pub use start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts, start};
 
-pub use crate::batch::{Class, Terms, Timings};
 use crate::{
     batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Work, Worker},
     budget::ByteBudget,
     encoder::{BatchSizes, InputError, OutputSet, OutputShape, PixelBuf, Tokens},
     heavy::Heavy,
     model::LogitScale,
-    preprocess::{pool::PreprocessPool, text::TextTokenizer},
+    preprocess::{image::stored_size, pool::PreprocessPool, text::TextTokenizer},
     similarity,
     telemetry::{LaneMetrics, Metrics, Reject},
+};
+pub use crate::{
+    batch::{Class, Terms, Timings},
+    preprocess::text::Piece,
 };
 
 /// What runs: the answer of `GET /info` that does not come from the configuration.
@@ -366,6 +369,11 @@ impl Embedder {
         embedded.timings.preprocess = preprocess;
         embedded.tokens = tokens.iter().map(|tokens| tokens.ids().len()).sum();
         Ok(embedded)
+    }
+
+    /// Width and height of the picture in `bytes` as its header has them; `None` where it has none or is no picture. Decodes nothing.
+    pub fn picture_size(&self, bytes: &[u8]) -> Option<(u32, u32)> {
+        stored_size(bytes)
     }
 
     /// Whether the least that can be asked of `modality` would be refused on these terms: what a door asks before it reads.

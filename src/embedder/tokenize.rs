@@ -17,7 +17,7 @@ use super::{EmbedError, Embedder, Lane, Terms};
 use crate::{
     batch::{Permit, Work},
     encoder::Tokens,
-    preprocess::text::Tokenized,
+    preprocess::text::{Piece, TextTokenizer, Tokenized},
     telemetry::Outcome,
 };
 
@@ -84,30 +84,95 @@ impl Embedder {
         truncate: bool,
         terms: &Terms,
     ) -> Result<(Vec<Tokenized>, Duration), EmbedError> {
-        let (tokenizer, heavy) = (&self.texts()?.tokenizer, &self.heavy);
-        let (mut took, mut tokenized) = (Duration::ZERO, Vec::with_capacity(texts.len()));
-        while tokenized.len() < texts.len() {
-            let rest = &texts[tokenized.len()..];
+        let tokenizer = &self.texts()?.tokenizer;
+        let mut tokenized = Vec::with_capacity(texts.len());
+        let each = |index, text: &str| {
+            let error = |error| EmbedError::Item { index, error };
+            tokenized.push(tokenizer.tokenize(text, truncate).map_err(error)?);
+            Ok(())
+        };
+        let took = self.in_slices(texts, terms, each).await.inspect_err(|error| {
+            if matches!(error, EmbedError::Item { .. }) {
+                self.metrics.text.items(Outcome::Invalid).inc();
+            }
+        })?;
+        self.metrics.tokenize.observe(took.as_secs_f64());
+        Ok((tokenized, took))
+    }
+
+    /// Does `each` for every text with its place, which takes as long as tokenizing it; and the time that took.
+    async fn in_slices<E: From<EmbedError>>(
+        &self,
+        texts: &[(usize, &str)],
+        terms: &Terms,
+        mut each: impl FnMut(usize, &str) -> Result<(), E>,
+    ) -> Result<Duration, E> {
+        let (mut took, mut done) = (Duration::ZERO, 0);
+        while done < texts.len() {
+            let rest = &texts[done..];
             let bytes: usize = rest.iter().map(|(_, text)| text.len()).sum();
             let expected = Duration::from_nanos((bytes as u64).saturating_mul(NANOSECONDS_PER_BYTE));
-            let slice = heavy.run(expected, || {
+            let slice = self.heavy.run(expected, || {
                 let started = Instant::now();
                 for &(index, text) in rest {
-                    let error = |error| EmbedError::Item { index, error };
-                    tokenized.push(tokenizer.tokenize(text, truncate).map_err(error)?);
+                    each(index, text)?;
+                    done += 1;
                     if started.elapsed() >= SLICE {
                         break;
                     }
                 }
-                Ok(started.elapsed())
+                Ok::<_, E>(started.elapsed())
             });
-            took += slice.await.inspect_err(|_| self.metrics.text.items(Outcome::Invalid).inc())?;
+            took += slice.await?;
             if Instant::now() >= terms.deadline {
-                return Err(EmbedError::DeadlineExceeded);
+                return Err(EmbedError::DeadlineExceeded.into());
             }
         }
-        self.metrics.tokenize.observe(took.as_secs_f64());
-        Ok((tokenized, took))
+        Ok(took)
+    }
+
+    /// Hands all tokens of each text to `keep`, in order: nothing is cut, nothing is embedded. `room` is asked before a text is tokenized,
+    /// for the most [`Piece`]s that it can have.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotSupported`] without a text encoder, [`EmbedError::Item`] for a text over the byte limit,
+    /// [`EmbedError::DeadlineExceeded`]; what `room` and `keep` refuse.
+    pub async fn pieces<S: AsRef<str>, R, E: From<EmbedError>>(
+        &self,
+        texts: &[S],
+        framed: bool,
+        terms: &Terms,
+        mut room: impl FnMut(usize) -> Result<R, E>,
+        mut keep: impl FnMut(Vec<Piece>, R),
+    ) -> Result<(), E> {
+        let tokenizer = &self.texts()?.tokenizer;
+        let texts: Vec<_> = texts.iter().map(AsRef::as_ref).enumerate().collect();
+        let each = |index, text: &str| {
+            let room = room(TextTokenizer::most_pieces(text.len()))?;
+            let error = |error| EmbedError::Item { index, error };
+            keep(tokenizer.pieces(text, framed).map_err(error)?, room);
+            Ok::<_, E>(())
+        };
+        self.in_slices(&texts, terms, each).await?;
+        Ok(())
+    }
+
+    /// How the token with this id is written, if there is one.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotSupported`] without a text encoder.
+    pub fn token(&self, id: u32) -> Result<Option<String>, EmbedError> {
+        Ok(self.texts()?.tokenizer.token(id))
+    }
+
+    /// The text of `ids`, each of which has a token; with the names of special tokens or without. Written as UTF-8 it has no more
+    /// characters than the tokens have bytes together, and one for each token.
+    ///
+    /// # Errors
+    /// [`EmbedError::NotSupported`] without a text encoder; [`EmbedError::Item`], its index 0, when they are no text.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, EmbedError> {
+        let text = self.texts()?.tokenizer.decode(ids, skip_special);
+        text.map_err(|error| EmbedError::Item { index: 0, error })
     }
 
     /// The ids alone; the texts of a request that were cut are counted.

@@ -1,6 +1,6 @@
 //! From a text to its `input_ids`.
 //!
-//! Owns the byte limit, the tokenizer, truncation, and which id pads. Does not pad: the encoder does, to its batch's longest.
+//! Owns the byte limit, the tokenizer, truncation, which id pads, and the way back from ids to a text. Does not pad: the encoder does, to its batch's longest.
 //!
 //! Invariant: the ids are those of `CLIPTokenizerFast(text, truncation=True, max_length=context_length)`: the first is the
 //! start token, the last the end token, also after truncation.
@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use tokenizers::Tokenizer;
+use tokenizers::{ModelWrapper, Tokenizer, models::bpe::BPE};
 
 use super::clip_tokenizer;
 use crate::{
@@ -31,6 +31,15 @@ pub struct Tokenized {
     pub tokens: Tokens,
     /// Whether ids were cut off.
     pub truncated: bool,
+}
+
+/// One token of a text, as it is without any cutting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The id.
+    pub id: u32,
+    /// Bytes of the text that it stands for, whole characters; `None` for one that frames the text.
+    pub span: Option<(u32, u32)>,
 }
 
 /// A model's tokenizer with the limits that texts are held to.
@@ -106,19 +115,8 @@ impl TextTokenizer {
     /// When the text is over the byte limit (checked first: tokenizing takes time in proportion to the bytes, also of what is
     /// cut off afterwards), over the context length without `truncate`, or has a token that the model has not.
     pub fn tokenize(&self, text: &str, truncate: bool) -> Result<Tokenized, InputError> {
-        let invalid = |message: String| InputError { kind: InputErrorKind::InvalidText, message };
-        if text.len() > self.max_text_bytes {
-            return Err(invalid(format!(
-                "the text has {} bytes, the limit is {}; only about the first {} words can count, so send less",
-                text.len(),
-                self.max_text_bytes,
-                self.context_length
-            )));
-        }
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(|error| {
-            tracing::warn!(%error, "a text could not be tokenized");
-            invalid("the text cannot be tokenized".to_owned())
-        })?;
+        self.check_bytes(text)?;
+        let encoding = self.tokenizer.encode_fast(text, true).map_err(not_tokenized)?;
         let ids = encoding.get_ids();
         let truncated = ids.len() > self.context_length;
         if truncated && !truncate {
@@ -142,6 +140,72 @@ impl TextTokenizer {
         }
         Ok(Tokenized { tokens, truncated })
     }
+
+    fn check_bytes(&self, text: &str) -> Result<(), InputError> {
+        if text.len() <= self.max_text_bytes {
+            return Ok(());
+        }
+        Err(invalid(format!(
+            "the text has {} bytes, the limit is {}; only about the first {} words can count, so send less",
+            text.len(),
+            self.max_text_bytes,
+            self.context_length
+        )))
+    }
+
+    /// The most pieces that a text of so many bytes has: normalisation makes three bytes of one at most, and two more frame the text.
+    pub fn most_pieces(bytes: usize) -> usize {
+        bytes.saturating_mul(3).saturating_add(2)
+    }
+
+    /// All tokens of a text, also those beyond the context length; with the start and the end token when `framed`.
+    ///
+    /// # Errors
+    /// When the text is over the byte limit.
+    pub fn pieces(&self, text: &str, framed: bool) -> Result<Vec<Piece>, InputError> {
+        self.check_bytes(text)?;
+        let encoding = self.tokenizer.encode(text, framed).map_err(not_tokenized)?;
+        let frames = encoding.get_special_tokens_mask();
+        let pieces = encoding.get_ids().iter().zip(encoding.get_offsets()).zip(frames);
+        let piece = |((&id, &(start, end)), &frame)| {
+            // A character that is several tokens belongs to each of them.
+            let (start, end) = (text.floor_char_boundary(start), text.ceil_char_boundary(end));
+            Piece { id, span: (frame == 0).then_some((start as u32, end as u32)) }
+        };
+        Ok(pieces.map(piece).collect())
+    }
+
+    /// How the token with this id is written, if there is one.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
+    /// The text of `ids`, as `CLIPTokenizerFast.decode(ids, clean_up_tokenization_spaces=False)` has it. Never more characters and
+    /// invalid bytes than the tokens have bytes, and one for each token.
+    ///
+    /// # Errors
+    /// When they are no text.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, InputError> {
+        let text = self.tokenizer.decode(ids, skip_special).map_err(|error| {
+            tracing::warn!(%error, "ids could not be decoded");
+            invalid("the ids cannot be decoded".to_owned())
+        })?;
+        Ok(match self.tokenizer.get_model() {
+            ModelWrapper::BPE(BPE { end_of_word_suffix: Some(suffix), .. }) if !suffix.is_empty() => {
+                text.replace(suffix.as_str(), " ").trim().to_owned()
+            }
+            _ => text,
+        })
+    }
+}
+
+fn invalid(message: String) -> InputError {
+    InputError { kind: InputErrorKind::InvalidText, message }
+}
+
+fn not_tokenized(error: tokenizers::Error) -> InputError {
+    tracing::warn!(%error, "a text could not be tokenized");
+    invalid("the text cannot be tokenized".to_owned())
 }
 
 /// The first of `ids` that is not in the vocabulary, and its size, where that is known.

@@ -27,7 +27,7 @@ mod work;
 
 pub use self::{
     error::{ImageError, ImageFormatName},
-    work::decode_work,
+    work::{decode_work, stored_size},
 };
 use self::{orientation::Orientation, reduction::Reduction};
 use super::{

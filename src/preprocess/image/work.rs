@@ -48,6 +48,13 @@ pub fn decode_work(bytes: &[u8]) -> u64 {
     header(bytes).map_or(1, |Header { width, height, cost }| width.saturating_mul(height).saturating_mul(cost).max(1))
 }
 
+/// Columns and rows of the picture in `bytes` as they are stored, told from its header; `None` where that does not say.
+pub fn stored_size(bytes: &[u8]) -> Option<(u32, u32)> {
+    let Header { width, height, .. } = header(bytes)?;
+    let side = |pixels: u64| u32::try_from(pixels).ok().filter(|&pixels| pixels > 0);
+    Some((side(width)?, side(height)?))
+}
+
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Header {
