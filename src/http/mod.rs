@@ -30,6 +30,7 @@ mod probes;
 mod quoted;
 mod reply;
 mod request;
+mod root;
 mod state;
 
 use std::{any::Any, sync::Arc};
@@ -47,9 +48,9 @@ pub use error::{ApiError, Code};
 pub use state::AppState;
 
 use self::{
-    dialects::openai,
+    dialects::{immich, openai, tei, weaviate},
     error::NATIVE,
-    native::{classify, embed, info, similarity},
+    native::{classify, embed},
     owners::Routes,
 };
 use crate::telemetry::panic_text;
@@ -67,6 +68,16 @@ const ROUTES: Routes = Routes {
         ("/metrics", NATIVE),
         ("/v1/embeddings", openai::ERRORS),
         ("/embeddings", openai::ERRORS),
+        ("/vectorize", weaviate::ERRORS),
+        ("/meta", weaviate::ERRORS),
+        ("/.well-known/live", weaviate::ERRORS),
+        ("/.well-known/ready", weaviate::ERRORS),
+        ("/predict", immich::ERRORS),
+        ("/ping", immich::ERRORS),
+        ("/embed", tei::ERRORS),
+        ("/", tei::ERRORS),
+        ("/tokenize", tei::ERRORS),
+        ("/decode", tei::ERRORS),
     ],
     prefixes: &[("/v1/", openai::ERRORS)],
 };
@@ -76,15 +87,27 @@ pub fn router(state: Arc<AppState>) -> Router {
     let gated = Router::new()
         .route("/embed/image", post(embed::embed_image))
         .route("/embed/text", post(embed::embed_text))
-        .route("/similarity", post(similarity::similarity))
+        .route("/similarity", post(tei::similarity))
         .route("/classify", post(classify::classify))
         .route("/v1/embeddings", post(dialects::embed::<openai::Embeddings>))
         .route("/embeddings", post(dialects::embed::<openai::Embeddings>))
+        .route("/vectorize", post(dialects::embed::<weaviate::Vectorize>))
+        .route("/predict", post(dialects::embed::<immich::Predict>))
+        .route("/embed", post(dialects::embed::<tei::Embed>))
+        .route("/", post(dialects::embed::<tei::Embed>))
+        .route("/tokenize", post(tei::tokens::tokenize))
+        .route("/decode", post(tei::tokens::decode))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::admit));
     let keyed = gated
-        .route("/info", get(info::info))
+        .route("/info", get(tei::info::info))
+        .route("/meta", get(weaviate::meta))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::authenticate));
-    surround(keyed.merge(probe_routes()), state)
+    let open = Router::new()
+        .route("/", get(root::root))
+        .route("/ping", get(immich::ping))
+        .route("/.well-known/live", get(weaviate::live))
+        .route("/.well-known/ready", get(weaviate::ready));
+    surround(keyed.merge(open).merge(probe_routes()), state)
 }
 
 /// The service on the admin listener: probes and metrics alone.

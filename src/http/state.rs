@@ -86,6 +86,18 @@ impl AppState {
         })
     }
 
+    /// Whether requests are served: the model is loaded, and the server is not draining.
+    ///
+    /// # Errors
+    /// `not_ready`, `shutting_down`.
+    pub(super) fn check_ready(&self) -> Result<(), ApiError> {
+        match self.health.readiness() {
+            Readiness::Ready => Ok(()),
+            Readiness::Starting => Err(ApiError::not_ready()),
+            Readiness::Draining => Err(ApiError::shutting_down()),
+        }
+    }
+
     /// The model of that name: the one that is served, by its own name or one of `model.aliases`.
     ///
     /// # Errors

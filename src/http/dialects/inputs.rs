@@ -14,7 +14,7 @@ use super::super::{
 };
 use crate::{
     budget::Reservation,
-    embedder::{EmbedError, Embedded, Embedder, Modality, Terms},
+    embedder::{EmbedError, Embedded, Embedder, Modality, Terms, Timings},
 };
 
 /// The inputs of one request.
@@ -145,7 +145,12 @@ impl<'a> Inputs<'a> {
         if self.len() == 0 {
             return Err(ApiError::invalid("the request has nothing to embed: its list of inputs is empty"));
         }
-        Ok(Wanted { texts: self.texts, pictures: self.pictures })
+        Ok(self.finish_or_empty())
+    }
+
+    /// All inputs are there, if any.
+    pub(in crate::http) fn finish_or_empty(self) -> Wanted {
+        Wanted { texts: self.texts, pictures: self.pictures }
     }
 }
 
@@ -193,7 +198,8 @@ impl Wanted {
     pub(in crate::http) fn dim(&self, embedder: &Embedder) -> Result<usize, EmbedError> {
         match (self.texts.places.is_empty(), self.pictures.places.is_empty()) {
             (false, true) => embedder.dim(Modality::Text),
-            (true, _) => embedder.dim(Modality::Image),
+            (true, false) => embedder.dim(Modality::Image),
+            (true, true) => embedder.dim(Modality::Image).or(embedder.dim(Modality::Text)),
             (false, false) => embedder.dim(Modality::Image).and(embedder.dim(Modality::Text)),
         }
     }
@@ -208,6 +214,10 @@ impl Wanted {
         truncate: bool,
         terms: Terms,
     ) -> Result<Embedded, ApiError> {
+        if self.len() == 0 {
+            let embeddings = Array2::zeros((0, self.dim(embedder)?));
+            return Ok(Embedded { embeddings, timings: Timings::default(), tokens: 0 });
+        }
         let pictures = std::mem::take(&mut self.pictures.pictures);
         let texts = &self.texts.texts;
         let embed_texts = async {

@@ -8,11 +8,14 @@
 //! had is refused, never replaced. Fields that a dialect does not know are passed over, as its own service does; those that it knows and
 //! cannot honour are not.
 
+pub(super) mod immich;
 mod inputs;
 mod intel;
 pub(super) mod openai;
 mod options;
 mod parts;
+pub(super) mod tei;
+pub(super) mod weaviate;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -26,13 +29,14 @@ use self::inputs::{Inputs, Wanted};
 use super::{
     ApiError, AppState,
     answer::Size,
+    connection::held::Held,
     door::with_priority,
     embedding::EmbeddingForm,
     error::ErrorShape,
     reply::Written,
     request::payload::{Accepts, Payload, check_dimensions},
 };
-use crate::embedder::Embedder;
+use crate::embedder::{Embedder, Terms};
 
 /// What a request asks, in no dialect any more.
 #[derive(Debug)]
@@ -47,7 +51,7 @@ pub(super) struct Asked {
     pub(super) normalize: bool,
     /// How many values an embedding is cut to.
     pub(super) dimensions: Option<usize>,
-    /// How the embeddings are written: in each of these forms, one at least.
+    /// How the embeddings are written: in each of these forms. None when what is answered is made of them.
     pub(super) forms: Vec<EmbeddingForm>,
     /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
     pub(super) priority: Option<i64>,
@@ -131,8 +135,19 @@ pub(super) async fn embed<D: Dialect>(
     let payload = Payload::receive(&state, request, D::ACCEPTS).await?;
     let (terms, held) = (payload.terms, payload.held.clone());
     let reading = payload.reading();
-    let (mut asked, dialect) =
+    let (asked, dialect) =
         embedder.heavy().run(reading, || D::read(Reader { state: &state, embedder, payload })).await?;
+    answer(&state, asked, dialect, terms, &held).await
+}
+
+/// The answer to a request that has been read.
+async fn answer<D: Dialect>(
+    state: &AppState,
+    mut asked: Asked,
+    dialect: D,
+    terms: Terms,
+    held: &Held,
+) -> Result<Response, ApiError> {
     let shape = dialect.errors();
     let answer = async {
         let embedder = state.resolve(asked.model.as_deref())?;
@@ -144,7 +159,7 @@ pub(super) async fn embed<D: Dialect>(
         let n = asked.wanted.len();
         let size = Size::new(&embedder.info().name).holding(n.saturating_mul(dim.saturating_add(columns)));
         let size = asked.forms.iter().fold(size, |size, form| form.add_to(size, n, columns));
-        let room = size.writing(dialect.around(&asked)).reserve(&state).await?;
+        let room = size.writing(dialect.around(&asked)).reserve(state).await?;
         let embedded = asked.wanted.embed(embedder, asked.truncate, terms).await?;
         let takes = room.writing();
         let write = || {
@@ -159,7 +174,7 @@ pub(super) async fn embed<D: Dialect>(
             };
             let written = dialect.write(&answered, room.buffer());
             drop(rows);
-            Ok(written?.answer(room, &held, timings))
+            Ok(written?.answer(room, held, timings))
         };
         embedder.heavy().run(takes, write).await
     };

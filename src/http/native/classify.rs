@@ -25,7 +25,7 @@ use crate::{
         door::with_priority,
         reply::Written,
         request::{
-            form::Form,
+            form::{Form, Pictures},
             json::check_count,
             payload::{Accepts, Encoding, Payload},
             room::Claim,
@@ -122,7 +122,8 @@ impl Classification {
             if let Encoding::Multipart(boundary) = &payload.encoding {
                 let ClassifyQuery { top_k, priority } = payload.query()?;
                 let max_parts = limits.max_images + limits.max_texts + 1;
-                let mut form = Form::read(payload.body, boundary, &["label", "template"], max_parts, &mut claim)?;
+                let mut form =
+                    Form::read(payload.body, boundary, &["label", "template"], Pictures::Files, max_parts, &mut claim)?;
                 let (labels, templates) = (form.take("label"), form.take("template"));
                 let Form { files, room, .. } = form;
                 check_count("images", files.len(), limits.max_images)?;

@@ -22,7 +22,7 @@ use crate::{
         ApiError, AppState,
         door::{knock, with_priority},
         request::{
-            form::Form,
+            form::{Form, Pictures},
             json::check_count,
             payload::{Accepts, Encoding, Payload, check_dimensions, picture},
         },
@@ -71,7 +71,9 @@ fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiErro
     let EmbedImageQuery { normalize, dimensions, encoding_format: encoding, outputs, priority } = payload.query()?;
     let images = match payload.encoding {
         // One part more than the limit, so that too many pictures are counted and named as pictures.
-        Encoding::Multipart(boundary) => Form::read(payload.body, &boundary, &[], limit + 1, &mut claim)?.files,
+        Encoding::Multipart(boundary) => {
+            Form::read(payload.body, &boundary, &[], Pictures::Files, limit + 1, &mut claim)?.files
+        }
         _ => vec![picture(payload.body)],
     };
     check_count("images", images.len(), limit)?;

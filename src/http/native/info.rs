@@ -1,18 +1,16 @@
 //! `GET /info`: what runs, and what it takes.
 
-use std::sync::Arc;
-
-use axum::{extract::State, response::Response};
 use serde::Serialize;
 
 use crate::{
-    embedder::Modality,
-    http::{ApiError, AppState, reply},
+    config::Config,
+    embedder::{Embedder, Modality},
     model::LogitScaleSource,
 };
 
+/// The answer. Another service's fields stand beside these (`dialects::tei`), which has the handler.
 #[derive(Serialize)]
-struct Info<'a> {
+pub(in crate::http) struct Info<'a> {
     model: Model<'a>,
     provider: &'a str,
     precision: &'a str,
@@ -59,37 +57,38 @@ struct Versions<'a> {
     onnxruntime: &'a str,
 }
 
-/// Model, provider really in use, limits, versions.
-pub(in crate::http) async fn info(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    let embedder = state.embedder()?;
-    let info = embedder.info();
-    let limits = &state.config.limits;
-    reply::json(&Info {
-        model: Model {
-            name: &info.name,
-            fingerprint: &info.fingerprint,
-            towers: towers(&|modality| embedder.dim(modality).is_ok()),
-            outputs: towers(&|modality| embedder.output_shape(modality).is_ok()),
-            dim: info.dim,
-            image_size: info.image_size.map(|(height, width)| Size { height, width }),
-            context_length: info.context_length,
-            logit_scale: info.logit_scale.map(|scale| scale.value),
-            logit_scale_source: info.logit_scale.map(|scale| scale.source),
-        },
-        provider: &info.provider,
-        precision: &info.precision,
-        limits: Limits {
-            max_body_bytes: limits.max_body_bytes,
-            max_images: limits.max_images,
-            max_texts: limits.max_texts,
-            max_pixels: limits.max_pixels,
-            max_text_bytes: limits.max_text_bytes,
-            max_output_bytes: limits.max_output_bytes,
-            max_batch_size_image: info.batch_sizes.images,
-            max_batch_size_text: info.batch_sizes.texts,
-        },
-        versions: Versions { clipserve: env!("CARGO_PKG_VERSION"), onnxruntime: &info.onnxruntime },
-    })
+impl<'a> Info<'a> {
+    /// Model, provider really in use, limits, versions.
+    pub(in crate::http) fn of(config: &Config, embedder: &'a Embedder) -> Self {
+        let info = embedder.info();
+        let limits = &config.limits;
+        Self {
+            model: Model {
+                name: &info.name,
+                fingerprint: &info.fingerprint,
+                towers: towers(&|modality| embedder.dim(modality).is_ok()),
+                outputs: towers(&|modality| embedder.output_shape(modality).is_ok()),
+                dim: info.dim,
+                image_size: info.image_size.map(|(height, width)| Size { height, width }),
+                context_length: info.context_length,
+                logit_scale: info.logit_scale.map(|scale| scale.value),
+                logit_scale_source: info.logit_scale.map(|scale| scale.source),
+            },
+            provider: &info.provider,
+            precision: &info.precision,
+            limits: Limits {
+                max_body_bytes: limits.max_body_bytes,
+                max_images: limits.max_images,
+                max_texts: limits.max_texts,
+                max_pixels: limits.max_pixels,
+                max_text_bytes: limits.max_text_bytes,
+                max_output_bytes: limits.max_output_bytes,
+                max_batch_size_image: info.batch_sizes.images,
+                max_batch_size_text: info.batch_sizes.texts,
+            },
+            versions: Versions { clipserve: env!("CARGO_PKG_VERSION"), onnxruntime: &info.onnxruntime },
+        }
+    }
 }
 
 /// The names of the towers that can do something.

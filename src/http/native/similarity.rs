@@ -1,11 +1,9 @@
 //! `POST /similarity`: `logits_per_image` and what follows from it, as `CLIPModel.forward` answers.
+//!
+//! Owns what a comparison is and its answer. The handler is beside that of another service's requests on the same path
+//! (`dialects::tei`), which looks whose a body is.
 
-use std::sync::Arc;
-
-use axum::{
-    extract::{Request, State},
-    response::Response,
-};
+use axum::response::Response;
 use bytes::Bytes;
 use ndarray::Array2;
 
@@ -16,13 +14,15 @@ use crate::{
     http::{
         ApiError, AppState,
         answer::{Shape, Size},
+        connection::held::Held,
         door::with_priority,
         embedding::Embeddings,
         reply::Written,
         request::{
-            form::Form,
-            json::check_count,
+            form::{Form, Pictures},
+            json::{Unread, check_count},
             payload::{Accepts, Encoding, Payload},
+            room::Claim,
         },
     },
     similarity,
@@ -36,58 +36,17 @@ enum Side<T> {
     Embeds(Array2<f32>),
 }
 
+/// What a request may be: JSON, or multipart with file parts as images and `text` fields as texts.
+pub(in crate::http) const ACCEPTS: &[Accepts] = &[Accepts::Json, Accepts::Multipart];
+
 /// A request, from either encoding.
-struct Comparison {
+pub(in crate::http) struct Comparison {
+    logit_scale: f32,
     images: Side<Bytes>,
     texts: Side<String>,
     options: SimilarityQuery,
     /// The room of texts and embeddings; pictures have their own.
     room: Reservation,
-}
-
-/// JSON, or multipart with file parts as images and `text` fields as texts.
-pub(in crate::http) async fn similarity(
-    State(state): State<Arc<AppState>>,
-    request: Request,
-) -> Result<Response, ApiError> {
-    let embedder = state.embedder()?;
-    let logit_scale = embedder.logit_scale()?;
-    let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Multipart]).await?;
-    let (terms, held) = (payload.terms, payload.held.clone());
-    let dim = embedder.dim(Modality::Text)?;
-    let read = embedder.heavy().run(payload.reading(), || Comparison::read(&state, payload, dim)).await?;
-    let Comparison { images, texts, options, room: _room } = read;
-    let terms = with_priority(terms, options.priority);
-    if options.return_loss && images.len() != texts.len() {
-        return Err(ApiError::invalid(format!(
-            "return_loss pairs image i with text i, so it needs as many texts as images; there are {} images and {} texts",
-            images.len(),
-            texts.len()
-        )));
-    }
-    let room = size(embedder, images.len(), texts.len(), options.return_embeds)?.reserve(&state).await?;
-    let (images, texts) =
-        tokio::try_join!(embed_images(embedder, images, terms), embed_texts(embedder, texts, options.truncate, terms))?;
-    let takes = room.writing();
-    let write = || {
-        let ((image_embeds, image_timings), (text_embeds, text_timings)) = (images, texts);
-        let logits = similarity::logits_per_image(image_embeds.view(), text_embeds.view(), logit_scale);
-        let probs = similarity::softmax_rows(logits.view());
-        let response = SimilarityResponse {
-            model: &embedder.info().name,
-            logit_scale,
-            logits_per_image: Embeddings::floats(logits.view()),
-            logits_per_text: Embeddings::floats(logits.t()),
-            probs: Embeddings::floats(probs.view()),
-            image_embeds: options.return_embeds.then(|| Embeddings::floats(image_embeds.view())),
-            text_embeds: options.return_embeds.then(|| Embeddings::floats(text_embeds.view())),
-            loss: options.return_loss.then(|| similarity::contrastive_loss(logits.t())),
-        };
-        let written = Written::json(room.buffer(), &response)?;
-        drop((image_embeds, text_embeds, logits, probs));
-        Ok(written.answer(room, &held, image_timings.max(text_timings)))
-    };
-    embedder.heavy().run(takes, write).await
 }
 
 /// Of `n` images with `m` texts.
@@ -107,21 +66,38 @@ fn size(embedder: &Embedder, n: usize, m: usize, with_embeds: bool) -> Result<Si
 }
 
 impl Comparison {
-    /// The body is gone with this.
-    fn read(state: &AppState, payload: Payload, dim: usize) -> Result<Self, ApiError> {
-        let limits = &state.config.limits;
-        let mut claim = payload.claim(state);
-        if let Encoding::Multipart(boundary) = &payload.encoding {
-            let options = payload.query()?;
-            let max_parts = limits.max_images + limits.max_texts + 1;
-            let mut form = Form::read(payload.body, boundary, &["text"], max_parts, &mut claim)?;
-            let texts = form.take("text");
-            let Form { files, room, .. } = form;
-            check_count("images", files.len(), limits.max_images)?;
-            check_count("texts", texts.len(), limits.max_texts)?;
-            return Ok(Self { images: Side::Inputs(files), texts: Side::Inputs(texts), options, room });
-        }
-        let request: SimilarityRequest<'_> = payload.json()?;
+    /// Of a multipart body, which is gone with this.
+    ///
+    /// # Errors
+    /// 501 when the model has not both towers; 400 for what cannot be understood, 413 and 429 for what has no room.
+    pub(in crate::http) fn of_form(state: &AppState, embedder: &Embedder, payload: Payload) -> Result<Self, ApiError> {
+        let (logit_scale, limits) = (embedder.logit_scale()?, &state.config.limits);
+        let (options, mut claim) = (payload.query()?, payload.claim(state));
+        let Encoding::Multipart(boundary) = &payload.encoding else {
+            return Err(ApiError::internal("a form that is none"));
+        };
+        let max_parts = limits.max_images + limits.max_texts + 1;
+        let mut form = Form::read(payload.body, boundary, &["text"], Pictures::Files, max_parts, &mut claim)?;
+        let texts = form.take("text");
+        let Form { files, room, .. } = form;
+        check_count("images", files.len(), limits.max_images)?;
+        check_count("texts", texts.len(), limits.max_texts)?;
+        Ok(Self { logit_scale, images: Side::Inputs(files), texts: Side::Inputs(texts), options, room })
+    }
+
+    /// Of the members of a JSON body.
+    ///
+    /// # Errors
+    /// As [`Self::of_form`].
+    pub(in crate::http) fn of_members(
+        state: &AppState,
+        embedder: &Embedder,
+        members: &Unread<'_>,
+        mut claim: Claim<'_>,
+    ) -> Result<Self, ApiError> {
+        let (logit_scale, limits) = (embedder.logit_scale()?, &state.config.limits);
+        let dim = embedder.dim(Modality::Text)?;
+        let request: SimilarityRequest<'_> = members.read()?;
         let (texts, mut room) = match (request.texts, request.text_embeds) {
             (Some(texts), None) => {
                 let (texts, room) = texts.owned_strings("texts", limits.max_texts, &mut claim)?;
@@ -144,7 +120,54 @@ impl Comparison {
         };
         let SimilarityRequest { truncate, return_embeds, return_loss, priority, .. } = request;
         let options = SimilarityQuery { truncate, return_embeds, return_loss, priority };
-        Ok(Self { images, texts, options, room })
+        Ok(Self { logit_scale, images, texts, options, room })
+    }
+
+    /// The answer.
+    ///
+    /// # Errors
+    /// 400 for a loss of as many images as there are not texts, 413 and 429 for an answer that has no room, and the embedder's.
+    pub(in crate::http) async fn answer(
+        self,
+        state: &AppState,
+        embedder: &Embedder,
+        terms: Terms,
+        held: Held,
+    ) -> Result<Response, ApiError> {
+        let Self { logit_scale, images, texts, options, room: _room } = self;
+        let terms = with_priority(terms, options.priority);
+        if options.return_loss && images.len() != texts.len() {
+            return Err(ApiError::invalid(format!(
+                "return_loss pairs image i with text i, so it needs as many texts as images; there are {} images and {} texts",
+                images.len(),
+                texts.len()
+            )));
+        }
+        let room = size(embedder, images.len(), texts.len(), options.return_embeds)?.reserve(state).await?;
+        let (images, texts) = tokio::try_join!(
+            embed_images(embedder, images, terms),
+            embed_texts(embedder, texts, options.truncate, terms)
+        )?;
+        let takes = room.writing();
+        let write = || {
+            let ((image_embeds, image_timings), (text_embeds, text_timings)) = (images, texts);
+            let logits = similarity::logits_per_image(image_embeds.view(), text_embeds.view(), logit_scale);
+            let probs = similarity::softmax_rows(logits.view());
+            let response = SimilarityResponse {
+                model: &embedder.info().name,
+                logit_scale,
+                logits_per_image: Embeddings::floats(logits.view()),
+                logits_per_text: Embeddings::floats(logits.t()),
+                probs: Embeddings::floats(probs.view()),
+                image_embeds: options.return_embeds.then(|| Embeddings::floats(image_embeds.view())),
+                text_embeds: options.return_embeds.then(|| Embeddings::floats(text_embeds.view())),
+                loss: options.return_loss.then(|| similarity::contrastive_loss(logits.t())),
+            };
+            let written = Written::json(room.buffer(), &response)?;
+            drop((image_embeds, text_embeds, logits, probs));
+            Ok(written.answer(room, &held, image_timings.max(text_timings)))
+        };
+        embedder.heavy().run(takes, write).await
     }
 }
 

@@ -25,10 +25,19 @@ use crate::{
 /// Bytes of a part's head: the parser copies it a few times.
 const MAX_PART_HEAD: usize = 8 * 1024;
 
+/// Which parts of a form are pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Pictures {
+    /// Those with a file name or an image content type. What is neither that nor a known field is refused.
+    Files,
+    /// Those of this name, whatever else their heads say. What is neither that nor a known field is passed over.
+    Named(&'static str),
+}
+
 /// A multipart body.
 #[derive(Debug)]
 pub(in crate::http) struct Form {
-    /// The file parts in order.
+    /// The pictures in order.
     pub files: Vec<Bytes>,
     fields: Vec<(&'static str, String)>,
     /// The room of the fields, to be held for as long as they are.
@@ -36,15 +45,16 @@ pub(in crate::http) struct Form {
 }
 
 impl Form {
-    /// The parts of `body`: file parts and, by name, text fields. At most `max_parts`.
+    /// The parts of `body`: `pictures` and, by name, text fields. At most `max_parts`.
     ///
     /// # Errors
-    /// 400 when it is malformed or has a field that is not among `fields`; 413 for too many parts; 413 and 429 as
+    /// 400 when it is malformed or has a part that is neither and is not passed over; 413 for too many parts; 413 and 429 as
     /// [`Claim::reserve`].
     pub(in crate::http) fn read(
         body: BodyBytes,
         boundary: &str,
         fields: &[&'static str],
+        pictures: Pictures,
         max_parts: usize,
         claim: &mut Claim<'_>,
     ) -> Result<Self, ApiError> {
@@ -55,19 +65,27 @@ impl Form {
             let bytes = body.bytes().clone();
             let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(bytes) });
             let mut multipart = multer::Multipart::new(stream, boundary);
-            let (mut files, mut texts) = (Vec::new(), Vec::new());
+            let (mut files, mut texts, mut parts) = (Vec::new(), Vec::new(), 0);
             while let Some(mut part) = multipart.next_field().await.map_err(|error| malformed(&error))? {
-                if files.len() + texts.len() == max_parts {
+                if parts == max_parts {
                     let message = format!("the multipart body has more than {max_parts} parts, which is the limit");
                     return Err(ApiError::new(Code::PayloadTooLarge, message));
                 }
-                let is_file = part.file_name().is_some()
-                    || part
-                        .content_type()
-                        .is_some_and(|mime| mime.type_() == "image" || mime.subtype() == "octet-stream");
+                parts += 1;
                 let name = part.name().unwrap_or_default();
+                let is_picture = match pictures {
+                    Pictures::Named(picture) => name == picture,
+                    Pictures::Files => {
+                        let kind = part.content_type();
+                        part.file_name().is_some()
+                            || kind.is_some_and(|mime| mime.type_() == "image" || mime.subtype() == "octet-stream")
+                    }
+                };
                 let known = fields.iter().copied().find(|field| *field == name);
-                if !is_file && known.is_none() {
+                if !is_picture && known.is_none() {
+                    if pictures != Pictures::Files {
+                        continue;
+                    }
                     let expected = if fields.is_empty() { "file parts only".to_owned() } else { fields.join(", ") };
                     return Err(ApiError::invalid(format!(
                         "the multipart body has a field \"{}\" that is not a file; expected {expected} (a picture needs a file name \
@@ -81,7 +99,7 @@ impl Form {
                     return Err(ApiError::internal("a part of a multipart body came in pieces"));
                 }
                 match known {
-                    Some(name) if !is_file => texts.push((name, bytes)),
+                    Some(name) if !is_picture => texts.push((name, bytes)),
                     _ => files.push(owning(bytes, Arc::clone(&room))),
                 }
             }
@@ -155,6 +173,15 @@ mod tests {
     };
 
     async fn read(body: &str, budget: &ByteBudget, fields: &[&'static str]) -> Result<Form, ApiError> {
+        read_with(body, budget, fields, Pictures::Files).await
+    }
+
+    async fn read_with(
+        body: &str,
+        budget: &ByteBudget,
+        fields: &[&'static str],
+        pictures: Pictures,
+    ) -> Result<Form, ApiError> {
         let second = std::time::Duration::from_secs(1);
         let limits = BodyLimits { max_bytes: 1 << 20, idle_timeout: second, timeout: second };
         let sent = http_body_util::Full::new(Bytes::copy_from_slice(body.as_bytes()));
@@ -162,7 +189,7 @@ mod tests {
         let peers = Peers::new(Arc::clone(&metrics), second);
         let body = read_body(&HeaderMap::new(), sent, &limits, budget, &peers, None).await.expect("room for the body");
         let mut claim = claim_on(budget, &metrics, body.bytes().len());
-        Form::read(body, "x", fields, 3, &mut claim)
+        Form::read(body, "x", fields, pictures, 3, &mut claim)
     }
 
     const FILE: &str = "--x\r\ncontent-disposition: form-data; name=f; filename=f\r\n\r\n";
@@ -186,6 +213,27 @@ mod tests {
         let small = ByteBudget::new(15 << 10);
         let error = read(&body, &small, &["label"]).await.expect_err("no room for the copy");
         assert_eq!(error.code, Code::PayloadTooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_part_is_a_picture_by_its_name_alone_and_others_are_passed_over() {
+        let budget = ByteBudget::new(64 << 10);
+        let part = |head: &str, body: &str| format!("--x\r\ncontent-disposition: form-data; {head}\r\n\r\n{body}\r\n");
+        let body = [
+            part("name=picture", "p"),
+            part("name=picture; filename=f", "q"),
+            part("name=label; filename=f", "cat"),
+            "--x--".to_owned(),
+        ];
+        let mut form =
+            read_with(&body.concat(), &budget, &["label"], Pictures::Named("picture")).await.expect("a form");
+        assert_eq!((form.take("label"), form.files.len()), (vec!["cat".to_owned()], 2));
+        let other = [part("name=other; filename=f", "p"), part("name=other", "q"), "--x--".to_owned()].concat();
+        let mut form = read_with(&other, &budget, &["label"], Pictures::Named("picture")).await.expect("a form");
+        assert_eq!((form.take("label").len(), form.files.len()), (0, 0));
+        let many = part("name=other", "q").repeat(4) + "--x--";
+        let error = read_with(&many, &budget, &[], Pictures::Named("picture")).await.expect_err("four parts");
+        assert!(error.message.contains("more than 3 parts"), "{}", error.message);
     }
 
     #[tokio::test]

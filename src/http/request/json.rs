@@ -35,17 +35,52 @@ pub(in crate::http) trait JsonRequest<'a>: Deserialize<'a> {
     const ITEMS: &'static [&'static str];
 }
 
+/// A body that is an object, its members unread: what it is a request of may depend on which there are.
+#[derive(Debug)]
+pub(in crate::http) struct Unread<'a> {
+    body: &'a [u8],
+    members: Vec<Member<'a>>,
+}
+
+impl<'a> Unread<'a> {
+    /// Of a body.
+    ///
+    /// # Errors
+    /// 400 with the place of the fault.
+    pub(in crate::http) fn of(body: &'a [u8]) -> Result<Self, ApiError> {
+        check_depth(body)?;
+        let kind = body.iter().find(|byte| !byte.is_ascii_whitespace()).and_then(|&byte| kind(byte));
+        if let Some(kind) = kind.filter(|kind| *kind != "an object") {
+            return Err(fault(format_args!("it is {kind}, expected an object")));
+        }
+        let Members(members) = serde_json::from_slice(body).map_err(fault)?;
+        Ok(Self { body, members })
+    }
+
+    /// Whether it has a member of that name.
+    pub(in crate::http) fn has(&self, name: &str) -> bool {
+        self.members.iter().any(|member| member.key == name)
+    }
+
+    /// The request; its lists of items stay unread.
+    ///
+    /// # Errors
+    /// 400 with the member of the fault and its place.
+    pub(in crate::http) fn read<T: JsonRequest<'a>>(&self) -> Result<T, ApiError> {
+        read_members(self.body, &self.members)
+    }
+}
+
 /// Reads a request; its lists of items stay unread.
 ///
 /// # Errors
 /// 400 with the member, or the place, of the fault.
+#[cfg(test)]
 pub(in crate::http) fn read<'a, T: JsonRequest<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
-    check_depth(body)?;
-    let kind = body.iter().find(|byte| !byte.is_ascii_whitespace()).and_then(|&byte| kind(byte));
-    if let Some(kind) = kind.filter(|kind| *kind != "an object") {
-        return Err(fault(format_args!("it is {kind}, expected an object")));
-    }
-    let Members(members) = serde_json::from_slice(body).map_err(fault)?;
+    Unread::of(body)?.read()
+}
+
+fn read_members<'a, T: JsonRequest<'a>>(body: &'a [u8], members: &[Member<'a>]) -> Result<T, ApiError> {
     let is_option = |member: &&Member<'_>| !T::ITEMS.contains(&&*member.key);
     let long = members.iter().filter(is_option).find(|member| member.value.get().len() > MAX_OPTION_BYTES);
     if let Some(Member { key, value }) = long {

@@ -13,7 +13,7 @@ use http::{HeaderMap, Uri, header};
 use serde::de::DeserializeOwned;
 
 use super::{
-    json::{self, JsonRequest},
+    json::{JsonRequest, Unread},
     room::Claim,
 };
 use crate::{
@@ -113,10 +113,18 @@ impl Payload {
     /// # Errors
     /// 400 with the member, or the place, of the fault; also when options were sent as query parameters, where they would be ignored.
     pub(in crate::http) fn json<'a, T: JsonRequest<'a>>(&'a self) -> Result<T, ApiError> {
+        self.unread()?.read()
+    }
+
+    /// The body as an object of JSON, its members unread.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub(in crate::http) fn unread(&self) -> Result<Unread<'_>, ApiError> {
         if self.uri.query().is_some_and(|query| !query.is_empty()) {
             return Err(ApiError::invalid("with a JSON body the options go into the body, not into the query"));
         }
-        json::read(self.body.bytes())
+        Unread::of(self.body.bytes())
     }
 
     /// The options in the query.

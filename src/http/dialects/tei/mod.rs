@@ -1,0 +1,286 @@
+//! Hugging Face's text-embeddings-inference: `POST /embed`, also `/`, and its own body of `/similarity`.
+//!
+//! Owns its inputs, its two answers and its errors; in `tokens` its `/tokenize` and `/decode`, in `info` its part of `GET /info`. Does not
+//! own what `/similarity` is of our own (`native`): a body with `inputs` in it is this service's, all others are handed on.
+//!
+//! | `inputs` | answer |
+//! |---|---|
+//! | a text, or a list of texts | a list of embeddings, for one text too |
+//! | `{"source_sentence", "sentences"}` | the cosine of each sentence with the first: what `huggingface_hub` posts to `/` as well |
+//!
+//! Token ids are refused, as everywhere: see `openai`.
+
+pub(in crate::http) mod info;
+pub(in crate::http) mod tokens;
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    response::Response,
+};
+use http::StatusCode;
+use ndarray::ArrayView2;
+use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
+
+use super::{Answered, Asked, Dialect, Reader, answer, inputs::Inputs};
+use crate::{
+    embedder::Modality,
+    http::{
+        ApiError, AppState, Code,
+        embedding::{EmbeddingForm, Embeddings},
+        error::{ErrorShape, Shaped},
+        native::similarity::{self, Comparison},
+        reply::Written,
+        request::{
+            json::{Items, JsonRequest, Unread, fault},
+            payload::{Accepts, Encoding, Payload},
+        },
+    },
+};
+
+/// `{"error": "..", "error_type": ".."}`.
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
+
+/// The same for a request with nothing in it, the one that has a status of its own.
+const EMPTY: ErrorShape = ErrorShape(empty);
+
+/// What is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::http) enum Embed {
+    /// The embeddings.
+    Embeddings,
+    /// The cosines of the first one with all others.
+    Scores,
+}
+
+#[derive(Debug, Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    inputs: Items<'a>,
+    normalize: Option<bool>,
+    dimensions: Option<usize>,
+    truncate: Option<bool>,
+    truncation_direction: Option<String>,
+    prompt_name: Option<IgnoredAny>,
+    /// The same three of `/similarity`.
+    parameters: Option<Parameters>,
+}
+
+impl<'a> JsonRequest<'a> for Body<'a> {
+    const ITEMS: &'static [&'static str] = &["inputs"];
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Parameters {
+    truncate: Option<bool>,
+    truncation_direction: Option<String>,
+    prompt_name: Option<IgnoredAny>,
+}
+
+/// `inputs` of `/similarity`.
+#[derive(Debug, Deserialize)]
+struct Sentences<'a> {
+    #[serde(borrow)]
+    source_sentence: Items<'a>,
+    #[serde(borrow)]
+    sentences: Items<'a>,
+}
+
+impl Dialect for Embed {
+    const ACCEPTS: &'static [Accepts] = &[Accepts::AnyJson];
+
+    fn read(reader: Reader<'_>) -> Result<(Asked, Self), ApiError> {
+        Self::read_members(reader.state, reader.inputs(), &reader.payload.unread()?)
+    }
+
+    fn errors(&self) -> Option<ErrorShape> {
+        Some(ERRORS)
+    }
+
+    fn around(&self, asked: &Asked) -> usize {
+        match self {
+            Self::Embeddings => 2,
+            // A score is written as an embedding of one value is.
+            Self::Scores => asked.wanted.len().saturating_mul(SCORE),
+        }
+    }
+
+    fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
+        let rows = answered.rows.view();
+        match self {
+            Self::Embeddings => Written::json(buffer, &Embeddings { rows, form: answered.form() }),
+            Self::Scores => Written::json(buffer, &Scores(rows)),
+        }
+    }
+}
+
+/// Bytes of a score with the comma behind it, at most.
+const SCORE: usize = 17;
+
+impl Embed {
+    /// What a request with these members asks.
+    fn read_members(state: &AppState, mut inputs: Inputs<'_>, members: &Unread<'_>) -> Result<(Asked, Self), ApiError> {
+        let body: Body<'_> = members.read()?;
+        let limit = state.config.limits.max_texts;
+        if !body.inputs.value().get().starts_with('{') {
+            let truncate = truncates(body.truncate, body.truncation_direction.as_deref(), body.prompt_name)?;
+            check_texts("inputs", body.inputs)?;
+            let (texts, room) = body.inputs.owned_strings("inputs", limit, inputs.claim())?;
+            inputs.read_texts(texts, room)?;
+            let asked = Asked {
+                model: None,
+                wanted: inputs.finish()?,
+                truncate,
+                normalize: body.normalize.unwrap_or(true),
+                dimensions: body.dimensions,
+                forms: vec![EmbeddingForm::FLOATS],
+                priority: None,
+            };
+            return Ok((asked, Self::Embeddings));
+        }
+        let Parameters { truncate, truncation_direction, prompt_name } = body.parameters.unwrap_or_default();
+        let truncate = truncates(truncate, truncation_direction.as_deref(), prompt_name)?;
+        let Sentences { source_sentence, sentences } = Sentences::read(body.inputs)?;
+        check_texts("sentences", sentences)?;
+        inputs.text(source_sentence)?;
+        let (sentences, room) =
+            sentences.owned_strings("sentences", limit, inputs.claim()).map_err(behind_the_source)?;
+        inputs.read_texts(sentences, room)?;
+        let asked = Asked {
+            model: None,
+            wanted: inputs.finish()?,
+            truncate,
+            normalize: true,
+            dimensions: None,
+            forms: Vec::new(),
+            priority: None,
+        };
+        Ok((asked, Self::Scores))
+    }
+}
+
+impl<'a> Sentences<'a> {
+    fn read(inputs: Items<'a>) -> Result<Self, ApiError> {
+        serde_json::from_str(inputs.value().get()).map_err(|error| {
+            // It names our own members alone.
+            let text = error.to_string();
+            fault(format_args!("inputs: {}", text.split(" at line").next().unwrap_or_default()))
+        })
+    }
+}
+
+/// The error of a sentence by its place among all texts, the first of which is the source.
+fn behind_the_source(error: ApiError) -> ApiError {
+    match error.index {
+        Some(index) => error.at(index + 1),
+        None => error,
+    }
+}
+
+/// Refuses what is none of texts: nothing, and token ids.
+fn check_texts(name: &str, texts: Items<'_>) -> Result<(), ApiError> {
+    if texts.is_empty_list() {
+        return Err(
+            ApiError::invalid(format!("`{name}` is an empty list; send one text at least")).shaped_if_not(Some(EMPTY))
+        );
+    }
+    let first = texts.value().get().trim_start_matches(|c: char| c == '[' || c.is_ascii_whitespace());
+    if first.starts_with(|c: char| c == '-' || c.is_ascii_digit()) {
+        return Err(ApiError::invalid(format!(
+            "`{name}` is token ids, which only the tokenizer that made them knows the meaning of; send the text itself"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether texts that are too long are cut: at their end, without a prompt in front of them.
+fn truncates(
+    truncate: Option<bool>,
+    direction: Option<&str>,
+    prompt_name: Option<IgnoredAny>,
+) -> Result<bool, ApiError> {
+    if prompt_name.is_some() {
+        let message = "the model has no prompts, so `prompt_name` must be null; write the prompt into the text";
+        return Err(ApiError::invalid(message));
+    }
+    match direction {
+        None | Some("Right" | "right") => Ok(truncate.unwrap_or(true)),
+        Some(_) => Err(ApiError::invalid(
+            "`truncation_direction` is not Right; CLIP's tokenizer cuts the end of a text, so send Right or leave it out",
+        )),
+    }
+}
+
+/// The cosines of the first row with the others. All have length 1.
+struct Scores<'a>(ArrayView2<'a, f32>);
+
+impl Serialize for Scores<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut rows = self.0.rows().into_iter();
+        let source = rows.next();
+        serializer.collect_seq(rows.filter_map(|row| Some(source?.dot(&row))))
+    }
+}
+
+/// `POST /similarity`: this service's where there is `inputs` in the body, else ours.
+pub(in crate::http) async fn similarity(
+    State(state): State<Arc<AppState>>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    enum Read {
+        Native(Comparison),
+        Tei(Asked, Embed),
+    }
+    let embedder = state.embedder()?;
+    // Without a text encoder neither can be had, and ours says what else is missing.
+    if embedder.supports(Modality::Text).is_err() {
+        embedder.logit_scale()?;
+    }
+    let payload = Payload::receive(&state, request, similarity::ACCEPTS).await?;
+    let (terms, held, reading) = (payload.terms, payload.held.clone(), payload.reading());
+    let read = || {
+        if let Encoding::Multipart(_) = payload.encoding {
+            return Comparison::of_form(&state, embedder, payload).map(Read::Native);
+        }
+        let (members, claim) = (payload.unread()?, payload.claim(&state));
+        if !members.has("inputs") {
+            return Comparison::of_members(&state, embedder, &members, claim).map(Read::Native);
+        }
+        let read = Embed::read_members(&state, Inputs::new(&state, claim), &members);
+        let (asked, embed) = read.map_err(|error| error.shaped_if_not(Some(ERRORS)))?;
+        Ok(Read::Tei(asked, embed))
+    };
+    match embedder.heavy().run(reading, read).await? {
+        Read::Native(comparison) => comparison.answer(&state, embedder, terms, held).await,
+        Read::Tei(asked, embed) => answer(&state, asked, embed, terms, &held).await,
+    }
+}
+
+fn error(error: &ApiError, _request_id: &str) -> Shaped {
+    let kind = match error.code {
+        Code::Overloaded => "Overloaded",
+        Code::NotReady | Code::ShuttingDown | Code::OutOfMemory => "Unhealthy",
+        code if code.status().is_server_error() => "Backend",
+        _ => "Validation",
+    };
+    // Its clients know 422 for what cannot be understood; 400 is for nothing at all.
+    let status = match error.code {
+        Code::InvalidRequest => StatusCode::UNPROCESSABLE_ENTITY,
+        code => code.status(),
+    };
+    shaped(status, error, kind)
+}
+
+fn empty(error: &ApiError, _request_id: &str) -> Shaped {
+    shaped(StatusCode::BAD_REQUEST, error, "Empty")
+}
+
+fn shaped(status: StatusCode, error: &ApiError, kind: &str) -> Shaped {
+    #[derive(Serialize)]
+    struct Envelope<'a> {
+        error: &'a str,
+        error_type: &'a str,
+    }
+    Shaped::json(status, &Envelope { error: &error.message_with_index("input"), error_type: kind })
+}
