@@ -2,11 +2,11 @@
 //!
 //! Owns everything that speaks HTTP. Does not own a model: handlers call the [`crate::embedder::Embedder`] facade.
 //!
-//! Three wings, each of which names only those behind it: `native` (our own routes), `request` (from a request to its items),
+//! Four wings, each of which names only those behind it: `dialects` (other services' routes), `native` (our own), `request` (from a request to its items),
 //! [`connection`] (sockets and clocks). What stands here surrounds them or is shared by them:
 //!
 //! ```text
-//! layers, probes, native -> door, request -> reply -> answer -> state -> gate -> error -> connection
+//! layers, probes, root -> dialects -> native -> door, request -> reply -> answer -> state -> gate -> error -> connection
 //! ```
 //!
 //! The way of a request:

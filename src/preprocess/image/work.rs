@@ -304,6 +304,7 @@ mod tests {
         for (name, bytes) in pictures {
             let image = processor.decode(&bytes).expect("a picture");
             assert_eq!(sides(&bytes), (image.width().into(), image.height().into()), "{name}");
+            assert_eq!(stored_size(&bytes), Some((image.width(), image.height())), "{name}");
         }
     }
 
@@ -331,7 +332,7 @@ mod tests {
     #[test]
     fn what_is_no_picture_or_ends_within_its_header_is_the_least_work() {
         for bytes in [b"".as_slice(), b"hello", b"\xff\xd8\xff", b"GIF89a", b"%PDF-1.7", b"MM\0*\xff\xff\xff\xff"] {
-            assert_eq!(decode_work(bytes), 1, "{bytes:?}");
+            assert_eq!((decode_work(bytes), stored_size(bytes)), (1, None), "{bytes:?}");
         }
         for name in ["cat_420.jpg", "astronaut.png", "cat.bmp", "animated.gif", "cat_lossy.webp"] {
             assert_eq!(decode_work(&picture(name)[..15]), 1, "{name}");
@@ -395,7 +396,8 @@ mod tests {
         let gif = [b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff".as_slice(), frame].concat();
         assert_eq!(sides(&gif), (15, 26));
         let comments = [b"\x21\xfe".as_slice(), &b"\x01a".repeat(2000), b"\0"].concat();
-        assert_eq!(decode_work(&[&gif[..19], &comments, frame].concat()), u64::MAX);
+        let hidden = [&gif[..19], &comments, frame].concat();
+        assert_eq!((decode_work(&hidden), stored_size(&hidden)), (u64::MAX, None));
 
         let still = picture("cat_lossy.webp");
         let (width, height) = sides(&still);
