@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients lint bench bench-peers attack fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser lint bench bench-peers attack fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,9 @@ test: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## run every 
 
 test-clients: deps ## run other services' own clients against the service (ARGS="-k openai" for some)
 	@tests/clients/run.sh $(ARGS)
+
+test-browser: deps ## test the page in a headless Chromium, with the binary that was built last (ARGS="-k key" for some)
+	@tests/browser/run.sh $(ARGS)
 
 lint: deps ## check the format, clippy and the documentation
 	cargo fmt --check

@@ -9,6 +9,7 @@
 use std::{collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 mod address;
+mod cors;
 mod effective;
 mod error;
 mod hub;
@@ -19,6 +20,7 @@ mod units;
 mod validate;
 
 pub use address::{Address, without_passwords};
+pub use cors::CorsOrigins;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use hub::HubConfig;
 pub use layers::{FlagValue, Overrides};
@@ -91,6 +93,10 @@ pub struct ServerConfig {
     pub admin_listen: Option<SocketAddr>,
     /// When set, every route but the probes and metrics wants `Authorization: Bearer <api_key>`.
     pub api_key: Option<Secret>,
+    /// Whether a browser finds a page at `/`.
+    pub page: bool,
+    /// Whose web pages may call the service.
+    pub cors_origins: CorsOrigins,
     /// Open connections on the main listener, besides a small reserve for probes.
     pub max_connections: usize,
     /// From the first byte of a request head to its end.

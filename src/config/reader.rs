@@ -17,7 +17,8 @@ use clap::ValueEnum;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    Secret,
+    CorsOrigins, Secret,
+    cors::parse_origins,
     effective::{Effective, Entry},
     error::ConfigError,
     hub::is_revision,
@@ -218,6 +219,18 @@ impl<'a> Reader<'a> {
         };
         let is_well = |text: &str| names(text).iter().all(|name| name.len() <= 256 && !name.contains(char::is_control));
         names(&self.text(key, allowed, is_well))
+    }
+
+    /// Origins of web pages.
+    pub(super) fn origins(&mut self, key: &'static str) -> CorsOrigins {
+        let allowed = "origins as browsers send them, such as \"https://app.example.com\" or \"http://localhost:3000\" (lower case, \
+                       nothing behind the host but a port that is not the scheme's own), with commas between them; \"*\" alone for \
+                       all of them, or \"\" for none";
+        let value = self.read(key, allowed, |given| {
+            let text = given.text()?;
+            Some((parse_origins(text)?, Effective::text(text.to_owned())))
+        });
+        value.unwrap_or_default()
     }
 
     pub(super) fn model_name(&mut self, key: &'static str) -> Option<String> {

@@ -44,6 +44,8 @@ pub(super) fn read_config(
             listen: read.address("server.listen"),
             admin_listen: read.optional_address("server.admin_listen"),
             api_key: read.secret(),
+            page: read.boolean("server.page"),
+            cors_origins: read.origins("server.cors_origins"),
             max_connections: read.integer("server.max_connections", 1..=1_000_000),
             header_timeout: read.duration("server.header_timeout", TIMEOUT),
             keep_alive_timeout: read.duration("server.keep_alive_timeout", TIMEOUT),

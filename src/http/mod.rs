@@ -3,7 +3,7 @@
 //! Owns everything that speaks HTTP. Does not own a model: handlers call the [`crate::embedder::Embedder`] facade.
 //!
 //! Four wings, each of which names only those behind it: `dialects` (other services' routes), `native` (our own), `request` (from a request to its items),
-//! [`connection`] (sockets and clocks). What stands here surrounds them or is shared by them:
+//! [`connection`] (sockets and clocks); beside them `page`, which a browser is given. What stands here surrounds them or is shared by them:
 //!
 //! ```text
 //! layers, probes, root -> dialects -> native -> door, request -> reply -> answer -> state -> gate -> error -> connection
@@ -12,12 +12,13 @@
 //! The way of a request:
 //!
 //! ```text
-//! accept (connections, clocks) -> observe (id, log, metrics, error bodies) -> catch panics
+//! accept (connections, clocks) -> observe (id, log, metrics, error bodies) -> cors -> catch panics
 //!   -> authenticate -> admit (request gate) -> receive (body gate, parsing) -> handler -> reply
 //! ```
 
 mod answer;
 pub mod connection;
+mod cors;
 mod dialects;
 mod door;
 mod embedding;
@@ -26,6 +27,7 @@ mod gate;
 mod layers;
 mod native;
 mod owners;
+mod page;
 mod probes;
 mod quoted;
 mod reply;
@@ -63,6 +65,7 @@ const ROUTES: Routes = Routes {
         ("/similarity", NATIVE),
         ("/classify", NATIVE),
         ("/info", NATIVE),
+        ("/page/{name}", NATIVE),
         ("/livez", NATIVE),
         ("/readyz", NATIVE),
         ("/metrics", NATIVE),
@@ -104,6 +107,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::authenticate));
     let open = Router::new()
         .route("/", get(root::root))
+        .route("/page/{name}", get(page::asset))
         .route("/ping", get(immich::ping))
         .route("/.well-known/live", get(weaviate::live))
         .route("/.well-known/ready", get(weaviate::ready));
@@ -136,6 +140,7 @@ fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
         .layer(
             ServiceBuilder::new()
                 .layer(middleware::from_fn_with_state((Arc::clone(&state), &ROUTES), layers::observe))
+                .option_layer(cors::layer(&state.config.server.cors_origins))
                 .layer(CatchPanicLayer::custom(on_panic)),
         )
         .with_state(state)

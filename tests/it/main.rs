@@ -23,6 +23,7 @@ mod onnx;
 mod openai;
 mod outputs;
 mod overload;
+mod page;
 mod partial;
 mod reference;
 mod routes;

@@ -1,7 +1,7 @@
 //! Every key's default, good values and bad values, and the checks across keys.
 
 use super::*;
-use crate::config::{Loaded, LogFormat, Overrides, Provider, load};
+use crate::config::{CorsOrigins, Loaded, LogFormat, Overrides, Provider, load};
 
 fn loaded(set: &[&str]) -> Result<Loaded, ConfigErrors> {
     load(&Overrides { set: set.iter().map(ToString::to_string).collect(), ..Overrides::default() }, [])
@@ -25,6 +25,7 @@ fn the_default_file_holds_the_defaults() {
     let seconds = Duration::from_secs;
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!((server.admin_listen, server.api_key.is_none(), server.max_connections), (None, true, 1024));
+    assert_eq!((server.page, server.cors_origins), (true, CorsOrigins::Own));
     assert_eq!((server.header_timeout, server.keep_alive_timeout), (seconds(10), seconds(75)));
     assert_eq!((server.body_idle_timeout, server.body_timeout), (seconds(10), seconds(30)));
     assert_eq!((server.write_timeout, server.request_timeout), (seconds(30), seconds(30)));
@@ -67,6 +68,8 @@ fn good_values_arrive_in_their_fields() {
         "server.listen=[::]:0",
         "server.admin_listen=127.0.0.1:0",
         "server.api_key=s3cret/+=",
+        "server.page=false",
+        "server.cors_origins=https://a.example, http://localhost:3000",
         "server.header_timeout=1h",
         "server.shutdown_delay=0s",
         "limits.max_body_bytes=1",
@@ -91,6 +94,9 @@ fn good_values_arrive_in_their_fields() {
     assert_eq!(config.server.listen.to_string(), "[::]:0");
     assert_eq!(config.server.admin_listen.unwrap().to_string(), "127.0.0.1:0");
     assert_eq!(config.server.api_key.unwrap().expose(), "s3cret/+=");
+    assert!(!config.server.page);
+    let origins = ["https://a.example", "http://localhost:3000"].map(str::to_owned).to_vec();
+    assert_eq!(config.server.cors_origins, CorsOrigins::Listed(origins));
     assert_eq!((config.server.header_timeout, config.server.shutdown_delay), (HOUR, Duration::ZERO));
     assert_eq!(config.cache.max_bytes, 0);
     assert_eq!((config.limits.max_body_bytes, config.limits.max_pixels, config.limits.max_text_bytes), (1, 1000, 512));
@@ -109,6 +115,20 @@ fn good_values_arrive_in_their_fields() {
 const BAD: &[(&str, &[&str])] = &[
     ("server.listen", &["", "8080", "localhost:8080", "127.0.0.1", "127.0.0.1:65536", "::1:80", "http://127.0.0.1:80"]),
     ("server.admin_listen", &["8081", "off", " "]),
+    ("server.page", &["", "1", "off"]),
+    (
+        "server.cors_origins",
+        &[
+            "app.example.com",
+            "https://a/",
+            "https://A",
+            "https://a:443",
+            "*,https://a",
+            "https://a,",
+            "null",
+            "https://*.a",
+        ],
+    ),
     ("server.max_connections", &["", "0", "-1", "1000001", "1.5", "many", "auto", "1k"]),
     ("server.header_timeout", &["", "0", "0ms", "10", "-1s", "999us", "3601s", "2h", "1.5s"]),
     ("server.keep_alive_timeout", &["0s", "75"]),
