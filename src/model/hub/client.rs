@@ -17,9 +17,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use ureq::{
     Agent, Body, Proxy, RequestBuilder,
+    config::ConfigBuilder,
     http::{HeaderMap, Response, StatusCode},
     tls::{PemItem, RootCerts, TlsConfig, parse_pem},
-    typestate::WithoutBody,
+    typestate::{AgentScope, WithoutBody},
 };
 
 use super::{HubError, RepoId, cache::is_commit, etag::Etag};
@@ -76,15 +77,8 @@ struct Sibling {
 
 impl Client {
     pub(super) fn new(hub: &HubConfig, repo: &RepoId, revision: &str) -> Result<Self, HubError> {
-        let config = Agent::config_builder()
-            .user_agent(concat!("clipserve/", env!("CARGO_PKG_VERSION")))
-            // Contents as they are: a range of a compressed answer would be of no use.
-            .accept_encoding("identity")
-            .http_status_as_error(false)
+        let config = network(hub)?
             .max_redirects(MAX_REDIRECTS)
-            .proxy(proxy(hub)?)
-            .tls_config(TlsConfig::builder().root_certs(trusted(hub)?).build())
-            .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(IDLE_TIMEOUT))
             .timeout_per_read(Some(IDLE_TIMEOUT))
             .timeout_per_write(Some(IDLE_TIMEOUT))
@@ -272,6 +266,21 @@ impl Retries {
         let _ = nothing.recv_timeout(delay);
         Ok(())
     }
+}
+
+/// What every client of this program has: its name, the operator's proxy and certificates, and every status as an answer.
+///
+/// # Errors
+/// [`HubError::Setting`] where the operator's proxy or certificates are none.
+pub fn network(hub: &HubConfig) -> Result<ConfigBuilder<AgentScope>, HubError> {
+    Ok(Agent::config_builder()
+        .user_agent(concat!("clipserve/", env!("CARGO_PKG_VERSION")))
+        // Contents as they are: a range of a compressed answer would be of no use.
+        .accept_encoding("identity")
+        .http_status_as_error(false)
+        .proxy(proxy(hub)?)
+        .tls_config(TlsConfig::builder().root_certs(trusted(hub)?).build())
+        .timeout_connect(Some(CONNECT_TIMEOUT)))
 }
 
 /// A request or a transfer that broke. Everything but an address that is none may be different the next time.

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::config::{Address, ModelConfig, Precision};
 use cache::RepoCache;
+pub use client::network;
 use client::{Client, Listing, RemoteFile};
 use progress::Progress;
 use select::{Selection, Wanted, select};
