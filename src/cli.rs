@@ -11,9 +11,11 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, ConfigErrors, FlagValue, Loaded, Overrides, Precision};
 
+mod compare;
 pub mod healthcheck;
 mod tune;
 
+pub use compare::CompareArgs;
 use healthcheck::ProbeUrl;
 pub use tune::TuneArgs;
 
@@ -39,6 +41,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Find the threads, sessions and batches that are best for a model on this machine.
     Tune(TuneArgs),
+    /// Ask another service and ours for the same embeddings, and say whether an index of its may be kept.
+    Compare(CompareArgs),
     /// Ask a running service whether it is ready: exit 0 when it is, 1 when it is not.
     Healthcheck(HealthcheckArgs),
 }

@@ -25,6 +25,7 @@
 //! |---|---|
 //! | [`server`] | assembly, readiness, the drain |
 //! | [`tune`] | which threads, sessions and batches are best, measured |
+//! | [`compare`] | whether an index that another service filled may be kept |
 //! | [`http`] | routes, connections, limits, wire shapes, the error table |
 //! | [`embedder`] | the facade that handlers call; one is one loaded model |
 //! | [`preprocess`] | pictures to crops, texts to ids, equal to `CLIPProcessor` |
@@ -42,6 +43,7 @@
 pub mod batch;
 pub mod budget;
 pub mod cli;
+pub mod compare;
 pub mod config;
 pub mod embedder;
 pub mod encoder;

@@ -1,6 +1,7 @@
 //! The `clipserve` binary: reads the command line and the configuration, calls the library, maps the result to an exit code.
 //!
-//! Owns the exit codes: 0, 64 for a wrong command line or configuration, 1 for everything else. Errors are lines on standard
+//! Owns the exit codes: 0, 64 for a wrong command line or configuration, 2 where `compare` finds that an index cannot be kept, 1 for
+//! everything else. Errors are lines on standard
 //! error, written at the end of what the log has, never a panic. No logic beyond that.
 
 #![deny(unsafe_code)]
@@ -13,7 +14,8 @@ use std::{
 };
 
 use clipserve::{
-    cli::{self, Command, EX_USAGE, ExportArgs, HealthcheckArgs, ServeArgs, TuneArgs, healthcheck},
+    cli::{self, Command, CompareArgs, EX_USAGE, ExportArgs, HealthcheckArgs, ServeArgs, TuneArgs, healthcheck},
+    compare::{Verdict, compare},
     config::{Config, ConfigErrors},
     embedder, engine,
     export::export_checkpoint,
@@ -22,6 +24,9 @@ use clipserve::{
     tune::tune,
 };
 use tokio::runtime::{self, Runtime};
+
+/// The exit code of `compare` for an index that must be filled anew.
+const NOT_KEPT: u8 = 2;
 
 fn main() -> ExitCode {
     set_variables();
@@ -37,10 +42,11 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Export(args) => export(&args),
         Command::Tune(args) => print_tuning(&args),
+        Command::Compare(args) => print_comparison(&args),
         Command::Healthcheck(args) => check_health(&args),
     };
     let code = match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             for line in format!("{error:#}").lines() {
                 telemetry::print_line(&format!("clipserve: {line}"));
@@ -52,17 +58,18 @@ fn main() -> ExitCode {
     code
 }
 
-fn serve(args: &ServeArgs) -> anyhow::Result<()> {
+fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let loaded = args.load(env::vars_os())?;
     if args.print_config {
         io::stdout().write_all(loaded.effective.as_bytes())?;
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     if args.check_config {
         writeln!(io::stdout(), "configuration ok")?;
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
-    run(loaded.config)
+    run(loaded.config)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Starts telemetry, then binds and runs the server until a signal.
@@ -87,28 +94,42 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 /// Writes the graphs and prints their paths, one a line.
-fn export(args: &ExportArgs) -> anyhow::Result<()> {
+fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let exported = export_checkpoint(&args.checkpoint, &args.out, args.precision)?;
     let mut stdout = io::stdout();
     for graph in exported.graphs() {
         writeln!(stdout, "{}", graph.display())?;
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Tries combinations and prints what is best; how far it is goes to standard error.
-fn print_tuning(args: &TuneArgs) -> anyhow::Result<()> {
+fn print_tuning(args: &TuneArgs) -> anyhow::Result<ExitCode> {
     let loaded = args.load(env::vars_os())?;
     let options = args.options().map_err(anyhow::Error::msg)?;
     telemetry::init(&loaded.config.telemetry).map_err(anyhow::Error::msg)?;
     let report = tune(&loaded.config, options, &runtime()?, &mut telemetry::print_line)?;
     io::stdout().write_all(report.as_bytes())?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
-fn check_health(args: &HealthcheckArgs) -> anyhow::Result<()> {
+/// Asks both services and prints how near they are; how far it is goes to standard error.
+fn print_comparison(args: &CompareArgs) -> anyhow::Result<ExitCode> {
+    let loaded = args.load(env::vars_os())?;
+    let options = args.options(env::vars_os()).map_err(anyhow::Error::msg)?;
+    telemetry::init(&loaded.config.telemetry).map_err(anyhow::Error::msg)?;
+    let report = compare(&loaded.config, options, &runtime()?, &mut telemetry::print_line)?;
+    let text = if args.json { report.json() } else { report.to_string() };
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(match report.verdict() {
+        Verdict::Kept | Verdict::KeptWithCare => ExitCode::SUCCESS,
+        Verdict::NotKept => ExitCode::from(NOT_KEPT),
+    })
+}
+
+fn check_health(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
     healthcheck::probe(&args.url(env::vars_os())?)?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What the libraries read from the environment, where the operator has not said otherwise.

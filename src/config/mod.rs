@@ -24,6 +24,7 @@ pub use cors::CorsOrigins;
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use hub::HubConfig;
 pub use layers::{FlagValue, Overrides};
+pub use process::bundled_pictures;
 
 /// A configuration and its printed form.
 #[derive(Clone, Debug)]

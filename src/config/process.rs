@@ -11,6 +11,9 @@ use std::{
 /// Where a source checkout has the model that is served when none is named.
 const BUNDLED_MODEL: &str = "onnx/emoji-clip";
 
+/// Where it has pictures to try that with.
+const BUNDLED_PICTURES: &str = "onnx/examples";
+
 /// The folder of the running executable, which the system always knows on the platforms we run on.
 pub(super) fn executable_dir() -> Option<PathBuf> {
     std::env::current_exe().ok()?.parent().map(Path::to_owned)
@@ -19,6 +22,11 @@ pub(super) fn executable_dir() -> Option<PathBuf> {
 /// The model in the box: `onnx/emoji-clip` in the executable's folder or any folder above it, as in a source checkout.
 pub(super) fn bundled_model(executable_dir: &Path) -> Option<PathBuf> {
     executable_dir.ancestors().map(|dir| dir.join(BUNDLED_MODEL)).find(|model| model.join("config.json").is_file())
+}
+
+/// Drawings to try a model with: `onnx/examples` in the executable's folder or any folder above it, as in a source checkout.
+pub fn bundled_pictures() -> Option<PathBuf> {
+    executable_dir()?.ancestors().map(|dir| dir.join(BUNDLED_PICTURES)).find(|folder| folder.is_dir())
 }
 
 /// The CPUs that this process may use; honours affinity and a cgroup's quota.

@@ -22,8 +22,14 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn help_and_version_exit_0_on_stdout() {
-    for args in [&["--help"][..], &["--version"], &["serve", "--help"], &["tune", "--help"], &["healthcheck", "--help"]]
-    {
+    for args in [
+        &["--help"][..],
+        &["--version"],
+        &["serve", "--help"],
+        &["tune", "--help"],
+        &["compare", "--help"],
+        &["healthcheck", "--help"],
+    ] {
         let output = clipserve(args, &[]);
         assert_eq!(output.status.code(), Some(0));
         assert!(!output.stdout.is_empty() && output.stderr.is_empty());

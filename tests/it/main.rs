@@ -7,6 +7,7 @@ mod bundled;
 mod cache;
 mod checkpoint;
 mod command_line;
+mod compare;
 mod containers;
 mod documentation;
 mod engine;
