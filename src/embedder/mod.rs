@@ -43,6 +43,7 @@ use crate::{
 pub use crate::{
     batch::{Class, Terms, Timings},
     preprocess::text::Piece,
+    preprocess::image::{PictureHeader, picture_header},
 };
 
 /// What runs: the answer of `GET /info` that does not come from the configuration.

@@ -27,7 +27,7 @@ mod work;
 
 pub use self::{
     error::{ImageError, ImageFormatName},
-    work::{decode_work, stored_size},
+    work::{PictureHeader, decode_work, picture_header},
 };
 use self::{orientation::Orientation, reduction::Reduction};
 use super::{
