@@ -36,7 +36,7 @@ use crate::{
     encoder::{BatchSizes, InputError, OutputSet, OutputShape, PixelBuf, Tokens},
     heavy::Heavy,
     model::LogitScale,
-    preprocess::{image::stored_size, pool::PreprocessPool, text::TextTokenizer},
+    preprocess::{pool::PreprocessPool, text::TextTokenizer},
     similarity,
     telemetry::{LaneMetrics, Metrics, Reject},
 };
@@ -374,7 +374,7 @@ impl Embedder {
 
     /// Width and height of the picture in `bytes` as its header has them; `None` where it has none or is no picture. Decodes nothing.
     pub fn picture_size(&self, bytes: &[u8]) -> Option<(u32, u32)> {
-        stored_size(bytes)
+        picture_header(bytes).map(|header| (header.width, header.height))
     }
 
     /// Whether the least that can be asked of `modality` would be refused on these terms: what a door asks before it reads.

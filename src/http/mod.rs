@@ -50,7 +50,7 @@ pub use error::{ApiError, Code};
 pub use state::AppState;
 
 use self::{
-    dialects::{immich, openai, tei, weaviate},
+    dialects::{cohere, immich, infinity, jina, nim, openai, tei, voyage, weaviate},
     error::NATIVE,
     native::{classify, embed},
     owners::Routes,
@@ -69,7 +69,7 @@ const ROUTES: Routes = Routes {
         ("/livez", NATIVE),
         ("/readyz", NATIVE),
         ("/metrics", NATIVE),
-        ("/v1/embeddings", openai::ERRORS),
+        ("/v1/embeddings", openai::UNREAD),
         ("/embeddings", openai::ERRORS),
         ("/vectorize", weaviate::ERRORS),
         ("/meta", weaviate::ERRORS),
@@ -81,6 +81,15 @@ const ROUTES: Routes = Routes {
         ("/", tei::ERRORS),
         ("/tokenize", tei::ERRORS),
         ("/decode", tei::ERRORS),
+        ("/v1/models", openai::ERRORS),
+        ("/models", openai::ERRORS),
+        ("/health", openai::ERRORS),
+        ("/v1/health/ready", openai::ERRORS),
+        ("/v1/health/live", openai::ERRORS),
+        ("/v1/embed", cohere::ERRORS),
+        ("/v2/embed", cohere::ERRORS),
+        ("/v1/multimodalembeddings", voyage::ERRORS),
+        ("/v1/classify", jina::ERRORS),
     ],
     prefixes: &[("/v1/", openai::ERRORS)],
 };
@@ -94,6 +103,10 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/classify", post(classify::classify))
         .route("/v1/embeddings", post(dialects::embed::<openai::Embeddings>))
         .route("/embeddings", post(dialects::embed::<openai::Embeddings>))
+        .route("/v1/embed", post(dialects::embed::<cohere::Embed<1>>))
+        .route("/v2/embed", post(dialects::embed::<cohere::Embed<2>>))
+        .route("/v1/multimodalembeddings", post(dialects::embed::<voyage::Multimodal>))
+        .route("/v1/classify", post(dialects::embed::<jina::Classify>))
         .route("/vectorize", post(dialects::embed::<weaviate::Vectorize>))
         .route("/predict", post(dialects::embed::<immich::Predict>))
         .route("/embed", post(dialects::embed::<tei::Embed>))
@@ -104,14 +117,19 @@ pub fn router(state: Arc<AppState>) -> Router {
     let keyed = gated
         .route("/info", get(tei::info::info))
         .route("/meta", get(weaviate::meta))
+        .route("/v1/models", get(infinity::models))
+        .route("/models", get(infinity::models))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::authenticate));
-    let open = Router::new()
+    let open = probe_routes()
         .route("/", get(root::root))
         .route("/page/{name}", get(page::asset))
         .route("/ping", get(immich::ping))
+        .route("/health", get(infinity::health))
         .route("/.well-known/live", get(weaviate::live))
-        .route("/.well-known/ready", get(weaviate::ready));
-    surround(keyed.merge(open).merge(probe_routes()), state)
+        .route("/.well-known/ready", get(weaviate::ready))
+        .route("/v1/health/ready", get(nim::ready))
+        .route("/v1/health/live", get(nim::live));
+    surround(keyed.merge(open), state)
 }
 
 /// The service on the admin listener: probes and metrics alone.

@@ -26,6 +26,7 @@ mod outputs;
 mod overload;
 mod page;
 mod partial;
+mod peers;
 mod reference;
 mod routes;
 mod sizes;

@@ -9,13 +9,18 @@
 //! cannot honour are not.
 
 pub(super) mod immich;
+pub(super) mod cohere;
+pub(super) mod infinity;
 mod inputs;
 mod intel;
+pub(super) mod jina;
+pub(super) mod nim;
 pub(super) mod openai;
 mod options;
 mod parts;
 pub(super) mod tei;
 pub(super) mod weaviate;
+pub(super) mod voyage;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -31,7 +36,7 @@ use super::{
     answer::Size,
     connection::held::Held,
     door::with_priority,
-    embedding::EmbeddingForm,
+    embedding::{EmbeddingForm, Embeddings},
     error::ErrorShape,
     reply::Written,
     request::payload::{Accepts, Payload, check_dimensions},
@@ -68,8 +73,9 @@ pub(super) struct Answered<'a> {
     pub(super) forms: &'a [EmbeddingForm],
     /// Ids of all texts, without padding.
     pub(super) tokens: usize,
+    /// The texts among the inputs, in order.
+    pub(super) texts: &'a [String],
     /// The place of each picture among the inputs.
-    #[allow(dead_code, reason = "of the dialects that follow")]
     pub(super) pictures: &'a [usize],
 }
 
@@ -77,6 +83,11 @@ impl Answered<'_> {
     /// The first form, of a dialect that knows but one at a time.
     pub(super) fn form(&self) -> EmbeddingForm {
         self.forms.first().copied().unwrap_or_default()
+    }
+
+    /// All embeddings, to be written in `form`.
+    pub(super) fn all_in(&self, form: EmbeddingForm) -> Embeddings<'_> {
+        Embeddings { rows: self.rows.view(), form }
     }
 
     /// Seconds since 1970.
@@ -99,6 +110,11 @@ pub(super) trait Dialect: Sized + Send {
     /// How what is refused from here on looks; `None`: as the path's first owner has it.
     fn errors(&self) -> Option<ErrorShape> {
         None
+    }
+
+    /// What is refused from here on, in its own words: by the place among its inputs it cannot tell what a request calls the input.
+    fn explain(&self, error: ApiError) -> ApiError {
+        error
     }
 
     /// Bytes of its answer besides the embeddings, for `n` inputs: see [`Size`].
@@ -170,6 +186,7 @@ async fn answer<D: Dialect>(
                 rows: &rows,
                 forms: &asked.forms,
                 tokens,
+                texts: asked.wanted.texts(),
                 pictures: asked.wanted.picture_places(),
             };
             let written = dialect.write(&answered, room.buffer());
@@ -178,5 +195,5 @@ async fn answer<D: Dialect>(
         };
         embedder.heavy().run(takes, write).await
     };
-    answer.await.map_err(|error: ApiError| error.shaped_if_not(shape))
+    answer.await.map_err(|error: ApiError| dialect.explain(error).shaped_if_not(shape))
 }

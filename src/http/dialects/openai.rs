@@ -13,8 +13,11 @@
 //! | objects with `type` | content parts as inputs: llama.cpp's |
 //! | strings that start with `data:image/` | NIM's, LiteLLM's: the one that OpenAI's own clients can send |
 //! | other strings | OpenAI's |
+//! | `truncation`, `output_dtype` or `output_dimension` besides | Voyage's (`voyage`) |
 //!
 //! Token ids are refused: they come from OpenAI's tokenizer, and nearly all of them are valid ids of CLIP's with another meaning.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -25,6 +28,7 @@ use super::{
     intel,
     options::{OneOrMore, Truncate, TypeName},
     parts::{Object, push_content, push_conversation},
+    voyage,
 };
 use crate::http::{
     ApiError, Code,
@@ -41,11 +45,17 @@ use crate::http::{
 /// Errors as OpenAI writes them, and vLLM and infinity after it.
 pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
 
+/// The same where nobody has read the request, which may be of a client that looks for `detail`: without it Voyage's does not repeat what
+/// was refused. No status of these is 422, of which infinity's clients want another `detail`.
+pub(in crate::http) const UNREAD: ErrorShape = ErrorShape(unread);
+
 /// What the answer repeats of the request.
 #[derive(Debug)]
 pub(in crate::http) enum Embeddings {
     /// OpenAI's and those around it.
     OpenAi,
+    /// OpenAI's as Voyage's client sends it and reads it.
+    Voyage,
     /// Intel's.
     Intel(intel::Shape),
 }
@@ -60,11 +70,15 @@ struct Body<'a> {
     model: Option<String>,
     encoding_format: Option<EncodingFormat>,
     /// Jina's and NeMo's.
-    #[serde(alias = "output_dtype")]
     embedding_type: Option<OneOrMore<TypeName>>,
     /// 0 is all of them, as infinity's clients send.
-    #[serde(alias = "output_dimension")]
     dimensions: Option<usize>,
+    /// Voyage's.
+    output_dtype: Option<TypeName>,
+    /// Voyage's.
+    output_dimension: Option<usize>,
+    /// Voyage's: whether texts that are too long are cut.
+    truncation: Option<bool>,
     /// infinity's and NeMo's, of all inputs or of each.
     #[serde(borrow)]
     modality: Option<Items<'a>>,
@@ -121,12 +135,19 @@ impl Dialect for Embeddings {
     fn read(reader: Reader<'_>) -> Result<(Asked, Self), ApiError> {
         let body: Body<'_> = reader.payload.json()?;
         let is_intels = body.input.is_some_and(|input| input.value().get().starts_with('{'));
-        Self::read_body(&reader, body).map_err(|error| error.shaped_if_not(is_intels.then_some(intel::ERRORS)))
+        let is_voyages = body.truncation.is_some() || body.output_dtype.is_some() || body.output_dimension.is_some();
+        let errors = match (is_intels, is_voyages) {
+            (true, _) => intel::ERRORS,
+            (false, true) => voyage::ERRORS,
+            (false, false) => ERRORS,
+        };
+        Self::read_body(&reader, body, is_voyages).map_err(|error| error.shaped_if_not(Some(errors)))
     }
 
     fn errors(&self) -> Option<ErrorShape> {
         match self {
-            Self::OpenAi => None,
+            Self::OpenAi => Some(ERRORS),
+            Self::Voyage => Some(voyage::ERRORS),
             Self::Intel(_) => Some(intel::ERRORS),
         }
     }
@@ -137,7 +158,7 @@ impl Dialect for Embeddings {
 
     fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
         match self {
-            Self::OpenAi => Written::json(buffer, &List(answered)),
+            Self::OpenAi | Self::Voyage => Written::json(buffer, &List(answered)),
             Self::Intel(shape) => Written::json(buffer, &shape.answer(answered)),
         }
     }
@@ -147,9 +168,9 @@ impl Dialect for Embeddings {
 const AROUND: usize = 64;
 
 impl Embeddings {
-    fn read_body(reader: &Reader<'_>, body: Body<'_>) -> Result<(Asked, Self), ApiError> {
+    fn read_body(reader: &Reader<'_>, body: Body<'_>, is_voyages: bool) -> Result<(Asked, Self), ApiError> {
         let mut inputs = reader.inputs();
-        let mut shape = Self::OpenAi;
+        let mut shape = if is_voyages { Self::Voyage } else { Self::OpenAi };
         let most = most(reader.state);
         match (body.input, body.messages) {
             (Some(_), Some(_)) => {
@@ -174,7 +195,8 @@ impl Embeddings {
             }
         }
         let format = body.encoding_format.unwrap_or_default();
-        let forms = match body.embedding_type.as_ref().map(OneOrMore::as_slice) {
+        let types = body.embedding_type.or(body.output_dtype.map(OneOrMore::One));
+        let forms = match types.as_ref().map(OneOrMore::as_slice) {
             None | Some([]) => vec![EmbeddingForm { kind: EmbeddingType::Float, format }],
             Some([one]) => vec![one.form(format)],
             Some(_) => {
@@ -186,9 +208,9 @@ impl Embeddings {
         let asked = Asked {
             model: body.model,
             wanted: inputs.finish()?,
-            truncate: body.truncate.map_or(Ok(true), Truncate::cuts)?,
+            truncate: body.truncate.or(body.truncation.map(Truncate::Whether)).map_or(Ok(true), Truncate::cuts)?,
             normalize: body.normalized.unwrap_or(true),
-            dimensions: body.dimensions.filter(|&dimensions| dimensions > 0),
+            dimensions: body.dimensions.filter(|&dimensions| dimensions > 0).or(body.output_dimension),
             forms,
             priority: body.priority,
         };
@@ -338,28 +360,44 @@ impl Serialize for List<'_> {
 fn error(error: &ApiError, _request_id: &str) -> Shaped {
     #[derive(Serialize)]
     struct Envelope<'a> {
-        error: Wire<'a>,
+        error: Fault<'a>,
     }
+    Shaped::json(error.code.status(), &Envelope { error: Fault::of(error) })
+}
+
+fn unread(error: &ApiError, _request_id: &str) -> Shaped {
     #[derive(Serialize)]
-    struct Wire<'a> {
-        message: &'a str,
-        #[serde(rename = "type")]
-        kind: &'static str,
-        param: Option<String>,
-        code: &'static str,
+    struct Envelope<'a> {
+        error: Fault<'a>,
+        detail: &'a str,
     }
-    let kind = match error.code {
-        Code::Overloaded => "rate_limit_error",
-        Code::Unauthorized => "authentication_error",
-        code if code.status().is_server_error() => "server_error",
-        _ => "invalid_request_error",
-    };
-    let code = match error.code {
-        Code::Overloaded => "rate_limit_exceeded",
-        Code::Unauthorized => "invalid_api_key",
-        code => code.as_str(),
-    };
-    let message = error.message_with_index("input");
-    let param = error.index.map(|index| format!("input[{index}]"));
-    Shaped::json(error.code.status(), &Envelope { error: Wire { message: &message, kind, param, code } })
+    Shaped::json(error.code.status(), &Envelope { error: Fault::of(error), detail: &error.message })
+}
+
+/// An error in OpenAI's words.
+#[derive(Serialize)]
+struct Fault<'a> {
+    message: Cow<'a, str>,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: Option<String>,
+    code: &'static str,
+}
+
+impl<'a> Fault<'a> {
+    fn of(error: &'a ApiError) -> Self {
+        let kind = match error.code {
+            Code::Overloaded => "rate_limit_error",
+            Code::Unauthorized => "authentication_error",
+            code if code.status().is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        let code = match error.code {
+            Code::Overloaded => "rate_limit_exceeded",
+            Code::Unauthorized => "invalid_api_key",
+            code => code.as_str(),
+        };
+        let param = error.index.map(|index| format!("input[{index}]"));
+        Self { message: error.message_with_index("input"), kind, param, code }
+    }
 }

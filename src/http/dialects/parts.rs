@@ -113,6 +113,21 @@ pub(super) fn push_content(content: Items<'_>, inputs: &mut Inputs<'_>) -> Resul
     }
 }
 
+/// Adds a list of objects with a `content` each, as Cohere and Voyage call their inputs.
+///
+/// # Errors
+/// 400 for what is no such list, and as [`push_content`].
+pub(super) fn push_contents(contents: Items<'_>, inputs: &mut Inputs<'_>, most: usize) -> Result<(), ApiError> {
+    let expected = || ApiError::invalid("inputs is no list; expected [{\"content\": [..]}]");
+    let elements = contents.elements("inputs", most)?.ok_or_else(expected)?;
+    elements.into_iter().try_for_each(|element| {
+        let place = inputs.len();
+        let object = Object::read(element).map_err(|error| error.at(place))?;
+        let missing = || ApiError::invalid("an input has no content; expected {\"content\": [..]}").at(place);
+        push_content(object.content.ok_or_else(missing)?, inputs)
+    })
+}
+
 /// So many parts are counted before they are refused.
 const MOST_PARTS: usize = 1024;
 

@@ -312,6 +312,17 @@ impl<'a> Items<'a> {
         check_count(name, count, limit)?;
         Ok(Some(kept))
     }
+
+    /// The elements of a list, 1 to `limit`, or the lone value, unread.
+    ///
+    /// # Errors
+    /// As [`check_count`].
+    pub(in crate::http) fn each(self, name: &str, limit: usize) -> Result<Vec<Self>, ApiError> {
+        Ok(match self.elements(name, limit)? {
+            Some(elements) => elements.into_iter().map(Self).collect(),
+            None => vec![self],
+        })
+    }
 }
 
 /// Holds the number of one kind of item between 1 and its limit.

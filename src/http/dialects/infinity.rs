@@ -1,0 +1,108 @@
+//! What infinity's clients ask besides embeddings: `GET /models`, which is OpenAI's `GET /v1/models` too, and `GET /health`.
+//!
+//! Owns both answers. infinity's embeddings are among OpenAI's dialects (`openai`), and so are its errors.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use axum::{extract::State, response::Response};
+use serde::Serialize;
+
+use crate::{
+    embedder::Modality,
+    health::Readiness,
+    http::{ApiError, AppState, reply},
+};
+
+#[derive(Serialize)]
+struct Models<'a> {
+    object: &'static str,
+    data: Vec<Model<'a>>,
+}
+
+/// One name by which the model can be asked.
+#[derive(Serialize)]
+struct Model<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    stats: Stats,
+    backend: &'static str,
+    capabilities: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy, Serialize)]
+struct Stats {
+    /// Of all places in the queues, how many are taken.
+    queue_fraction: f64,
+    /// Items that wait for a thread or a session.
+    queue_absolute: i64,
+    /// Requests that are being answered, without this one.
+    results_pending: i64,
+    /// Items in one run, at most.
+    batch_size: usize,
+}
+
+/// The model by its name, and by every other name that it answers to.
+///
+/// # Errors
+/// 503 while it loads.
+pub(in crate::http) async fn models(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    let embedder = state.embedder()?;
+    let info = embedder.info();
+    let stats = stats(&state, info.batch_sizes.images.max(info.batch_sizes.texts));
+    let towers = [("embed", Modality::Text), ("image_embed", Modality::Image)];
+    let capabilities: Vec<_> =
+        towers.into_iter().filter(|(_, modality)| embedder.dim(*modality).is_ok()).map(|(name, _)| name).collect();
+    let created = now().as_secs();
+    let names = std::iter::once(&info.name).chain(&state.config.model.aliases);
+    let model = |id| Model {
+        id,
+        object: "model",
+        created,
+        // The one owner that infinity's clients read; OpenAI's read any.
+        owned_by: "infinity",
+        stats,
+        backend: "onnxruntime",
+        capabilities: capabilities.clone(),
+    };
+    reply::json(&Models { object: "list", data: names.map(|id| model(id)).collect() })
+}
+
+fn stats(state: &AppState, batch_size: usize) -> Stats {
+    let metrics = &state.metrics;
+    let queues = [&metrics.preprocess_queue, &metrics.vision.queue, &metrics.text.queue];
+    let waiting: i64 = queues.iter().map(|queue| queue.depth.get()).sum();
+    let places = state.config.batch.vision.max_queue_size.saturating_add(state.config.batch.text.max_queue_size);
+    Stats {
+        queue_fraction: waiting as f64 / places as f64,
+        queue_absolute: waiting,
+        results_pending: (metrics.in_flight.get() - 1).max(0),
+        batch_size,
+    }
+}
+
+#[derive(Serialize)]
+struct Health {
+    /// Seconds since 1970.
+    unix: f64,
+}
+
+/// 200 when requests are served, as `/readyz`; infinity's client asks before each call and wants an object, others look at the status.
+///
+/// # Errors
+/// 503 while the model loads, and once the server drains.
+pub(in crate::http) async fn health(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    match state.health.readiness() {
+        Readiness::Ready => reply::json(&Health { unix: now().as_secs_f64() }),
+        Readiness::Starting => Err(ApiError::not_ready()),
+        Readiness::Draining => Err(ApiError::shutting_down()),
+    }
+}
+
+fn now() -> std::time::Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
