@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use super::{
     Answered, Asked, Dialect, Reader,
     inputs::most,
-    openai::{Side, Truncate, TypeName},
+    options::{Side, Truncate, TypeName},
     parts::push_contents,
 };
 use crate::{
