@@ -3,11 +3,11 @@
 What the client needs set: the base URL. With that alone it posts everything to `/`; with a route behind it, to that route.
 """
 
-import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import get_session
 
 TEXTS = ["a photo of a cat", "zwei Hunde im Schnee", "", "🐈"]
 
@@ -78,10 +78,21 @@ def test_what_runs_is_said(service):
     assert info["max_input_length"] > 0 and "embedding" in info["model_type"]
 
 
+def test_a_refusal_is_raised_and_the_next_try_succeeds(service):
+    """The client repeats nothing by itself."""
+    client = InferenceClient(service.busy)
+    with pytest.raises(HfHubHTTPError) as raised:
+        client.feature_extraction(TEXTS)
+    assert raised.value.response.status_code == 429
+    np.testing.assert_array_equal(client.feature_extraction(TEXTS), service.texts(TEXTS))
+
+
 def test_tokens_and_their_text_are_teis(service):
-    """No method of the client sends these two."""
-    [tokens] = httpx.post(f"{service.url}/tokenize", json={"inputs": TEXTS[0]}).raise_for_status().json()
-    words = [token["text"] for token in tokens if not token["special"]]
-    assert words == TEXTS[0].split()
-    ids = [token["id"] for token in tokens]
-    assert httpx.post(f"{service.url}/decode", json={"ids": ids}).raise_for_status().json() == [TEXTS[0]]
+    """No method of the client sends these two, so its session does."""
+
+    def post(route, body):
+        return get_session().post(service.url + route, json=body).raise_for_status().json()
+
+    [tokens] = post("/tokenize", {"inputs": TEXTS[0]})
+    assert [token["text"] for token in tokens if not token["special"]] == TEXTS[0].split()
+    assert post("/decode", {"ids": [token["id"] for token in tokens]}) == [TEXTS[0]]
