@@ -68,6 +68,11 @@ impl Tokens {
         Self { attended: ids.len(), ids }
     }
 
+    /// Of which only the first `attended` are attended to; all where it is more than there are.
+    pub fn attending(self, attended: usize) -> Self {
+        Self { attended: attended.min(self.ids.len()), ..self }
+    }
+
     /// With `pad` behind it up to `length` ids, which are attended to when `attend`.
     pub fn padded(mut self, length: usize, pad: u32, attend: bool) -> Self {
         let padding = length.saturating_sub(self.ids.len());

@@ -377,6 +377,27 @@ impl Embedder {
         picture_header(bytes).map(|header| (header.width, header.height))
     }
 
+    /// The ids of a text that somebody else has tokenized, of which the first `attended` are attended to.
+    ///
+    /// # Errors
+    /// [`InputError`] for ids that are not the model's, and for too many.
+    pub fn tokens(&self, ids: &[i64], attended: usize) -> Result<Tokens, EmbedError> {
+        self.texts()?.tokenizer.accept(ids, attended).map_err(|error| EmbedError::Item { index: 0, error })
+    }
+
+    /// Embeds texts that somebody else has tokenized.
+    ///
+    /// # Errors
+    /// [`EmbedError`]; a text whose mask shuts out what its embedding is taken from is named by its index.
+    pub async fn embed_tokens(&self, texts: &[Tokens], terms: Terms) -> Result<Embedded, EmbedError> {
+        let (lane, dim) = (&self.texts()?.lane, self.dim(Modality::Text)?);
+        let tokenizer = &self.texts()?.tokenizer;
+        let attended = |(index, tokens)| tokenizer.attended(tokens).map_err(|error| EmbedError::Item { index, error });
+        let tokens: Vec<Tokens> = texts.iter().enumerate().map(attended).collect::<Result<_, _>>()?;
+        let embedded = Request { lane, metrics: &self.metrics, dim, terms }.embed(&tokens, Vec::new()).await?;
+        Ok(Embedded { tokens: tokens.iter().map(|tokens| tokens.ids().len()).sum(), ..embedded })
+    }
+
     /// Whether the least that can be asked of `modality` would be refused on these terms: what a door asks before it reads.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use super::{EmbedError, Embedder, Modality, Terms, join};
 use crate::{
     batch::{Encoded, Ticket, Timings, Work},
     budget::Reservation,
-    encoder::{Output, OutputSet, TowerOutputs},
+    encoder::{Output, OutputSet, Tokens, TowerOutputs},
     telemetry::Reject,
 };
 
@@ -108,12 +108,35 @@ impl Embedder {
         for (mut mask, tokens) in attention_mask.rows_mut().into_iter().zip(&tokenized) {
             mask.iter_mut().take(tokens.ids().len()).for_each(|attended| *attended = 1);
         }
-        let pad = |tokens: crate::encoder::Tokens| tokens.padded(positions, tokenizer.pad_id(), padding.attended);
+        let pad = |tokens: Tokens| tokens.padded(positions, tokenizer.pad_id(), padding.attended);
         let tickets = lane.submit(tokenized.into_iter().map(pad), outputs, permits, terms.deadline);
-        let (items, mut timings) = answers(tickets, terms.deadline).await?;
-        timings.preprocess = preprocess;
-        let (embeddings, arrays) = stacked(items, outputs)?;
-        Ok(Outputs { embeddings, arrays, attention_mask: Some(attention_mask), timings, reservation })
+        let mut answered = text_answers(tickets, outputs, attention_mask, reservation, terms.deadline).await?;
+        answered.timings.preprocess = preprocess;
+        Ok(answered)
+    }
+
+    /// The `outputs` of texts that somebody else has tokenized and padded to one length.
+    ///
+    /// # Errors
+    /// [`EmbedError`].
+    pub async fn token_outputs(
+        &self,
+        texts: Vec<Tokens>,
+        outputs: OutputSet,
+        terms: Terms,
+    ) -> Result<Outputs, EmbedError> {
+        let lane = &self.texts()?.lane;
+        let shape = self.output_shape(Modality::Text)?;
+        let positions = texts.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(0);
+        let reservation = self.reserve(shape.bytes(outputs, positions).saturating_mul(texts.len()))?;
+        let mut attention_mask = Array2::zeros((texts.len(), positions));
+        for (mut mask, tokens) in attention_mask.rows_mut().into_iter().zip(&texts) {
+            mask.iter_mut().take(tokens.attended()).for_each(|attended| *attended = 1);
+        }
+        let works: Vec<Work> = texts.iter().map(lane.work).collect();
+        let permits = lane.admit(&works, &terms, &self.metrics)?;
+        let tickets = lane.submit(texts, outputs, permits, terms.deadline);
+        text_answers(tickets, outputs, attention_mask, reservation, terms.deadline).await
     }
 
     fn reserve(&self, bytes: usize) -> Result<Reservation, EmbedError> {
@@ -127,6 +150,18 @@ impl Embedder {
             EmbedError::Overloaded { reject: Reject::OutputBytes, wait }
         })
     }
+}
+
+async fn text_answers(
+    tickets: Vec<Ticket>,
+    outputs: OutputSet,
+    attention_mask: Array2<i64>,
+    reservation: Reservation,
+    deadline: Instant,
+) -> Result<Outputs, EmbedError> {
+    let (items, timings) = answers(tickets, deadline).await?;
+    let (embeddings, arrays) = stacked(items, outputs)?;
+    Ok(Outputs { embeddings, arrays, attention_mask: Some(attention_mask), timings, reservation })
 }
 
 async fn answers(tickets: Vec<Ticket>, deadline: Instant) -> Result<(Vec<TowerOutputs>, Timings), EmbedError> {

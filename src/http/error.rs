@@ -236,6 +236,15 @@ impl ApiError {
         }
     }
 
+    /// The message with the item's name in front, as in `images[3]: ..`, of one of a tensor or another list of that name.
+    pub(super) fn naming(self, list: &str) -> Self {
+        let message = match self.index {
+            Some(index) => format!("{list}[{index}]: {}", self.message),
+            None => format!("{list}: {}", self.message),
+        };
+        Self { message: Self::invalid(message).message, ..self }
+    }
+
     fn native(&self, request_id: &str) -> Shaped {
         #[derive(Serialize)]
         struct Envelope<'a> {

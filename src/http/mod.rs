@@ -50,7 +50,7 @@ pub use error::{ApiError, Code};
 pub use state::AppState;
 
 use self::{
-    dialects::{cohere, immich, infinity, jina, nim, openai, tei, voyage, weaviate},
+    dialects::{cohere, immich, infinity, jina, nim, oip, openai, tei, voyage, weaviate},
     error::NATIVE,
     native::{classify, embed},
     owners::Routes,
@@ -90,8 +90,17 @@ const ROUTES: Routes = Routes {
         ("/v2/embed", cohere::ERRORS),
         ("/v1/multimodalembeddings", voyage::ERRORS),
         ("/v1/classify", jina::ERRORS),
+        ("/v2", oip::route::ERRORS),
+        ("/v2/health/live", oip::route::ERRORS),
+        ("/v2/health/ready", oip::route::ERRORS),
+        ("/v2/models/{*path}", oip::route::ERRORS),
     ],
-    prefixes: &[("/v1/", openai::ERRORS)],
+    prefixes: &[
+        ("/v1/", openai::ERRORS),
+        ("/v2/health", oip::route::ERRORS),
+        ("/v2/models", oip::route::ERRORS),
+        ("/v2/repository", oip::route::ERRORS),
+    ],
 };
 
 /// The service on the main listener.
@@ -113,12 +122,15 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/", post(dialects::embed::<tei::Embed>))
         .route("/tokenize", post(tei::tokens::tokenize))
         .route("/decode", post(tei::tokens::decode))
+        .route("/v2/models/{*path}", post(oip::infer::infer))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::admit));
     let keyed = gated
         .route("/info", get(tei::info::info))
         .route("/meta", get(weaviate::meta))
         .route("/v1/models", get(infinity::models))
         .route("/models", get(infinity::models))
+        .route("/v2", get(oip::metadata::server))
+        .route("/v2/models/{*path}", get(oip::metadata::model))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::authenticate));
     let open = probe_routes()
         .route("/", get(root::root))
@@ -128,7 +140,9 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/.well-known/live", get(weaviate::live))
         .route("/.well-known/ready", get(weaviate::ready))
         .route("/v1/health/ready", get(nim::ready))
-        .route("/v1/health/live", get(nim::live));
+        .route("/v1/health/live", get(nim::live))
+        .route("/v2/health/live", get(oip::metadata::live))
+        .route("/v2/health/ready", get(oip::metadata::ready));
     surround(keyed.merge(open), state)
 }
 

@@ -45,6 +45,17 @@ impl Written {
         Ok(Self { content_type: NPY, bytes: buffer })
     }
 
+    /// As bytes that only its own clients can read, which are in `buffer`.
+    pub(super) fn bytes(buffer: Vec<u8>) -> Self {
+        Self { content_type: "application/octet-stream", bytes: buffer }
+    }
+
+    /// The bytes.
+    #[cfg(test)]
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
+
     /// Bytes.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {

@@ -48,6 +48,7 @@ pub struct TextTokenizer {
     tokenizer: Tokenizer,
     context_length: usize,
     max_text_bytes: usize,
+    end_id: u32,
     pad_id: u32,
     vocab_size: Option<usize>,
 }
@@ -96,7 +97,7 @@ impl TextTokenizer {
                 "its start, end or padding token is {id}, and the model's vocabulary has {vocab_size} tokens: they do not belong together"
             )));
         }
-        Ok(Self { tokenizer, context_length, max_text_bytes, pad_id, vocab_size })
+        Ok(Self { tokenizer, context_length, max_text_bytes, end_id: end, pad_id, vocab_size })
     }
 
     /// What `CLIPTokenizer` fills a text up with: `pad_token`, by default the end token.
@@ -107,6 +108,47 @@ impl TextTokenizer {
     /// The longest sequence of ids, start and end token included.
     pub fn context_length(&self) -> usize {
         self.context_length
+    }
+
+    /// The ids of a text that somebody else has tokenized, of which the first `attended` are attended to.
+    ///
+    /// # Errors
+    /// When there are none, or more than the context length, or one that the model has not. What a graph from elsewhere has, it does
+    /// not say: there they must be ids that this tokenizer has, since one that is outside of the table would fail a whole batch.
+    pub fn accept(&self, ids: &[i64], attended: usize) -> Result<Tokens, InputError> {
+        let invalid = |message: String| InputError { kind: InputErrorKind::InvalidText, message };
+        if !(1..=self.context_length).contains(&ids.len()) {
+            return Err(invalid(format!("there are {} ids, expected 1 to {}", ids.len(), self.context_length)));
+        }
+        let vocab_size = self.vocab_size.unwrap_or_else(|| self.tokenizer.get_vocab_size(true));
+        let known = |&id: &i64| u32::try_from(id).ok().filter(|&id| (id as usize) < vocab_size).ok_or(id);
+        let ids: Vec<u32> = ids.iter().map(known).collect::<Result<_, _>>().map_err(|id| {
+            invalid(format!(
+                "the id {id} is no token of the model, whose vocabulary has {vocab_size}; use its own tokenizer"
+            ))
+        })?;
+        Ok(Tokens::new(ids).attending(attended))
+    }
+
+    /// Those of `tokens` that are attended to, if their embedding is that of all of them: it is taken from the end token (by older
+    /// checkpoints from the highest id), and nothing behind that counts, since attention looks back.
+    ///
+    /// # Errors
+    /// When the end token may be among the others.
+    pub fn attended(&self, tokens: &Tokens) -> Result<Tokens, InputError> {
+        let (attended, rest) = tokens.ids().split_at(tokens.attended());
+        let pooled_in_rest = !attended.contains(&self.end_id) && rest.contains(&self.end_id);
+        if attended.is_empty() || pooled_in_rest || rest.iter().max() > attended.iter().max() {
+            return Err(InputError {
+                kind: InputErrorKind::InvalidText,
+                message: format!(
+                    "the mask shuts out the token that the embedding is taken from; attend to all of the text, its end token ({}) \
+                     among it",
+                    self.end_id
+                ),
+            });
+        }
+        Ok(if rest.is_empty() { tokens.clone() } else { Tokens::new(attended) })
     }
 
     /// Tokenizes one text. Too many ids are cut when `truncate`, else refused.

@@ -137,6 +137,11 @@ impl<'a> Inputs<'a> {
         if is_picture { self.picture(item) } else { self.text(item) }
     }
 
+    /// All inputs that are there by their kind, for whoever has a list of each: the texts, their room, and the files of the pictures.
+    pub(in crate::http) fn by_kind(self) -> (Vec<String>, Option<Reservation>, Vec<Bytes>) {
+        (self.texts.texts, self.texts.room, self.pictures.pictures)
+    }
+
     /// All inputs are there.
     ///
     /// # Errors

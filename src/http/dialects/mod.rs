@@ -15,6 +15,7 @@ mod inputs;
 mod intel;
 pub(super) mod jina;
 pub(super) mod nim;
+pub(super) mod oip;
 pub(super) mod openai;
 mod options;
 mod parts;

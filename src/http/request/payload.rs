@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::extract::{Query, Request};
 use bytes::Bytes;
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -101,6 +101,11 @@ impl Payload {
     /// How long it takes to read what is in the body, at most: its depth, its members, base64 or parts, a copy of each.
     pub(in crate::http) fn reading(&self) -> Duration {
         Duration::from_nanos((self.body.bytes().len() as u64).saturating_mul(NANOSECONDS_PER_BYTE))
+    }
+
+    /// A header.
+    pub(in crate::http) fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.headers.get(name)
     }
 
     /// What the request takes of the budget of bodies so far.

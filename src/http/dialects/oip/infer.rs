@@ -1,0 +1,207 @@
+//! `POST /v2/models/{model}[/versions/1]/infer`: tensors in, tensors out.
+//!
+//! Owns the order: read, refuse what cannot be had, take room, compute, write. Does not own how a request is read (`request`), nor how its
+//! answer is written (`answer`).
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    extract::{Path, Request, State},
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header};
+use ndarray::{Array2, ArrayD};
+
+use super::{
+    answer::{Answer, Tensor, Values},
+    output::{Counts, Name, states},
+    request::{Images, Inference, Texts},
+    route::{Target, Verb},
+};
+use crate::{
+    budget::Reservation,
+    embedder::{EmbedError, Embedded, Embedder, Modality, Outputs, PadTo, Padding, Terms, Timings, finish},
+    encoder::{Output, OutputSet},
+    http::{
+        ApiError, AppState, Code,
+        answer::{Size, escaped_len},
+        request::payload::{Accepts, Payload},
+    },
+    similarity,
+};
+
+/// The handler.
+pub(in crate::http) async fn infer(
+    State(state): State<Arc<AppState>>,
+    Path(path): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let target = Target::read(&path)?;
+    if target.verb != Verb::Infer {
+        let error = ApiError::new(Code::MethodNotAllowed, "tensors are posted to the model's /infer; this is a GET");
+        return Ok(([(header::ALLOW, HeaderValue::from_static("GET"))], error).into_response());
+    }
+    let embedder = state.resolve(Some(target.model))?;
+    let payload = Payload::receive(&state, request, &[Accepts::AnyJson]).await?;
+    let (terms, held) = (payload.terms, payload.held.clone());
+    let reading = payload.reading();
+    let read = embedder.heavy().run(reading, || Inference::read(&state, embedder, payload)).await?;
+    let Inference { id, images, texts, outputs, timeout, room: _room } = read;
+    let terms = match timeout {
+        Some(timeout) => sooner(terms, Instant::now() + timeout),
+        None => terms,
+    };
+    let counts = Counts { images: images.as_ref().map(Images::len), texts: texts.as_ref().map(Texts::len) };
+    let mut size = Size::new(&embedder.info().name).writing(id.as_deref().map_or(0, escaped_len));
+    let longest = embedder.info().context_length.unwrap_or(0);
+    for &(output, binary) in &outputs {
+        let shape = output.shape(embedder, counts, longest)?;
+        if let Name::Embeds(_) | Name::LogitsPer(_) = output {
+            let [rows, columns] = [0, 1].map(|axis| shape.get(axis).copied().unwrap_or(0));
+            // As they are computed, and as they are finished.
+            size = size.holding(rows.saturating_mul(columns).saturating_mul(2));
+        }
+        size = output.add_to(size, &shape, binary);
+    }
+    let room = size.reserve(&state).await?;
+    let names = || outputs.iter().map(|&(output, _)| output);
+    let compute_images = async {
+        let Some(images) = images else { return Ok(None) };
+        let name = images.name();
+        let side = Side::of_images(embedder, images, states(names(), Modality::Image), terms).await;
+        side.map(Some).map_err(|error| named(error, name))
+    };
+    let compute_texts = async {
+        let Some(texts) = texts else { return Ok(None) };
+        let name = texts.name();
+        let side = Side::of_texts(embedder, texts, states(names(), Modality::Text), terms).await;
+        side.map(Some).map_err(|error| named(error, name))
+    };
+    let (images, texts) = tokio::try_join!(compute_images, compute_texts)?;
+    let takes = room.writing();
+    let write = || {
+        let timings = [&images, &texts].into_iter().flatten().map(|side| side.timings).reduce(Timings::max);
+        let logits = logits(embedder, &outputs, images.as_ref(), texts.as_ref())?;
+        let values = |output| values(output, images.as_ref(), texts.as_ref(), logits.as_ref());
+        let tensor = |&(name, binary)| Ok(Tensor { name, values: values(name)?, binary });
+        let tensors: Vec<Tensor<'_>> = outputs.iter().map(tensor).collect::<Result<_, ApiError>>()?;
+        let written = Answer::new(&embedder.info().name, id.as_deref(), &tensors).write(room.buffer());
+        drop(tensors);
+        drop((images, texts, logits));
+        Ok(written?.answer(room, &held, timings.unwrap_or_default()))
+    };
+    embedder.heavy().run(takes, write).await
+}
+
+/// `terms` of a client that waits until `deadline` at most.
+fn sooner(terms: Terms, deadline: Instant) -> Terms {
+    let deadline = terms.deadline.min(deadline);
+    let patience = terms.patience.map(|patience| patience.min(deadline.saturating_duration_since(Instant::now())));
+    Terms { deadline, patience, ..terms }
+}
+
+/// An error of one side, whose tensor is called `name`.
+fn named(error: EmbedError, name: &str) -> ApiError {
+    let error = ApiError::from(error);
+    if error.index.is_some() { error.naming(name) } else { error }
+}
+
+/// What was computed of one side.
+struct Side {
+    /// L2-normalised.
+    embeds: Option<Array2<f32>>,
+    arrays: Vec<(Output, ArrayD<f32>)>,
+    attention_mask: Option<ArrayD<i64>>,
+    timings: Timings,
+    /// Of the arrays.
+    _room: Option<Reservation>,
+}
+
+impl Side {
+    async fn of_images(
+        embedder: &Embedder,
+        images: Images,
+        outputs: OutputSet,
+        terms: Terms,
+    ) -> Result<Self, EmbedError> {
+        Ok(match images {
+            Images::Files(files) if outputs.is_empty() => embedder.embed_images(files, terms).await?.into(),
+            Images::Files(files) => embedder.image_outputs(files, outputs, terms).await?.into(),
+        })
+    }
+
+    async fn of_texts(embedder: &Embedder, texts: Texts, outputs: OutputSet, terms: Terms) -> Result<Self, EmbedError> {
+        let padding = Padding { to: PadTo::Longest, attended: false };
+        Ok(match texts {
+            Texts::Strings(texts) if outputs.is_empty() => embedder.embed_texts(&texts, true, terms).await?.into(),
+            Texts::Strings(texts) => embedder.text_outputs(&texts, true, padding, outputs, terms).await?.into(),
+            Texts::Ids(ids) if outputs.is_empty() => embedder.embed_tokens(&ids, terms).await?.into(),
+            Texts::Ids(ids) => embedder.token_outputs(ids, outputs, terms).await?.into(),
+        })
+    }
+}
+
+impl From<Embedded> for Side {
+    fn from(embedded: Embedded) -> Self {
+        let timings = embedded.timings;
+        let embeds = Some(embedded.finish(None, true));
+        Self { embeds, arrays: Vec::new(), attention_mask: None, timings, _room: None }
+    }
+}
+
+impl From<Outputs> for Side {
+    fn from(outputs: Outputs) -> Self {
+        let Outputs { embeddings, arrays, attention_mask, timings, reservation } = outputs;
+        let embeds = embeddings.map(|rows| finish(rows, None, true));
+        let attention_mask = attention_mask.map(Array2::into_dyn);
+        Self { embeds, arrays, attention_mask, timings, _room: Some(reservation) }
+    }
+}
+
+/// `logits_per_image`, if anything of it is asked for.
+fn logits(
+    embedder: &Embedder,
+    outputs: &[(Name, bool)],
+    images: Option<&Side>,
+    texts: Option<&Side>,
+) -> Result<Option<Array2<f32>>, ApiError> {
+    if !outputs.iter().any(|(output, _)| matches!(output, Name::LogitsPer(_))) {
+        return Ok(None);
+    }
+    let embeds = [images, texts].map(|side| side.and_then(|side| side.embeds.as_ref()));
+    let [Some(images), Some(texts)] = embeds else { return Err(missing(Name::LogitsPer(Modality::Image))) };
+    Ok(Some(similarity::logits_per_image(images.view(), texts.view(), embedder.logit_scale()?)))
+}
+
+fn values<'a>(
+    output: Name,
+    images: Option<&'a Side>,
+    texts: Option<&'a Side>,
+    logits: Option<&'a Array2<f32>>,
+) -> Result<Values<'a>, ApiError> {
+    let side = |modality| match modality {
+        Modality::Image => images,
+        Modality::Text => texts,
+    };
+    let found = match output {
+        Name::Embeds(modality) => {
+            let embeds = side(modality).and_then(|side| side.embeds.as_ref());
+            embeds.map(|rows| Values::Floats(rows.view().into_dyn()))
+        }
+        Name::LogitsPer(Modality::Image) => logits.map(|logits| Values::Floats(logits.view().into_dyn())),
+        Name::LogitsPer(Modality::Text) => logits.map(|logits| Values::Floats(logits.t().into_dyn())),
+        Name::State(modality, output) => {
+            let array = side(modality).and_then(|side| side.arrays.iter().find(|(other, _)| *other == output));
+            array.map(|(_, array)| Values::Floats(array.view()))
+        }
+        Name::AttentionMask => {
+            let mask = texts.and_then(|side| side.attention_mask.as_ref());
+            mask.map(|mask| Values::Integers(mask.view()))
+        }
+    };
+    found.ok_or_else(|| missing(output))
+}
+
+fn missing(output: Name) -> ApiError {
+    ApiError::internal(format!("{output} was not computed"))
+}

@@ -1,0 +1,383 @@
+//! The body of an inference: from tensors to pictures, texts and token ids, and the outputs that are asked for.
+//!
+//! Owns which input tensors there are, their types and shapes:
+//!
+//! | name | datatype | shape | a value |
+//! |---|---|---|---|
+//! | `images` | BYTES | [n] or [n, 1] | a picture's file; in JSON its base64, or a data URL |
+//! | `texts` | BYTES | [n] or [n, 1] | UTF-8 |
+//! | `input_ids` | INT64 | [n, L] | ids of the model's own tokenizer, start and end token among them |
+//! | `attention_mask` | INT64 | [n, L] | 1 for what is attended to, then 0; without it all is |
+//!
+//! Does not own how a tensor is read (`tensor`), nor what becomes of the inputs (`infer`).
+//!
+//! Invariant: of each side there is one tensor at most, and of both one at least.
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::Bytes;
+use http::HeaderName;
+use serde::Deserialize;
+
+use super::{
+    super::inputs::Inputs,
+    output::{Counts, Name},
+    tensor::{Behind, Element, Head, Number, Tensor, about},
+};
+use crate::{
+    budget::Reservation,
+    embedder::{Embedder, Modality},
+    encoder::Tokens,
+    http::{
+        ApiError, AppState,
+        connection::held::owning,
+        request::{
+            json::{self, Items, JsonRequest, check_count},
+            payload::Payload,
+            room::Claim,
+        },
+    },
+};
+
+/// Bytes of JSON before those of the tensors.
+pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-header-content-length");
+
+/// Entries of `inputs` and of `outputs`: there are fewer names than that.
+const MAX_TENSORS: usize = 32;
+
+/// The JSON.
+#[derive(Debug, Deserialize)]
+struct Body<'a> {
+    id: Option<String>,
+    parameters: Option<Parameters>,
+    #[serde(borrow)]
+    inputs: Items<'a>,
+    #[serde(borrow)]
+    outputs: Option<Items<'a>>,
+}
+
+impl<'a> JsonRequest<'a> for Body<'a> {
+    const ITEMS: &'static [&'static str] = &["inputs", "outputs"];
+}
+
+/// What of a request's parameters means something here. Others are passed over, as Triton does with those that a model has no use for; so
+/// is `priority`, which is a level among those of a model that has levels.
+#[derive(Debug, Default, Deserialize)]
+struct Parameters {
+    /// Of outputs that do not say it themselves, and of those that nobody named.
+    binary_data_output: Option<bool>,
+    /// Microseconds.
+    timeout: Option<u64>,
+    /// An extension that is not served.
+    sequence_id: Option<serde::de::IgnoredAny>,
+}
+
+/// Pictures.
+#[derive(Debug)]
+pub(super) enum Images {
+    /// The bytes of their files.
+    Files(Vec<Bytes>),
+}
+
+impl Images {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Files(files) => files.len(),
+        }
+    }
+
+    /// The tensor.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Files(_) => "images",
+        }
+    }
+}
+
+/// Texts.
+#[derive(Debug)]
+pub(super) enum Texts {
+    /// As they are.
+    Strings(Vec<String>),
+    /// As ids, all of one length.
+    Ids(Vec<Tokens>),
+}
+
+impl Texts {
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Strings(strings) => strings.len(),
+            Self::Ids(ids) => ids.len(),
+        }
+    }
+
+    /// The tensor.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Strings(_) => "texts",
+            Self::Ids(_) => "input_ids",
+        }
+    }
+}
+
+/// An inference.
+#[derive(Debug)]
+pub(super) struct Inference {
+    /// The client's own, which the answer repeats.
+    pub(super) id: Option<String>,
+    pub(super) images: Option<Images>,
+    pub(super) texts: Option<Texts>,
+    /// Each with whether it stands behind the JSON.
+    pub(super) outputs: Vec<(Name, bool)>,
+    /// How long the client waits.
+    pub(super) timeout: Option<Duration>,
+    /// Of texts and ids; pictures have their own.
+    pub(super) room: Vec<Reservation>,
+}
+
+impl Inference {
+    /// Reads a request; its body is gone with this, but for the bytes of pictures.
+    ///
+    /// # Errors
+    /// 400 that names the tensor, 413 for too many items, 413 and 429 for the room of what is read.
+    pub(super) fn read(state: &AppState, embedder: &Embedder, payload: Payload) -> Result<Self, ApiError> {
+        let claim = payload.claim(state);
+        let header = match payload.header(&HEADER_LENGTH) {
+            None => None,
+            Some(value) => {
+                let length = value.to_str().ok().and_then(|value| value.trim().parse::<usize>().ok());
+                Some(length.ok_or_else(|| {
+                    ApiError::invalid(
+                        "the header Inference-Header-Content-Length is not the number of bytes of the JSON",
+                    )
+                })?)
+            }
+        };
+        let (bytes, share) = payload.body.into_parts();
+        let mut body = owning(bytes, share);
+        let header = header.unwrap_or(body.len());
+        if header > body.len() {
+            return Err(ApiError::invalid(format!(
+                "the header Inference-Header-Content-Length says {header} bytes, and the body has {}",
+                body.len()
+            )));
+        }
+        let behind = body.split_off(header);
+        let read: Body<'_> = json::read(&body)?;
+        let mut reading =
+            Reading { embedder, inputs: Inputs::new(state, claim), sides: Sides::default(), room: Vec::new() };
+        reading.tensors(read.inputs, Behind::new(behind), state)?;
+        let Reading { inputs, sides, mut room, .. } = reading;
+        let (strings, texts_room, files) = inputs.by_kind();
+        room.extend(texts_room);
+        let images = sides.images.then_some(Images::Files(files));
+        let texts = match sides.ids {
+            Some(ids) => Some(Texts::Ids(ids)),
+            None => sides.texts.then_some(Texts::Strings(strings)),
+        };
+        let counts = Counts { images: images.as_ref().map(Images::len), texts: texts.as_ref().map(Texts::len) };
+        if counts == (Counts { images: None, texts: None }) {
+            return Err(ApiError::invalid(
+                "the request has no input; send images or texts (BYTES), or what the model's own processor makes of them",
+            ));
+        }
+        let parameters = read.parameters.unwrap_or_default();
+        if parameters.sequence_id.is_some() {
+            return Err(ApiError::invalid("sequence_id is given; a request depends on no other here, so leave it out"));
+        }
+        let outputs = outputs(read.outputs, counts, parameters.binary_data_output.unwrap_or(false))?;
+        let timeout = parameters.timeout.filter(|&timeout| timeout > 0).map(Duration::from_micros);
+        Ok(Self { id: read.id, images, texts, outputs, timeout, room })
+    }
+}
+
+/// The outputs that are asked for; none: the embeddings of what is there.
+fn outputs(items: Option<Items<'_>>, counts: Counts, binary: bool) -> Result<Vec<(Name, bool)>, ApiError> {
+    let elements = match items {
+        Some(items) if !items.is_empty_list() => items
+            .elements("outputs", MAX_TENSORS)?
+            .ok_or_else(|| json::fault("outputs is no list; expected [{\"name\": ..}]"))?,
+        _ => {
+            let sides = [Modality::Image, Modality::Text].into_iter().filter(|&side| counts.of(side).is_some());
+            return Ok(sides.map(|side| (Name::Embeds(side), binary)).collect());
+        }
+    };
+    let mut outputs: Vec<(Name, bool)> = Vec::with_capacity(elements.len());
+    for (index, element) in elements.into_iter().enumerate() {
+        let head = Head::read("outputs", index, element)?;
+        let output = Name::read(&head.name, counts)?;
+        if outputs.iter().any(|&(other, _)| other == output) {
+            return Err(about(&head.name, "is asked for twice; name each output once"));
+        }
+        outputs.push((output, head.parameters.binary_data.unwrap_or(binary)));
+    }
+    Ok(outputs)
+}
+
+/// What has been read so far.
+struct Reading<'a> {
+    embedder: &'a Embedder,
+    inputs: Inputs<'a>,
+    sides: Sides,
+    room: Vec<Reservation>,
+}
+
+/// Which tensors have been seen, and the ids.
+#[derive(Default)]
+struct Sides {
+    images: bool,
+    texts: bool,
+    ids: Option<Vec<Tokens>>,
+}
+
+impl Reading<'_> {
+    fn tensors(&mut self, inputs: Items<'_>, mut behind: Behind, state: &AppState) -> Result<(), ApiError> {
+        let limits = &state.config.limits;
+        let elements = inputs.elements("inputs", MAX_TENSORS)?.ok_or_else(|| {
+            json::fault("inputs is no list; expected [{\"name\": .., \"datatype\": .., \"shape\": ..}]")
+        })?;
+        let (mut input_ids, mut attention_mask) = (None, None);
+        for (index, element) in elements.into_iter().enumerate() {
+            let head = Head::read("inputs", index, element)?;
+            let name = head.name.clone();
+            let twice = || about(&name, "is there twice; send all of them as one tensor");
+            match &*name {
+                "images" if self.sides.images => return Err(twice()),
+                "texts" if self.sides.texts => return Err(twice()),
+                "images" => {
+                    self.sides.images = true;
+                    self.images(&Tensor::read(head, BYTES, &mut behind)?, limits.max_images)?;
+                }
+                "texts" => {
+                    self.sides.texts = true;
+                    self.texts(&Tensor::read(head, BYTES, &mut behind)?, limits.max_texts)?;
+                }
+                "input_ids" | "attention_mask" => {
+                    let place = if name == "input_ids" { &mut input_ids } else { &mut attention_mask };
+                    let tensor = Tensor::read(head, i64::DATATYPE, &mut behind)?;
+                    if place.replace(tensor).is_some() {
+                        return Err(twice());
+                    }
+                }
+                _ => {
+                    return Err(about(
+                        &name,
+                        "is no input; there are images, texts, input_ids and attention_mask (GET /v2/models/{model} lists them)",
+                    ));
+                }
+            }
+        }
+        behind.finish()?;
+        match (input_ids, attention_mask) {
+            (Some(_), _) if self.sides.texts => Err(ApiError::invalid(
+                "the request has both texts and input_ids; send one of them, the other in a request of its own",
+            )),
+            (Some(ids), mask) => self.ids(&ids, mask.as_ref(), limits.max_texts),
+            (None, Some(mask)) => Err(about(mask.name(), "belongs to input_ids, and the request has none")),
+            (None, None) => Ok(()),
+        }
+    }
+
+    fn images(&mut self, tensor: &Tensor<'_>, limit: usize) -> Result<(), ApiError> {
+        let n = tensor.items()?;
+        check_count("images", n, limit)?;
+        tensor.each(n, |index, element| {
+            let read = match element {
+                Element::Json(item) => self.inputs.picture(item),
+                Element::Binary(bytes) => self.inputs.file(bytes),
+            };
+            read.map_err(|error| error.at(index).naming("images"))
+        })
+    }
+
+    fn texts(&mut self, tensor: &Tensor<'_>, limit: usize) -> Result<(), ApiError> {
+        let n = tensor.items()?;
+        check_count("texts", n, limit)?;
+        tensor.each(n, |index, element| {
+            let read = match element {
+                Element::Json(item) => self.inputs.text(item),
+                Element::Binary(bytes) => self.text(&bytes),
+            };
+            read.map_err(|error| error.at(index).naming("texts"))
+        })
+    }
+
+    fn text(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| ApiError::invalid("the text is not UTF-8"))?;
+        let room = self.inputs.claim().reserve(text.len())?;
+        self.inputs.read_texts(vec![text.to_owned()], room)
+    }
+
+    fn ids(&mut self, tensor: &Tensor<'_>, mask: Option<&Tensor<'_>>, limit: usize) -> Result<(), ApiError> {
+        let longest = self.embedder.info().context_length.unwrap_or(0);
+        let &[n, length] = tensor.shape() else {
+            return Err(tensor.wrong_shape(format_args!("[n, L] with L from 1 to {longest}")));
+        };
+        check_count(tensor.name(), n, limit)?;
+        if !(1..=longest).contains(&length) {
+            return Err(
+                tensor.wrong_shape(format_args!("[n, L] with L from 1 to {longest}, the model's context length"))
+            );
+        }
+        let claim: &mut Claim<'_> = self.inputs.claim();
+        let (ids, _read) = tensor.numbers::<i64>(claim)?;
+        let mask = match mask {
+            Some(mask) if mask.shape() != tensor.shape() => {
+                return Err(mask.wrong_shape(format_args!("that of input_ids, {:?}", tensor.shape())));
+            }
+            Some(mask) => Some(mask.numbers::<i64>(claim)?),
+            None => None,
+        };
+        self.room.push(claim.reserve(ids.len().saturating_mul(size_of::<u32>()))?);
+        let rows = ids.chunks_exact(length).enumerate().map(|(index, ids)| {
+            let mask = mask.as_ref().map(|(mask, _)| &mask[index * length..][..length]);
+            let attended = mask.map_or(Ok(length), |mask| attended(mask).map_err(|error| error.at(index)))?;
+            let tokens = self.embedder.tokens(ids, attended).map_err(|error| ApiError::from(error).at(index));
+            tokens.map_err(|error| error.naming("input_ids"))
+        });
+        self.sides.ids = Some(rows.collect::<Result<_, _>>()?);
+        Ok(())
+    }
+}
+
+const BYTES: &str = "BYTES";
+
+/// How many positions a mask attends to, all of them before those that it shuts out.
+fn attended(mask: &[i64]) -> Result<usize, ApiError> {
+    let attended = mask.iter().take_while(|&&value| value == 1).count();
+    if attended > 0 && mask[attended..].iter().all(|&value| value == 0) {
+        return Ok(attended);
+    }
+    let what = "the mask is not ones and then zeros; padding stands behind a text here, as CLIP's tokenizer puts it";
+    Err(ApiError::invalid(what).naming("attention_mask"))
+}
+
+/// The names of the inputs of a model, with their types and shapes, of which -1 is any size.
+pub(super) fn accepted(embedder: &Embedder) -> Vec<(Cow<'static, str>, &'static str, Vec<i64>)> {
+    let mut inputs = Vec::new();
+    if embedder.supports(Modality::Image).is_ok() {
+        inputs.push(("images".into(), BYTES, vec![-1]));
+    }
+    if embedder.supports(Modality::Text).is_ok() {
+        inputs.push(("texts".into(), BYTES, vec![-1]));
+        inputs.push(("input_ids".into(), i64::DATATYPE, vec![-1, -1]));
+        inputs.push(("attention_mask".into(), i64::DATATYPE, vec![-1, -1]));
+    }
+    inputs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mask_is_ones_and_then_zeros() {
+        for (mask, expected) in [(&[1, 1, 1][..], 3), (&[1, 0, 0], 1)] {
+            assert_eq!(attended(mask).expect("a prefix"), expected);
+        }
+        for mask in [&[0, 1, 1][..], &[1, 0, 1], &[0, 0], &[1, 2], &[1, -1]] {
+            let error = attended(mask).expect_err("no prefix");
+            assert!(error.message.contains("attention_mask"), "{}", error.message);
+        }
+    }
+}
