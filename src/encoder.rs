@@ -48,6 +48,55 @@ impl PixelBuf {
     }
 }
 
+/// One picture as `CLIPModel.forward` takes it: normalised floats, channel x height x width. A part of what may be several.
+#[derive(Clone, Debug)]
+pub struct PixelValues {
+    height: usize,
+    width: usize,
+    data: Arc<[f32]>,
+    start: usize,
+    digest: blake3::Hash,
+}
+
+impl PixelValues {
+    /// The picture whose values begin at `start` in `data`. They are hashed, which takes about as long as to copy them twice.
+    ///
+    /// # Panics
+    /// When fewer than `3 * height * width` values are there: the caller has the buffer and the numbers.
+    pub fn new(height: usize, width: usize, data: Arc<[f32]>, start: usize) -> Self {
+        assert!(data.len() >= start + 3 * height * width, "a picture of {height}x{width}");
+        let mut hasher = blake3::Hasher::new();
+        let mut bytes = Vec::new();
+        // In pieces: each is large enough for the hash to be fast, and small enough for the processor's cache.
+        for values in data[start..][..3 * height * width].chunks(4096) {
+            bytes.clear();
+            values.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+            hasher.update(&bytes);
+        }
+        Self { height, width, start, digest: hasher.finalize(), data }
+    }
+
+    /// What it is known by.
+    pub fn digest(&self) -> blake3::Hash {
+        self.digest
+    }
+
+    /// Rows.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// Pixels per row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The values, channel after channel.
+    pub fn values(&self) -> &[f32] {
+        &self.data[self.start..][..3 * self.height * self.width]
+    }
+}
+
 /// The `input_ids` of one text: starts with the start token, at most the model's context length. Never empty. For an embedding
 /// they end with the end token, since padding to the batch is the encoder's business; whoever asks for the states of padding
 /// positions pads here, because those depend on the pad token and on whether they are attended to.

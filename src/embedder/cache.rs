@@ -35,6 +35,8 @@ pub(super) enum Key {
     /// The hash of a picture's file. A cryptographic one, so that nobody can make a file that gets, or spoils, the answer of
     /// another; it takes 20 us for 100 kB, where decoding takes a millisecond.
     Image(blake3::Hash),
+    /// The hash of `pixel_values`.
+    Pixels(blake3::Hash),
     /// The ids themselves.
     Text(Tokens),
 }
@@ -210,7 +212,7 @@ where
 
 fn weigh_embedding(key: &Key, embedding: &Embedding) -> u32 {
     let key = match key {
-        Key::Image(_) => 0,
+        Key::Image(_) | Key::Pixels(_) => 0,
         Key::Text(tokens) => size_of_val(tokens.ids()),
     };
     weight(key + size_of_val::<[f32]>(embedding))

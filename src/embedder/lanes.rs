@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use super::{
-    Images, Lane, Texts,
+    Images, Lane, Pixels, Texts,
     cache::{Cache, Key},
     start::{Sessions, TextParts, VisionParts},
 };
@@ -17,7 +17,7 @@ use crate::{
         Activity, Admission, BatchPolicy, Capacity, Cost, JobQueue, Pace, Speed, Speeds, Work, Worker, WorkerContext,
     },
     config::{Config, LaneConfig},
-    encoder::{Encoder, PixelBuf, Tokens},
+    encoder::{Encoder, PixelBuf, PixelValues, Tokens},
     health::Health,
     preprocess::{
         image,
@@ -98,6 +98,8 @@ impl Images {
             few: FEW_IMAGES,
         };
         let admission = Arc::new(Admission::new(capacity, speeds.clone()));
+        let pixels = parts.pixels.map(|sessions| Pixels::spawn(sessions, &parts.sessions.runs, max_batch_size, shared));
+        let pixels = pixels.transpose()?;
         let wiring = Wiring { name: "vision", queue: &crops, admission: &admission, metrics: &metrics.vision };
         let workers = wiring.spawn(parts.sessions, max_batch_size, &config.batch.vision, shared.health)?;
         let stage = Stage {
@@ -117,7 +119,42 @@ impl Images {
             work: |file| Work { decode: decode_work(file), encode: 1 },
             metrics: metrics.vision.clone(),
         };
-        Ok(Self { abilities: parts.abilities, lane, preprocess, crops, workers })
+        Ok(Self { abilities: parts.abilities, lane, preprocess, crops, workers, pixels })
+    }
+}
+
+impl Pixels {
+    /// `runs` are those of crops, which take as long.
+    fn spawn<P: Encoder<Input = PixelValues>>(
+        sessions: Sessions<P>,
+        runs: &[(u64, Duration)],
+        max_batch_size: usize,
+        shared: &Shared<'_>,
+    ) -> io::Result<Self> {
+        let Shared { config, metrics, .. } = shared;
+        let speeds = shared.speeds(runs);
+        let lane = &metrics.pixels;
+        let pace = shared.pace(&speeds.encode);
+        let queue = Arc::new(JobQueue::new(|_| Cost::of(1), lane.queue.clone(), lane.clone(), pace));
+        let capacity = Capacity {
+            items: config.batch.vision.max_queue_size,
+            decoders: 1,
+            encoders: sessions.encoders.len(),
+            few: FEW_IMAGES,
+        };
+        let admission = Arc::new(Admission::new(capacity, speeds));
+        let wiring = Wiring { name: "pixels", queue: &queue, admission: &admission, metrics: lane };
+        let workers = wiring.spawn(sessions, max_batch_size, &config.batch.vision, shared.health)?;
+        let lane = Lane {
+            admission,
+            queue,
+            reject: Reject::ImageQueue,
+            cache: shared.cache.clone(),
+            key: |picture| Key::Pixels(picture.digest()),
+            work: |_| Work { decode: 0, encode: 1 },
+            metrics: lane.clone(),
+        };
+        Ok(Self { lane, workers })
     }
 }
 

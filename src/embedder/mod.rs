@@ -13,6 +13,7 @@ mod lanes;
 mod load;
 mod outputs;
 mod start;
+mod tensors;
 mod tokenize;
 mod warm_up;
 
@@ -33,7 +34,7 @@ pub use start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts, 
 use crate::{
     batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Work, Worker},
     budget::ByteBudget,
-    encoder::{BatchSizes, InputError, OutputSet, OutputShape, PixelBuf, Tokens},
+    encoder::{BatchSizes, InputError, OutputSet, OutputShape, PixelBuf, PixelValues, Tokens},
     heavy::Heavy,
     model::LogitScale,
     preprocess::{pool::PreprocessPool, text::TextTokenizer},
@@ -136,6 +137,8 @@ pub enum Lack {
     Projection(Modality),
     /// A graph of the tower's other outputs.
     Outputs(Modality),
+    /// A vision graph that can be fed floats.
+    PixelValues,
 }
 
 /// Why a request has no embeddings.
@@ -267,6 +270,15 @@ struct Images {
     preprocess: PreprocessPool,
     crops: Arc<JobQueue<PixelBuf>>,
     workers: Vec<Worker>,
+    /// Of those that come as floats.
+    pixels: Option<Pixels>,
+}
+
+/// Everything between `pixel_values` and their embeddings.
+#[derive(Debug)]
+struct Pixels {
+    lane: Lane<PixelValues>,
+    workers: Vec<Worker>,
 }
 
 /// Everything between texts and their embeddings.
@@ -377,27 +389,6 @@ impl Embedder {
         picture_header(bytes).map(|header| (header.width, header.height))
     }
 
-    /// The ids of a text that somebody else has tokenized, of which the first `attended` are attended to.
-    ///
-    /// # Errors
-    /// [`InputError`] for ids that are not the model's, and for too many.
-    pub fn tokens(&self, ids: &[i64], attended: usize) -> Result<Tokens, EmbedError> {
-        self.texts()?.tokenizer.accept(ids, attended).map_err(|error| EmbedError::Item { index: 0, error })
-    }
-
-    /// Embeds texts that somebody else has tokenized.
-    ///
-    /// # Errors
-    /// [`EmbedError`]; a text whose mask shuts out what its embedding is taken from is named by its index.
-    pub async fn embed_tokens(&self, texts: &[Tokens], terms: Terms) -> Result<Embedded, EmbedError> {
-        let (lane, dim) = (&self.texts()?.lane, self.dim(Modality::Text)?);
-        let tokenizer = &self.texts()?.tokenizer;
-        let attended = |(index, tokens)| tokenizer.attended(tokens).map_err(|error| EmbedError::Item { index, error });
-        let tokens: Vec<Tokens> = texts.iter().enumerate().map(attended).collect::<Result<_, _>>()?;
-        let embedded = Request { lane, metrics: &self.metrics, dim, terms }.embed(&tokens, Vec::new()).await?;
-        Ok(Embedded { tokens: tokens.iter().map(|tokens| tokens.ids().len()).sum(), ..embedded })
-    }
-
     /// Whether the least that can be asked of `modality` would be refused on these terms: what a door asks before it reads.
     ///
     /// # Errors
@@ -416,12 +407,16 @@ impl Embedder {
         if let Some(texts) = &texts {
             texts.lane.close();
         }
-        if let Some(Images { lane, preprocess, crops, workers, .. }) = images {
+        if let Some(Images { lane, preprocess, crops, workers, pixels, .. }) = images {
+            if let Some(Pixels { lane, .. }) = &pixels {
+                lane.close();
+            }
             // In the order of the data: a stage is closed when the one before it can send nothing more.
             lane.close();
             preprocess.join();
             crops.close();
-            workers.into_iter().for_each(Worker::join);
+            let pixels = pixels.into_iter().flat_map(|pixels| pixels.workers);
+            workers.into_iter().chain(pixels).for_each(Worker::join);
         }
         texts.into_iter().flat_map(|texts| texts.workers).for_each(Worker::join);
     }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use ndarray::{Array2, ArrayD, Axis, stack};
 
-use super::{EmbedError, Embedder, Modality, Terms, join};
+use super::{EmbedError, Embedder, Lane, Modality, Terms, join};
 use crate::{
     batch::{Encoded, Ticket, Timings, Work},
     budget::Reservation,
@@ -68,16 +68,24 @@ impl Embedder {
         outputs: OutputSet,
         terms: Terms,
     ) -> Result<Outputs, EmbedError> {
-        let lane = &self.images()?.lane;
+        self.picture_outputs(&self.images()?.lane, images, outputs, terms).await
+    }
+
+    /// The `outputs` of the pictures of either lane.
+    pub(super) async fn picture_outputs<T>(
+        &self,
+        lane: &Lane<T>,
+        pictures: Vec<T>,
+        outputs: OutputSet,
+        terms: Terms,
+    ) -> Result<Outputs, EmbedError> {
         let shape = self.output_shape(Modality::Image)?;
-        let bytes = shape.bytes(outputs, shape.max_positions).saturating_mul(images.len());
+        let bytes = shape.bytes(outputs, shape.max_positions).saturating_mul(pictures.len());
         let reservation = self.reserve(bytes)?;
-        let works: Vec<Work> = images.iter().map(lane.work).collect();
+        let works: Vec<Work> = pictures.iter().map(lane.work).collect();
         let permits = lane.admit(&works, &terms, &self.metrics)?;
-        let tickets = lane.submit(images, outputs, permits, terms.deadline);
-        let (items, timings) = answers(tickets, terms.deadline).await?;
-        let (embeddings, arrays) = stacked(items, outputs)?;
-        Ok(Outputs { embeddings, arrays, attention_mask: None, timings, reservation })
+        let tickets = lane.submit(pictures, outputs, permits, terms.deadline);
+        answered(tickets, outputs, None, reservation, terms.deadline).await
     }
 
     /// The `outputs` of texts, padded to one length; one that is longer than the context length is cut when `truncate`, else
@@ -110,36 +118,12 @@ impl Embedder {
         }
         let pad = |tokens: Tokens| tokens.padded(positions, tokenizer.pad_id(), padding.attended);
         let tickets = lane.submit(tokenized.into_iter().map(pad), outputs, permits, terms.deadline);
-        let mut answered = text_answers(tickets, outputs, attention_mask, reservation, terms.deadline).await?;
+        let mut answered = answered(tickets, outputs, Some(attention_mask), reservation, terms.deadline).await?;
         answered.timings.preprocess = preprocess;
         Ok(answered)
     }
 
-    /// The `outputs` of texts that somebody else has tokenized and padded to one length.
-    ///
-    /// # Errors
-    /// [`EmbedError`].
-    pub async fn token_outputs(
-        &self,
-        texts: Vec<Tokens>,
-        outputs: OutputSet,
-        terms: Terms,
-    ) -> Result<Outputs, EmbedError> {
-        let lane = &self.texts()?.lane;
-        let shape = self.output_shape(Modality::Text)?;
-        let positions = texts.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(0);
-        let reservation = self.reserve(shape.bytes(outputs, positions).saturating_mul(texts.len()))?;
-        let mut attention_mask = Array2::zeros((texts.len(), positions));
-        for (mut mask, tokens) in attention_mask.rows_mut().into_iter().zip(&texts) {
-            mask.iter_mut().take(tokens.attended()).for_each(|attended| *attended = 1);
-        }
-        let works: Vec<Work> = texts.iter().map(lane.work).collect();
-        let permits = lane.admit(&works, &terms, &self.metrics)?;
-        let tickets = lane.submit(texts, outputs, permits, terms.deadline);
-        text_answers(tickets, outputs, attention_mask, reservation, terms.deadline).await
-    }
-
-    fn reserve(&self, bytes: usize) -> Result<Reservation, EmbedError> {
+    pub(super) fn reserve(&self, bytes: usize) -> Result<Reservation, EmbedError> {
         if bytes > self.max_output_bytes {
             return Err(EmbedError::OutputsTooLarge { bytes, limit: self.max_output_bytes });
         }
@@ -152,16 +136,17 @@ impl Embedder {
     }
 }
 
-async fn text_answers(
+/// The outputs behind `tickets`, stacked.
+pub(super) async fn answered(
     tickets: Vec<Ticket>,
     outputs: OutputSet,
-    attention_mask: Array2<i64>,
+    attention_mask: Option<Array2<i64>>,
     reservation: Reservation,
     deadline: Instant,
 ) -> Result<Outputs, EmbedError> {
     let (items, timings) = answers(tickets, deadline).await?;
     let (embeddings, arrays) = stacked(items, outputs)?;
-    Ok(Outputs { embeddings, arrays, attention_mask: Some(attention_mask), timings, reservation })
+    Ok(Outputs { embeddings, arrays, attention_mask, timings, reservation })
 }
 
 async fn answers(tickets: Vec<Ticket>, deadline: Instant) -> Result<(Vec<TowerOutputs>, Timings), EmbedError> {

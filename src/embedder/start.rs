@@ -13,7 +13,7 @@ use crate::{
     budget::ByteBudget,
     config::Config,
     encoder::{BatchSizes, Encoder, OutputShape, PixelBuf, Tokens},
-    engine::{Engine, EngineError, Normalization, TextEncoder, TokenInput, VisionEncoder},
+    engine::{Engine, EngineError, Normalization, PixelInput, PixelsEncoder, TextEncoder, TokenInput, VisionEncoder},
     export::ExportError,
     health::Health,
     heavy::Heavy,
@@ -114,6 +114,8 @@ pub struct VisionParts<V> {
     pub processor: ImageProcessor,
     /// Crops to `image_embeds`.
     pub sessions: Sessions<V>,
+    /// `pixel_values` to `image_embeds`, where a graph can be had that takes them.
+    pub pixels: Option<Sessions<PixelsEncoder>>,
 }
 
 /// What embeds texts.
@@ -219,9 +221,13 @@ fn open_vision(
     let processor = ImageProcessor::new(&model.preprocessor, options)?;
     let (engine, normalization) = (Arc::clone(engine), normalization(&model.preprocessor));
     let abilities = Abilities::of(&model.graphs, model.outputs);
-    let sessions = sessions(config.engine.vision_sessions, move || engine.vision(&model.graphs, &normalization))?;
+    let open = {
+        let (engine, graphs, normalization) = (Arc::clone(&engine), model.graphs.clone(), normalization.clone());
+        move || engine.vision(&graphs, &normalization)
+    };
+    let crops = sessions(config.engine.vision_sessions, open)?;
     let image_size = processor.crop_size();
-    if let Some((height, width)) = sessions.encoders.first().and_then(|encoder| encoder.input()?.image_size())
+    if let Some((height, width)) = crops.encoders.first().and_then(|encoder| encoder.input()?.image_size())
         && (height, width) != (image_size.0 as usize, image_size.1 as usize)
     {
         return Err(StartError::Canary(format!(
@@ -229,7 +235,10 @@ fn open_vision(
             image_size.0, image_size.1
         )));
     }
-    Ok(VisionParts { abilities, processor, sessions })
+    let takes_floats = crops.encoders.first().and_then(VisionEncoder::input).is_some_and(PixelInput::takes_floats);
+    // One session: it is opened when it is first asked for, which few do.
+    let pixels = takes_floats.then(|| sessions(1, move || engine.pixels(&model.graphs, &normalization))).transpose()?;
+    Ok(VisionParts { abilities, processor, sessions: crops, pixels })
 }
 
 fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {

@@ -7,7 +7,9 @@
 //! session is owned and driven by one thread (`Session::run` takes `&mut self`); an error is one line that names the thing.
 
 mod environment;
+mod floats;
 mod graph;
+mod late;
 mod mapped;
 mod openvino;
 mod outputs;
@@ -26,10 +28,13 @@ use std::{
 use ort::session::Session;
 
 pub use environment::{Runtime, VARIABLES};
+pub use floats::{FloatInput, PixelsEncoder};
+pub use late::LateEncoder;
 pub use text::{TextEncoder, TokenInput};
 pub use tower::{TowerEncoder, TowerInput};
 pub use vision::{Normalization, PixelInput, VisionEncoder};
 
+use floats::Feed;
 use graph::{EmbeddingSession, StopHandle};
 use outputs::OutputsSession;
 use provider::{RunningProvider, SessionOptions};
@@ -182,7 +187,28 @@ impl Engine {
         normalization: &Normalization,
     ) -> Result<VisionEncoder, EngineError> {
         let normalization = normalization.clone();
-        self.tower(Tower::Vision, graphs, move |session, _| PixelInput::of(session, &normalization))
+        let input = move |session: &Session, info: Option<&GraphInfo>| PixelInput::of(session, info, &normalization);
+        self.tower(Tower::Vision, Feed::AsIs, graphs, Self::stop(Tower::Vision, graphs)?, input)
+    }
+
+    /// The vision graphs for `pixel_values`, to be opened when they are first asked for.
+    ///
+    /// # Errors
+    /// When the runtime has no handle to give.
+    pub fn pixels(
+        self: &Arc<Self>,
+        graphs: &Graphs,
+        normalization: &Normalization,
+    ) -> Result<PixelsEncoder, EngineError> {
+        let stop = Self::stop(Tower::Vision, graphs)?;
+        let (engine, graphs, normalization) = (Arc::clone(self), graphs.clone(), normalization.clone());
+        let open = move |stop| {
+            let normalization = normalization.clone();
+            let input =
+                move |session: &Session, info: Option<&GraphInfo>| FloatInput::of(session, info, &normalization);
+            engine.tower(Tower::Vision, Feed::Floats, &graphs, stop, input).map_err(|error| error.to_string())
+        };
+        Ok(LateEncoder::new(open, stop))
     }
 
     /// Opens the text graphs.
@@ -190,14 +216,25 @@ impl Engine {
     /// # Errors
     /// When a file is missing or corrupt, or is not a text encoder.
     pub fn text(self: &Arc<Self>, graphs: &Graphs) -> Result<TextEncoder, EngineError> {
-        self.tower(Tower::Text, graphs, TokenInput::of)
+        self.tower(Tower::Text, Feed::AsIs, graphs, Self::stop(Tower::Text, graphs)?, TokenInput::of)
+    }
+
+    /// A handle to stop a tower's runs by.
+    fn stop(tower: Tower, graphs: &Graphs) -> Result<StopHandle, EngineError> {
+        StopHandle::new().map_err(|reason| EngineError::Graph {
+            encoder: tower.name(),
+            path: graphs.first().to_owned(),
+            reason,
+        })
     }
 
     /// The graph of embeddings now, that of all outputs when it is asked for; now, where there is no other.
     fn tower<I: TowerInput>(
         self: &Arc<Self>,
         tower: Tower,
+        feed: Feed,
         graphs: &Graphs,
+        stop: StopHandle,
         input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Send + 'static,
     ) -> Result<TowerEncoder<I>, EngineError> {
         let fault = |path: &Path| {
@@ -205,10 +242,9 @@ impl Engine {
             move |reason| EngineError::Graph { encoder: tower.name(), path, reason }
         };
         let first = graphs.first();
-        let stop = StopHandle::new().map_err(fault(first))?;
         let embedding = graphs.embedding().map(|path| {
             let open = || {
-                let (session, info) = self.open(path, tower, true)?;
+                let (session, info) = self.open(path, tower, feed, true)?;
                 let input = input(&session, info.as_ref())?;
                 Ok((EmbeddingSession::new(session, stop.clone())?, input))
             };
@@ -221,7 +257,7 @@ impl Engine {
                 let (engine, path, stop) = (Arc::clone(self), path.to_owned(), stop.clone());
                 let open = move || {
                     // Outputs are large, and rarely asked for: what they take goes back.
-                    let (session, info) = engine.open(&path, tower, false)?;
+                    let (session, info) = engine.open(&path, tower, feed, false)?;
                     let input = input(&session, info.as_ref())?;
                     Ok((OutputsSession::new(session, stop.clone())?, input))
                 };
@@ -237,12 +273,22 @@ impl Engine {
     }
 
     /// A session of the graph, and what the graph says about itself where it is ours.
-    fn open(&self, path: &Path, tower: Tower, keeps_memory: bool) -> Result<(Session, Option<GraphInfo>), String> {
+    fn open(
+        &self,
+        path: &Path,
+        tower: Tower,
+        feed: Feed,
+        keeps_memory: bool,
+    ) -> Result<(Session, Option<GraphInfo>), String> {
         if !path.is_file() {
             return Err("no such file".to_owned());
         }
         let info = GraphInfo::read(path).map_err(|error| error.to_string())?;
-        let part = split::tower_of_both(path, tower).map_err(|error| error.to_string())?;
+        let part = match (feed, &info) {
+            (Feed::Floats, Some(_)) => floats::with_floats(path).map(Some),
+            _ => split::tower_of_both(path, tower),
+        };
+        let part = part.map_err(|error| error.to_string())?;
         let mut options = SessionOptions {
             exact_integers: matches!(self.provider, RunningProvider::Cpu),
             intra_threads: self.intra_threads,

@@ -106,6 +106,7 @@ fn owned(value: &DynValue) -> ort::Result<DynValue> {
     }
     match value.dtype().tensor_type() {
         Some(TensorElementType::Uint8) => copy::<u8>(value),
+        Some(TensorElementType::Float32) => copy::<f32>(value),
         // The ids and the mask of a text; anything else says what it is instead.
         _ => copy::<i64>(value),
     }

@@ -15,7 +15,7 @@ use super::{
     graph::{self, NamedInput},
     tower::{TowerEncoder, TowerInput},
 };
-use crate::encoder::PixelBuf;
+use crate::{config::Precision, encoder::PixelBuf, model::graph_info::GraphInfo};
 
 /// `CLIPImageProcessor`'s rescale and normalise.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,13 @@ pub struct Normalization {
 }
 
 impl Normalization {
+    /// What a pixel is as a level again, for each channel: `level = pixel * scale + shift`.
+    pub(super) fn inverse(&self) -> [(f64, f64); 3] {
+        let factor = self.rescale_factor.unwrap_or(1.0);
+        let (mean, std) = self.mean_std.unwrap_or(([0.0; 3], [1.0; 3]));
+        std::array::from_fn(|channel| (f64::from(std[channel]) / factor, f64::from(mean[channel]) / factor))
+    }
+
     /// What each of the 256 levels of each channel becomes, computed in the order and precision of `transformers`: the
     /// product rounded to f32, then mean and standard deviation applied in f32.
     fn table(&self) -> [[f32; 256]; 3] {
@@ -58,6 +65,7 @@ pub struct PixelInput {
     batch: Option<usize>,
     image_size: Option<(usize, usize)>,
     pixel_values: PixelValues,
+    takes_floats: bool,
 }
 
 /// A vision graph and what it is fed.
@@ -65,7 +73,11 @@ pub type VisionEncoder = TowerEncoder<PixelInput>;
 
 impl PixelInput {
     /// Reads from the inputs of a session which tensor it wants.
-    pub(super) fn of(session: &Session, normalization: &Normalization) -> Result<Self, String> {
+    pub(super) fn of(
+        session: &Session,
+        info: Option<&GraphInfo>,
+        normalization: &Normalization,
+    ) -> Result<Self, String> {
         let inputs = graph::inputs(session);
         let [input] = inputs.as_slice() else {
             return Err(format!("it has the inputs ({}), expected one image input", graph::describe(&inputs)));
@@ -91,12 +103,21 @@ impl PixelInput {
             _ => return Err(wrong()),
         };
         let image_size = input.fixed(height).zip(input.fixed(width));
-        Ok(Self { batch: input.fixed(0), name: input.name.clone(), image_size, pixel_values })
+        let takes_floats = match info {
+            Some(own) => own.precision != Precision::Int8,
+            None => !matches!(pixel_values, PixelValues::U8(_)),
+        };
+        Ok(Self { batch: input.fixed(0), name: input.name.clone(), image_size, pixel_values, takes_floats })
     }
 
     /// The number of images that the graph is fixed to, if it is.
     pub fn batch(&self) -> Option<usize> {
         self.batch
+    }
+
+    /// Whether the graph, or the same with its input declared otherwise, takes floats (`floats`).
+    pub fn takes_floats(&self) -> bool {
+        self.takes_floats
     }
 
     /// Height and width that the graph is fixed to, if it is.

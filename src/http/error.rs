@@ -350,6 +350,9 @@ fn not_supported(lack: Lack) -> String {
             "the {modality} encoder that is served has no projection, so it has no embeddings; ask for its `outputs`, which GET \
              /info lists"
         ),
+        Lack::PixelValues => "the vision graph that is served takes no pixel_values: it computes with bytes (engine.precision = \"int8\"), or \
+                              normalises inside; send the pictures themselves as images"
+            .to_owned(),
         Lack::Outputs(modality) => format!(
             "the {modality} encoder that is served answers embeddings only; `outputs` takes a checkpoint of transformers or \
              clipserve's own export of one, and GET /info says whether they are there"

@@ -270,6 +270,8 @@ pub struct Metrics {
     pub preprocess_queue: QueueMetrics,
     /// The image lane.
     pub vision: LaneMetrics,
+    /// The lane of images that come as floats.
+    pub pixels: LaneMetrics,
     /// Embeddings in the cache.
     pub cached_embeddings: StoreMetrics,
     /// Token ids in the cache.
@@ -363,6 +365,7 @@ impl Metrics {
             cached_embeddings: stored("embeddings"),
             cached_tokens: stored("tokens"),
             vision: lane("image", "image_inference"),
+            pixels: lane("pixel_values", "pixel_values_inference"),
             text: lane("text", "text_inference"),
             build_info: register.gauges(
                 "build_info",

@@ -45,7 +45,7 @@ def test_the_server_and_the_model_are_there(service, client):
     assert metadata["name"] == service.model and metadata["versions"] == ["1"]
     outputs = {output["name"]: output for output in metadata["outputs"]}
     assert outputs["image_embeds"] == {"name": "image_embeds", "datatype": "FP32", "shape": [-1, service.dim]}
-    assert {"images", "texts", "input_ids", "attention_mask"} <= {tensor["name"] for tensor in metadata["inputs"]}
+    assert {"images", "texts", "input_ids", "attention_mask", "pixel_values"} <= {tensor["name"] for tensor in metadata["inputs"]}
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
@@ -82,6 +82,23 @@ def test_both_sides_give_both_embeddings_and_logits_when_asked(service, client):
     np.testing.assert_allclose(logits, cosines * scale, rtol=1e-3, atol=1e-3)
     states = asked.as_numpy("vision_model_output.last_hidden_state")
     assert states.ndim == 3 and states.shape[0] == len(service.pictures)
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+def test_pixel_values_are_taken(service, client, binary_in):
+    (shape,) = [
+        tensor["shape"] for tensor in client.get_model_metadata(service.model)["inputs"] if tensor["name"] == "pixel_values"
+    ]
+    values = np.random.default_rng(0).normal(size=[2, *shape[1:]]).astype(np.float32)
+    names = ["image_embeds", "pooler_output"]
+    outputs = [triton.InferRequestedOutput(name) for name in names]
+    result = client.infer(service.model, [numbers("pixel_values", values, binary=binary_in)], outputs=outputs)
+    embeds = result.as_numpy("image_embeds")
+    assert embeds.shape == (2, service.dim)
+    np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1, rtol=1e-5)
+    again = client.infer(service.model, [numbers("pixel_values", values[1:])]).as_numpy("image_embeds")
+    np.testing.assert_allclose(again[0], embeds[1], atol=1e-5)
+    assert result.as_numpy("vision_model_output.pooler_output").shape[0] == 2
 
 
 def test_many_at_once_are_answered(service, client):

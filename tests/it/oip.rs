@@ -195,7 +195,11 @@ async fn a_tensor_that_is_none_is_named_with_what_was_expected() {
         (json!({}), 400, "inputs is no list"),
         (json!([1]), 400, "inputs[0] is a number, expected an object"),
         (json!([{"datatype": "BYTES"}]), 400, "inputs[0] has no name"),
-        (json!([tensor("text", "BYTES", json!([1]), json!(["a"]))]), 400, "text is no input; there are images, texts"),
+        (
+            json!([tensor("text", "BYTES", json!([1]), json!(["a"]))]),
+            400,
+            "text is no input; there are images, pixel_values, texts",
+        ),
         (json!([tensor("texts", "FP32", json!([1]), json!([1]))]), 400, "the datatype \"FP32\", expected \"BYTES\""),
         (json!([{"name": "texts", "datatype": "BYTES", "data": ["a"]}]), 400, "texts has no shape"),
         (json!([{"name": "texts", "datatype": "BYTES", "shape": [1]}]), 400, "texts has no data"),
@@ -250,7 +254,7 @@ async fn a_tensor_that_is_none_is_named_with_what_was_expected() {
     }
     for (outputs, expected) in [
         (json!([{"name": "embeddings"}]), "embeddings is no output; there are image_embeds"),
-        (json!([{"name": "image_embeds"}]), "image_embeds follows from images"),
+        (json!([{"name": "image_embeds"}]), "image_embeds follows from images or pixel_values"),
         (json!([{"name": "text_embeds"}, {"name": "text_embeds"}]), "text_embeds is asked for twice"),
         (json!([{"name": "text_embeds", "parameters": {"classification": 3}}]), "classification"),
         (json!([{"name": "text_embeds", "parameters": {"shared_memory_region": "r"}}]), "shared memory"),
@@ -262,6 +266,11 @@ async fn a_tensor_that_is_none_is_named_with_what_was_expected() {
     }
     let body = json!({"inputs": [texts()], "parameters": {"sequence_id": 1}});
     assert!(error(server.post_json(INFER, &body).await, 400).await.contains("sequence_id"));
+    let body = json!({"inputs": [texts()], "parameters": {"timeout": 1}});
+    let late = server.post_json(INFER, &body).await;
+    assert!([429, 504].contains(&late.status().as_u16()), "a microsecond: {}", late.status());
+    let body = json!({"inputs": [texts()], "parameters": {"timeout": u64::MAX, "priority": 1, "unknown": [1]}});
+    infer(&server, &body).await;
     let body = json!({"inputs": [texts()], "outputs": [{"name": "last_hidden_state"}]});
     assert!(error(server.post_json(INFER, &body).await, 501).await.contains("embeddings only"));
     server.stop().await;
@@ -390,6 +399,134 @@ async fn outputs_of_both_sides_have_the_names_of_the_reference() {
         assert_eq!(output(&metadata, name)["shape"], shape, "{name}");
     }
     server.stop().await;
+}
+
+/// Height and width of the crops.
+const SIDE: usize = 224;
+
+/// What `CLIPImageProcessor` makes of the crops of these pictures.
+fn pixel_values(names: &[&str]) -> Vec<f32> {
+    let (mean, std) = ([0.48145466, 0.4578275, 0.40821073], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
+    let file = std::fs::File::open(fixture("golden/crops.npz")).expect("the goldens");
+    let mut crops = NpzReader::new(file).expect("an archive");
+    let picture = |name: &&str| -> Vec<f32> {
+        let crop: ArrayD<u8> = crops.by_name(name).expect("a crop");
+        let pixel = |(channel, at): (usize, usize)| {
+            let level = (f64::from(crop[[at / SIDE, at % SIDE, channel]]) * (1.0 / 255.0)) as f32;
+            (level - mean[channel]) / std[channel]
+        };
+        (0..3).flat_map(|channel| (0..SIDE * SIDE).map(move |at| (channel, at))).map(pixel).collect()
+    };
+    names.iter().flat_map(picture).collect()
+}
+
+/// Floats behind the JSON of a request.
+async fn send_pixels(server: &TestServer, values: &[f32], shape: Value, outputs: Value) -> Response {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let input = json!({"name": "pixel_values", "datatype": "FP32", "shape": shape, "parameters": {"binary_data_size": bytes.len()}});
+    send(server, &json!({"inputs": [input], "outputs": outputs}), &bytes).await
+}
+
+async fn embed_pixels(server: &TestServer, values: &[f32]) -> Vec<f32> {
+    let n = values.len() / (3 * SIDE * SIDE);
+    let answer = send_pixels(server, values, json!([n, 3, SIDE, SIDE]), json!([])).await;
+    values_of(answer).await
+}
+
+async fn values_of(answer: Response) -> Vec<f32> {
+    values(&json(answer, 200).await, "image_embeds")
+}
+
+#[track_caller]
+fn assert_near(name: &str, actual: &[f32], expected: &[f32]) {
+    assert_eq!(actual.len(), expected.len(), "{name}");
+    let distance = actual.iter().zip(expected).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt();
+    let norm = expected.iter().map(|value| value * value).sum::<f32>().sqrt();
+    assert!(distance < BAR * norm, "{name}: {:e}", distance / norm);
+}
+
+/// A value that no byte stands for, everywhere.
+fn no_bytes() -> Vec<f32> {
+    (0..3 * SIDE * SIDE).map(|at| (at as f32 * 0.37).sin() * 3.7 - 0.4).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pixel_values_are_taken_by_graphs_of_bytes_and_of_floats_alike() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    let ours = start(model.path(), cache.path(), &["model.name=tiny-clip"]).await;
+    let elsewhere = TestServer::start(&[]).await;
+    let pixels = pixel_values(&PICTURES);
+    let native = values(&infer(&elsewhere, &json!({"inputs": [images()]})).await, "image_embeds");
+    assert_eq!(embed_pixels(&elsewhere, &pixels).await, native, "the same values into the same graph");
+    assert_near("ours", &embed_pixels(&ours, &pixels).await, &native);
+    // What comes from no picture: the answer for it is no picture's, and the same of both.
+    let odd = no_bytes();
+    let (own, other) = (embed_pixels(&ours, &odd).await, embed_pixels(&elsewhere, &odd).await);
+    assert_near("floats", &own, &other);
+    let rounded: Vec<f32> = odd.iter().map(|value| value.round()).collect();
+    let rounded = embed_pixels(&ours, &rounded).await;
+    assert!(own.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).sum::<f32>() > 0.01, "they are taken as they are");
+
+    let mut golden = Golden::open();
+    let names = ["pooler_output", "last_hidden_state", "hidden_states", "attentions"];
+    let outputs = names.map(|name| json!({"name": name}));
+    let answer = send_pixels(&ours, &pixels, json!([2, 3, SIDE, SIDE]), json!(outputs)).await;
+    let answer = json(answer, 200).await;
+    for name in names {
+        let full = format!("vision_model_output.{name}");
+        assert_close(&full, &answer, &golden.floats(&format!("image.{name}")));
+    }
+    let input = json!({"name": "pixel_values", "datatype": "FP32", "shape": [-1, 3, SIDE, SIDE]});
+    for server in [&ours, &elsewhere] {
+        let metadata = json(server.get("/v2/models/tiny-clip").await, 200).await;
+        assert!(metadata["inputs"].as_array().expect("inputs").contains(&input), "{metadata}");
+    }
+    // In JSON, nested as the shape is.
+    let nested = ndarray::ArrayView4::from_shape((1, 3, SIDE, SIDE), &odd).expect("as many");
+    let data: Vec<Vec<Vec<Vec<f32>>>> = nested
+        .outer_iter()
+        .map(|picture| {
+            picture.outer_iter().map(|plane| plane.rows().into_iter().map(|row| row.to_vec()).collect()).collect()
+        })
+        .collect();
+    let body = json!({"inputs": [tensor("pixel_values", "FP32", json!([1, 3, SIDE, SIDE]), json!(data))]});
+    assert_eq!(values(&infer(&ours, &body).await, "image_embeds"), own);
+    ours.stop().await;
+    elsewhere.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pixel_values_that_cannot_be_taken_are_refused() {
+    let server = TestServer::start(&["limits.max_images=1"]).await;
+    let pixels = no_bytes();
+    for (shape, status, expected) in [
+        (json!([3, SIDE, SIDE]), 400, "pixel_values has the shape [3, 224, 224], expected [n, 3, 224, 224]"),
+        (json!([1, SIDE, SIDE, 3]), 400, "expected [n, 3, 224, 224]"),
+        (json!([1, 3, SIDE, 336]), 400, "expected [n, 3, 224, 224]"),
+        (json!([2, 3, SIDE, SIDE]), 413, "2 pixel_values, the limit is 1"),
+        (json!([0, 3, SIDE, SIDE]), 400, "with n from 1"),
+    ] {
+        let message = error(send_pixels(&server, &pixels, shape, json!([])).await, status).await;
+        assert!(message.contains(expected), "{message}");
+    }
+    let shape = json!([1, 3, SIDE, SIDE]);
+    let few = send_pixels(&server, &pixels[1..], shape.clone(), json!([])).await;
+    assert!(error(few, 400).await.contains("takes 150528 numbers of FP32"));
+    for bad in [f32::NAN, f32::NEG_INFINITY, 1e30] {
+        let mut values = pixels.clone();
+        values[77] = bad;
+        let message = error(send_pixels(&server, &values, shape.clone(), json!([])).await, 422).await;
+        assert!(message.starts_with("pixel_values[0]: the value ") && message.contains("-1000"), "{message}");
+    }
+    server.stop().await;
+
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    let integers = start(model.path(), cache.path(), &["model.name=tiny-clip", "engine.precision=int8"]).await;
+    let message = error(send_pixels(&integers, &pixels, shape, json!([])).await, 501).await;
+    assert!(message.contains("int8") && message.contains("send the pictures themselves"), "{message}");
+    let metadata = json(integers.get("/v2/models/tiny-clip").await, 200).await;
+    assert!(!metadata["inputs"].to_string().contains("pixel_values"), "{metadata}");
+    integers.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -332,6 +332,7 @@ where
                 rebuild: Arc::new(|| Err("not rebuilt".to_owned())),
                 runs: Vec::new(),
             },
+            pixels: None,
         }),
         text: Some(TextParts {
             abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },

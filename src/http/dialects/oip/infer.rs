@@ -47,10 +47,8 @@ pub(in crate::http) async fn infer(
     let reading = payload.reading();
     let read = embedder.heavy().run(reading, || Inference::read(&state, embedder, payload)).await?;
     let Inference { id, images, texts, outputs, timeout, room: _room } = read;
-    let terms = match timeout {
-        Some(timeout) => sooner(terms, Instant::now() + timeout),
-        None => terms,
-    };
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let terms = deadline.map_or(terms, |deadline| sooner(terms, deadline));
     let counts = Counts { images: images.as_ref().map(Images::len), texts: texts.as_ref().map(Texts::len) };
     let mut size = Size::new(&embedder.info().name).writing(id.as_deref().map_or(0, escaped_len));
     let longest = embedder.info().context_length.unwrap_or(0);
@@ -127,6 +125,8 @@ impl Side {
         Ok(match images {
             Images::Files(files) if outputs.is_empty() => embedder.embed_images(files, terms).await?.into(),
             Images::Files(files) => embedder.image_outputs(files, outputs, terms).await?.into(),
+            Images::Pixels(pictures) if outputs.is_empty() => embedder.embed_pixels(&pictures, terms).await?.into(),
+            Images::Pixels(pictures) => embedder.pixel_outputs(pictures, outputs, terms).await?.into(),
         })
     }
 

@@ -105,7 +105,7 @@ impl Name {
         for modality in output.sides() {
             if counts.of(*modality).is_none() {
                 let inputs = match modality {
-                    Modality::Image => "images",
+                    Modality::Image => "images or pixel_values",
                     Modality::Text => "texts or input_ids",
                 };
                 return Err(about(name, format_args!("follows from {inputs}, and the request has none")));

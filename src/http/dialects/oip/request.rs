@@ -5,6 +5,7 @@
 //! | name | datatype | shape | a value |
 //! |---|---|---|---|
 //! | `images` | BYTES | [n] or [n, 1] | a picture's file; in JSON its base64, or a data URL |
+//! | `pixel_values` | FP32 | [n, 3, height, width] | what the model's own image processor gives: rescaled, normalised
 //! | `texts` | BYTES | [n] or [n, 1] | UTF-8 |
 //! | `input_ids` | INT64 | [n, L] | ids of the model's own tokenizer, start and end token among them |
 //! | `attention_mask` | INT64 | [n, L] | 1 for what is attended to, then 0; without it all is |
@@ -13,7 +14,7 @@
 //!
 //! Invariant: of each side there is one tensor at most, and of both one at least.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderName;
@@ -27,7 +28,7 @@ use super::{
 use crate::{
     budget::Reservation,
     embedder::{Embedder, Modality},
-    encoder::Tokens,
+    encoder::{PixelValues, Tokens},
     http::{
         ApiError, AppState,
         connection::held::owning,
@@ -77,12 +78,15 @@ struct Parameters {
 pub(super) enum Images {
     /// The bytes of their files.
     Files(Vec<Bytes>),
+    /// As floats.
+    Pixels(Vec<PixelValues>),
 }
 
 impl Images {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Files(files) => files.len(),
+            Self::Pixels(pictures) => pictures.len(),
         }
     }
 
@@ -90,6 +94,7 @@ impl Images {
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Files(_) => "images",
+            Self::Pixels(_) => "pixel_values",
         }
     }
 }
@@ -163,14 +168,17 @@ impl Inference {
             )));
         }
         let behind = body.split_off(header);
-        let read: Body<'_> = json::read(&body)?;
+        let read: Body<'_> = json::Unread::of(&body)?.read()?;
         let mut reading =
             Reading { embedder, inputs: Inputs::new(state, claim), sides: Sides::default(), room: Vec::new() };
         reading.tensors(read.inputs, Behind::new(behind), state)?;
         let Reading { inputs, sides, mut room, .. } = reading;
         let (strings, texts_room, files) = inputs.by_kind();
         room.extend(texts_room);
-        let images = sides.images.then_some(Images::Files(files));
+        let images = match sides.pixels {
+            Some(pixels) => Some(Images::Pixels(pixels)),
+            None => sides.images.then_some(Images::Files(files)),
+        };
         let texts = match sides.ids {
             Some(ids) => Some(Texts::Ids(ids)),
             None => sides.texts.then_some(Texts::Strings(strings)),
@@ -227,6 +235,7 @@ struct Reading<'a> {
 struct Sides {
     images: bool,
     texts: bool,
+    pixels: Option<Vec<PixelValues>>,
     ids: Option<Vec<Tokens>>,
 }
 
@@ -243,6 +252,7 @@ impl Reading<'_> {
             let twice = || about(&name, "is there twice; send all of them as one tensor");
             match &*name {
                 "images" if self.sides.images => return Err(twice()),
+                "pixel_values" if self.sides.pixels.is_some() => return Err(twice()),
                 "texts" if self.sides.texts => return Err(twice()),
                 "images" => {
                     self.sides.images = true;
@@ -251,6 +261,9 @@ impl Reading<'_> {
                 "texts" => {
                     self.sides.texts = true;
                     self.texts(&Tensor::read(head, BYTES, &mut behind)?, limits.max_texts)?;
+                }
+                "pixel_values" => {
+                    self.pixels(&Tensor::read(head, f32::DATATYPE, &mut behind)?, limits.max_images)?;
                 }
                 "input_ids" | "attention_mask" => {
                     let place = if name == "input_ids" { &mut input_ids } else { &mut attention_mask };
@@ -262,12 +275,17 @@ impl Reading<'_> {
                 _ => {
                     return Err(about(
                         &name,
-                        "is no input; there are images, texts, input_ids and attention_mask (GET /v2/models/{model} lists them)",
+                        "is no input; there are images, pixel_values, texts, input_ids and attention_mask (GET /v2/models/{model} lists them)",
                     ));
                 }
             }
         }
         behind.finish()?;
+        if self.sides.images && self.sides.pixels.is_some() {
+            return Err(ApiError::invalid(
+                "the request has both images and pixel_values; send one of them, the other in a request of its own",
+            ));
+        }
         match (input_ids, attention_mask) {
             (Some(_), _) if self.sides.texts => Err(ApiError::invalid(
                 "the request has both texts and input_ids; send one of them, the other in a request of its own",
@@ -288,6 +306,29 @@ impl Reading<'_> {
             };
             read.map_err(|error| error.at(index).naming("images"))
         })
+    }
+
+    fn pixels(&mut self, tensor: &Tensor<'_>, limit: usize) -> Result<(), ApiError> {
+        let (height, width) = self.embedder.pixel_values_size()?;
+        let &[n, 3, sent_height, sent_width] = tensor.shape() else {
+            return Err(tensor.wrong_shape(format_args!("[n, 3, {height}, {width}]")));
+        };
+        if n == 0 || (sent_height, sent_width) != (height, width) {
+            return Err(tensor.wrong_shape(format_args!("[n, 3, {height}, {width}] with n from 1")));
+        }
+        check_count(tensor.name(), n, limit)?;
+        let (values, room) = tensor.numbers::<f32>(self.inputs.claim())?;
+        // A copy, for as long as it is made.
+        let _copy = self.inputs.claim().reserve(values.len().saturating_mul(size_of::<f32>()))?;
+        self.room.push(room);
+        let values: Arc<[f32]> = values.into();
+        let picture = |index: usize| {
+            let picture = PixelValues::new(height, width, Arc::clone(&values), index * 3 * height * width);
+            let checked = Embedder::check_pixel_values(&picture).map(|()| picture);
+            checked.map_err(|error| ApiError::from(error).at(index).naming("pixel_values"))
+        };
+        self.sides.pixels = Some((0..n).map(picture).collect::<Result<_, _>>()?);
+        Ok(())
     }
 
     fn texts(&mut self, tensor: &Tensor<'_>, limit: usize) -> Result<(), ApiError> {
@@ -357,6 +398,9 @@ pub(super) fn accepted(embedder: &Embedder) -> Vec<(Cow<'static, str>, &'static 
     let mut inputs = Vec::new();
     if embedder.supports(Modality::Image).is_ok() {
         inputs.push(("images".into(), BYTES, vec![-1]));
+    }
+    if let Ok((height, width)) = embedder.pixel_values_size() {
+        inputs.push(("pixel_values".into(), f32::DATATYPE, vec![-1, 3, height as i64, width as i64]));
     }
     if embedder.supports(Modality::Text).is_ok() {
         inputs.push(("texts".into(), BYTES, vec![-1]));

@@ -190,7 +190,9 @@ impl<'a> Tensor<'a> {
         if sent != datatype {
             return Err(about(&name, format_args!("has the datatype \"{}\", expected \"{datatype}\"", Quoted(&sent))));
         }
-        let no_shape = || about(&name, format_args!("has no shape, expected a list of 1 to {MAX_AXES} sizes"));
+        let no_shape = || {
+            about(&name, format_args!("has no shape, or one that cannot be; expected a list of 1 to {MAX_AXES} sizes"))
+        };
         let shape = entry.shape.and_then(short).ok_or_else(no_shape)?;
         let shape: Vec<usize> = serde_json::from_str(shape.get()).map_err(|_| no_shape())?;
         if !(1..=MAX_AXES).contains(&shape.len()) || count(&shape).is_none() {
