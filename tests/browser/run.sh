@@ -30,5 +30,5 @@ if [[ -z ${CLIPSERVE:-} ]]; then
     CLIPSERVE=$(ls -t "$target"/release/clipserve "$target"/debug/clipserve 2>/dev/null | head -n 1) || true
     [[ -n $CLIPSERVE ]] || { printf 'tests/browser: no binary in %s; run `make build` or `cargo build` first\n' "$target" >&2; exit 1; }
 fi
-export CLIPSERVE
+export CLIPSERVE PYTHONDONTWRITEBYTECODE=1
 exec "$folder/bin/pytest" -p no:cacheprovider "$here" "$@"
