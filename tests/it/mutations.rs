@@ -1,10 +1,7 @@
 //! Bodies that nobody meant: valid requests for every route, broken in seeded ways, sent through the router without a socket.
 //!
-//! No body makes a 500, and what is refused is refused in the shape of the path's clients. Twenty thousand of them are one command:
-//!
-//! ```text
-//! make test ARGS="--release --test it mutations -- --ignored"
-//! ```
+//! No body makes a 500, and what is refused is refused in the shape of the path's clients. Alone they take some
+//! twenty seconds: `make test ARGS="--test it mutations"`.
 //!
 //! A new route is a line in [`seeds`], and its errors a line in [`shape_of`]; the route table is read, so that none is left out. What
 //! fails names its number, by which it is made again.
@@ -36,6 +33,9 @@ const PICTURE: &str = "one_pixel.png";
 
 const JSON: &str = "application/json";
 const BOUNDARY: &str = "seed-boundary";
+
+/// So many bodies.
+const NUMBERS: u64 = 20_000;
 
 /// So many are in the router at once.
 const AT_ONCE: u64 = 8;
@@ -418,7 +418,8 @@ async fn check(router: Router, path: &'static str, request: http::Request<Vec<u8
     status.as_u16()
 }
 
-async fn run(numbers: u64) {
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_bodies_make_no_500_and_no_error_that_their_clients_do_not_know() {
     let (router, metrics, _cache) = service();
     let seeds = Arc::new(seeds());
     let mut running = JoinSet::new();
@@ -426,7 +427,7 @@ async fn run(numbers: u64) {
         let (router, seeds) = (router.clone(), Arc::clone(&seeds));
         running.spawn(async move {
             let mut statuses = Vec::new();
-            for number in (first..numbers).step_by(AT_ONCE as usize) {
+            for number in (first..NUMBERS).step_by(AT_ONCE as usize) {
                 let (path, request) = request(&seeds, number);
                 statuses.push(check(router.clone(), path, request, number).await);
             }
@@ -434,21 +435,10 @@ async fn run(numbers: u64) {
         });
     }
     let statuses = running.join_all().await.concat();
-    assert_eq!(metrics.http_panics.get(), 0);
+    assert_eq!((statuses.len() as u64, metrics.http_panics.get()), (NUMBERS, 0));
     // Mutations that break everything, or nothing, would prove little.
     let good = statuses.iter().filter(|status| **status == 200).count();
-    assert!((statuses.len() / 20..statuses.len() / 2).contains(&good), "{good} of {} were answered", statuses.len());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_body_makes_a_500_or_an_error_that_its_clients_do_not_know() {
-    run(2_000).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "minutes without optimisation; `make test ARGS=\"--release --test it mutations -- --ignored\"`"]
-async fn twenty_thousand_bodies_make_no_500_nor_an_error_that_their_clients_do_not_know() {
-    run(20_000).await;
+    assert!((statuses.len() / 20..statuses.len() / 2).contains(&good), "{good} of {NUMBERS} were answered");
 }
 
 /// Whether `path` is of the route `template`.
