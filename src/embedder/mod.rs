@@ -43,8 +43,8 @@ use crate::{
 };
 pub use crate::{
     batch::{Class, Terms, Timings},
-    preprocess::text::Piece,
     preprocess::image::{PictureHeader, picture_header},
+    preprocess::text::Piece,
 };
 
 /// What runs: the answer of `GET /info` that does not come from the configuration.

@@ -59,6 +59,17 @@ impl Seed {
         Self { method: "POST", path, content_type: content_type.to_owned(), body: body.into() }
     }
 
+    /// As Immich's server asks, with a text or else a picture.
+    fn immichs(entries: &str, text: Option<&str>) -> Self {
+        let field = |name: &str, value: &[u8]| {
+            let head = format!("--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"{name}\"\r\n\r\n");
+            [head.as_bytes(), value, b"\r\n"].concat()
+        };
+        let asked = text.map_or_else(|| field("image", &picture(PICTURE)), |text| field("text", text.as_bytes()));
+        let body = [field("entries", entries.as_bytes()), asked, format!("--{BOUNDARY}--\r\n").into_bytes()].concat();
+        Self::post("/predict", &format!("multipart/form-data; boundary={BOUNDARY}"), body)
+    }
+
     fn form(path: &'static str, fields: &[&str]) -> Self {
         Self::post(path, &format!("multipart/form-data; boundary={BOUNDARY}"), multipart(fields))
     }
@@ -99,6 +110,35 @@ fn seeds() -> Vec<Seed> {
         ),
         ("/embeddings", json!({"input": {"type": "text", "text": ["a", "b"]}})),
         ("/embeddings", with_options(json!({"input": ["a"], "modality": "text"}))),
+        ("/v1/embeddings", json!({"input": ["a"], "truncation": true, "output_dtype": "int8", "output_dimension": 8})),
+        ("/v2/embed", json!({"texts": ["a", "b"], "embedding_types": ["float", "int8", "ubinary"], "truncate": "END"})),
+        ("/v2/embed", json!({"images": [url], "input_type": "image", "output_dimension": 8})),
+        ("/v2/embed", json!({"inputs": [{"content": [part]}, {"content": [{"type": "text", "text": "a"}]}]})),
+        ("/v1/embed", json!({"texts": ["a"], "model": "clip"})),
+        (
+            "/v1/multimodalembeddings",
+            json!({"inputs": [{"content": [{"type": "image_base64", "image_base64": url}]}], "encoding_format": "base64", "output_dtype": null}),
+        ),
+        ("/v1/classify", json!({"input": [{"text": "a"}, {"image": base64}], "labels": ["a", "b"]})),
+        ("/v1/classify", json!({"input": ["a"], "labels": {"colour": ["a", "b"], "size": ["c", "d"]}})),
+        ("/vectorize", json!({"texts": ["a"], "images": [base64]})),
+        ("/embed", json!({"inputs": ["a", "b"], "truncate": true, "normalize": false, "dimensions": 8})),
+        ("/", json!({"inputs": "a"})),
+        ("/tokenize", json!({"inputs": ["a cat"], "add_special_tokens": true})),
+        ("/decode", json!({"ids": [[320, 539]], "skip_special_tokens": true})),
+        ("/similarity", json!({"inputs": {"source_sentence": "a", "sentences": ["b", "c"]}})),
+        (
+            "/v2/models/clip/infer",
+            json!({"inputs": [{"name": "texts", "datatype": "BYTES", "shape": [2], "data": ["a", "b"]}], "outputs": [{"name": "text_embeds"}]}),
+        ),
+        (
+            "/v2/models/clip/infer",
+            json!({"inputs": [
+                {"name": "images", "datatype": "BYTES", "shape": [1, 1], "data": [base64]},
+                {"name": "input_ids", "datatype": "INT64", "shape": [1, 3], "data": [3070, 320, 3071]},
+                {"name": "attention_mask", "datatype": "INT64", "shape": [1, 3], "data": [1, 1, 1]},
+            ]}),
+        ),
     ];
     let json_seeds = json_seeds.map(|(path, body)| Seed::post(path, JSON, body.to_string()));
     let rest = [
@@ -107,6 +147,23 @@ fn seeds() -> Vec<Seed> {
         Seed::form("/classify", &["label", "template"]),
         Seed::post("/embed/image", "image/png", picture(PICTURE)),
         Seed::post("/embed/text", "text/plain", "a cat"),
+        Seed::immichs(r#"{"clip":{"visual":{"modelName":"clip"}}}"#, None),
+        Seed::immichs(r#"{"clip":{"textual":{"modelName":"clip","options":{"language":"en"}}}}"#, Some("a cat")),
+        Seed::get("/"),
+        Seed::get("/page/style.css"),
+        Seed::get("/ping"),
+        Seed::get("/health"),
+        Seed::get("/meta"),
+        Seed::get("/models"),
+        Seed::get("/v1/models"),
+        Seed::get("/v1/health/live"),
+        Seed::get("/v1/health/ready"),
+        Seed::get("/.well-known/live"),
+        Seed::get("/.well-known/ready"),
+        Seed::get("/v2"),
+        Seed::get("/v2/health/live"),
+        Seed::get("/v2/health/ready"),
+        Seed::get("/v2/models/clip"),
         Seed::get("/info"),
         Seed::get("/livez"),
         Seed::get("/readyz"),
@@ -133,6 +190,14 @@ fn multipart(fields: &[&str]) -> Vec<u8> {
 fn shape_of(path: &str) -> fn(&Value) -> bool {
     match path {
         "/v1/embeddings" | "/embeddings" => |body| is_openais(body) || is_detail(body),
+        "/models" | "/v1/models" | "/health" | "/v1/health/live" | "/v1/health/ready" => is_openais,
+        "/v1/embed" | "/v2/embed" => |body| has_only(body, &["message"]) && body["message"].is_string(),
+        "/v1/multimodalembeddings" | "/v1/classify" => is_detail,
+        "/predict" | "/ping" => |body| is_detail(body) || (has_only(body, &["detail"]) && body["detail"].is_array()),
+        "/embed" | "/" | "/tokenize" | "/decode" => is_teis,
+        "/similarity" => |body| is_native(body) || is_teis(body),
+        "/vectorize" | "/meta" | "/.well-known/live" | "/.well-known/ready" => is_bare,
+        path if path.starts_with("/v2") => is_bare,
         _ => is_native,
     }
 }
@@ -151,6 +216,14 @@ fn is_native(body: &Value) -> bool {
 fn is_openais(body: &Value) -> bool {
     let error = &body["error"];
     has_only(error, &["message", "type", "param", "code"]) && error["message"].is_string() && error["type"].is_string()
+}
+
+fn is_teis(body: &Value) -> bool {
+    has_only(body, &["error", "error_type"]) && body["error"].is_string() && body["error_type"].is_string()
+}
+
+fn is_bare(body: &Value) -> bool {
+    has_only(body, &["error"]) && body["error"].is_string()
 }
 
 fn is_detail(body: &Value) -> bool {
@@ -443,7 +516,10 @@ async fn twenty_thousand_bodies_make_no_500_and_no_error_that_their_clients_do_n
 
 /// Whether `path` is of the route `template`.
 fn is_of(path: &str, template: &str) -> bool {
-    let (path, template): (Vec<&str>, Vec<&str>) = (path.split('/').collect(), template.split('/').collect());
+    let (path, mut template): (Vec<&str>, Vec<&str>) = (path.split('/').collect(), template.split('/').collect());
+    if template.last().is_some_and(|last| last.starts_with("{*")) && path.len() > template.len() {
+        template.resize(path.len(), "{*}");
+    }
     path.len() == template.len() && path.iter().zip(&template).all(|(part, name)| part == name || name.starts_with('{'))
 }
 

@@ -8,8 +8,8 @@
 //! had is refused, never replaced. Fields that a dialect does not know are passed over, as its own service does; those that it knows and
 //! cannot honour are not.
 
-pub(super) mod immich;
 pub(super) mod cohere;
+pub(super) mod immich;
 pub(super) mod infinity;
 mod inputs;
 mod intel;
@@ -20,8 +20,8 @@ pub(super) mod openai;
 mod options;
 mod parts;
 pub(super) mod tei;
-pub(super) mod weaviate;
 pub(super) mod voyage;
+pub(super) mod weaviate;
 
 use std::{sync::Arc, time::SystemTime};
 
