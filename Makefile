@@ -4,7 +4,7 @@
 MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
-# More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers) or the
+# More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers, bench-recall) or the
 # attacks (attack).
 ARGS ?=
 
@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser lint bench bench-peers attack fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser lint bench bench-peers bench-recall attack fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -44,6 +44,10 @@ bench: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure t
 bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure beside infinity and transformers (23 minutes, 7 GB) and write docs/benchmarks.md
 	@benches/peers/install.sh
 	cargo bench --locked --bench serve -- compare $(ARGS)
+
+bench-recall: build ## measure how many nearest neighbours stay in each type of embeddings (5 minutes; ARGS="--help")
+	@benches/recall/install.sh
+	target/bench/recall/bin/python -B benches/recall/recall.py $(ARGS)
 
 attack: deps ## attack a release build and print what it withstood (10 minutes; ARGS="overload quiet" for some)
 	cargo bench --locked --bench serve -- attack $(ARGS)

@@ -13,6 +13,7 @@ use ndarray::{Array2, ArrayView1};
 use super::{
     EmbedError, Embedded, Lane, Terms,
     cache::{Cache, Computed, Flight, Key, alone},
+    failing::Failing,
     job_error,
 };
 use crate::{
@@ -49,8 +50,14 @@ impl<T: Clone> Request<'_, T> {
     /// The embeddings of `inputs`, in order. `held` are places in the queue that the request has already: so many of what must
     /// be computed need no other, and the rest of them is given back.
     ///
-    /// Waits in the order of the request, so that the error of a request does not depend on timing.
-    pub(super) async fn embed(&self, inputs: &[T], mut held: Vec<Permit>) -> Result<Embedded, EmbedError> {
+    /// Waits in the order of the request, so that the error of a request does not depend on timing. The rows of items that fail alone are
+    /// zeros.
+    pub(super) async fn embed(
+        &self,
+        inputs: &[T],
+        mut held: Vec<Permit>,
+        failing: &mut Failing,
+    ) -> Result<Embedded, EmbedError> {
         let keys: Vec<Key> = match self.lane.cache {
             Some(_) => inputs.iter().map(self.lane.key).collect(),
             None => Vec::new(),
@@ -74,6 +81,7 @@ impl<T: Clone> Request<'_, T> {
                         }
                         // The deadline of the request that began it; this one came later and still has time.
                         Err(JobError::Expired) if Instant::now() < self.terms.deadline => expired.push(index),
+                        Err(JobError::Input(error)) => failing.item(index, error)?,
                         Err(error) => return Err(job_error(index, error)),
                     }
                 }

@@ -4,10 +4,12 @@
 //! what of a request must be computed at all: `tokenize` and `items` decide that by the `cache`. A model without a tower has no lane for it, and says so to whoever asks.
 //!
 //! Invariants: a model has one lane at least; all items of a request that must be computed are admitted or none; the first
-//! failing item, in the order of the request, decides the request's error; a request that is dropped cancels those of its items
+//! failing item, in the order of the request, decides the request's error, unless it was asked to go on without such (`failing`); a request that is dropped cancels those of its items
 //! that no other waits for.
 
 mod cache;
+mod failing;
+mod info;
 mod items;
 mod lanes;
 mod load;
@@ -25,18 +27,20 @@ use std::{
 
 use bytes::Bytes;
 use cache::{Cache, Key};
+use failing::Failing;
 use items::Request;
 use ndarray::Array2;
 
+pub use failing::BadItem;
+pub use info::ModelInfo;
 pub use outputs::{Outputs, PadTo, Padding};
 pub use start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts, start};
 
 use crate::{
     batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Work, Worker},
     budget::ByteBudget,
-    encoder::{BatchSizes, InputError, OutputSet, OutputShape, PixelBuf, PixelValues, Tokens},
+    encoder::{InputError, OutputSet, OutputShape, PixelBuf, PixelValues, Tokens},
     heavy::Heavy,
-    model::LogitScale,
     preprocess::{pool::PreprocessPool, text::TextTokenizer},
     similarity,
     telemetry::{LaneMetrics, Metrics, Reject},
@@ -46,33 +50,6 @@ pub use crate::{
     preprocess::image::{PictureHeader, picture_header},
     preprocess::text::Piece,
 };
-
-/// What runs: the answer of `GET /info` that does not come from the configuration.
-#[derive(Clone, Debug)]
-pub struct ModelInfo {
-    /// The name that answers carry.
-    pub name: String,
-    /// Two models with the same fingerprint, precision and provider give the same embeddings.
-    pub fingerprint: String,
-    /// Length of an embedding; `None` for a model without any projection, which has other outputs only.
-    pub dim: Option<usize>,
-    /// Height and width of the crop that the vision encoder sees, where there is one.
-    pub image_size: Option<(u32, u32)>,
-    /// Longest sequence of token ids, where there is a text encoder.
-    pub context_length: Option<usize>,
-    /// `exp(logit_scale)`, and where it came from, where there are both.
-    pub logit_scale: Option<LogitScale>,
-    /// The execution provider in use.
-    pub provider: String,
-    /// The precision in use.
-    pub precision: String,
-    /// ONNX Runtime's version.
-    pub onnxruntime: String,
-    /// How many items one run takes at most.
-    pub batch_sizes: BatchSizes,
-    /// What that is with this provider when the configuration leaves it open.
-    pub automatic_batch_sizes: BatchSizes,
-}
 
 /// The embeddings of one request.
 #[derive(Debug)]
@@ -108,6 +85,15 @@ pub fn finish(embeddings: Array2<f32>, dimensions: Option<usize>, normalize: boo
         similarity::normalize(&mut embeddings);
     }
     embeddings
+}
+
+/// What can be had of a request.
+#[derive(Debug)]
+pub struct Partly {
+    /// A row for each item; zeros for those that failed.
+    pub embedded: Embedded,
+    /// Those that can never be encoded, each once.
+    pub failed: Vec<BadItem>,
 }
 
 /// What an encoder takes.
@@ -186,6 +172,12 @@ pub enum EmbedError {
     /// A fault of ours; the text is for the log.
     #[error("{0}")]
     Internal(String),
+}
+
+impl From<BadItem> for EmbedError {
+    fn from(BadItem { index, error }: BadItem) -> Self {
+        Self::Item { index, error }
+    }
 }
 
 /// The gate and the first queue of one modality, and what it need not compute.
@@ -362,8 +354,27 @@ impl Embedder {
     /// # Errors
     /// [`EmbedError`]; a picture that cannot be decoded is named by its index.
     pub async fn embed_images(&self, images: Vec<Bytes>, terms: Terms) -> Result<Embedded, EmbedError> {
+        self.images_embedded(images, terms, &mut Failing::Request).await
+    }
+
+    /// As [`Self::embed_images`], but a picture that cannot be decoded fails alone.
+    ///
+    /// # Errors
+    /// [`EmbedError`], but no [`EmbedError::Item`].
+    pub async fn embed_images_partly(&self, images: Vec<Bytes>, terms: Terms) -> Result<Partly, EmbedError> {
+        let mut failing = Failing::Items(Vec::new());
+        let embedded = self.images_embedded(images, terms, &mut failing).await?;
+        Ok(Partly { embedded, failed: failing.items() })
+    }
+
+    async fn images_embedded(
+        &self,
+        images: Vec<Bytes>,
+        terms: Terms,
+        failing: &mut Failing,
+    ) -> Result<Embedded, EmbedError> {
         let (lane, dim) = (&self.images()?.lane, self.dim(Modality::Image)?);
-        Request { lane, metrics: &self.metrics, dim, terms }.embed(&images, Vec::new()).await
+        Request { lane, metrics: &self.metrics, dim, terms }.embed(&images, Vec::new(), failing).await
     }
 
     /// Embeds texts; one that is longer than the context length is cut when `truncate`, else refused.
@@ -376,11 +387,44 @@ impl Embedder {
         truncate: bool,
         terms: Terms,
     ) -> Result<Embedded, EmbedError> {
+        self.texts_embedded(texts, truncate, terms, &mut Failing::Request).await
+    }
+
+    /// As [`Self::embed_texts`], but a text that is over a limit fails alone.
+    ///
+    /// # Errors
+    /// [`EmbedError`], but no [`EmbedError::Item`].
+    pub async fn embed_texts_partly<S: AsRef<str>>(
+        &self,
+        texts: &[S],
+        truncate: bool,
+        terms: Terms,
+    ) -> Result<Partly, EmbedError> {
+        let mut failing = Failing::Items(Vec::new());
+        let embedded = self.texts_embedded(texts, truncate, terms, &mut failing).await?;
+        Ok(Partly { embedded, failed: failing.items() })
+    }
+
+    async fn texts_embedded<S: AsRef<str>>(
+        &self,
+        texts: &[S],
+        truncate: bool,
+        terms: Terms,
+        failing: &mut Failing,
+    ) -> Result<Embedded, EmbedError> {
         let (lane, dim) = (&self.texts()?.lane, self.dim(Modality::Text)?);
-        let (tokens, held, preprocess) = self.recall_or_tokenize(lane, texts, truncate, &terms).await?;
-        let mut embedded = Request { lane, metrics: &self.metrics, dim, terms }.embed(&tokens, held).await?;
+        let (tokenized, held, preprocess) = self.recall_or_tokenize(lane, texts, truncate, &terms, failing).await?;
+        let (places, tokens): (Vec<usize>, Vec<Tokens>) = tokenized.into_iter().unzip();
+        // A text that has its ids cannot fail any more.
+        let request = Request { lane, metrics: &self.metrics, dim, terms };
+        let mut embedded = request.embed(&tokens, held, &mut Failing::Request).await?;
         embedded.timings.preprocess = preprocess;
         embedded.tokens = tokens.iter().map(|tokens| tokens.ids().len()).sum();
+        if places.len() < texts.len() {
+            let mut all = Array2::zeros((texts.len(), dim));
+            places.into_iter().zip(embedded.embeddings.rows()).for_each(|(at, row)| all.row_mut(at).assign(&row));
+            embedded.embeddings = all;
+        }
         Ok(embedded)
     }
 

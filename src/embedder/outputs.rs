@@ -12,7 +12,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use ndarray::{Array2, ArrayD, Axis, stack};
 
-use super::{EmbedError, Embedder, Lane, Modality, Terms, join};
+use super::{EmbedError, Embedder, Lane, Modality, Terms, failing::Failing, join};
 use crate::{
     batch::{Encoded, Ticket, Timings, Work},
     budget::Reservation,
@@ -105,8 +105,9 @@ impl Embedder {
         let shape = self.output_shape(Modality::Text)?;
         let numbered: Vec<(usize, &str)> = texts.iter().map(AsRef::as_ref).enumerate().collect();
         let permits = lane.admit(&self.works(&numbered)?, &terms, &self.metrics)?;
-        let (tokenized, preprocess) = self.tokenize(&numbered, truncate, &terms).await?;
-        let tokenized = self.counted(tokenized);
+        let (tokenized, preprocess) = self.tokenize(&numbered, truncate, &terms, &Failing::Request).await?;
+        // All of them: one that fails has failed the request.
+        let tokenized = self.counted(tokenized.into_iter().flatten().collect());
         let positions = match padding.to {
             PadTo::Longest => tokenized.iter().map(|tokens| tokens.ids().len()).max().unwrap_or(0),
             PadTo::MaxLength => tokenizer.context_length(),

@@ -164,6 +164,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             image_size: vision.as_ref().map(|vision| vision.processor.crop_size()),
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
             logit_scale: model.logit_scale,
+            int8_scale: model.int8_scale,
             provider: engine.provider_name().to_owned(),
             precision: config.model.variant.clone().unwrap_or_else(|| engine.precision_name(graphs).to_owned()),
             onnxruntime: engine.onnxruntime_version().to_owned(),

@@ -13,10 +13,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{EmbedError, Embedder, Lane, Terms};
+use super::{EmbedError, Embedder, Lane, Terms, failing::Failing};
 use crate::{
     batch::{Permit, Work},
-    encoder::Tokens,
+    encoder::{InputError, Tokens},
     preprocess::text::{Piece, TextTokenizer, Tokenized},
     telemetry::Outcome,
 };
@@ -31,15 +31,16 @@ const NANOSECONDS_PER_BYTE: u64 = 450;
 const BYTES_PER_TOKEN: usize = 4;
 
 impl Embedder {
-    /// The ids of all texts; places in the queue for those that had to be tokenized, which bounds how much is tokenized at a
-    /// time; and how long that took.
+    /// The ids of all texts but those that fail alone, each with its place in the request; places in the queue for those that had to be
+    /// tokenized, which bounds how much is tokenized at a time; and how long that took.
     pub(super) async fn recall_or_tokenize<S: AsRef<str>>(
         &self,
         lane: &Lane<Tokens>,
         texts: &[S],
         truncate: bool,
         terms: &Terms,
-    ) -> Result<(Vec<Tokens>, Vec<Permit>, Duration), EmbedError> {
+        failing: &mut Failing,
+    ) -> Result<(Vec<(usize, Tokens)>, Vec<Permit>, Duration), EmbedError> {
         let recall = |text: &S| {
             let tokenized = lane.cache.as_ref()?.tokens(text.as_ref())?;
             // One that was cut is no answer for a request that wants it refused.
@@ -59,15 +60,27 @@ impl Embedder {
         let recalled: Vec<Result<Tokenized, usize>> = texts.iter().enumerate().map(place).collect();
         if new.is_empty() {
             let all = recalled.into_iter().flatten().collect();
-            return Ok((self.counted(all), Vec::new(), Duration::ZERO));
+            return Ok((self.counted(all).into_iter().enumerate().collect(), Vec::new(), Duration::ZERO));
         }
         let held = lane.admit(&self.works(&new)?, terms, &self.metrics)?;
-        let (tokenized, took) = self.tokenize(&new, truncate, terms).await?;
+        let (tokenized, took) = self.tokenize(&new, truncate, terms, failing).await?;
         if let Some(cache) = &lane.cache {
-            new.iter().zip(&tokenized).for_each(|((_, text), tokenized)| cache.keep_tokens(text, tokenized));
+            let texts =
+                new.iter().zip(&tokenized).filter_map(|((_, text), tokenized)| Some((text, tokenized.as_ref().ok()?)));
+            texts.for_each(|(text, tokenized)| cache.keep_tokens(text, tokenized));
         }
-        let all = recalled.into_iter().map(|text| text.unwrap_or_else(|new| tokenized[new].clone())).collect();
-        Ok((self.counted(all), held, took))
+        let (mut places, mut all) = (Vec::with_capacity(texts.len()), Vec::with_capacity(texts.len()));
+        for (place, text) in recalled.into_iter().enumerate() {
+            // One that is there twice fails at both places.
+            match text.map_or_else(|new| tokenized[new].clone(), Ok) {
+                Ok(text) => {
+                    places.push(place);
+                    all.push(text);
+                }
+                Err(error) => failing.item(place, error)?,
+            }
+        }
+        Ok((places.into_iter().zip(self.counted(all)).collect(), held, took))
     }
 
     /// What `texts` will take to encode, before they are tokenized.
@@ -77,25 +90,25 @@ impl Embedder {
         Ok(texts.iter().map(|(_, text)| Work { decode: 0, encode: tokens(text) }).collect())
     }
 
-    /// The ids of `texts`, each with its place in the request, and the time that took.
+    /// The ids of `texts`, each with its place in the request, and the time that took. A text without ids is one that fails alone.
     pub(super) async fn tokenize(
         &self,
         texts: &[(usize, &str)],
         truncate: bool,
         terms: &Terms,
-    ) -> Result<(Vec<Tokenized>, Duration), EmbedError> {
+        failing: &Failing,
+    ) -> Result<(Vec<Result<Tokenized, InputError>>, Duration), EmbedError> {
         let tokenizer = &self.texts()?.tokenizer;
+        let invalid = || self.metrics.text.items(Outcome::Invalid).inc();
         let mut tokenized = Vec::with_capacity(texts.len());
         let each = |index, text: &str| {
-            let error = |error| EmbedError::Item { index, error };
-            tokenized.push(tokenizer.tokenize(text, truncate).map_err(error)?);
+            match (tokenizer.tokenize(text, truncate).inspect_err(|_| invalid()), failing) {
+                (Err(error), Failing::Request) => return Err(EmbedError::Item { index, error }),
+                (text, _) => tokenized.push(text),
+            }
             Ok(())
         };
-        let took = self.in_slices(texts, terms, each).await.inspect_err(|error| {
-            if matches!(error, EmbedError::Item { .. }) {
-                self.metrics.text.items(Outcome::Invalid).inc();
-            }
-        })?;
+        let took = self.in_slices(texts, terms, each).await?;
         self.metrics.tokenize.observe(took.as_secs_f64());
         Ok((tokenized, took))
     }

@@ -171,7 +171,7 @@ mod tests {
     use crate::{
         encoder::Output,
         http::{
-            embedding::{EmbeddingForm, Embeddings, EncodingFormat},
+            embedding::{EmbeddingForm, EmbeddingType, Embeddings, EncodingFormat},
             native::wire::{Arrays, Nested},
             reply::{Npz, Written},
         },
@@ -209,7 +209,7 @@ mod tests {
         fn a_matrix_is_never_longer_than_its_bound(rows in 1usize..9, columns in 1usize..9) {
             let matrix = Array2::from_elem((rows, columns), -0.000_001_000_000_1f32);
             for (format, shape) in [(EncodingFormat::Float, Shape::Numbers), (EncodingFormat::Base64, Shape::Base64)] {
-                let json = serde_json::to_string(&Embeddings { rows: matrix.view(), form: EmbeddingForm::of_floats(format) }).expect("JSON");
+                let json = serde_json::to_string(&Embeddings { rows: matrix.view(), form: EmbeddingForm { kind: EmbeddingType::Float, format }.scaled(127.0) }).expect("JSON");
                 prop_assert!(json.len() <= bound(&[rows, columns], shape) + 2, "{}", json);
             }
             let npy = Written::npy(Vec::new(), &matrix).expect("in memory");

@@ -6,14 +6,14 @@
 //! | type | a value | as numbers | as bytes (base64, NumPy) |
 //! |---|---|---|---|
 //! | `float` | f32 | shortest that parses to the same f32 | little-endian f32 |
-//! | `float16` | nearest, ties to even | shortest that parses to the same f16 | little-endian f16 |
+//! | `float16` | nearest, ties to even | as that f32 | little-endian f16 |
 //! | `int8` | `round(x * scale)`, -127 to 127 | integers | i8 |
 //! | `uint8` | that of `int8` + 128, 1 to 255 | integers | u8 |
 //! | `ubinary` | bit `x >= 0`, eight in a byte, the first the highest, as `numpy.packbits` has them | 0 to 255 | u8 |
 //! | `binary` | that of `ubinary` - 128 | -128 to 127 | i8 |
 //!
-//! `int8` and `uint8` have one scale for each length of an embedding ([`int8_scale`]), so that vectors of different requests, replicas
-//! and days can be compared.
+//! `int8` and `uint8` have one scale for each model and number of values (`ModelInfo::int8_scale`), so that vectors of different requests,
+//! replicas and days can be compared; a form is written with it once the model is known ([`ScaledForm`]).
 
 use std::fmt;
 
@@ -26,6 +26,7 @@ use super::{
     ApiError,
     answer::{Shape, Size},
 };
+use crate::model::UNIT_SCALE;
 
 /// The type of an embedding's values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -55,14 +56,6 @@ pub(in crate::http) enum EncodingFormat {
     Float,
     /// One string an embedding: base64 of its bytes.
     Base64,
-}
-
-/// What `int8` and `uint8` multiply the values of an embedding of `columns` values with.
-///
-/// Of a unit vector of d values that point nowhere in particular the standard deviation is `1 / sqrt(d)`. Six of them are within the
-/// range; the few values beyond it are cut.
-pub(in crate::http) fn int8_scale(columns: usize) -> f32 {
-    127.0 * ((columns as f32).sqrt() / 6.0).max(1.0)
 }
 
 impl EmbeddingType {
@@ -110,11 +103,9 @@ impl EmbeddingType {
         }
     }
 
-    /// The bytes of `values`, which are some of an embedding of `columns`, replace what is in `out`. Bits come in whole bytes: only the
-    /// last part of an embedding may be other than a multiple of eight.
-    fn write<'v>(self, values: impl Iterator<Item = &'v f32>, columns: usize, out: &mut Vec<u8>) {
-        out.clear();
-        let scale = int8_scale(columns);
+    /// Appends the bytes of `values`, which are some of an embedding's. Bits come in whole bytes: only the last part of an embedding may be
+    /// other than a multiple of eight.
+    fn write<'v>(self, values: impl Iterator<Item = &'v f32>, scale: f32, out: &mut Vec<u8>) {
         match self {
             Self::Float => values.for_each(|value| out.extend_from_slice(&value.to_le_bytes())),
             Self::Float16 => values.for_each(|&value| out.extend_from_slice(&f16::from_f32(value).to_le_bytes())),
@@ -122,9 +113,10 @@ impl EmbeddingType {
             Self::Uint8 => out.extend(values.map(|&value| int8(value, scale).to_ne_bytes()[0] ^ 0x80)),
             Self::Ubinary => pack(values, out),
             Self::Binary => {
+                let start = out.len();
                 pack(values, out);
                 // As a signed byte this is the number less 128.
-                out.iter_mut().for_each(|byte| *byte ^= 0x80);
+                out[start..].iter_mut().for_each(|byte| *byte ^= 0x80);
             }
         }
     }
@@ -142,7 +134,7 @@ fn pack<'v>(values: impl Iterator<Item = &'v f32>, out: &mut Vec<u8>) {
     }
 }
 
-/// One way to write embeddings.
+/// One way to write embeddings, as it is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::http) struct EmbeddingForm {
     /// Of the values.
@@ -152,9 +144,9 @@ pub(in crate::http) struct EmbeddingForm {
 }
 
 impl EmbeddingForm {
-    /// Values of f32.
-    pub(in crate::http) fn of_floats(format: EncodingFormat) -> Self {
-        Self { kind: EmbeddingType::Float, format }
+    /// With the scale that `int8` and `uint8` have for the embeddings of one model.
+    pub(in crate::http) fn scaled(self, scale: f32) -> ScaledForm {
+        ScaledForm { kind: self.kind, format: self.format, scale }
     }
 
     /// As arrays of f32.
@@ -178,24 +170,49 @@ impl EmbeddingForm {
     }
 }
 
+/// One way to write the embeddings of one model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in crate::http) struct ScaledForm {
+    /// Of the values.
+    pub(in crate::http) kind: EmbeddingType,
+    /// Of the text.
+    pub(in crate::http) format: EncodingFormat,
+    /// What `int8` and `uint8` multiply values with.
+    pub(in crate::http) scale: f32,
+}
+
+impl ScaledForm {
+    /// The bytes of all embeddings, one behind the other.
+    pub(in crate::http) fn bytes_of(self, rows: ArrayView2<'_, f32>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(rows.nrows() * self.kind.bytes(rows.ncols()));
+        rows.rows().into_iter().for_each(|row| self.kind.write(row.iter(), self.scale, &mut bytes));
+        bytes
+    }
+}
+
+impl PartialEq<EmbeddingForm> for ScaledForm {
+    fn eq(&self, other: &EmbeddingForm) -> bool {
+        (self.kind, self.format) == (other.kind, other.format)
+    }
+}
+
 /// One embedding, written in a form.
 #[derive(Debug)]
 pub(in crate::http) struct Embedding<'a> {
     pub(in crate::http) row: ArrayView1<'a, f32>,
-    pub(in crate::http) form: EmbeddingForm,
+    pub(in crate::http) form: ScaledForm,
 }
 
 impl Serialize for Embedding<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let row = self.row;
-        let scale = int8_scale(row.len());
+        let Self { row, form: ScaledForm { kind, format, scale } } = *self;
         let bytes = || {
             let mut bytes = Vec::new();
-            self.form.kind.write(row.iter(), row.len(), &mut bytes);
+            kind.write(row.iter(), scale, &mut bytes);
             bytes
         };
-        match (self.form.format, self.form.kind) {
-            (EncodingFormat::Base64, kind) => serializer.collect_str(&Base64 { row, kind }),
+        match (format, kind) {
+            (EncodingFormat::Base64, kind) => serializer.collect_str(&Base64 { row, kind, scale }),
             // serde_json writes each as the shortest that parses to the same f32, and faster than anything else that was measured on
             // rows of 512 and 768.
             (EncodingFormat::Float, EmbeddingType::Float) => serializer.collect_seq(row),
@@ -217,13 +234,13 @@ impl Serialize for Embedding<'_> {
 #[derive(Debug)]
 pub(in crate::http) struct Embeddings<'a> {
     pub(in crate::http) rows: ArrayView2<'a, f32>,
-    pub(in crate::http) form: EmbeddingForm,
+    pub(in crate::http) form: ScaledForm,
 }
 
 impl<'a> Embeddings<'a> {
     /// As arrays of f32.
     pub(in crate::http) fn floats(rows: ArrayView2<'a, f32>) -> Self {
-        Self { rows, form: EmbeddingForm::FLOATS }
+        Self { rows, form: EmbeddingForm::FLOATS.scaled(UNIT_SCALE) }
     }
 }
 
@@ -237,6 +254,7 @@ impl Serialize for Embeddings<'_> {
 struct Base64<'a> {
     row: ArrayView1<'a, f32>,
     kind: EmbeddingType,
+    scale: f32,
 }
 
 impl fmt::Display for Base64<'_> {
@@ -246,7 +264,8 @@ impl fmt::Display for Base64<'_> {
         let (mut bytes, mut text) = (Vec::with_capacity(4 * VALUES), [0; 4 * VALUES / 3 * 4]);
         let mut values = self.row.iter();
         loop {
-            self.kind.write(values.by_ref().take(VALUES), self.row.len(), &mut bytes);
+            bytes.clear();
+            self.kind.write(values.by_ref().take(VALUES), self.scale, &mut bytes);
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -265,7 +284,8 @@ mod tests {
 
     fn written(kind: EmbeddingType, format: EncodingFormat) -> serde_json::Value {
         let rows = array![[0.5, -0.5, 0.25, -0.25, 0.0, -0.1, 0.1, 0.3, 0.5]];
-        serde_json::to_value(Embeddings { rows: rows.view(), form: EmbeddingForm { kind, format } }).expect("JSON")[0]
+        serde_json::to_value(Embeddings { rows: rows.view(), form: EmbeddingForm { kind, format }.scaled(127.0) })
+            .expect("JSON")[0]
             .take()
     }
 
@@ -278,7 +298,6 @@ mod tests {
     fn every_type_as_numbers() {
         let numbers = |kind| written(kind, EncodingFormat::Float);
         assert_eq!(numbers(EmbeddingType::Float16)[5], json!(f64::from(f16::from_f32(-0.1).to_f32())));
-        // The scale of so few values is 127.
         assert_eq!(numbers(EmbeddingType::Int8), json!([64, -64, 32, -32, 0, -13, 13, 38, 64]));
         assert_eq!(numbers(EmbeddingType::Uint8), json!([192, 64, 160, 96, 128, 115, 141, 166, 192]));
         assert_eq!(numbers(EmbeddingType::Ubinary), json!([0b1010_1011, 0b1000_0000]));
@@ -304,8 +323,8 @@ mod tests {
         let row = Array2::from_shape_fn((1, 1000), |(_, column)| (column as f32 * 0.7).sin() / 30.0);
         for kind in EmbeddingType::ALL {
             let mut whole = Vec::new();
-            kind.write(row.iter(), 1000, &mut whole);
-            let text = Base64 { row: row.row(0), kind }.to_string();
+            kind.write(row.iter(), 400.0, &mut whole);
+            let text = Base64 { row: row.row(0), kind, scale: 400.0 }.to_string();
             assert_eq!(text, BASE64_STANDARD.encode(whole), "{}", kind.name());
         }
     }
@@ -317,7 +336,8 @@ mod tests {
             for kind in EmbeddingType::ALL {
                 for format in [EncodingFormat::Float, EncodingFormat::Base64] {
                     let form = EmbeddingForm { kind, format };
-                    let json = serde_json::to_string(&Embeddings { rows: rows.view(), form }).expect("JSON");
+                    let json = serde_json::to_string(&Embeddings { rows: rows.view(), form: form.scaled(127.0) })
+                        .expect("JSON");
                     let bound = form.add_to(Size::new(""), 3, columns).written();
                     assert!(json.len() <= bound, "{kind:?} {format:?} of {columns}: {} > {bound}", json.len());
                 }

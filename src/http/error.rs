@@ -134,7 +134,7 @@ const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// Bytes of a message.
-const MAX_MESSAGE: usize = 1024;
+pub(super) const MAX_MESSAGE: usize = 1024;
 
 /// An error on its way to the client.
 #[derive(Clone, Debug)]
@@ -205,6 +205,15 @@ impl ApiError {
     pub(super) fn among(self, places: &[usize]) -> Self {
         let place = self.index.and_then(|index| places.get(index).copied());
         Self { index: place.or(self.index), ..self }
+    }
+
+    /// Whether it is the fault of one item, which says nothing of the others.
+    pub(super) fn is_of_an_item(&self) -> bool {
+        let own = matches!(
+            self.code,
+            Code::InvalidRequest | Code::UnsupportedMediaType | Code::InvalidImage | Code::InvalidText
+        );
+        own && self.index.is_some()
     }
 
     /// Names the item.

@@ -26,6 +26,7 @@ mod error;
 mod gate;
 mod layers;
 mod native;
+mod numpy;
 mod owners;
 mod page;
 mod probes;

@@ -36,11 +36,14 @@ impl Written {
         Ok(Self { content_type: "application/json", bytes: buffer })
     }
 
-    /// As `.npy`, into `buffer`: one array of little-endian f32.
+    /// As `.npy`, into `buffer`: one array.
     ///
     /// # Errors
     /// 500 when the array cannot be written, which does not happen in memory.
-    pub(super) fn npy<D: Dimension>(mut buffer: Vec<u8>, array: &Array<f32, D>) -> Result<Self, ApiError> {
+    pub(super) fn npy<T: WritableElement, D: Dimension>(
+        mut buffer: Vec<u8>,
+        array: &Array<T, D>,
+    ) -> Result<Self, ApiError> {
         array.write_npy(&mut buffer).map_err(|error| ApiError::internal(error.to_string()))?;
         Ok(Self { content_type: NPY, bytes: buffer })
     }

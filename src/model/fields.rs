@@ -137,13 +137,14 @@ pub(super) fn field_error(field: &str, actual: &Value, expected: &str) -> Config
 }
 
 /// Fields of `PretrainedConfig` (all versions) and of CLIP's classes that do not change what inference computes: training,
-/// generation, labels, bookkeeping. `pruned_heads`, `quantization_config` and the like are left out on purpose.
+/// generation, labels, bookkeeping; and our own `int8_scale`, which is of what becomes of embeddings. `pruned_heads`,
+/// `quantization_config` and the like are left out on purpose.
 const HARMLESS: &str = "
     add_cross_attention architectures attention_dropout attn_implementation auto_map bad_words_ids
     begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id
     diversity_penalty do_sample dropout dtype early_stopping encoder_no_repeat_ngram_size eos_token_id
     exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
-    gradient_checkpointing id2label initializer_factor initializer_range is_decoder is_encoder_decoder label2id
+    gradient_checkpointing id2label initializer_factor initializer_range int8_scale is_decoder is_encoder_decoder label2id
     length_penalty logit_scale_init_value max_length min_length model_type name_or_path no_repeat_ngram_size
     num_beam_groups num_beams num_labels num_return_sequences output_attentions output_hidden_states output_scores
     pad_token_id prefix problem_type projection_dim remove_invalid_values repetition_penalty return_dict

@@ -11,6 +11,7 @@ mod fields;
 mod fingerprint;
 pub mod graph_info;
 pub mod hub;
+pub mod int8_scale;
 mod layout;
 mod logit_scale;
 mod open_clip;
@@ -24,6 +25,7 @@ use std::{
 };
 
 pub use fingerprint::Fingerprint;
+pub use int8_scale::UNIT_SCALE;
 pub use layout::{Graphs, ModelFiles, SPECIAL_TOKENS, TextFiles, VisionFiles, is_checkpoint};
 pub use logit_scale::{LogitScale, LogitScaleSource};
 
@@ -87,6 +89,8 @@ pub struct Model {
     pub text: Option<TextModel>,
     /// `exp(logit_scale)`, and where it came from; `None` without both towers, which it compares.
     pub logit_scale: Option<LogitScale>,
+    /// The scale of its embeddings as `int8`.
+    pub int8_scale: f32,
     /// Hash of everything that the embeddings depend on.
     pub fingerprint: Fingerprint,
 }
@@ -157,8 +161,9 @@ impl Model {
         } else {
             None
         };
+        let int8_scale = clip.as_deref().map_or(Ok(UNIT_SCALE), |path| read(path, int8_scale::of_config))?;
         let name = config.name.clone().unwrap_or_else(|| directory_name(search::source(config)));
-        Ok(Self { name, vision, text, logit_scale, fingerprint })
+        Ok(Self { name, vision, text, logit_scale, int8_scale, fingerprint })
     }
 }
 

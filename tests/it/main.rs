@@ -34,3 +34,4 @@ mod sizes;
 mod support;
 mod towers;
 mod tune;
+mod types;

@@ -315,6 +315,7 @@ where
             image_size: Some(processor.crop_size()),
             context_length: Some(77),
             logit_scale: Some(LogitScale { value: 100.0, source: LogitScaleSource::Default }),
+            int8_scale: 127.0,
             provider: "cpu".to_owned(),
             precision: "f32".to_owned(),
             onnxruntime: "none".to_owned(),

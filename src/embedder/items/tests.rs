@@ -101,7 +101,7 @@ impl Fixture {
         let inputs: Vec<Tokens> = ids.iter().map(|&id| Tokens::new(vec![id])).collect();
         let deadline = Instant::now() + Duration::from_secs(600);
         let request = Request { lane: &self.lane, metrics: &self.metrics, dim: DIM, terms: Terms::patient(deadline) };
-        Box::pin(async move { request.embed(&inputs, Vec::new()).await })
+        Box::pin(async move { request.embed(&inputs, Vec::new(), &mut Failing::Request).await })
     }
 
     fn seen(&self) -> Vec<u32> {
@@ -174,7 +174,8 @@ async fn places_that_the_request_has_already_are_used_and_the_rest_given_back() 
     let inputs: Vec<Tokens> = [1, 2, 3].map(|id| Tokens::new(vec![id])).into();
     let deadline = Instant::now() + Duration::from_secs(600);
     let request = Request { lane: &fixture.lane, metrics: &fixture.metrics, dim: DIM, terms: Terms::patient(deadline) };
-    let mut second = Box::pin(request.embed(&inputs, held));
+    let mut failing = Failing::Request;
+    let mut second = Box::pin(request.embed(&inputs, held, &mut failing));
     assert!(second.as_mut().now_or_never().is_none());
     assert_eq!(fixture.lane.admission.live(), 3, "the first one's, and two for what is new");
     drop((first, second));

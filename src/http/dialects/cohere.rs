@@ -251,8 +251,9 @@ mod tests {
         let rows = Array2::from_elem((100, 16), -0.000_001_000_000_1f32);
         for by_type in [true, false] {
             let embed = Embed::<2> { pictures: vec![longest; 50], by_type };
+            let scaled: Vec<_> = forms.iter().map(|form| form.scaled(127.0)).collect();
             let answered =
-                Answered { model: "m", rows: &rows, forms: &forms, tokens: usize::MAX, texts: &texts, pictures: &[] };
+                Answered { model: "m", rows: &rows, forms: &scaled, tokens: usize::MAX, texts: &texts, pictures: &[] };
             let written = embed.write(&answered, Vec::new()).expect("in memory");
             let size = forms.iter().fold(Size::new("m"), |size, form| form.add_to(size, 100, 16));
             let bound = size.writing(embed.beside(&texts)).written();

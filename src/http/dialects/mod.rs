@@ -37,12 +37,15 @@ use super::{
     answer::Size,
     connection::held::Held,
     door::with_priority,
-    embedding::{EmbeddingForm, Embeddings},
+    embedding::{EmbeddingForm, Embeddings, ScaledForm},
     error::ErrorShape,
     reply::Written,
     request::payload::{Accepts, Payload, check_dimensions},
 };
-use crate::embedder::{Embedder, Terms};
+use crate::{
+    embedder::{Embedder, Terms},
+    model::UNIT_SCALE,
+};
 
 /// What a request asks, in no dialect any more.
 #[derive(Debug)]
@@ -71,7 +74,7 @@ pub(super) struct Answered<'a> {
     /// An embedding for each input, in order.
     pub(super) rows: &'a Array2<f32>,
     /// As they were asked for.
-    pub(super) forms: &'a [EmbeddingForm],
+    pub(super) forms: &'a [ScaledForm],
     /// Ids of all texts, without padding.
     pub(super) tokens: usize,
     /// The texts among the inputs, in order.
@@ -82,12 +85,12 @@ pub(super) struct Answered<'a> {
 
 impl Answered<'_> {
     /// The first form, of a dialect that knows but one at a time.
-    pub(super) fn form(&self) -> EmbeddingForm {
-        self.forms.first().copied().unwrap_or_default()
+    pub(super) fn form(&self) -> ScaledForm {
+        self.forms.first().copied().unwrap_or_else(|| EmbeddingForm::FLOATS.scaled(UNIT_SCALE))
     }
 
     /// All embeddings, to be written in `form`.
-    pub(super) fn all_in(&self, form: EmbeddingForm) -> Embeddings<'_> {
+    pub(super) fn all_in(&self, form: ScaledForm) -> Embeddings<'_> {
         Embeddings { rows: self.rows.view(), form }
     }
 
@@ -174,6 +177,8 @@ async fn answer<D: Dialect>(
         asked.forms.iter().try_for_each(|form| form.kind.check(columns, asked.normalize))?;
         let terms = with_priority(terms, asked.priority);
         let n = asked.wanted.len();
+        let scale = embedder.info().int8_scale(columns);
+        let forms: Vec<ScaledForm> = asked.forms.iter().map(|form| form.scaled(scale)).collect();
         let size = Size::new(&embedder.info().name).holding(n.saturating_mul(dim.saturating_add(columns)));
         let size = asked.forms.iter().fold(size, |size, form| form.add_to(size, n, columns));
         let room = size.writing(dialect.around(&asked)).reserve(state).await?;
@@ -185,7 +190,7 @@ async fn answer<D: Dialect>(
             let answered = Answered {
                 model: &embedder.info().name,
                 rows: &rows,
-                forms: &asked.forms,
+                forms: &forms,
                 tokens,
                 texts: asked.wanted.texts(),
                 pictures: asked.wanted.picture_places(),

@@ -16,15 +16,17 @@ use super::{
 };
 use crate::{
     budget::Reservation,
-    embedder::{Modality, PadTo, Padding},
+    embedder::{BadItem, Embedded, Modality, PadTo, Padding, Partly},
     encoder::{Output, OutputSet},
     http::{
         ApiError, AppState,
         door::{knock, with_priority},
+        embedding::EmbeddingForm,
         request::{
+            each::{Each, Missing, OnError},
             form::{Form, Pictures},
             json::check_count,
-            payload::{Accepts, Encoding, Payload, check_dimensions, picture},
+            payload::{Accepts, Encoding, Payload, picture},
         },
     },
 };
@@ -40,22 +42,32 @@ pub(in crate::http) async fn embed_image(
     let payload = Payload::receive(&state, request, &[Accepts::Image, Accepts::Multipart, Accepts::Json]).await?;
     let (terms, held) = (payload.terms, payload.held.clone());
     let read = embedder.heavy().run(payload.reading(), || read_images(&state, payload)).await?;
-    let (images, outputs, format, priority) = read;
+    let (mut images, outputs, format, priority) = read;
     let terms = with_priority(terms, priority);
     if outputs.is_empty() {
-        check_dimensions(format.dimensions, embedder.dim(Modality::Image)?)?;
+        format.check(embedder.dim(Modality::Image)?)?;
         let room = format.size(embedder, images.len(), Modality::Image)?.reserve(&state).await?;
-        let embedded = embedder.embed_images(images, terms).await?;
+        let embedded = match format.on_error {
+            OnError::Fail => (embedder.embed_images(images.take(), terms).await?, None),
+            OnError::Partial => missing(embedder.embed_images_partly(images.take(), terms).await?, images),
+        };
         return format.answer(embedder, embedded, room, &held).await;
     }
     check_wanted(embedder, Modality::Image, outputs, &format)?;
     let room = room_for_outputs(&state, embedder, Modality::Image, images.len(), outputs, &format).await?;
-    let answered = embedder.image_outputs(images, outputs, terms).await?;
+    let answered = embedder.image_outputs(images.take(), outputs, terms).await?;
     answer_outputs(embedder, answered, format, room, held).await
 }
 
+/// What was had of a request some of whose items may have failed, beside what was not.
+fn missing<T>(partly: Partly, read: Each<T>) -> (Embedded, Option<Missing>) {
+    let Partly { embedded, failed } = partly;
+    let failed = failed.into_iter().map(|BadItem { index, error }| (index, error.into()));
+    (embedded, Some(read.missing(failed)))
+}
+
 /// The pictures, what is asked of them, how they are to be answered, and their `priority`.
-type ImagesRead = (Vec<Bytes>, OutputSet, Format, Option<i64>);
+type ImagesRead = (Each<Bytes>, OutputSet, Format, Option<i64>);
 
 /// Reads the pictures. The body is gone with this, but for a picture that is the body.
 fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiError> {
@@ -64,11 +76,15 @@ fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiErro
     let mut claim = payload.claim(state);
     if let Encoding::Json = payload.encoding {
         let request: EmbedImageRequest<'_> = payload.json()?;
-        let EmbedImageRequest { images, normalize, dimensions, encoding_format: encoding, outputs, priority } = request;
-        let images = images.pictures("images", limit, &mut claim)?;
-        return Ok((images, outputs.into_iter().collect(), Format { normalize, dimensions, encoding, form }, priority));
+        let EmbedImageRequest { normalize, dimensions, on_error, outputs, priority, .. } = request;
+        let embedding = EmbeddingForm { kind: request.embedding_type, format: request.encoding_format };
+        let images = request.images.each_picture("images", limit, &mut claim, on_error)?;
+        let format = Format { normalize, dimensions, embedding, on_error, form };
+        return Ok((images, outputs.into_iter().collect(), format, priority));
     }
-    let EmbedImageQuery { normalize, dimensions, encoding_format: encoding, outputs, priority } = payload.query()?;
+    let query: EmbedImageQuery = payload.query()?;
+    let EmbedImageQuery { normalize, dimensions, on_error, outputs, priority, .. } = query;
+    let embedding = EmbeddingForm { kind: query.embedding_type, format: query.encoding_format };
     let images = match payload.encoding {
         // One part more than the limit, so that too many pictures are counted and named as pictures.
         Encoding::Multipart(boundary) => {
@@ -77,7 +93,8 @@ fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiErro
         _ => vec![picture(payload.body)],
     };
     check_count("images", images.len(), limit)?;
-    Ok((images, outputs.into_iter().collect(), Format { normalize, dimensions, encoding, form }, priority))
+    let format = Format { normalize, dimensions, embedding, on_error, form };
+    Ok((Each::all(images, on_error), outputs.into_iter().collect(), format, priority))
 }
 
 /// JSON `{"texts": [..]}`, or one text as the body.
@@ -90,28 +107,32 @@ pub(in crate::http) async fn embed_text(
     knock(&state, &request, Modality::Text)?;
     let payload = Payload::receive(&state, request, &[Accepts::Json, Accepts::Text]).await?;
     let read = embedder.heavy().run(payload.reading(), || TextsRead::read(&state, &payload)).await?;
-    let TextsRead { texts, room: _room, truncate, outputs, padding, format, priority } = read;
+    let TextsRead { mut texts, room: _room, truncate, outputs, padding, format, priority } = read;
     let terms = with_priority(payload.terms, priority);
     let outputs: OutputSet = outputs.into_iter().collect();
     if outputs.is_empty() {
         if padding != (None, None) {
             return Err(ApiError::invalid("padding and attention_mask go with outputs: they change no embedding"));
         }
-        check_dimensions(format.dimensions, embedder.dim(Modality::Text)?)?;
+        format.check(embedder.dim(Modality::Text)?)?;
         let room = format.size(embedder, texts.len(), Modality::Text)?.reserve(&state).await?;
-        let embedded = embedder.embed_texts(&texts, truncate, terms).await?;
+        let items = texts.take();
+        let embedded = match format.on_error {
+            OnError::Fail => (embedder.embed_texts(&items, truncate, terms).await?, None),
+            OnError::Partial => missing(embedder.embed_texts_partly(&items, truncate, terms).await?, texts),
+        };
         return format.answer(embedder, embedded, room, &payload.held).await;
     }
     check_wanted(embedder, Modality::Text, outputs, &format)?;
     let room = room_for_outputs(&state, embedder, Modality::Text, texts.len(), outputs, &format).await?;
     let padding = Padding { to: padding.0.unwrap_or(PadTo::Longest), attended: padding.1 == Some(false) };
-    let answered = embedder.text_outputs(&texts, truncate, padding, outputs, terms).await?;
+    let answered = embedder.text_outputs(&texts.take(), truncate, padding, outputs, terms).await?;
     answer_outputs(embedder, answered, format, room, payload.held).await
 }
 
 /// The texts of a request, what is asked of them, and how they are to be answered.
 struct TextsRead<'a> {
-    texts: Vec<Cow<'a, str>>,
+    texts: Each<Cow<'a, str>>,
     /// Of those that are not borrowed from the body.
     room: Reservation,
     truncate: bool,
@@ -127,17 +148,20 @@ impl<'a> TextsRead<'a> {
         let mut claim = payload.claim(state);
         if let Encoding::Json = payload.encoding {
             let request: EmbedTextRequest<'_> = payload.json()?;
-            let EmbedTextRequest { normalize, dimensions, encoding_format: encoding, truncate, outputs, .. } = request;
-            let (texts, room) = request.texts.strings("texts", state.config.limits.max_texts, &mut claim)?;
+            let EmbedTextRequest { normalize, dimensions, on_error, truncate, outputs, .. } = request;
+            let embedding = EmbeddingForm { kind: request.embedding_type, format: request.encoding_format };
+            let limit = state.config.limits.max_texts;
+            let (texts, room) = request.texts.each_string("texts", limit, &mut claim, on_error)?;
             let (padding, priority) = ((request.padding, request.attention_mask), request.priority);
-            let format = Format { normalize, dimensions, encoding, form };
+            let format = Format { normalize, dimensions, embedding, on_error, form };
             return Ok(Self { texts, room, truncate, outputs, padding, format, priority });
         }
         let query: EmbedTextQuery = payload.query()?;
-        let EmbedTextQuery { normalize, dimensions, encoding_format: encoding, truncate, outputs, .. } = query;
+        let EmbedTextQuery { normalize, dimensions, on_error, truncate, outputs, .. } = query;
+        let embedding = EmbeddingForm { kind: query.embedding_type, format: query.encoding_format };
         let (padding, priority) = ((query.padding, query.attention_mask), query.priority);
-        let (texts, room) = (vec![Cow::Borrowed(payload.text()?)], claim.reserve(0)?);
-        let format = Format { normalize, dimensions, encoding, form };
+        let (texts, room) = (Each::all(vec![Cow::Borrowed(payload.text()?)], on_error), claim.reserve(0)?);
+        let format = Format { normalize, dimensions, embedding, on_error, form };
         Ok(Self { texts, room, truncate, outputs, padding, format, priority })
     }
 }

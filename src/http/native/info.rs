@@ -31,6 +31,8 @@ struct Model<'a> {
     context_length: Option<usize>,
     logit_scale: Option<f32>,
     logit_scale_source: Option<LogitScaleSource>,
+    /// Of whole embeddings; `None` where there are none.
+    int8_scale: Option<f32>,
 }
 
 #[derive(Serialize)]
@@ -73,6 +75,7 @@ impl<'a> Info<'a> {
                 context_length: info.context_length,
                 logit_scale: info.logit_scale.map(|scale| scale.value),
                 logit_scale_source: info.logit_scale.map(|scale| scale.source),
+                int8_scale: info.dim.map(|dim| info.int8_scale(dim)),
             },
             provider: &info.provider,
             precision: &info.precision,

@@ -15,16 +15,17 @@ use crate::{
         ApiError, AppState,
         answer::{Room, Shape, Size},
         connection::held::Held,
-        embedding::{EmbeddingForm, Embeddings},
+        embedding::Embeddings,
+        numpy,
         reply::{Npz, Written},
-        request::payload::{AnswerForm, check_dimensions},
+        request::{each::OnError, payload::AnswerForm},
     },
 };
 
 /// Whether `outputs` can be answered so.
 ///
 /// # Errors
-/// 501 when the model does not have them; 400 for `dimensions` out of range, and for several arrays in one `.npy`.
+/// 501 when the model does not have them; 400 as [`Format::check`], for several arrays in one `.npy`, and for gaps.
 pub(super) fn check_wanted(
     embedder: &Embedder,
     modality: Modality,
@@ -32,8 +33,13 @@ pub(super) fn check_wanted(
     format: &Format,
 ) -> Result<(), ApiError> {
     embedder.output_shape(modality)?;
-    if format.dimensions.is_some() {
-        check_dimensions(format.dimensions, embedder.dim(modality)?)?;
+    if format.is_of_embeddings() {
+        format.check(embedder.dim(modality)?)?;
+    }
+    if format.on_error == OnError::Partial {
+        return Err(ApiError::invalid(
+            "on_error \"partial\" goes with embeddings alone: the arrays of outputs have no null; leave out one of both",
+        ));
     }
     let count = outputs.iter().count();
     if format.form == AnswerForm::Npy && count > 1 {
@@ -86,22 +92,28 @@ pub(super) async fn answer_outputs(
     held: Held,
 ) -> Result<Response, ApiError> {
     let takes = room.writing();
-    embedder.heavy().run(takes, || write(&embedder.info().name, answered, &format, room, &held)).await
+    embedder.heavy().run(takes, || write(embedder, answered, &format, room, &held)).await
 }
 
-fn write(model: &str, answered: Outputs, format: &Format, room: Room, held: &Held) -> Result<Response, ApiError> {
+fn write(
+    embedder: &Embedder,
+    answered: Outputs,
+    format: &Format,
+    room: Room,
+    held: &Held,
+) -> Result<Response, ApiError> {
     let Outputs { embeddings, arrays, attention_mask, timings, reservation } = answered;
     let embeddings = embeddings.map(|rows| finish(rows, format.dimensions, format.normalize));
     let written = match (format.form, arrays.as_slice()) {
         (AnswerForm::Npy, [(_, alone)]) => Written::npy(room.buffer(), alone),
         (AnswerForm::Json, _) => {
             let response = OutputsResponse {
-                model,
+                model: &embedder.info().name,
                 dim: embeddings.as_ref().map(|rows| rows.ncols()),
                 embeddings: embeddings
                     .as_ref()
-                    .map(|rows| Embeddings { rows: rows.view(), form: EmbeddingForm::of_floats(format.encoding) }),
-                outputs: Arrays { arrays: &arrays, format: format.encoding },
+                    .map(|rows| Embeddings { rows: rows.view(), form: format.scaled(embedder, rows.ncols()) }),
+                outputs: Arrays { arrays: &arrays, format: format.embedding.format },
                 attention_mask: attention_mask.as_ref().map(|mask| Nested(mask.view().into_dyn())),
             };
             Written::json(room.buffer(), &response)
@@ -109,7 +121,7 @@ fn write(model: &str, answered: Outputs, format: &Format, room: Room, held: &Hel
         (AnswerForm::Npy | AnswerForm::Npz, _) => {
             let mut npz = Npz::new(room.buffer());
             if let Some(embeddings) = &embeddings {
-                npz.add("embeddings", embeddings)?;
+                numpy::add(&mut npz, "embeddings", embeddings, format.scaled(embedder, embeddings.ncols()))?;
             }
             for (output, array) in &arrays {
                 npz.add(output.name(), array)?;

@@ -17,8 +17,12 @@ use crate::{
     embedder::PadTo,
     encoder::Output,
     http::{
-        embedding::{Embeddings, EncodingFormat},
-        request::json::{Items, JsonRequest},
+        ApiError,
+        embedding::{Embedding, EmbeddingType, Embeddings, EncodingFormat, ScaledForm},
+        request::{
+            each::{Missing, OnError},
+            json::{Items, JsonRequest},
+        },
     },
 };
 
@@ -40,6 +44,10 @@ pub(super) struct EmbedImageQuery {
     pub normalize: bool,
     #[serde(default)]
     pub encoding_format: EncodingFormat,
+    #[serde(default)]
+    pub embedding_type: EmbeddingType,
+    #[serde(default)]
+    pub on_error: OnError,
     pub dimensions: Option<usize>,
     #[serde(default, deserialize_with = "comma_separated")]
     pub outputs: Vec<Output>,
@@ -55,6 +63,10 @@ pub(super) struct EmbedTextQuery {
     pub normalize: bool,
     #[serde(default)]
     pub encoding_format: EncodingFormat,
+    #[serde(default)]
+    pub embedding_type: EmbeddingType,
+    #[serde(default)]
+    pub on_error: OnError,
     pub dimensions: Option<usize>,
     #[serde(default = "yes")]
     pub truncate: bool,
@@ -76,6 +88,10 @@ pub(super) struct EmbedImageRequest<'a> {
     pub normalize: bool,
     #[serde(default)]
     pub encoding_format: EncodingFormat,
+    #[serde(default)]
+    pub embedding_type: EmbeddingType,
+    #[serde(default)]
+    pub on_error: OnError,
     pub dimensions: Option<usize>,
     #[serde(default)]
     pub outputs: Vec<Output>,
@@ -97,6 +113,10 @@ pub(super) struct EmbedTextRequest<'a> {
     pub normalize: bool,
     #[serde(default)]
     pub encoding_format: EncodingFormat,
+    #[serde(default)]
+    pub embedding_type: EmbeddingType,
+    #[serde(default)]
+    pub on_error: OnError,
     pub dimensions: Option<usize>,
     #[serde(default = "yes")]
     pub truncate: bool,
@@ -186,6 +206,50 @@ pub(super) struct EmbedResponse<'a> {
     pub model: &'a str,
     pub dim: usize,
     pub embeddings: Embeddings<'a>,
+}
+
+/// `POST /embed/*` answers with `on_error` "partial".
+#[derive(Debug, Serialize)]
+pub(super) struct PartialResponse<'a> {
+    pub model: &'a str,
+    pub dim: usize,
+    pub embeddings: OrNull<'a>,
+    pub errors: ItemErrors<'a>,
+}
+
+/// An embedding for each item, `null` for those that have none.
+#[derive(Debug)]
+pub(super) struct OrNull<'a> {
+    pub rows: ArrayView2<'a, f32>,
+    pub form: ScaledForm,
+    pub missing: &'a Missing,
+}
+
+impl Serialize for OrNull<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let embedding = |row: &Option<usize>| row.map(|row| Embedding { row: self.rows.row(row), form: self.form });
+        serializer.collect_seq(self.missing.rows.iter().map(embedding))
+    }
+}
+
+/// What is wrong with each item that has no embedding: `index`, `code` and `message` as in the error of a whole request.
+#[derive(Debug)]
+pub(super) struct ItemErrors<'a>(pub &'a [ApiError]);
+
+impl Serialize for ItemErrors<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct ItemError<'a> {
+            index: Option<usize>,
+            code: &'static str,
+            message: &'a str,
+        }
+        serializer.collect_seq(self.0.iter().map(|error| ItemError {
+            index: error.index,
+            code: error.code.as_str(),
+            message: &error.message,
+        }))
+    }
 }
 
 /// `POST /embed/*` answers where `outputs` were asked for.

@@ -14,6 +14,7 @@ use ndarray::{Array2, ArrayView1, ArrayViewMut1};
 use serde_json::value::RawValue;
 
 use super::{
+    each::{Each, OnError},
     json::{Items, between_quotes, fault, kind_of, string},
     room::Claim,
 };
@@ -34,30 +35,32 @@ enum Memory {
 
 impl<'a> Items<'a> {
     /// A list of 1 to `limit` strings, or a lone one; borrowed from the body where JSON allows it. With the room of those that are not.
+    /// Each may have a fault of its own, half a surrogate pair.
     ///
     /// # Errors
     /// 400 for anything else, and for none; 413 for too many; 413 and 429 as [`Claim::reserve`].
-    pub(in crate::http) fn strings(
+    pub(in crate::http) fn each_string(
         self,
         name: &str,
         limit: usize,
         claim: &mut Claim<'_>,
-    ) -> Result<(Vec<Cow<'a, str>>, Reservation), ApiError> {
-        self.read_strings(name, limit, claim, Memory::Borrowed)
+        on_error: OnError,
+    ) -> Result<(Each<Cow<'a, str>>, Reservation), ApiError> {
+        self.read_strings(name, limit, claim, Memory::Borrowed, on_error)
     }
 
-    /// As [`Self::strings`], none of them borrowed.
+    /// As [`Self::each_string`], all of them good and none borrowed.
     ///
     /// # Errors
-    /// As [`Self::strings`].
+    /// As [`Self::each_string`].
     pub(in crate::http) fn owned_strings(
         self,
         name: &str,
         limit: usize,
         claim: &mut Claim<'_>,
     ) -> Result<(Vec<String>, Reservation), ApiError> {
-        let (strings, room) = self.read_strings(name, limit, claim, Memory::Own)?;
-        Ok((strings.into_iter().map(Cow::into_owned).collect(), room))
+        let (mut strings, room) = self.read_strings(name, limit, claim, Memory::Own, OnError::Fail)?;
+        Ok((strings.take().into_iter().map(Cow::into_owned).collect(), room))
     }
 
     fn read_strings(
@@ -66,7 +69,8 @@ impl<'a> Items<'a> {
         limit: usize,
         claim: &mut Claim<'_>,
         memory: Memory,
-    ) -> Result<(Vec<Cow<'a, str>>, Reservation), ApiError> {
+        on_error: OnError,
+    ) -> Result<(Each<Cow<'a, str>>, Reservation), ApiError> {
         let elements = self.string_elements(name, limit)?;
         let (mut copies, mut unescaped) = (0, Unescaped::default());
         for &(_, text) in &elements {
@@ -80,7 +84,8 @@ impl<'a> Items<'a> {
             let text = read_string(name, index, element)?;
             Ok(if memory == Memory::Own { Cow::Owned(text.into_owned()) } else { text })
         };
-        let strings = elements.into_iter().enumerate().map(read).collect::<Result<_, ApiError>>()?;
+        let mut strings = Each::new(on_error);
+        elements.into_iter().enumerate().map(read).try_for_each(|string| strings.add(string))?;
         room.shrink_to(copies);
         Ok((strings, room))
     }
@@ -89,13 +94,27 @@ impl<'a> Items<'a> {
     /// bytes are anywhere.
     ///
     /// # Errors
-    /// As [`Self::strings`] and [`decode_picture`].
+    /// As [`Self::each_string`] and [`decode_picture`].
     pub(in crate::http) fn pictures(
         self,
         name: &str,
         limit: usize,
         claim: &mut Claim<'_>,
     ) -> Result<Vec<Bytes>, ApiError> {
+        Ok(self.each_picture(name, limit, claim, OnError::Fail)?.take())
+    }
+
+    /// As [`Self::pictures`]; each may have a fault of its own.
+    ///
+    /// # Errors
+    /// As [`Self::pictures`].
+    pub(in crate::http) fn each_picture(
+        self,
+        name: &str,
+        limit: usize,
+        claim: &mut Claim<'_>,
+        on_error: OnError,
+    ) -> Result<Each<Bytes>, ApiError> {
         let elements = self.string_elements(name, limit)?;
         let mut unescaped = Unescaped::default();
         for &(_, text) in &elements {
@@ -106,7 +125,9 @@ impl<'a> Items<'a> {
             let text = read_string(name, index, element)?;
             decode_picture(&text, claim).map_err(|error| error.at(index))
         };
-        elements.into_iter().enumerate().map(decode).collect()
+        let mut pictures = Each::new(on_error);
+        elements.into_iter().enumerate().map(decode).try_for_each(|picture| pictures.add(picture))?;
+        Ok(pictures)
     }
 
     /// Embeddings of an earlier answer, 1 to `limit` rows of `dim` numbers, L2-normalised, with the room that they take.
@@ -312,8 +333,11 @@ mod tests {
 
     #[test]
     fn strings_are_one_or_many_and_borrowed_where_json_allows() {
-        let read =
-            |json| with_claim(8 << 10, |claim| items(json).strings("texts", 2, claim).map(|(strings, _)| strings));
+        let read = |json| {
+            with_claim(8 << 10, |claim| {
+                items(json).each_string("texts", 2, claim, OnError::Fail).map(|(mut strings, _)| strings.take())
+            })
+        };
         assert_eq!(read(r#""a""#).expect("one"), ["a"]);
         let many = read(r#"["plain", "esc\/aped"]"#).expect("many");
         assert_eq!(many, ["plain", "esc/aped"]);
@@ -336,14 +360,15 @@ mod tests {
     fn copies_of_strings_have_room_before_they_are_made() {
         let escaped = format!("[\"\\n{}\"]", "a".repeat(2047));
         with_claim(16 << 10, |claim| {
-            let (_, room) = items(&escaped).strings("texts", 1, claim).expect("room");
+            let (_, room) = items(&escaped).each_string("texts", 1, claim, OnError::Fail).expect("room");
             assert_eq!(room.bytes(), 2 << 10, "what the work took is given back");
-            let (_, room) = items(r#"["plain"]"#).strings("texts", 1, claim).expect("room");
+            let (_, room) = items(r#"["plain"]"#).each_string("texts", 1, claim, OnError::Fail).expect("room");
             assert_eq!(room.bytes(), 0, "borrowed");
             let (_, room) = items(r#"["plain"]"#).owned_strings("texts", 1, claim).expect("room");
             assert_eq!(room.bytes(), 1 << 10);
         });
-        let error = with_claim(7 << 10, |claim| items(&escaped).strings("texts", 1, claim)).expect_err("no room");
+        let error = with_claim(7 << 10, |claim| items(&escaped).each_string("texts", 1, claim, OnError::Fail))
+            .expect_err("no room");
         assert_eq!(error.code, Code::PayloadTooLarge);
     }
 

@@ -22,7 +22,7 @@ fn error(error: &ApiError, _request_id: &str) -> Shaped {
     struct Envelope<'a> {
         error: &'a str,
     }
-    Shaped::json(error.code.status(), &Envelope { error: &error.message_with_index("input") })
+    Shaped::json(error.code.status(), &Envelope { error: &error.message })
 }
 
 /// What is asked of a model.
