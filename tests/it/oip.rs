@@ -143,6 +143,10 @@ async fn embeddings_and_logits_are_those_of_the_native_routes() {
     }
     assert_eq!(output(&answer, "image_embeds")["shape"], json!([2, 48]));
     assert_eq!(output(&answer, "logits_per_text")["shape"], json!([2, 2]));
+    // A side that nothing is asked of is not computed: here it could not be.
+    let no_picture = tensor("images", "BYTES", json!([1]), json!(["QUJD"]));
+    let body = json!({"inputs": [no_picture, texts()], "outputs": [{"name": "text_embeds"}]});
+    assert_eq!(values(&infer(&server, &body).await, "text_embeds"), matrix(&native["text_embeds"]).concat());
     // Without names, what follows from the inputs; nested as the shape is, or flat.
     let nested = json!({"name": "texts", "datatype": "BYTES", "shape": [2, 1], "data": TEXTS.map(|text| [text])});
     let answer = infer(&server, &json!({"inputs": [nested]})).await;

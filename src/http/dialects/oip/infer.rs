@@ -52,25 +52,29 @@ pub(in crate::http) async fn infer(
     let counts = Counts { images: images.as_ref().map(Images::len), texts: texts.as_ref().map(Texts::len) };
     let mut size = Size::new(&embedder.info().name).writing(id.as_deref().map_or(0, escaped_len));
     let longest = embedder.info().context_length.unwrap_or(0);
+    // What no output follows from is not computed.
+    let is_asked = |side| outputs.iter().any(|(output, _)| output.sides().contains(&side));
+    for side in [Modality::Image, Modality::Text].into_iter().filter(|&side| is_asked(side)) {
+        // Embeddings come with whatever is asked of a side: as they are computed, and as they are finished.
+        let values = counts.of(side).unwrap_or(0).saturating_mul(embedder.dim(side).unwrap_or(0));
+        size = size.holding(values.saturating_mul(2));
+    }
+    if outputs.iter().any(|(output, _)| matches!(output, Name::LogitsPer(_))) {
+        size = size.holding(counts.images.unwrap_or(0).saturating_mul(counts.texts.unwrap_or(0)));
+    }
     for &(output, binary) in &outputs {
-        let shape = output.shape(embedder, counts, longest)?;
-        if let Name::Embeds(_) | Name::LogitsPer(_) = output {
-            let [rows, columns] = [0, 1].map(|axis| shape.get(axis).copied().unwrap_or(0));
-            // As they are computed, and as they are finished.
-            size = size.holding(rows.saturating_mul(columns).saturating_mul(2));
-        }
-        size = output.add_to(size, &shape, binary);
+        size = output.add_to(size, &output.shape(embedder, counts, longest)?, binary);
     }
     let room = size.reserve(&state).await?;
     let names = || outputs.iter().map(|&(output, _)| output);
     let compute_images = async {
-        let Some(images) = images else { return Ok(None) };
+        let Some(images) = images.filter(|_| is_asked(Modality::Image)) else { return Ok(None) };
         let name = images.name();
         let side = Side::of_images(embedder, images, states(names(), Modality::Image), terms).await;
         side.map(Some).map_err(|error| named(error, name))
     };
     let compute_texts = async {
-        let Some(texts) = texts else { return Ok(None) };
+        let Some(texts) = texts.filter(|_| is_asked(Modality::Text)) else { return Ok(None) };
         let name = texts.name();
         let side = Side::of_texts(embedder, texts, states(names(), Modality::Text), terms).await;
         side.map(Some).map_err(|error| named(error, name))

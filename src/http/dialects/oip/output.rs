@@ -115,7 +115,7 @@ impl Name {
     }
 
     /// What it follows from.
-    fn sides(self) -> &'static [Modality] {
+    pub(super) fn sides(self) -> &'static [Modality] {
         match self {
             Self::LogitsPer(_) => &[Modality::Image, Modality::Text],
             Self::Embeds(Modality::Image) | Self::State(Modality::Image, _) => &[Modality::Image],

@@ -275,7 +275,8 @@ impl Reading<'_> {
                 _ => {
                     return Err(about(
                         &name,
-                        "is no input; there are images, pixel_values, texts, input_ids and attention_mask (GET /v2/models/{model} lists them)",
+                        "is no input; there are images, pixel_values, texts, input_ids and attention_mask; GET the model for \
+                         those that it has",
                     ));
                 }
             }
