@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser lint bench bench-peers bench-recall attack fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api lint bench bench-peers bench-recall attack fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +48,9 @@ bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## mea
 bench-recall: build ## measure how many nearest neighbours stay in each type of embeddings (5 minutes; ARGS="--help")
 	@benches/recall/install.sh
 	target/bench/recall/bin/python -B benches/recall/recall.py $(ARGS)
+
+test-api: build ## try the API by its OpenAPI document (schemathesis; EXAMPLES=200 for each operation)
+	@tests/api/run.sh $(ARGS)
 
 attack: deps ## attack a release build and print what it withstood (10 minutes; ARGS="overload quiet" for some)
 	cargo bench --locked --bench serve -- attack $(ARGS)

@@ -47,7 +47,7 @@ pub struct Padding {
 }
 
 /// `padding` of `CLIPTokenizer`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, schemars::JsonSchema, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PadTo {
     /// To the longest text of the request.

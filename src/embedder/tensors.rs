@@ -8,7 +8,8 @@
 use ndarray::Array2;
 
 use super::{
-    EmbedError, Embedded, Embedder, Lack, Modality, Outputs, Pixels, Terms, failing::Failing, items::Request, outputs::answered,
+    EmbedError, Embedded, Embedder, Lack, Modality, Outputs, Pixels, Terms, failing::Failing, items::Request,
+    outputs::answered,
 };
 use crate::{
     batch::Work,
@@ -37,7 +38,9 @@ impl Embedder {
         let tokenizer = &self.texts()?.tokenizer;
         let attended = |(index, tokens)| tokenizer.attended(tokens).map_err(|error| EmbedError::Item { index, error });
         let tokens: Vec<Tokens> = texts.iter().enumerate().map(attended).collect::<Result<_, _>>()?;
-        let embedded = Request { lane, metrics: &self.metrics, dim, terms }.embed(&tokens, Vec::new(), &mut Failing::Request).await?;
+        let embedded = Request { lane, metrics: &self.metrics, dim, terms }
+            .embed(&tokens, Vec::new(), &mut Failing::Request)
+            .await?;
         Ok(Embedded { tokens: tokens.iter().map(|tokens| tokens.ids().len()).sum(), ..embedded })
     }
 

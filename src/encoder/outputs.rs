@@ -7,7 +7,7 @@
 use ndarray::ArrayD;
 
 /// One of the outputs besides the embedding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, schemars::JsonSchema, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Output {
     /// The pooled state before the projection: `[hidden]` for one input.

@@ -20,6 +20,7 @@ use std::fmt;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use half::f16;
 use ndarray::{ArrayView1, ArrayView2};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
@@ -29,7 +30,7 @@ use super::{
 use crate::model::UNIT_SCALE;
 
 /// The type of an embedding's values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::http) enum EmbeddingType {
     /// f32.
@@ -48,7 +49,7 @@ pub(in crate::http) enum EmbeddingType {
 }
 
 /// How embeddings are written in JSON.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::http) enum EncodingFormat {
     /// Arrays of numbers.

@@ -27,13 +27,16 @@ mod gate;
 mod layers;
 mod native;
 mod numpy;
+mod openapi;
 mod owners;
 mod page;
 mod probes;
 mod quoted;
+mod reference;
 mod reply;
 mod request;
 mod root;
+mod schema;
 mod state;
 
 use std::{any::Any, sync::Arc};
@@ -70,6 +73,8 @@ const ROUTES: Routes = Routes {
         ("/livez", NATIVE),
         ("/readyz", NATIVE),
         ("/metrics", NATIVE),
+        ("/openapi.json", NATIVE),
+        ("/docs", NATIVE),
         ("/v1/embeddings", openai::UNREAD),
         ("/embeddings", openai::ERRORS),
         ("/vectorize", weaviate::ERRORS),
@@ -135,6 +140,8 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::authenticate));
     let open = probe_routes()
         .route("/", get(root::root))
+        .route("/openapi.json", get(openapi::document))
+        .route("/docs", get(reference::page))
         .route("/page/{name}", get(page::asset))
         .route("/ping", get(immich::ping))
         .route("/health", get(infinity::health))

@@ -29,7 +29,7 @@ pub struct LogitScale {
 }
 
 /// Where a logit scale came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, schemars::JsonSchema, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogitScaleSource {
     /// The checkpoint's weight.

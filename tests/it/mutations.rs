@@ -151,6 +151,8 @@ fn seeds() -> Vec<Seed> {
         Seed::immichs(r#"{"clip":{"textual":{"modelName":"clip","options":{"language":"en"}}}}"#, Some("a cat")),
         Seed::get("/"),
         Seed::get("/page/style.css"),
+        Seed::get("/openapi.json"),
+        Seed::get("/docs"),
         Seed::get("/ping"),
         Seed::get("/health"),
         Seed::get("/meta"),

@@ -19,6 +19,7 @@
 
 use std::borrow::Cow;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -40,6 +41,7 @@ use crate::http::{
         json::{Items, JsonRequest, fault, kind_of, string},
         payload::Accepts,
     },
+    schema,
 };
 
 /// Errors as OpenAI writes them, and vLLM and infinity after it.
@@ -61,11 +63,14 @@ pub(in crate::http) enum Embeddings {
 }
 
 /// The body, in all dialects.
-#[derive(Debug, Deserialize)]
-struct Body<'a> {
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "OpenAiRequest")]
+pub(in crate::http) struct Body<'a> {
     #[serde(borrow)]
+    #[schemars(with = "Option<schema::OpenAiInput>")]
     input: Option<Items<'a>>,
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<serde_json::Value>>")]
     messages: Option<Items<'a>>,
     model: Option<String>,
     encoding_format: Option<EncodingFormat>,
@@ -81,6 +86,7 @@ struct Body<'a> {
     truncation: Option<bool>,
     /// infinity's and NeMo's, of all inputs or of each.
     #[serde(borrow)]
+    #[schemars(with = "Option<schema::Texts>")]
     modality: Option<Items<'a>>,
     /// NeMo's, or whether.
     truncate: Option<Truncate>,
@@ -306,6 +312,24 @@ fn push_messages(messages: Items<'_>, inputs: &mut Inputs<'_>, most: usize) -> R
         let messages = Items::of(conversation).elements("messages", MOST_MESSAGES).map_err(|error| error.at(place))?;
         push_conversation(&messages.unwrap_or_default(), inputs)
     })
+}
+
+/// The answer, or Intel's, as a type for the document.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "OpenAiResponse")]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+pub(in crate::http) enum Answer {
+    List {
+        object: String,
+        data: Vec<schema::OpenAiEmbedding>,
+        model: String,
+        usage: schema::OpenAiUsage,
+        id: String,
+        created: u64,
+    },
+    Intel {
+        embedding: serde_json::Value,
+    },
 }
 
 /// The answer, as OpenAI, vLLM and infinity write it.

@@ -15,7 +15,8 @@ use crate::http::{
 };
 
 /// One name, or a list of names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, schemars::JsonSchema)]
+#[schemars(untagged)]
 pub(super) enum OneOrMore<T> {
     One(T),
     More(Vec<T>),
@@ -57,7 +58,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for OneOrMore<T> {
 }
 
 /// The names of types, `base64` being f32 in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum TypeName {
     Float,
@@ -86,14 +87,15 @@ impl TypeName {
 }
 
 /// `truncate`, as dialects have it: whether, or at which side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, schemars::JsonSchema)]
+#[schemars(untagged)]
 pub(super) enum Truncate {
     Whether(bool),
     Side(Side),
 }
 
 /// NeMo's and Cohere's names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Side {
     None,

@@ -1,5 +1,6 @@
 //! `GET /info`: what runs, and what it takes.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
 };
 
 /// The answer. Another service's fields stand beside these (`dialects::tei`), which has the handler.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 pub(in crate::http) struct Info<'a> {
     model: Model<'a>,
     provider: &'a str,
@@ -18,7 +19,7 @@ pub(in crate::http) struct Info<'a> {
     versions: Versions<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Model<'a> {
     name: &'a str,
     fingerprint: &'a str,
@@ -35,13 +36,13 @@ struct Model<'a> {
     int8_scale: Option<f32>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Size {
     height: u32,
     width: u32,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Limits {
     max_body_bytes: usize,
     max_images: usize,
@@ -53,7 +54,7 @@ struct Limits {
     max_batch_size_text: usize,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Versions<'a> {
     clipserve: &'a str,
     onnxruntime: &'a str,

@@ -11,6 +11,7 @@ use std::{borrow::Cow, fmt};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use ndarray::{ArrayD, ArrayView, ArrayView2, ArrayViewD, Dimension, IxDyn};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IntoDeserializer, ser::SerializeMap};
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
             each::{Missing, OnError},
             json::{Items, JsonRequest},
         },
+        schema,
     },
 };
 
@@ -37,9 +39,9 @@ fn comma_separated<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Out
 }
 
 /// The options of `/embed/image` as query parameters.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EmbedImageQuery {
+pub(in crate::http) struct EmbedImageQuery {
     #[serde(default = "yes")]
     pub normalize: bool,
     #[serde(default)]
@@ -48,6 +50,7 @@ pub(super) struct EmbedImageQuery {
     pub embedding_type: EmbeddingType,
     #[serde(default)]
     pub on_error: OnError,
+    #[schemars(range(min = 1))]
     pub dimensions: Option<usize>,
     #[serde(default, deserialize_with = "comma_separated")]
     pub outputs: Vec<Output>,
@@ -56,9 +59,9 @@ pub(super) struct EmbedImageQuery {
 }
 
 /// The options of `/embed/text` as query parameters.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EmbedTextQuery {
+pub(in crate::http) struct EmbedTextQuery {
     #[serde(default = "yes")]
     pub normalize: bool,
     #[serde(default)]
@@ -67,6 +70,7 @@ pub(super) struct EmbedTextQuery {
     pub embedding_type: EmbeddingType,
     #[serde(default)]
     pub on_error: OnError,
+    #[schemars(range(min = 1))]
     pub dimensions: Option<usize>,
     #[serde(default = "yes")]
     pub truncate: bool,
@@ -79,10 +83,11 @@ pub(super) struct EmbedTextQuery {
 }
 
 /// `POST /embed/image` as JSON.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EmbedImageRequest<'a> {
+pub(in crate::http) struct EmbedImageRequest<'a> {
     #[serde(borrow)]
+    #[schemars(with = "schema::Pictures")]
     pub images: Items<'a>,
     #[serde(default = "yes")]
     pub normalize: bool,
@@ -92,6 +97,7 @@ pub(super) struct EmbedImageRequest<'a> {
     pub embedding_type: EmbeddingType,
     #[serde(default)]
     pub on_error: OnError,
+    #[schemars(range(min = 1))]
     pub dimensions: Option<usize>,
     #[serde(default)]
     pub outputs: Vec<Output>,
@@ -104,10 +110,11 @@ impl<'a> JsonRequest<'a> for EmbedImageRequest<'a> {
 }
 
 /// `POST /embed/text` as JSON.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EmbedTextRequest<'a> {
+pub(in crate::http) struct EmbedTextRequest<'a> {
     #[serde(borrow)]
+    #[schemars(with = "schema::Texts")]
     pub texts: Items<'a>,
     #[serde(default = "yes")]
     pub normalize: bool,
@@ -117,6 +124,7 @@ pub(super) struct EmbedTextRequest<'a> {
     pub embedding_type: EmbeddingType,
     #[serde(default)]
     pub on_error: OnError,
+    #[schemars(range(min = 1))]
     pub dimensions: Option<usize>,
     #[serde(default = "yes")]
     pub truncate: bool,
@@ -133,9 +141,9 @@ impl<'a> JsonRequest<'a> for EmbedTextRequest<'a> {
 }
 
 /// The options of `/similarity` as query parameters.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct SimilarityQuery {
+pub(in crate::http) struct SimilarityQuery {
     #[serde(default = "yes")]
     pub truncate: bool,
     #[serde(default)]
@@ -147,16 +155,20 @@ pub(super) struct SimilarityQuery {
 }
 
 /// `POST /similarity` as JSON: each side is given as inputs or as embeddings.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct SimilarityRequest<'a> {
+pub(in crate::http) struct SimilarityRequest<'a> {
     #[serde(borrow)]
+    #[schemars(with = "Option<schema::Pictures>")]
     pub images: Option<Items<'a>>,
     #[serde(borrow)]
+    #[schemars(with = "Option<schema::Texts>")]
     pub texts: Option<Items<'a>>,
     #[serde(borrow)]
+    #[schemars(with = "Option<schema::Embeds>")]
     pub image_embeds: Option<Items<'a>>,
     #[serde(borrow)]
+    #[schemars(with = "Option<schema::Embeds>")]
     pub text_embeds: Option<Items<'a>>,
     #[serde(default = "yes")]
     pub truncate: bool,
@@ -173,23 +185,26 @@ impl<'a> JsonRequest<'a> for SimilarityRequest<'a> {
 }
 
 /// The options of `/classify` as query parameters.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ClassifyQuery {
+pub(in crate::http) struct ClassifyQuery {
     pub top_k: Option<usize>,
     /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
     pub priority: Option<i64>,
 }
 
 /// `POST /classify` as JSON.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ClassifyRequest<'a> {
+pub(in crate::http) struct ClassifyRequest<'a> {
     #[serde(borrow)]
+    #[schemars(with = "schema::Pictures")]
     pub images: Items<'a>,
     #[serde(borrow)]
+    #[schemars(with = "schema::Texts")]
     pub labels: Items<'a>,
     #[serde(borrow)]
+    #[schemars(with = "Option<schema::Texts>")]
     pub templates: Option<Items<'a>>,
     pub top_k: Option<usize>,
     /// As vLLM and Cohere have it: lower is sooner, above 0 is bulk.
@@ -201,25 +216,28 @@ impl<'a> JsonRequest<'a> for ClassifyRequest<'a> {
 }
 
 /// `POST /embed/*` answers.
-#[derive(Debug, Serialize)]
-pub(super) struct EmbedResponse<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct EmbedResponse<'a> {
     pub model: &'a str,
     pub dim: usize,
+    #[schemars(with = "schema::Rows")]
     pub embeddings: Embeddings<'a>,
 }
 
 /// `POST /embed/*` answers with `on_error` "partial".
-#[derive(Debug, Serialize)]
-pub(super) struct PartialResponse<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct PartialResponse<'a> {
     pub model: &'a str,
     pub dim: usize,
+    #[schemars(with = "schema::RowsOrNull")]
     pub embeddings: OrNull<'a>,
+    #[schemars(with = "Vec<schema::ItemError>")]
     pub errors: ItemErrors<'a>,
 }
 
 /// An embedding for each item, `null` for those that have none.
 #[derive(Debug)]
-pub(super) struct OrNull<'a> {
+pub(in crate::http) struct OrNull<'a> {
     pub rows: ArrayView2<'a, f32>,
     pub form: ScaledForm,
     pub missing: &'a Missing,
@@ -234,7 +252,7 @@ impl Serialize for OrNull<'_> {
 
 /// What is wrong with each item that has no embedding: `index`, `code` and `message` as in the error of a whole request.
 #[derive(Debug)]
-pub(super) struct ItemErrors<'a>(pub &'a [ApiError]);
+pub(in crate::http) struct ItemErrors<'a>(pub &'a [ApiError]);
 
 impl Serialize for ItemErrors<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -253,15 +271,18 @@ impl Serialize for ItemErrors<'_> {
 }
 
 /// `POST /embed/*` answers where `outputs` were asked for.
-#[derive(Debug, Serialize)]
-pub(super) struct OutputsResponse<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct OutputsResponse<'a> {
     pub model: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dim: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Rows>")]
     pub embeddings: Option<Embeddings<'a>>,
+    #[schemars(with = "schema::Arrays")]
     pub outputs: Arrays<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<Vec<i64>>>")]
     pub attention_mask: Option<Nested<'a, i64>>,
 }
 
@@ -336,31 +357,37 @@ impl<D: Dimension> Serialize for LittleEndian<'_, D> {
 }
 
 /// `POST /similarity` answers.
-#[derive(Debug, Serialize)]
-pub(super) struct SimilarityResponse<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct SimilarityResponse<'a> {
     pub model: &'a str,
     pub logit_scale: f32,
+    #[schemars(with = "schema::Matrix")]
     pub logits_per_image: Embeddings<'a>,
+    #[schemars(with = "schema::Matrix")]
     pub logits_per_text: Embeddings<'a>,
+    #[schemars(with = "schema::Matrix")]
     pub probs: Embeddings<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Matrix>")]
     pub image_embeds: Option<Embeddings<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schema::Matrix>")]
     pub text_embeds: Option<Embeddings<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss: Option<f32>,
 }
 
 /// `POST /classify` answers: for each image its labels, best first.
-#[derive(Debug, Serialize)]
-pub(super) struct ClassifyResponse<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct ClassifyResponse<'a> {
     pub model: &'a str,
+    #[schemars(with = "Vec<Vec<Score<'static>>>")]
     pub results: Scores<'a>,
 }
 
 /// The scores of all images, each image's sorted while they are written.
 #[derive(Debug)]
-pub(super) struct Scores<'a> {
+pub(in crate::http) struct Scores<'a> {
     pub labels: &'a [String],
     /// Images by labels.
     pub probs: ArrayView2<'a, f32>,
@@ -381,8 +408,8 @@ impl Serialize for Scores<'_> {
 }
 
 /// One label of one image.
-#[derive(Debug, Serialize)]
-pub(super) struct Score<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct Score<'a> {
     pub label: &'a str,
     pub score: f32,
 }

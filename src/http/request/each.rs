@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::http::{ApiError, error::MAX_MESSAGE};
 
 /// What becomes of a request with a bad item.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::http) enum OnError {
     /// It is refused whole, with the error of the first one.
