@@ -377,7 +377,7 @@ mod tests {
                 "batch.text (environment variable CLIPSERVE__BATCH__TEXT): this is a section, with max_batch_size, \
                  max_batch_tokens, max_queue_delay, max_queue_size"
                     .to_owned(),
-                "model.paht (environment variable CLIPSERVE__MODEL__PAHT): no such key; [model] has cache_dir, name, path, \
+                "model.paht (environment variable CLIPSERVE__MODEL__PAHT): no such key; [model] has aliases, cache_dir, name, path, \
                  revision, text, variant, vision"
                     .to_owned(),
                 format!(

@@ -80,6 +80,10 @@ def test_every_name_of_the_model(client, service):
         assert client.embeddings.create(model=name, input="a dog").model == service.model
 
 
+def test_the_models_are_listed(client, service):
+    assert [model.id for model in client.models.list()][0] == service.model
+
+
 def test_another_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError) as error:
         client.embeddings.create(model="text-embedding-3-small", input="a dog")

@@ -151,6 +151,7 @@ const BAD: &[(&str, &[&str])] = &[
     ("limits.max_inflight_answer_bytes", &["0", "2TiB", "256M"]),
     ("model.revision", &["", "a b", "../main", "/main"]),
     ("model.name", &["a\u{7}b"]),
+    ("model.aliases", &["a,b\u{7}"]),
     ("model.variant", &["_q4", "a/b", "a b", "ü"]),
     ("preprocess.threads", &["0", "1025", "Auto", ""]),
     ("preprocess.exif_orientation", &["", "1", "yes", "True"]),
