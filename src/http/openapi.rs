@@ -393,7 +393,7 @@ fn openai_error() -> Value {
                 "param": {"type": ["string", "null"], "description": "Which input stands in the way, such as input[3]."},
                 "code": {"type": "string"},
             },
-        }},
+        }, "detail": {"type": "string", "description": "Where the body has not been read: the message, for clients that look for it here."}},
     })
 }
 
