@@ -474,3 +474,17 @@ async fn what_nobody_has_read_is_refused_in_the_shape_of_the_paths_first_owner()
     }
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_that_claim_any_size_are_refused_and_add_up_to_no_panic() {
+    let server = TestServer::start(&[]).await;
+    let head = [b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\x7f\xff\xff\xff\x7f\xff\xff\xff\x08\x02\0\0\0".as_slice(), &[0; 32]]
+        .concat();
+    let url = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(head));
+    let input = json!({"content": [{"type": "image_base64", "image_base64": url}]});
+    let body = json!({"inputs": vec![input; 6], "model": "default/not-specified"});
+    let answer = server.post_json("/v1/multimodalembeddings", &body).await;
+    assert!(answer.status().is_client_error(), "{}", answer.status());
+    server.assert_metric(r#"clipserve_panics_total{where="http"}"#, 0.0).await;
+    server.stop().await;
+}

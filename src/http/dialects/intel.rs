@@ -46,7 +46,10 @@ pub(super) fn push(input: Items<'_>, inputs: &mut Inputs<'_>, most: usize) -> Re
         Some("video_frames") => {
             let frames = object.video_frames.ok_or_else(|| missing("video_frames"))?;
             let frames = frames.elements("frames", most)?.ok_or_else(|| missing("video_frames"))?;
-            frames.into_iter().try_for_each(|frame| Object::read(frame)?.push(inputs))?;
+            for frame in frames {
+                let place = inputs.len();
+                Object::read(frame).map_err(|error| error.at(place))?.push(inputs)?;
+            }
             Ok(Shape::Each)
         }
         _ => Err(ApiError::invalid(

@@ -140,7 +140,7 @@ impl Dialect for Embeddings {
 
     fn read(reader: Reader<'_>) -> Result<(Asked, Self), ApiError> {
         let body: Body<'_> = reader.payload.json()?;
-        let is_intels = body.input.is_some_and(|input| input.value().get().starts_with('{'));
+        let is_intels = is_object(body.input);
         let is_voyages = body.truncation.is_some() || body.output_dtype.is_some() || body.output_dimension.is_some();
         let errors = match (is_intels, is_voyages) {
             (true, _) => intel::ERRORS,
@@ -178,12 +178,28 @@ impl Embeddings {
         let mut inputs = reader.inputs();
         let mut shape = if is_voyages { Self::Voyage } else { Self::OpenAi };
         let most = most(reader.state);
+        let twice = [
+            ("dimensions", "output_dimension", body.dimensions.is_some() && body.output_dimension.is_some()),
+            ("embedding_type", "output_dtype", body.embedding_type.is_some() && body.output_dtype.is_some()),
+            ("truncate", "truncation", body.truncate.is_some() && body.truncation.is_some()),
+        ];
+        if let Some((one, other, _)) = twice.iter().find(|(_, _, both)| *both) {
+            return Err(ApiError::invalid(format!(
+                "the request has both {one} and {other}, which say the same; send one of them"
+            )));
+        }
+        let has_strings = body.input.is_some() && !is_object(body.input);
+        if body.modality.is_some() && !has_strings {
+            return Err(ApiError::invalid(
+                "modality says what the strings of input are; leave it out, since this request says it otherwise",
+            ));
+        }
         match (body.input, body.messages) {
             (Some(_), Some(_)) => {
                 return Err(ApiError::invalid("the request has both input and messages; send one of them"));
             }
             (None, None) => return Err(ApiError::invalid("the request has no input")),
-            (Some(input), None) if input.value().get().starts_with('{') => {
+            (Some(input), None) if is_object(Some(input)) => {
                 shape = Self::Intel(intel::push(input, &mut inputs, most)?);
             }
             (Some(input), None) => {
@@ -222,6 +238,10 @@ impl Embeddings {
         };
         Ok((asked, shape))
     }
+}
+
+fn is_object(input: Option<Items<'_>>) -> bool {
+    input.is_some_and(|input| input.value().get().starts_with('{'))
 }
 
 /// Adds what `input` has.
