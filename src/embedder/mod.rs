@@ -428,11 +428,6 @@ impl Embedder {
         Ok(embedded)
     }
 
-    /// Width and height of the picture in `bytes` as its header has them; `None` where it has none or is no picture. Decodes nothing.
-    pub fn picture_size(&self, bytes: &[u8]) -> Option<(u32, u32)> {
-        picture_header(bytes).map(|header| (header.width, header.height))
-    }
-
     /// Whether the least that can be asked of `modality` would be refused on these terms: what a door asks before it reads.
     ///
     /// # Errors

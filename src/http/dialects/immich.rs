@@ -88,7 +88,7 @@ impl Dialect for Predict {
                 let message = "the form has neither a part `image` nor a field `text`; either must be there";
                 return Err(ApiError::invalid(message));
             }
-            (true, [file], []) => reader.embedder.picture_size(file),
+            (true, [file], []) => crate::embedder::picture_header(file).map(|header| (header.width, header.height)),
             (false, [], [_]) => None,
             _ => {
                 let message = "clip.visual goes with one part `image`, clip.textual with one field `text`; the form has other parts";

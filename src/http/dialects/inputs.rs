@@ -61,7 +61,6 @@ impl<'a> Inputs<'a> {
     }
 
     /// What else the request takes.
-    #[allow(dead_code, reason = "of the dialects that follow")]
     pub(in crate::http) fn claim(&mut self) -> &mut Claim<'a> {
         &mut self.claim
     }
@@ -82,7 +81,6 @@ impl<'a> Inputs<'a> {
     ///
     /// # Errors
     /// 413 for too many.
-    #[allow(dead_code, reason = "of the dialects that follow")]
     pub(in crate::http) fn read_texts(&mut self, texts: Vec<String>, room: Reservation) -> Result<(), ApiError> {
         if let Some(last) = texts.len().checked_sub(1) {
             check_count(self.texts.places.len() + last, self.max_texts, "texts (limits.max_texts)")?;
@@ -180,13 +178,11 @@ impl Wanted {
     }
 
     /// The texts in order.
-    #[allow(dead_code, reason = "of the dialects that follow")]
     pub(in crate::http) fn texts(&self) -> &[String] {
         &self.texts.texts
     }
 
     /// The files of the pictures in order.
-    #[allow(dead_code, reason = "of the dialects that follow")]
     pub(in crate::http) fn pictures(&self) -> &[Bytes] {
         &self.pictures.pictures
     }
