@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{TestServer, json, matrix, picture};
+use crate::support::{TestServer, json, matrix, pause, picture};
 
 fn lookups(modality: &str, result: &str) -> String {
     format!("clipserve_cache_lookups_total{{modality=\"{modality}\",result=\"{result}\"}}")
@@ -20,15 +20,15 @@ async fn what_is_known_is_answered_with_the_same_bits_and_without_a_run() {
     let (server, uncached) = (TestServer::start(&[]).await, TestServer::start(&["cache.max_bytes=0"]).await);
     let text = json!({"texts": ["a photo of a cat", "a photo of a dog"], "normalize": false});
     let (first, _) = ask(&server, &text).await;
-    assert_eq!(server.metric(&lookups("text", "miss")).await, 2.0);
+    assert_eq!(server.metric(&lookups("text", "miss")), 2.0);
     let (second, timing) = ask(&server, &text).await;
     assert_eq!(first, second);
     assert_eq!(timing, "preprocess;dur=0.000, queue;dur=0.000, inference;dur=0.000");
-    assert_eq!(server.metric(&lookups("text", "hit")).await, 2.0);
-    assert_eq!(server.metric(r#"clipserve_items_total{modality="text",outcome="ok"}"#).await, 2.0);
+    assert_eq!(server.metric(&lookups("text", "hit")), 2.0);
+    assert_eq!(server.metric(r#"clipserve_items_total{modality="text",outcome="ok"}"#), 2.0);
     assert_eq!(ask(&uncached, &text).await.0, first);
     assert_eq!(ask(&uncached, &text).await.0, first);
-    assert_eq!(uncached.metric(r#"clipserve_items_total{modality="text",outcome="ok"}"#).await, 4.0);
+    assert_eq!(uncached.metric(r#"clipserve_items_total{modality="text",outcome="ok"}"#), 4.0);
 
     let image = |server: &TestServer| {
         let request = server.post("/embed/image").header("content-type", "image/png").body(picture("exact_224.png"));
@@ -37,10 +37,10 @@ async fn what_is_known_is_answered_with_the_same_bits_and_without_a_run() {
     let first = image(&server).await;
     assert_eq!(image(&server).await, first);
     assert_eq!(image(&uncached).await, first);
-    assert_eq!(server.metric(&lookups("image", "hit")).await, 1.0);
-    assert_eq!(server.metric(r#"clipserve_queue_wait_seconds_count{queue="preprocess"}"#).await, 1.0);
-    assert_eq!(server.metric(r#"clipserve_cache_entries{store="embeddings"}"#).await, 3.0);
-    assert_eq!(uncached.metric(r#"clipserve_cache_entries{store="embeddings"}"#).await, 0.0);
+    assert_eq!(server.metric(&lookups("image", "hit")), 1.0);
+    assert_eq!(server.metric(r#"clipserve_queue_wait_seconds_count{queue="preprocess"}"#), 1.0);
+    assert_eq!(server.metric(r#"clipserve_cache_entries{store="embeddings"}"#), 3.0);
+    assert_eq!(uncached.metric(r#"clipserve_cache_entries{store="embeddings"}"#), 0.0);
     server.stop().await;
     uncached.stop().await;
 }
@@ -65,8 +65,8 @@ async fn requests_that_differ_in_the_form_of_the_answer_share_what_is_known() {
         "labels": ["cat"], "templates": ["{}"]
     });
     json(server.post_json("/classify", &classified).await, 200).await;
-    assert_eq!(server.metric(&lookups("text", "miss")).await, 1.0);
-    assert_eq!(server.metric(&lookups("text", "hit")).await, 4.0);
+    assert_eq!(server.metric(&lookups("text", "miss")), 1.0);
+    assert_eq!(server.metric(&lookups("text", "hit")), 4.0);
     server.stop().await;
 }
 
@@ -83,8 +83,8 @@ async fn a_text_that_is_known_cut_is_still_refused_where_cutting_is() {
             "{refused}"
         );
     }
-    assert_eq!(server.metric("clipserve_text_truncated_total").await, 2.0);
-    assert_eq!(server.metric(&lookups("text", "hit")).await, 1.0);
+    assert_eq!(server.metric("clipserve_text_truncated_total"), 2.0);
+    assert_eq!(server.metric(&lookups("text", "hit")), 1.0);
     server.stop().await;
 }
 
@@ -103,16 +103,14 @@ async fn equal_items_in_flight_are_computed_once_and_take_one_place() {
     }
     leader.abort();
     let gone = r#"clipserve_http_requests_total{method="POST",route="/embed/text",status="499"}"#;
-    while !server.get("/metrics").await.text().await.expect("text").contains(gone) {
-        tokio::task::yield_now().await;
-    }
+    server.until_metric(gone, |gone| gone == 1.0).await;
     drop(gate_texts(gate, 2, &server).await);
     for follower in followers {
         let answer = json(follower.await.expect("sent").expect("an answer"), 200).await;
         assert_eq!(matrix(&answer["embeddings"]), [[1.0, 0.0, 0.0, 0.0]; 2]);
     }
-    assert_eq!(server.metric(&lookups("text", "miss")).await, 2.0);
-    assert_eq!(server.metric(r#"clipserve_items_total{modality="text",outcome="ok"}"#).await, 2.0);
+    assert_eq!(server.metric(&lookups("text", "miss")), 2.0);
+    assert_eq!(server.metric(r#"clipserve_items_total{modality="text",outcome="ok"}"#), 2.0);
     server.stop().await;
 }
 
@@ -121,7 +119,7 @@ async fn gate_texts(gate: crate::support::Gate, texts: usize, server: &TestServe
     gate.open();
     server.until_metric(r#"clipserve_batch_size_sum{modality="text"}"#, |seen| seen == texts as f64).await;
     while gate.texts() < texts {
-        tokio::task::yield_now().await;
+        pause().await;
     }
     assert_eq!(gate.texts(), texts);
     gate
@@ -135,9 +133,9 @@ async fn outputs_go_past_the_cache() {
         let body = json!({"texts": "a", "outputs": ["pooler_output"]});
         json(server.post_json("/embed/text", &body).await, 200).await;
     }
-    assert_eq!(server.metric(r#"clipserve_items_total{modality="text",outcome="ok"}"#).await, 2.0);
+    assert_eq!(server.metric(r#"clipserve_items_total{modality="text",outcome="ok"}"#), 2.0);
     for result in ["hit", "miss", "joined"] {
-        assert_eq!(server.metric(&lookups("text", result)).await, 0.0);
+        assert_eq!(server.metric(&lookups("text", result)), 0.0);
     }
     server.stop().await;
 }

@@ -6,7 +6,7 @@ use reqwest::multipart::{Form, Part};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{TestServer, configuration, error, json, picture};
+use crate::support::{TestServer, configuration, error, json, pause, picture};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_understood_is_400_and_says_where() {
@@ -88,7 +88,7 @@ async fn a_bad_picture_is_422_or_415_names_its_index_and_harms_no_other_request(
         }
     }
     json(server.post_json("/embed/image", &json!({"images": [good]})).await, 200).await;
-    assert_eq!(server.metric(r#"clipserve_items_total{modality="image",outcome="invalid"}"#).await, 4.0);
+    assert_eq!(server.metric(r#"clipserve_items_total{modality="image",outcome="invalid"}"#), 4.0);
     server.stop().await;
 }
 
@@ -109,7 +109,7 @@ async fn a_text_over_a_limit_is_422_and_at_the_limit_it_is_not() {
         }
     }
     json(server.post_json("/embed/text", &json!({"texts": vec!["word"; 76].join(" ")})).await, 200).await;
-    assert_eq!(server.metric("clipserve_text_truncated_total").await, 2.0, "the long word and the 76 words");
+    assert_eq!(server.metric("clipserve_text_truncated_total"), 2.0, "the long word and the 76 words");
     server.stop().await;
 }
 
@@ -230,7 +230,9 @@ async fn while_the_model_loads_requests_are_503_not_ready_and_then_shutting_down
     let readyz = server.url("/readyz");
     let running = server.begin_stop();
     // Draining has begun when the probe says so.
-    while client.get(&readyz).send().await.expect("an answer").text().await.expect("text") != "draining\n" {}
+    while client.get(&readyz).send().await.expect("an answer").text().await.expect("text") != "draining\n" {
+        pause().await;
+    }
     let answer = client.post(&address).json(&json!({"texts": "a"})).send().await.expect("an answer");
     error(answer, 503, "shutting_down").await;
     running.abort();

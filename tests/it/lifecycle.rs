@@ -13,7 +13,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::fixture;
+use crate::support::{fixture, pause};
 
 /// When a process that should have ended counts as hung. Far above what is promised (a fault is told within 5 s, a stop takes
 /// 9 s at most), because a loaded machine is no fault of the code.
@@ -265,6 +265,7 @@ async fn on_sigterm_requests_in_flight_finish_and_the_exit_code_is_0() {
         if metrics.contains("clipserve_http_requests_in_flight 2") {
             break;
         }
+        pause().await;
     }
     running.signal(libc::SIGTERM);
     running.until("draining");

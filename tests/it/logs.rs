@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{
     lifecycle,
-    support::{TestServer, configuration, fixture, parts},
+    support::{TestServer, configuration, fixture, parts, pause},
 };
 
 /// When a process that should have ended, or answered, counts as hung.
@@ -57,7 +57,9 @@ impl Service {
             thread::yield_now();
         };
         let service = Self::of(child, &format!("127.0.0.1:{port}"));
-        while service.get("/readyz").await.0 != 200 {}
+        while service.get("/readyz").await.0 != 200 {
+            pause().await;
+        }
         service
     }
 
@@ -191,7 +193,9 @@ async fn a_log_that_nobody_reads_does_not_block_the_second_signal() {
     let (service, _unread) = Service::start(&["telemetry.log_level=debug", "server.shutdown_delay=1h"]);
     service.until_dropped().await;
     service.signal(libc::SIGTERM);
-    while service.get("/readyz").await.0 != 503 {}
+    while service.get("/readyz").await.0 != 503 {
+        pause().await;
+    }
     service.signal(libc::SIGTERM);
     assert_eq!(service.exit_code(), Some(1));
 }

@@ -10,7 +10,7 @@ use clipserve::{
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{TestServer, configuration, error, json, parts, picture};
+use crate::support::{TestServer, configuration, error, json, parts, pause, picture};
 
 const TEXT_WAITING: &str = r#"clipserve_queue_depth{queue="text"}"#;
 const CANCELLED_TEXTS: &str = r#"clipserve_items_total{modality="text",outcome="cancelled"}"#;
@@ -29,8 +29,8 @@ async fn a_full_queue_is_429_with_retry_after_and_what_was_admitted_is_answered(
     error(answer, 429, "overloaded").await;
     let last = tokio::spawn(server.post("/embed/text").json(&json!({"texts": "e"})).send());
     server.until_metric(TEXT_WAITING, |waiting| waiting == 2.0).await;
-    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="text_queue"}"#).await, 1.0);
-    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="image_queue"}"#).await, 0.0);
+    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="text_queue"}"#), 1.0);
+    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="image_queue"}"#), 0.0);
     drop(gate);
     assert_eq!(
         json(admitted.await.expect("sent").expect("an answer"), 200).await["embeddings"].as_array().map(Vec::len),
@@ -66,7 +66,7 @@ async fn the_memory_of_outputs_is_bounded_over_all_requests_and_given_back() {
     let held = tokio::spawn(server.post("/embed/text").json(&body).send());
     server.until_metric(r#"clipserve_batch_size_count{modality="text"}"#, |batches| batches == 1.0).await;
     error(server.post_json("/embed/text", &body).await, 429, "overloaded").await;
-    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="output_bytes"}"#).await, 1.0);
+    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="output_bytes"}"#), 1.0);
     drop(gate);
     assert_eq!(
         json(held.await.expect("sent").expect("an answer"), 200).await["outputs"]["pooler_output"],
@@ -79,6 +79,7 @@ async fn the_memory_of_outputs_is_bounded_over_all_requests_and_given_back() {
             break;
         }
         error(again, 429, "overloaded").await;
+        pause().await;
     }
     server.stop().await;
 }
@@ -93,7 +94,7 @@ async fn the_request_gate_refuses_before_the_body_and_leaves_the_probes_alone() 
     for path in ["/livez", "/readyz", "/metrics", "/info"] {
         assert_eq!(server.get(path).await.status(), 200, "{path}");
     }
-    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="requests"}"#).await, 1.0);
+    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="requests"}"#), 1.0);
     drop(gate);
     json(held.await.expect("sent").expect("an answer"), 200).await;
     json(server.post_json("/embed/text", &json!({"texts": "b"})).await, 200).await;
@@ -115,7 +116,7 @@ async fn the_body_gate_bounds_the_bytes_of_all_requests_together() {
     server.until_metric(TEXT_WAITING, |waiting| waiting == 4.0).await;
     let third = server.post_json("/embed/text", &json!({"texts": vec!["a ".repeat(7000); 4]})).await;
     error(third, 429, "overloaded").await;
-    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="body_bytes"}"#).await, 1.0);
+    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="body_bytes"}"#), 1.0);
     drop(gate);
     json(held.await.expect("sent").expect("an answer"), 200).await;
     json(second.await.expect("sent").expect("an answer"), 200).await;
@@ -152,13 +153,7 @@ async fn a_client_that_leaves_cancels_what_waits_and_frees_its_places() {
     server.until_metric(TEXT_WAITING, |waiting| waiting == 3.0).await;
     drop(socket);
     let gone = r#"clipserve_http_requests_total{method="POST",route="/embed/text",status="499"}"#;
-    loop {
-        let text = server.get("/metrics").await.text().await.expect("text");
-        if text.contains(gone) {
-            break;
-        }
-        tokio::task::yield_now().await;
-    }
+    server.until_metric(gone, |gone| gone == 1.0).await;
     gate.open();
     json(held.await.expect("sent").expect("an answer"), 200).await;
     server.until_metric(CANCELLED_TEXTS, |cancelled| cancelled == 3.0).await;
@@ -187,7 +182,7 @@ async fn what_would_wait_too_long_is_429_at_once_and_whoever_finds_nobody_is_let
     assert!((1..=10).contains(&seconds));
     let message = error(answer, 429, "overloaded").await;
     assert!(message.contains("limits.max_queue_wait"), "{message}");
-    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="wait"}"#).await, 1.0);
+    assert_eq!(server.metric(r#"clipserve_rejected_total{reason="wait"}"#), 1.0);
     // A picture finds nobody in its lane, however slow that is.
     let image = tokio::spawn(
         server.post("/embed/image").header("content-type", "image/png").body(picture("exact_224.png")).send(),
@@ -253,7 +248,7 @@ async fn an_upload_that_is_still_coming_holds_no_place() {
     let mut slow = tokio::net::TcpStream::connect(server.address()).await.expect("a connection");
     let head = "POST /embed/image HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 100000\r\n\r\n123";
     slow.write_all(head.as_bytes()).await.expect("sent");
-    server.until_metric("clipserve_http_requests_in_flight", |requests| requests >= 2.0).await;
+    server.until_metric("clipserve_http_requests_in_flight", |requests| requests == 1.0).await;
     json(server.post_json("/embed/text", &json!({"texts": "b"})).await, 200).await;
     drop(slow);
     server.stop().await;
@@ -275,7 +270,7 @@ async fn load_makes_batches() {
     for asked in asked {
         json(asked.await.expect("sent").expect("an answer"), 200).await;
     }
-    let batches = server.metric(r#"clipserve_batch_size_count{modality="image"}"#).await;
+    let batches = server.metric(r#"clipserve_batch_size_count{modality="image"}"#);
     assert_eq!(batches, 3.0, "1, then 8, then the 4 that were left");
     server.stop().await;
 }
@@ -300,7 +295,7 @@ async fn a_fault_of_ours_is_500_without_its_reason_and_the_process_lives() {
         Embedder::assemble(faulty, &config, context.metrics, &context.health)
     })
     .await;
-    while server.get("/readyz").await.status() != 200 {}
+    server.ready().await;
     let answer = server.post("/embed/image").header("content-type", "image/png").body(picture("exact_224.png"));
     let message = error(answer.send().await.expect("an answer"), 500, "internal").await;
     assert!(!message.contains("finite") && message.contains("request id"), "{message}");

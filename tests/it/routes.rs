@@ -183,12 +183,13 @@ async fn metrics_count_requests_items_batches_and_stages() {
         (r#"clipserve_stage_duration_seconds_count{stage="resize"}"#, 1.0),
         (r#"clipserve_stage_duration_seconds_count{stage="tokenize"}"#, 1.0),
         (r#"clipserve_stage_duration_seconds_count{stage="image_inference"}"#, 1.0),
-        ("clipserve_http_requests_in_flight", 1.0),
+        ("clipserve_http_requests_in_flight", 0.0),
         ("clipserve_ready", 1.0),
     ] {
         server.assert_metric(series, expected).await;
     }
     let text = server.get("/metrics").await.text().await.expect("text");
+    assert!(text.contains("\nclipserve_http_requests_in_flight 1\n"), "the scrape itself: {text}");
     let info = json(server.get("/info").await, 200).await;
     let fingerprint = &info["model"]["fingerprint"].as_str().expect("a string")[.."sha256:".len() + 12];
     let build_info = format!(r#"clipserve_build_info{{fingerprint="{fingerprint}",model="tiny-clip",onnxruntime="1."#);
