@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, path::PathBuf};
 
-use crate::model::clip_config::ConfigError;
+use crate::model::{ModelError, clip_config::ConfigError};
 
 /// Why a checkpoint could not be exported.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum ExportError {
     /// `config.json` does not describe a CLIP model that can be built.
     #[error("config.json: {0}")]
     Config(#[from] ConfigError),
+    /// Which file says how pictures are prepared cannot be told.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// A JSON file other than `config.json` is malformed.
     #[error("{file}: {reason}")]
     Json {

@@ -4,7 +4,7 @@
 //! arithmetic. Does not own running them, and never names the runtime's API. What comes out is a model folder:
 //!
 //! ```text
-//! config.json  preprocessor_config.json  tokenizer files     as they were
+//! config.json  processor and tokenizer files                 as they were
 //! onnx/vision_model.onnx      pixel_values u8 [batch, side, side, channels] -> image_embeds [batch, projection]
 //! onnx/vision_outputs.onnx    the same -> image_embeds and every output of `outputs`
 //! onnx/vision_model.onnx_data the weights of both
@@ -36,7 +36,7 @@ mod vision;
 mod weights;
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -56,6 +56,7 @@ use crate::{
     model::{
         clip_config::{Architecture, ClipConfig},
         graph_info::LEAST_GROUP,
+        preprocessor,
     },
 };
 
@@ -69,9 +70,10 @@ pub fn exporter_version(precision: Precision) -> u32 {
 }
 
 /// What is copied from a checkpoint beside the graphs, as far as it is there.
-const COPIED_FILES: [&str; 8] = [
+const COPIED_FILES: [&str; 9] = [
     "config.json",
-    "preprocessor_config.json",
+    preprocessor::PREPROCESSOR_FILE,
+    preprocessor::PROCESSOR_FILE,
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -155,7 +157,7 @@ pub fn write_synthetic_model(
         copy_files(tokenizer_dir, dir)?;
         write(&dir.join("config.json"), config.to_json().as_bytes())?;
         let side = config.vision.as_ref().map_or(224, |v| v.tower.image_size);
-        write(&dir.join("preprocessor_config.json"), normalization.preprocessor_json(side).as_bytes())
+        write(&dir.join(preprocessor::PREPROCESSOR_FILE), normalization.preprocessor_json(side).as_bytes())
     })
 }
 
@@ -214,12 +216,14 @@ fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportE
 }
 
 fn read_normalization(source: &Path, channels: usize) -> Result<PixelNormalization, ExportError> {
-    let path = source.join("preprocessor_config.json");
-    match fs::read_to_string(&path) {
-        Ok(text) => PixelNormalization::from_json(&text, channels),
+    let fault = |file: &Path, reason: String| ExportError::Json { file: file.display().to_string(), reason };
+    match preprocessor::find(source)? {
+        Some(path) => {
+            let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
+            PixelNormalization::from_json(&text, channels).map_err(|reason| fault(&path, reason))
+        }
         // Checkpoints of a single tower often come without; then `CLIPImageProcessor`'s defaults hold.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => PixelNormalization::from_json("{}", channels),
-        Err(e) => Err(ExportError::Io { path, source: e }),
+        None => PixelNormalization::from_json("{}", channels).map_err(|reason| fault(source, reason)),
     }
 }
 

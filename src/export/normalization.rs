@@ -1,4 +1,4 @@
-//! What happens to a pixel between `u8` and the patch embedding: the part of `preprocessor_config.json` that our vision graph
+//! What happens to a pixel between `u8` and the patch embedding: the part of an image processor's configuration that our vision graph
 //! takes over (`do_rescale`, `rescale_factor`, `do_normalize`, `image_mean`, `image_std`).
 //!
 //! Owns these five fields and their defaults. Resizing, cropping and colour stay with `preprocess`.
@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use super::error::ExportError;
+use crate::model::preprocessor::image_processor;
 
 /// `pixel = (u8 * rescale_factor - mean[channel]) / std[channel]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +25,25 @@ struct Raw {
     do_rescale: Option<bool>,
     rescale_factor: Option<f64>,
     do_normalize: Option<bool>,
-    image_mean: Option<Vec<f64>>,
-    image_std: Option<Vec<f64>>,
+    image_mean: Option<Channels>,
+    image_std: Option<Channels>,
+}
+
+/// One number stands for all channels, as in `transformers`' `normalize`.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a number or one for each channel")]
+enum Channels {
+    All(f64),
+    Each(Vec<f64>),
+}
+
+impl Channels {
+    fn of(self, channels: usize) -> Vec<f64> {
+        match self {
+            Self::All(value) => vec![value; channels],
+            Self::Each(values) => values,
+        }
+    }
 }
 
 impl Default for PixelNormalization {
@@ -41,29 +58,28 @@ impl Default for PixelNormalization {
 }
 
 impl PixelNormalization {
-    /// Reads the text of a `preprocessor_config.json` for a model of `channels` channels.
+    /// Reads the text of a `preprocessor_config.json`, or of a `processor_config.json` that has an image processor, for a model of
+    /// `channels` channels.
     ///
     /// # Errors
-    /// When a field has the wrong type or length, or a standard deviation is zero.
-    pub fn from_json(text: &str, channels: usize) -> Result<Self, ExportError> {
-        let error = |reason: String| ExportError::Json { file: "preprocessor_config.json".into(), reason };
-        let raw: Raw = serde_json::from_str(text).map_err(|e| error(e.to_string()))?;
+    /// Says which field has the wrong type or length, or that a standard deviation is zero.
+    pub fn from_json(text: &str, channels: usize) -> Result<Self, String> {
+        let read = |text| serde_json::from_str(image_processor(text)?);
+        let raw: Raw = read(text).map_err(|error: serde_json::Error| error.to_string())?;
         let default = Self::default();
         let (mean, std) = if raw.do_normalize.unwrap_or(true) {
-            (raw.image_mean.unwrap_or(default.mean), raw.image_std.unwrap_or(default.std))
+            let values = |own: Option<Channels>, default| own.map_or(default, |values| values.of(channels));
+            (values(raw.image_mean, default.mean), values(raw.image_std, default.std))
         } else {
             (vec![0.0; channels], vec![1.0; channels])
         };
         for (field, values) in [("image_mean", &mean), ("image_std", &std)] {
             if values.len() != channels {
-                return Err(error(format!(
-                    "field `{field}` has {} values, the model has {channels} channels",
-                    values.len()
-                )));
+                return Err(format!("field `{field}` has {} values, the model has {channels} channels", values.len()));
             }
         }
         if let Some(bad) = std.iter().find(|s| !s.is_normal()) {
-            return Err(error(format!("field `image_std` has the value {bad}, expected positive numbers")));
+            return Err(format!("field `image_std` has the value {bad}, expected positive numbers"));
         }
         let rescale_factor = match raw.do_rescale {
             Some(false) => 1.0,
@@ -103,6 +119,14 @@ mod tests {
     }
 
     #[test]
+    fn one_number_is_that_of_every_channel_and_the_processor_may_be_one_of_several() {
+        let read = |text| PixelNormalization::from_json(text, 3).unwrap();
+        let each = read(r#"{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.25, 0.25, 0.25]}"#);
+        assert_eq!(read(r#"{"image_mean": 0.5, "image_std": 0.25}"#), each);
+        assert_eq!(read(r#"{"image_processor": {"image_mean": 0.5, "image_std": 0.25}, "image_std": 1}"#), each);
+    }
+
+    #[test]
     fn switched_off_steps_do_nothing() {
         let off = PixelNormalization::from_json(r#"{"do_rescale": false, "do_normalize": false}"#, 3).unwrap();
         assert_eq!(off.affine(), [(1.0, 0.0); 3]);
@@ -113,9 +137,10 @@ mod tests {
         for (text, part) in [
             (r#"{"image_mean": [0.5]}"#, "image_mean"),
             (r#"{"image_std": [1, 0, 1]}"#, "image_std"),
-            (r#"{"image_std": 1}"#, "invalid type"),
+            (r#"{"image_std": "1"}"#, "a number or one for each channel"),
+            (r#"{"image_processor": {"image_std": 0}}"#, "image_std"),
         ] {
-            let message = PixelNormalization::from_json(text, 3).unwrap_err().to_string();
+            let message = PixelNormalization::from_json(text, 3).unwrap_err();
             assert!(message.contains(part), "{message}");
         }
     }

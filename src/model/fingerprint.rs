@@ -12,7 +12,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{ModelError, ModelFiles, external_data};
+use super::{error::ModelError, external_data, layout::ModelFiles};
 use crate::config::PreprocessConfig;
 
 /// SHA-256 over what embeddings depend on.

@@ -4,7 +4,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ModelError;
+use super::{
+    error::ModelError,
+    preprocessor::{self, PREPROCESSOR_FILE, PROCESSOR_FILE},
+};
 
 /// The files beside a tokenizer that may say what it pads with (`pad_token`), the first that does.
 pub const SPECIAL_TOKENS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
@@ -78,7 +81,7 @@ impl Graphs {
 pub struct VisionFiles {
     /// Crops to `image_embeds`.
     pub graphs: Graphs,
-    /// `preprocessor_config.json` of `transformers`, or `preprocess_cfg.json` of open_clip.
+    /// `preprocessor_config.json` or `processor_config.json` of `transformers`, or `preprocess_cfg.json` of open_clip.
     pub preprocessor: PathBuf,
 }
 
@@ -97,14 +100,20 @@ impl ModelFiles {
     /// # Errors
     /// Names the first file that is missing.
     pub fn beside(directory: &Path, vision: Option<Graphs>, text: Option<Graphs>) -> Result<Self, ModelError> {
-        let part = |file: &str| one_of(directory, &[file.to_owned()], "");
-        let vision_files = |graphs| Ok(VisionFiles { graphs, preprocessor: part("preprocessor_config.json")? });
-        let text_files = |graphs| Ok(TextFiles { graphs, tokenizer: part("tokenizer.json")? });
+        let one_of = |names: &[&str]| {
+            let found = names.iter().map(|name| directory.join(name)).find(|path| path.is_file());
+            found.ok_or_else(|| ModelError::missing(directory, names))
+        };
+        let vision_files = |graphs| match preprocessor::find(directory)? {
+            Some(preprocessor) => Ok(VisionFiles { graphs, preprocessor }),
+            None => Err(ModelError::missing(directory, &[PREPROCESSOR_FILE, PROCESSOR_FILE])),
+        };
+        let text_files = |graphs| Ok(TextFiles { graphs, tokenizer: one_of(&["tokenizer.json", "vocab.json"])? });
         Ok(Self {
             vision: vision.map(vision_files).transpose()?,
             text: text.map(text_files).transpose()?,
-            config: Some(part("config.json")?),
-            weights: part("model.safetensors").ok(),
+            config: Some(one_of(&["config.json"])?),
+            weights: one_of(&["model.safetensors"]).ok(),
         })
     }
 }
@@ -113,14 +122,4 @@ impl ModelFiles {
 pub fn is_checkpoint(directory: &Path) -> bool {
     let has = |file: &str| directory.join(file).is_file();
     has("config.json") && (has("model.safetensors") || has("model.safetensors.index.json"))
-}
-
-fn one_of(directory: &Path, candidates: &[String], hint: &str) -> Result<PathBuf, ModelError> {
-    candidates.iter().map(|file| directory.join(file)).find(|path| path.is_file()).ok_or_else(|| {
-        ModelError::MissingFile {
-            directory: directory.to_owned(),
-            file: candidates.join(" or "),
-            hint: hint.to_owned(),
-        }
-    })
 }

@@ -14,7 +14,7 @@ use std::{
 use half::{bf16, f16};
 use safetensors::{Dtype, tensor::Metadata};
 
-use super::ModelError;
+use super::error::{ModelError, read};
 
 /// No checkpoint's header comes near this; a damaged length field would.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
@@ -66,7 +66,7 @@ impl LogitScale {
         }
         let mut scale = Self { value: 100.0, source: LogitScaleSource::Default };
         if let Some(config) = config {
-            let InitValue { logit_scale_init_value } = super::read(config, |text| serde_json::from_str(text))?;
+            let InitValue { logit_scale_init_value } = read(config, |text| serde_json::from_str(text))?;
             if let Some(logarithm) = logit_scale_init_value {
                 scale = Self::from_logarithm(logarithm, config, LogitScaleSource::Config)?;
             }

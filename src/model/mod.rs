@@ -6,6 +6,7 @@
 //! Invariants: every file that a [`Model`] names was there when it was loaded; an error names the file, and the field in it.
 
 pub mod clip_config;
+mod error;
 pub mod external_data;
 mod fields;
 mod fingerprint;
@@ -19,64 +20,19 @@ pub mod preprocessor;
 mod search;
 mod tower;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
+pub use error::ModelError;
 pub use fingerprint::Fingerprint;
 pub use int8_scale::UNIT_SCALE;
 pub use layout::{Graphs, ModelFiles, SPECIAL_TOKENS, TextFiles, VisionFiles, is_checkpoint};
 pub use logit_scale::{LogitScale, LogitScaleSource};
 
 use clip_config::{ClipConfig, TransformerConfig};
-use preprocessor::PreprocessorConfig;
+use error::read;
+use preprocessor::{PREPROCESSOR_FILE, PROCESSOR_FILE, PreprocessorConfig};
 
 use crate::{config::ModelConfig, encoder::OutputShape};
-
-/// Why a model's directory cannot be served, in one line for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    /// The directory is not there.
-    #[error("model directory {path}: {reason}", path = .path.display())]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        reason: String,
-    },
-    /// Nothing that could be run.
-    #[error(
-        "model directory {directory} has no {file}{hint}, nor a checkpoint (config.json and model.safetensors) to make it from",
-        directory = .directory.display()
-    )]
-    NoGraphs {
-        /// The directory.
-        directory: PathBuf,
-        /// The first graph that was looked for, relative to it.
-        file: String,
-        /// What to do, or nothing.
-        hint: String,
-    },
-    /// A file of the layout is not there.
-    #[error("model directory {directory} has no {file}{hint}", directory = .directory.display())]
-    MissingFile {
-        /// The directory.
-        directory: PathBuf,
-        /// The file, relative to it.
-        file: String,
-        /// What to do, or nothing.
-        hint: String,
-    },
-    /// A file that is there says something that cannot be.
-    #[error("{path}: {reason}", path = .path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong in it.
-        reason: String,
-    },
-}
 
 /// A model as its directory describes it.
 #[derive(Debug)]
@@ -102,7 +58,7 @@ pub struct VisionModel {
     pub graphs: Graphs,
     /// How large its outputs are, where there is a graph of them.
     pub outputs: Option<OutputShape>,
-    /// Decode, resize, crop and normalise, as `preprocessor_config.json` says.
+    /// Decode, resize, crop and normalise, as the checkpoint's image processor does.
     pub preprocessor: PreprocessorConfig,
 }
 
@@ -134,6 +90,12 @@ impl Model {
                 let preprocessor = if files.preprocessor.ends_with(open_clip::PREPROCESS_FILE) {
                     read(&files.preprocessor, open_clip::preprocessor)?
                 } else {
+                    if files.preprocessor.ends_with(PROCESSOR_FILE)
+                        && files.preprocessor.with_file_name(PREPROCESSOR_FILE).is_file()
+                    {
+                        let file = files.preprocessor.display();
+                        tracing::warn!(%file, "{PREPROCESSOR_FILE} beside it says otherwise, and does not count");
+                    }
                     read(&files.preprocessor, PreprocessorConfig::from_json)?
                 };
                 let shape = |config: &ClipConfig| {
@@ -198,13 +160,6 @@ fn context_length(config: Option<&Path>) -> Result<usize, ModelError> {
             Err(ModelError::File { path: path.to_owned(), reason })
         }
     }
-}
-
-/// Reads and parses one JSON file.
-fn read<T, E: std::fmt::Display>(path: &Path, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, ModelError> {
-    let fault = |reason: String| ModelError::File { path: path.to_owned(), reason };
-    let text = fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-    parse(&text).map_err(|error| fault(error.to_string()))
 }
 
 fn directory_name(path: &Path) -> String {

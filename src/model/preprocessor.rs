@@ -1,13 +1,25 @@
-//! `preprocessor_config.json`: how a checkpoint wants its pictures prepared, with `CLIPImageProcessor`'s own defaults.
+//! How a checkpoint of `transformers` wants its pictures prepared, with `CLIPImageProcessor`'s own defaults: `preprocessor_config.json`,
+//! or `image_processor` in the `processor_config.json` that version 5 writes in its place for a whole model.
 //!
-//! Owns reading and validating that file. Does not own doing it: `preprocess::image` resizes and crops, the vision encoder
+//! Owns which of the two files counts, reading it and validating it. Does not own doing it: `preprocess::image` resizes and crops, the vision encoder
 //! rescales and normalises. Fields we do not know are ignored, as `transformers` ignores them; a field we do know with a value
 //! we cannot honour is an error, never a silent default.
 //!
 //! Invariants of a [`PreprocessorConfig`] that exists: every size is at least 1 and at most [`MAX_SIDE`], every number is
 //! finite, no `image_std` is zero.
 
+use std::path::{Path, PathBuf};
+
 use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::{ModelError, read};
+
+/// The image processor by itself.
+pub const PREPROCESSOR_FILE: &str = "preprocessor_config.json";
+
+/// All processors of a model, each under its name; older versions of `transformers` write it without the image processor.
+pub const PROCESSOR_FILE: &str = "processor_config.json";
 
 /// The largest side a resize or crop may ask for, in pixels: no CLIP comes near, and it bounds the memory of one crop.
 pub const MAX_SIDE: u32 = 4096;
@@ -75,20 +87,56 @@ pub enum Resample {
     Hamming,
 }
 
-/// Why a `preprocessor_config.json` cannot be used.
+/// Why the configuration of an image processor cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PreprocessorConfigError {
     /// Not JSON, or a known field of the wrong type.
-    #[error("not a valid preprocessor_config.json: {0}")]
+    #[error("not a valid configuration of an image processor: {0}")]
     Json(#[from] serde_json::Error),
     /// A known field with a value that cannot be honoured.
-    #[error("`{field}` in preprocessor_config.json {problem}")]
+    #[error("`{field}` of the image processor {problem}")]
     Field {
         /// The field's name in the file.
         field: &'static str,
         /// What is wrong and what would be right, as the end of a sentence.
         problem: String,
     },
+}
+
+/// The file of all processors.
+#[derive(Deserialize)]
+struct Processors<'a> {
+    #[serde(borrow)]
+    image_processor: Option<&'a RawValue>,
+}
+
+/// The image processor's part of either file's text: `image_processor`, or all of it.
+///
+/// # Errors
+/// When it is not a JSON object.
+pub fn image_processor(text: &str) -> Result<&str, serde_json::Error> {
+    Ok(serde_json::from_str::<Processors>(text)?.image_processor.map_or(text, RawValue::get))
+}
+
+/// The file in `folder` that says how pictures are prepared, if there is one. As in version 5 of `transformers` a
+/// [`PROCESSOR_FILE`] with an image processor goes before a [`PREPROCESSOR_FILE`], unless they say the same: then it is the latter, as
+/// it was before there was the former, and the model's fingerprint stays.
+///
+/// # Errors
+/// When the [`PROCESSOR_FILE`] is damaged.
+pub fn find(folder: &Path) -> Result<Option<PathBuf>, ModelError> {
+    let (alone, whole) = (folder.join(PREPROCESSOR_FILE), folder.join(PROCESSOR_FILE));
+    let alone = Some(alone).filter(|path| path.is_file());
+    let nested =
+        |text: &str| Ok::<_, serde_json::Error>(serde_json::from_str::<Processors>(text)?.image_processor.is_some());
+    if !whole.is_file() || !read(&whole, nested)? {
+        return Ok(alone);
+    }
+    let same = |alone: &PathBuf| match read(alone, PreprocessorConfig::from_json) {
+        Ok(config) => read(&whole, PreprocessorConfig::from_json).is_ok_and(|nested| nested == config),
+        Err(_) => false,
+    };
+    Ok(Some(alone.filter(same).unwrap_or(whole)))
 }
 
 /// The file as it is written. `null` means absent, as in `CLIPImageProcessor.__init__`.
@@ -128,12 +176,12 @@ enum RawChannels {
 }
 
 impl PreprocessorConfig {
-    /// Reads the text of a `preprocessor_config.json`.
+    /// Reads the text of either file.
     ///
     /// # Errors
     /// When it is not JSON, or a known field holds a value that cannot be honoured; the message names the field.
     pub fn from_json(text: &str) -> Result<Self, PreprocessorConfigError> {
-        let raw: Raw = serde_json::from_str(text)?;
+        let raw: Raw = serde_json::from_str(image_processor(text)?)?;
         Ok(Self {
             do_resize: raw.do_resize.unwrap_or(true),
             size: raw.size.map_or(Ok(ResizeTo::ShortestEdge(224)), resize_to)?,
@@ -278,6 +326,41 @@ mod tests {
     }
 
     #[test]
+    fn the_image_processor_may_be_one_of_several() {
+        let alone = r#"{"size": 64, "do_normalize": false}"#;
+        let nested = format!(r#"{{"processor_class": "CLIPProcessor", "image_processor": {alone}, "size": 32}}"#);
+        assert_eq!(read(&nested), read(alone));
+        assert_eq!(read(r#"{"image_processor": null, "size": 64}"#).size, ResizeTo::ShortestEdge(64));
+    }
+
+    #[test]
+    fn of_two_files_the_one_of_all_processors_counts_where_they_differ() {
+        let (small, large) = (r#"{"size": 64, "crop_size": 64}"#, r#"{"size": 224}"#);
+        let nested = format!(r#"{{"image_processor": {small}}}"#);
+        let same = r#"{"crop_size": {"height": 64, "width": 64}, "size": {"shortest_edge": 64}}"#;
+        for (alone, whole, expected) in [
+            (None, None, None),
+            (Some(large), None, Some(PREPROCESSOR_FILE)),
+            (None, Some(nested.as_str()), Some(PROCESSOR_FILE)),
+            (Some(large), Some(&nested), Some(PROCESSOR_FILE)),
+            (Some(same), Some(&nested), Some(PREPROCESSOR_FILE)),
+            (Some("damaged"), Some(&nested), Some(PROCESSOR_FILE)),
+            (Some(large), Some(r#"{"processor_class": "CLIPProcessor"}"#), Some(PREPROCESSOR_FILE)),
+            (None, Some(r#"{"processor_class": "CLIPProcessor"}"#), None),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            for (file, text) in [(PREPROCESSOR_FILE, alone), (PROCESSOR_FILE, whole)] {
+                text.inspect(|text| std::fs::write(folder.path().join(file), text).expect("written"));
+            }
+            let found = find(folder.path()).expect("well formed");
+            assert_eq!(found, expected.map(|file| folder.path().join(file)), "{alone:?} {whole:?}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join(PROCESSOR_FILE), "{").expect("written");
+        assert!(find(folder.path()).expect_err("damaged").to_string().contains(PROCESSOR_FILE));
+    }
+
+    #[test]
     fn a_wrong_value_is_an_error_that_names_its_field() {
         for (json, needle) in [
             (r#"{"size": 0}"#, "`size`"),
@@ -292,8 +375,10 @@ mod tests {
             (r#"{"image_mean": [0.2, 0.2]}"#, "three numbers"),
             (r#"{"image_mean": [1e39, 0, 0]}"#, "`image_mean`"),
             (r#"{"do_resize": "yes"}"#, "boolean"),
-            ("[]", "preprocessor_config.json"),
-            ("", "preprocessor_config.json"),
+            ("[]", "image processor"),
+            ("", "image processor"),
+            (r#"{"image_processor": {"size": 0}}"#, "`size`"),
+            (r#"{"image_processor": 7}"#, "image processor"),
         ] {
             let message = PreprocessorConfig::from_json(json).unwrap_err().to_string();
             assert!(message.contains(needle), "{json}: {message}");

@@ -1,14 +1,17 @@
 //! Which files of directories are which part of a model.
 //!
-//! Owns the looking; the names and their order are in `tower`. Does not read the files: what a graph is, the engine sees.
+//! Owns the looking; the names and their order are in `tower`, and of the files about pictures in `preprocessor`. Does not read
+//! the graphs: what one is, the engine sees.
 //!
 //! Invariant: a tower that was given a place of its own is looked for nowhere else.
 
 use std::path::{Path, PathBuf};
 
 use super::{
-    ModelError,
+    error::ModelError,
     layout::{Graphs, ModelFiles, TextFiles, VisionFiles},
+    open_clip::PREPROCESS_FILE,
+    preprocessor,
     tower::{Suffixes, Tower, companion_folders, folder_above},
 };
 use crate::config::{ModelConfig, Precision};
@@ -44,15 +47,14 @@ impl ModelFiles {
             None => beside(&vision, "config.json"),
         };
         let vision = match vision {
-            Some(graph) => {
-                Some(VisionFiles { preprocessor: companion(&graph, Tower::Vision)?, graphs: Graphs::Embedding(graph) })
-            }
+            Some(graph) => Some(VisionFiles { preprocessor: preprocessor(&graph)?, graphs: Graphs::Embedding(graph) }),
             None => None,
         };
         let text = match text {
-            Some(graph) => {
-                Some(TextFiles { tokenizer: companion(&graph, Tower::Text)?, graphs: Graphs::Embedding(graph) })
-            }
+            Some(graph) => Some(TextFiles {
+                tokenizer: file_of(&graph, standing_for(Tower::Text))?,
+                graphs: Graphs::Embedding(graph),
+            }),
             None => None,
         };
         Ok(Self { vision, text, config: clip, weights })
@@ -85,20 +87,31 @@ fn graph(place: &Path, tower: Tower, suffixes: &Suffixes) -> Result<PathBuf, Mod
     })
 }
 
-/// What says how the inputs of `graph` are made.
-fn companion(graph: &Path, tower: Tower) -> Result<PathBuf, ModelError> {
-    file_of(graph, tower.companions().into_iter().flat_map(|names| names.first().copied()))
+/// What says how the pictures of `graph` are prepared.
+fn preprocessor(graph: &Path) -> Result<PathBuf, ModelError> {
+    for folder in companion_folders(graph) {
+        let of_open_clip = || Some(folder.join(PREPROCESS_FILE)).filter(|path| path.is_file());
+        if let Some(path) = preprocessor::find(folder)?.or_else(of_open_clip) {
+            return Ok(path);
+        }
+    }
+    Err(missing_of(graph, &Vec::from_iter(standing_for(Tower::Vision))))
+}
+
+/// The names that stand for each way to say how inputs are made.
+fn standing_for(tower: Tower) -> impl Iterator<Item = &'static str> {
+    tower.companions().iter().filter_map(|names| names.first().copied())
 }
 
 /// The first of `names` in the first of the folders that belong to `graph`.
 fn file_of(graph: &Path, names: impl IntoIterator<Item = &'static str>) -> Result<PathBuf, ModelError> {
     let names: Vec<&str> = names.into_iter().collect();
     let mut candidates = companion_folders(graph).flat_map(|folder| names.iter().map(|name| folder.join(name)));
-    candidates.find(|path| path.is_file()).ok_or_else(|| ModelError::MissingFile {
-        directory: companion_folders(graph).last().unwrap_or(graph).to_owned(),
-        file: names.join(" or "),
-        hint: String::new(),
-    })
+    candidates.find(|path| path.is_file()).ok_or_else(|| missing_of(graph, &names))
+}
+
+fn missing_of(graph: &Path, names: &[&str]) -> ModelError {
+    ModelError::missing(companion_folders(graph).last().unwrap_or(graph), names)
 }
 
 fn check_directory(path: &Path) -> Result<(), ModelError> {

@@ -17,7 +17,11 @@
 
 use std::path::Path;
 
-use super::open_clip::PREPROCESS_FILE;
+use super::{
+    layout::SPECIAL_TOKENS,
+    open_clip::PREPROCESS_FILE,
+    preprocessor::{PREPROCESSOR_FILE, PROCESSOR_FILE},
+};
 use crate::config::{ModelConfig, Precision};
 
 /// One of the two encoders.
@@ -44,10 +48,18 @@ impl Tower {
     }
 
     /// The files that say how inputs are made, one of these ways; the first name of each way stands for it.
-    pub(super) fn companions(self) -> [&'static [&'static str]; 2] {
+    pub(super) fn companions(self) -> &'static [&'static [&'static str]] {
         match self {
-            Self::Vision => [&["preprocessor_config.json"], &[PREPROCESS_FILE]],
-            Self::Text => [&["tokenizer.json"], &["vocab.json", "merges.txt"]],
+            Self::Vision => &[&[PREPROCESSOR_FILE], &[PROCESSOR_FILE], &[PREPROCESS_FILE]],
+            Self::Text => &[&["tokenizer.json"], &["vocab.json", "merges.txt"]],
+        }
+    }
+
+    /// The files beside those that may say more, or otherwise.
+    pub(super) fn refinements(self) -> &'static [&'static str] {
+        match self {
+            Self::Vision => &[PROCESSOR_FILE],
+            Self::Text => &SPECIAL_TOKENS,
         }
     }
 }

@@ -259,6 +259,71 @@ async fn a_text_with_a_token_that_the_model_has_not_is_refused_and_no_other() {
     server.stop().await;
 }
 
+/// The JSON file of `model`, changed.
+fn change(model: &Path, file: &str, change: impl FnOnce(&mut Value)) {
+    let path = model.join(file);
+    let mut value = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+    change(&mut value);
+    fs::write(path, value.to_string()).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_transformers_5_saved_is_served_with_the_numbers_of_the_reference() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    fs::remove_file(model.path().join("preprocessor_config.json")).expect("there");
+    fs::copy(fixture("processor_config.json"), model.path().join("processor_config.json")).expect("a copy");
+    let config = json!({"backend": "tokenizers", "is_local": true, "pad_token": "<|endoftext|>"});
+    fs::write(model.path().join("tokenizer_config.json"), config.to_string()).expect("written");
+    // As version 5.24 has it: the special tokens are words too, and words are cut once more.
+    change(model.path(), "tokenizer.json", |tokenizer| {
+        let [words, bytes] = tokenizer["pre_tokenizer"]["pretokenizers"].as_array_mut().expect("two").as_mut_slice()
+        else {
+            panic!("not two")
+        };
+        let pattern = words["pattern"]["Regex"].as_str().expect("a pattern");
+        words["pattern"]["Regex"] = json!(format!(r"<\|startoftext\|>|<\|endoftext\|>|{pattern}"));
+        bytes["use_regex"] = json!(true);
+        bytes["trim_offsets"] = json!(true);
+    });
+    let server = start(model.path(), cache.path(), &[]).await;
+    assert_reference(&server, TOLERANCE).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_with_a_vocabulary_and_merges_alone_is_served_with_the_numbers_of_the_reference() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    fs::remove_file(model.path().join("tokenizer.json")).expect("there");
+    for file in ["vocab.json", "merges.txt"] {
+        fs::copy(fixture("tiny-clip").join(file), model.path().join(file)).expect("a copy");
+    }
+    let server = start(model.path(), cache.path(), &[]).await;
+    assert_reference(&server, TOLERANCE).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_image_processors_that_differ_the_nested_one_counts_in_crops_and_graphs() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let (alone, both) = (checkpoint(), checkpoint());
+    let other = |config: &mut Value| {
+        config["image_mean"] = json!(0.25);
+        config["resample"] = json!(0);
+    };
+    change(alone.path(), "preprocessor_config.json", other);
+    fs::copy(fixture("processor_config.json"), both.path().join("processor_config.json")).expect("a copy");
+    change(both.path(), "processor_config.json", |config| other(&mut config["image_processor"]));
+    let mut embeddings = Vec::new();
+    for model in [&checkpoint(), &alone, &both] {
+        let server = start(model.path(), cache.path(), &[]).await;
+        let body = json(server.post_picture("/embed/image", picture("rocket.jpg")).await, 200).await;
+        embeddings.push(body["embeddings"].clone());
+        server.stop().await;
+    }
+    assert_ne!(embeddings[0], embeddings[1]);
+    assert_eq!(embeddings[1], embeddings[2]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tokenizer_whose_padding_the_model_has_not_is_refused_at_the_start() {
     let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));

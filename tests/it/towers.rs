@@ -145,7 +145,7 @@ const TEXT_ID: &str = "someone/clip-text";
 
 /// The files of a directory, among some that nobody needs.
 fn files(directory: &Path) -> Files {
-    let mut files: Files = ["README.md", "special_tokens_map.json", "vocab.txt", "model_fp16.onnx"]
+    let mut files: Files = ["README.md", "generation_config.json", "vocab.txt", "model_fp16.onnx"]
         .into_iter()
         .map(|name| (name.to_owned(), name.into()))
         .collect();

@@ -11,7 +11,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use crate::model::{
-    SPECIAL_TOKENS, external_data,
+    external_data,
     tower::{Suffixes, Tower, companion_folders},
 };
 
@@ -52,10 +52,8 @@ pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Select
         let mut chosen = vec!["config.json".to_owned()];
         // Which towers it has, its tensors say.
         for tower in Tower::BOTH {
-            chosen.extend(beside("model.safetensors", &tower.companions(), files).unwrap_or_default());
+            chosen.extend(inputs("model.safetensors", tower, files).unwrap_or_default());
         }
-        // The states of padding are among a checkpoint's outputs, and depend on what it is.
-        chosen.extend(SPECIAL_TOKENS.map(str::to_owned).into_iter().filter(|name| files.contains(name)));
         chosen.extend(weights);
         return Ok(Selection { files: chosen, checkpoint: true, absent: None });
     }
@@ -81,7 +79,7 @@ pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Select
 
 /// The small files that say what a graph's inputs are and how they are made.
 fn companions(graph: &str, tower: Tower, files: &BTreeSet<String>) -> Result<Vec<String>, String> {
-    let inputs = beside(graph, &tower.companions(), files).ok_or_else(|| {
+    let inputs = inputs(graph, tower, files).ok_or_else(|| {
         let ways: Vec<String> = tower.companions().iter().map(|names| names.join(" with ")).collect();
         format!("it has {graph}, but no {}", ways.join(" or "))
     })?;
@@ -94,6 +92,17 @@ fn companions(graph: &str, tower: Tower, files: &BTreeSet<String>) -> Result<Vec
 
 fn external_data(graph: &str, files: &BTreeSet<String>) -> impl Iterator<Item = String> {
     files.iter().filter(move |file| file.strip_prefix(graph).is_some_and(external_data::is_rest_of_name)).cloned()
+}
+
+/// What says how the inputs of `graph` are made, and what may say more of it.
+fn inputs(graph: &str, tower: Tower, files: &BTreeSet<String>) -> Option<Vec<String>> {
+    let mut chosen = beside(graph, tower.companions(), files)?;
+    let beside = |name: &&str| Some(Path::new(chosen.first()?).with_file_name(name).to_str()?.to_owned());
+    let more =
+        tower.refinements().iter().filter_map(beside).filter(|path| files.contains(path) && !chosen.contains(path));
+    let more: Vec<String> = more.collect();
+    chosen.extend(more);
+    Some(chosen)
 }
 
 /// The first of `ways` whose files are all in one of the folders that belong to `graph`.
@@ -200,21 +209,27 @@ mod tests {
         visual/fp16/model.armnn textual/model.onnx textual/tokenizer.json textual/vocab.json textual/merges.txt";
     const OF_QDRANT: &str = "README.md config.json model.onnx preprocessor_config.json special_tokens_map.json tokenizer.json \
         tokenizer_config.json vocab.json merges.txt";
+    const OF_VERSION_5: &str =
+        "config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json";
     const SMALL: &str = "config.json preprocessor_config.json tokenizer.json";
+    const ALSO: &str =
+        "config.json preprocessor_config.json tokenizer.json tokenizer_config.json special_tokens_map.json";
 
     #[test]
     fn of_a_whole_model_what_is_needed_is_chosen_and_nothing_more() {
         let (f16, int8) = ("engine.precision=f16", "engine.precision=int8");
         for (files, set, expected) in [
-            (XENOVA, "", &*format!("{SMALL} onnx/vision_model.onnx onnx/text_model.onnx")),
-            (XENOVA, f16, &format!("{SMALL} onnx/vision_model_fp16.onnx onnx/text_model_fp16.onnx")),
-            (XENOVA, int8, &format!("{SMALL} onnx/vision_model_quantized.onnx onnx/text_model_int8.onnx")),
+            (XENOVA, "", &*format!("{ALSO} onnx/vision_model.onnx onnx/text_model.onnx")),
+            (XENOVA, f16, &format!("{ALSO} onnx/vision_model_fp16.onnx onnx/text_model_fp16.onnx")),
+            (XENOVA, int8, &format!("{ALSO} onnx/vision_model_quantized.onnx onnx/text_model_int8.onnx")),
             (OPENAI, "", &format!("{SMALL} model.safetensors")),
             (OPENAI, int8, &format!("{SMALL} model.safetensors")),
+            (&format!("{XENOVA} {OPENAI}"), "", &format!("{ALSO} model.safetensors")),
+            (OF_VERSION_5, "", OF_VERSION_5),
             (
-                &format!("{XENOVA} {OPENAI}"),
+                &format!("{OF_VERSION_5} preprocessor_config.json"),
                 "",
-                &format!("{SMALL} tokenizer_config.json special_tokens_map.json model.safetensors"),
+                &format!("{OF_VERSION_5} preprocessor_config.json"),
             ),
             (
                 SLOW_SHARDS,
@@ -257,7 +272,7 @@ mod tests {
     #[test]
     fn whoever_names_a_variant_gets_its_graphs_also_beside_a_checkpoint() {
         let wanted = wanted("model.variant=q4", &Tower::BOTH, false);
-        let expected = format!("{SMALL} onnx/vision_model_q4.onnx onnx/text_model_q4.onnx");
+        let expected = format!("{ALSO} onnx/vision_model_q4.onnx onnx/text_model_q4.onnx");
         assert!(!assert_chosen(&format!("{XENOVA} {OPENAI}"), &wanted, &expected).checkpoint);
     }
 
@@ -266,9 +281,19 @@ mod tests {
         let both = format!("{XENOVA} {OPENAI}");
         for (files, set, tower, expected) in [
             (OF_QDRANT, "", Tower::Vision, "config.json model.onnx preprocessor_config.json"),
-            (OF_QDRANT, "", Tower::Text, "config.json model.onnx tokenizer.json"),
+            (
+                OF_QDRANT,
+                "",
+                Tower::Text,
+                "config.json model.onnx special_tokens_map.json tokenizer.json tokenizer_config.json",
+            ),
             (&both, "", Tower::Vision, "config.json onnx/vision_model.onnx preprocessor_config.json"),
-            (&both, "model.variant=q4", Tower::Text, "config.json onnx/text_model_q4.onnx tokenizer.json"),
+            (
+                &both,
+                "model.variant=q4",
+                Tower::Text,
+                "config.json onnx/text_model_q4.onnx special_tokens_map.json tokenizer.json tokenizer_config.json",
+            ),
             (OF_IMMICH, "", Tower::Text, "config.json textual/model.onnx textual/tokenizer.json"),
             ("model.onnx preprocess_cfg.json", "", Tower::Vision, "model.onnx preprocess_cfg.json"),
         ] {
@@ -325,7 +350,12 @@ mod tests {
             (OPENAI, "", text, &["no onnx/text_model.onnx or ", "no such graph at all"]),
             ("model.onnx config.json", "", text, &["model.onnx, but no tokenizer.json or vocab.json with merges.txt"]),
             ("model.onnx vocab.json tokenizer.json", "", text, &["model.onnx, but no config.json"]),
-            ("model.onnx", "", vision, &["model.onnx, but no preprocessor_config.json or preprocess_cfg.json"]),
+            (
+                "model.onnx",
+                "",
+                vision,
+                &["model.onnx, but no preprocessor_config.json or processor_config.json or preprocess_cfg.json"],
+            ),
         ] {
             let error = choose(files, &wanted(set, towers, towers == both)).expect_err(files);
             assert!(expected.iter().all(|part| error.contains(part)), "{expected:?}: {error}");
