@@ -188,7 +188,14 @@ fn export_opened(
         Architecture::Clip if checkpoint.contains("logit_scale") => {
             checkpoint.read("logit_scale", &[])?.first().copied()
         }
-        Architecture::Clip => Some(config.logit_scale_init_value as f32),
+        Architecture::Clip => {
+            let logit_scale = config.logit_scale_init_value as f32;
+            tracing::warn!(
+                logit_scale,
+                "the checkpoint has no logit_scale: it is logit_scale_init_value of its config.json"
+            );
+            Some(logit_scale)
+        }
         Architecture::Text | Architecture::Vision => None,
     };
     let provenance = Provenance { source_sha256: digest, precision, logit_scale };

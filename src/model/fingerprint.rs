@@ -1,6 +1,6 @@
 //! The name of a model's numbers: two models with the same fingerprint give the same embeddings, in the same arithmetic.
 //!
-//! Owns what is hashed: the graphs with their external data, the tokenizer, the preprocessor configuration, and the settings
+//! Owns what is hashed: the graphs with their external data, the tokenizer and what is added to it, the preprocessor configuration, and the settings
 //! under which crops differ from what that asks for. Not in it: the provider and the precision that run, which `/info` reports beside it.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{error::ModelError, external_data, layout::ModelFiles};
+use super::{error::ModelError, external_data, layout::ModelFiles, tokens::TokenizerSettings};
 use crate::config::PreprocessConfig;
 
 /// SHA-256 over what embeddings depend on.
@@ -40,6 +40,13 @@ impl Fingerprint {
         let tokenizer = text.map(|text| &text.tokenizer);
         for path in [tokenizer, merges, vision.map(|vision| &vision.preprocessor)].into_iter().flatten() {
             all.update(hash(path)?);
+        }
+        if let Some(path) = tokenizer {
+            let added = TokenizerSettings::beside(path)?.added_to(path)?;
+            // Only then, so that the name stays where nothing is added.
+            if !added.is_empty() {
+                all.update(Sha256::digest(serde_json::json!(added).to_string()));
+            }
         }
         Ok(Self(hex(&all.finalize())))
     }

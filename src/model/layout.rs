@@ -9,9 +9,6 @@ use super::{
     preprocessor::{self, PREPROCESSOR_FILE, PROCESSOR_FILE},
 };
 
-/// The files beside a tokenizer that may say what it pads with (`pad_token`), the first that does.
-pub const SPECIAL_TOKENS: [&str; 2] = ["tokenizer_config.json", "special_tokens_map.json"];
-
 /// The parts of a model that were found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelFiles {

@@ -18,9 +18,9 @@
 use std::path::Path;
 
 use super::{
-    layout::SPECIAL_TOKENS,
     open_clip::PREPROCESS_FILE,
     preprocessor::{PREPROCESSOR_FILE, PROCESSOR_FILE},
+    tokens::{ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG},
 };
 use crate::config::{ModelConfig, Precision};
 
@@ -59,7 +59,7 @@ impl Tower {
     pub(super) fn refinements(self) -> &'static [&'static str] {
         match self {
             Self::Vision => &[PROCESSOR_FILE],
-            Self::Text => &SPECIAL_TOKENS,
+            Self::Text => &[TOKENIZER_CONFIG, SPECIAL_TOKENS, ADDED_TOKENS],
         }
     }
 }

@@ -19,12 +19,10 @@ use tokenizers::{
     processors::roberta::RobertaProcessing,
 };
 
+use crate::model::tokens::{END, START};
+
 /// The file beside `vocab.json`.
 const MERGES_FILE: &str = "merges.txt";
-/// `CLIPTokenizer`'s default `bos_token`.
-const START: &str = "<|startoftext|>";
-/// `CLIPTokenizer`'s default `eos_token` and `unk_token`.
-const END: &str = "<|endoftext|>";
 /// What is a word, from OpenAI's tokenizer: an English contraction, a run of letters, one digit, a run of anything else.
 const WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 

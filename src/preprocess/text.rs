@@ -7,21 +7,31 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use tokenizers::{ModelWrapper, Tokenizer, models::bpe::BPE};
 
 use super::clip_tokenizer;
 use crate::{
     encoder::{InputError, InputErrorKind, Tokens},
-    model::SPECIAL_TOKENS,
+    model::{
+        ModelError,
+        tokens::{AddedToken, TokenizerSettings},
+    },
 };
 
 /// Why a tokenizer cannot be used, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
-#[error("tokenizer {path}: {reason}", path = .path.display())]
-pub struct TokenizerError {
-    path: PathBuf,
-    reason: String,
+pub enum TokenizerError {
+    /// The tokenizer itself.
+    #[error("tokenizer {path}: {reason}", path = .path.display())]
+    Tokenizer {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file beside it.
+    #[error(transparent)]
+    Settings(#[from] ModelError),
 }
 
 /// A tokenized text.
@@ -54,8 +64,8 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Loads `tokenizer.json`, or `vocab.json` with the `merges.txt` beside it, for a model whose ids are below `vocab_size`, where
-    /// that is known: a tokenizer may have tokens that were added later.
+    /// Loads `tokenizer.json`, or `vocab.json` with the `merges.txt` beside it, with the tokens that the files beside it add, for a model
+    /// whose ids are below `vocab_size`, where that is known: a tokenizer may have more.
     ///
     /// # Errors
     /// When the file is missing, is not a tokenizer, does not frame a text with a start and an end token, or frames or pads it with
@@ -66,7 +76,7 @@ impl TextTokenizer {
         max_text_bytes: usize,
         vocab_size: Option<usize>,
     ) -> Result<Self, TokenizerError> {
-        let fault = |reason: String| TokenizerError { path: path.to_owned(), reason };
+        let fault = |reason: String| TokenizerError::Tokenizer { path: path.to_owned(), reason };
         if !path.is_file() {
             return Err(fault("no such file".to_owned()));
         }
@@ -76,6 +86,8 @@ impl TextTokenizer {
             Tokenizer::from_file(path).map_err(|error| error.to_string())
         };
         let mut tokenizer = read.map_err(fault)?;
+        let settings = TokenizerSettings::beside(path)?;
+        add_tokens(&mut tokenizer, &settings.added).map_err(|error| fault(error.to_string()))?;
         // The file may carry the settings of whoever saved it; truncation and padding are ours.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|error| fault(error.to_string()))?;
@@ -86,7 +98,7 @@ impl TextTokenizer {
                 empty.get_ids().len()
             )));
         };
-        let pad_id = match pad_token(path)? {
+        let pad_id = match settings.pad_token {
             Some(token) => tokenizer
                 .token_to_id(&token)
                 .ok_or_else(|| fault(format!("it has no token {token:?}, the pad_token")))?,
@@ -256,34 +268,24 @@ fn outside(ids: &[u32], vocab_size: Option<usize>) -> Option<(u32, usize)> {
     ids.iter().find(|&&id| id as usize >= vocab_size).map(|&id| (id, vocab_size))
 }
 
-/// A special token as `transformers` saves it: its text, or an object with it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum SpecialToken {
-    Text(String),
-    Added { content: String },
-}
-
-#[derive(Deserialize)]
-struct SpecialTokens {
-    pad_token: Option<SpecialToken>,
-}
-
-fn pad_token(tokenizer: &Path) -> Result<Option<String>, TokenizerError> {
-    for path in SPECIAL_TOKENS.map(|name| tokenizer.with_file_name(name)) {
-        let fault = |reason: String| TokenizerError { path: path.clone(), reason };
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(fault(error.to_string())),
-        };
-        let tokens: SpecialTokens = serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?;
-        match tokens.pad_token {
-            Some(SpecialToken::Text(token) | SpecialToken::Added { content: token }) => return Ok(Some(token)),
-            None => {}
+/// Adds `tokens` in their order, as `PreTrainedTokenizerFast` does: what the tokenizer has added itself stays as it is.
+fn add_tokens(tokenizer: &mut Tokenizer, tokens: &[AddedToken]) -> tokenizers::Result<()> {
+    for group in tokens.chunk_by(|a, b| a.special == b.special) {
+        let special = group.first().is_some_and(|token| token.special);
+        let group = group.iter().map(|token| {
+            tokenizers::AddedToken::from(token.content.as_str(), token.special)
+                .single_word(token.single_word)
+                .lstrip(token.lstrip)
+                .rstrip(token.rstrip)
+                .normalized(token.normalized.unwrap_or(!token.special))
+        });
+        if special {
+            tokenizer.add_special_tokens(group)?;
+        } else {
+            tokenizer.add_tokens(group)?;
         }
     }
-    Ok(None)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -292,23 +294,72 @@ mod tests {
 
     use super::*;
 
+    fn fixture(file: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip").join(file)
+    }
+
     #[test]
     fn padding_is_what_the_files_beside_the_tokenizer_say_else_the_end_token() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("tokenizer.json");
-        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip/tokenizer.json");
-        fs::copy(fixture, &path).expect("a copy");
+        fs::copy(fixture("tokenizer.json"), &path).expect("a copy");
         let pad_id = || TextTokenizer::open(&path, 77, 1024, None).map(|tokenizer| tokenizer.pad_id());
         assert_eq!(pad_id().expect("no such file"), 49407);
-        let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).expect("written");
-        write("special_tokens_map.json", r#"{"pad_token": {"content": "!", "lstrip": false}}"#);
-        assert_eq!(pad_id().expect("an object"), 0);
-        write("tokenizer_config.json", r#"{"model_max_length": 77, "pad_token": "<|startoftext|>"}"#);
-        assert_eq!(pad_id().expect("a text, and the other file counts less"), 49406);
-        write("tokenizer_config.json", r#"{"pad_token": "no such token at all"}"#);
+        let write = |text: &str| fs::write(dir.path().join("tokenizer_config.json"), text).expect("written");
+        write(r#"{"pad_token": "!"}"#);
+        assert_eq!(pad_id().expect("a token"), 0);
+        write(r#"{"pad_token": "no such token at all"}"#);
         let error = pad_id().expect_err("not in the vocabulary").to_string();
         assert!(error.contains("no such token at all") && error.contains("pad_token"), "{error}");
-        write("tokenizer_config.json", r#"{"pad_token": 7}"#);
-        assert!(pad_id().expect_err("a number").to_string().contains("tokenizer_config.json"));
+    }
+
+    /// The ids are those of `CLIPTokenizerFast` of `transformers` 4.57.6 and of `CLIPTokenizer` of 5.24.0.
+    #[test]
+    fn added_tokens_are_found_in_texts_as_the_reference_finds_them() {
+        let special = |content: &str, id: &str| {
+            format!(r#""{id}": {{"content": "{content}", "normalized": true, "special": true}}"#)
+        };
+        let own = [special("<|startoftext|>", "49406"), special("<|endoftext|>", "49407")].join(",");
+        let config = format!(r#"{{"added_tokens_decoder": {{{own}, "49408": {{"content": "<sks>"}}}}}}"#);
+        let without = format!(r#"{{"added_tokens_decoder": {{{own}}}}}"#);
+        let sks: [(&str, &[u32]); 6] = [
+            ("<sks> cat", &[49406, 49408, 2368, 49407]),
+            ("a<sks>cat", &[49406, 320, 49408, 2368, 49407]),
+            ("a <SKS> b", &[49406, 320, 49408, 321, 49407]),
+            ("x <sks>  y", &[49406, 343, 49408, 344, 49407]),
+            ("sks2 <sk", &[49406, 48136, 273, 283, 2058, 49407]),
+            ("<new> a", &[49406, 283, 686, 285, 320, 49407]),
+        ];
+        let plain: &[(&str, &[u32])] = &[("<sks> cat", &[49406, 283, 48136, 285, 2368, 49407])];
+        let both: &[(&str, &[u32])] =
+            &[("<sks> cat", &[49406, 49409, 2368, 49407]), ("<new> a", &[49406, 49408, 320, 49407])];
+        for (added, config, expected) in [
+            (None, None, plain),
+            (Some(r#"{"<sks>": 49408}"#), None, &sks[..]),
+            // The configuration goes before.
+            (Some(r#"{"<sks>": 49408}"#), Some(&without), plain),
+            (Some(r#"{"<new>": 49408}"#), Some(&config), &sks),
+            (None, Some(&config), &sks),
+            // The order of the ids counts, not the ids.
+            (Some(r#"{"<sks>": 49410}"#), None, &sks),
+            (Some(r#"{"<sks>": 49409, "<new>": 49408}"#), None, both),
+        ] {
+            for files in [&["tokenizer.json"][..], &["vocab.json", "merges.txt"]] {
+                let dir = tempfile::tempdir().expect("a folder");
+                for file in files {
+                    fs::copy(fixture(file), dir.path().join(file)).expect("a copy");
+                }
+                let write = |name: &str, text: Option<&str>| {
+                    text.inspect(|text| fs::write(dir.path().join(name), text).expect("written"));
+                };
+                write("added_tokens.json", added);
+                write("tokenizer_config.json", config.map(String::as_str));
+                let tokenizer = TextTokenizer::open(&dir.path().join(files[0]), 77, 1024, None).expect("a tokenizer");
+                for (text, ids) in expected {
+                    let tokens = tokenizer.tokenize(text, false).expect("ids").tokens;
+                    assert_eq!(tokens.ids(), *ids, "{text:?} by {files:?}, {added:?}, {config:?}");
+                }
+            }
+        }
     }
 }

@@ -325,6 +325,44 @@ async fn of_two_image_processors_that_differ_the_nested_one_counts_in_crops_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_without_logit_scale_has_that_of_a_new_model() {
+    let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
+    let path = model.path().join("model.safetensors");
+    let bytes = fs::read(&path).expect("there");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    let rest = tensors.tensors().into_iter().filter(|(name, _)| name != "logit_scale");
+    fs::write(&path, safetensors::serialize(rest, None).expect("a file")).expect("written");
+    for (init_value, expected) in [(json!(1.5), 1.5f32.exp()), (Value::Null, 2.6592f32.exp())] {
+        change(model.path(), "config.json", |config| {
+            config.as_object_mut().expect("an object").remove("logit_scale_init_value");
+            if !init_value.is_null() {
+                config["logit_scale_init_value"] = init_value;
+            }
+        });
+        let server = start(model.path(), cache.path(), &[]).await;
+        let scale = info(&server).await["model"]["logit_scale"].as_f64().expect("a number") as f32;
+        assert!((scale - expected).abs() < 1e-4, "{scale}, not {expected}");
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn added_tokens_are_part_of_the_models_name_where_they_change_a_text() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let mut names = Vec::new();
+    for added in ["{}", r#"{"<|startoftext|>": 49406, "<|endoftext|>": 49407}"#, r#"{"<sks>": 49408}"#] {
+        let model = checkpoint();
+        fs::write(model.path().join("added_tokens.json"), added).expect("written");
+        let server = start(model.path(), cache.path(), &[]).await;
+        assert_texts(&server, TOLERANCE).await;
+        names.push(info(&server).await["model"]["fingerprint"].clone());
+        server.stop().await;
+    }
+    assert_eq!(names[0], names[1]);
+    assert_ne!(names[0], names[2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tokenizer_whose_padding_the_model_has_not_is_refused_at_the_start() {
     let (model, cache) = (checkpoint(), tempfile::tempdir().expect("a folder"));
     add_a_token(model.path());

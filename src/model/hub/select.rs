@@ -227,9 +227,9 @@ mod tests {
             (&format!("{XENOVA} {OPENAI}"), "", &format!("{ALSO} model.safetensors")),
             (OF_VERSION_5, "", OF_VERSION_5),
             (
-                &format!("{OF_VERSION_5} preprocessor_config.json"),
+                &format!("{OF_VERSION_5} preprocessor_config.json added_tokens.json"),
                 "",
-                &format!("{OF_VERSION_5} preprocessor_config.json"),
+                &format!("{OF_VERSION_5} preprocessor_config.json added_tokens.json"),
             ),
             (
                 SLOW_SHARDS,
