@@ -10,6 +10,8 @@
         that `compare` can run on them through the whole service.
     verify.py fixtures OUT
         Writes the made-up checkpoints of tests/fixtures/export with what transformers computes for them.
+    verify.py pickles OUT
+        Writes the weights of two of those in OUT as torch.save does, into OUT/pickles.
 
 Wants: pip install torch transformers pillow numpy safetensors, and onnxruntime for --clipserve. The project itself needs none.
 """
@@ -202,6 +204,33 @@ def make_servable(name, spec, tokenizer, out):
     print(folder)
 
 
+def make_pickles(out):
+    """The same weights by `torch.save`: as a training script leaves them, as versions before 1.6 did, and in shards."""
+    from safetensors.torch import load_file
+    folder = out / "pickles"
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = load_file(out / "gelu-relu-old-eos" / "model.safetensors")
+    torch.save(weights, folder / "legacy.bin", _use_new_zipfile_serialization=False)
+    # Two tensors of one storage, one that is not contiguous, a parameter, and what is beside the weights.
+    shared = torch.cat([weights["logit_scale"].reshape(1), weights["text_model.final_layer_norm.bias"]])
+    weights["logit_scale"], weights["text_model.final_layer_norm.bias"] = shared[0], shared[1:]
+    weights["visual_projection.weight"] = weights["visual_projection.weight"].t().contiguous().t()
+    weights["text_projection.weight"] = torch.nn.Parameter(weights["text_projection.weight"])
+    optimizer = {"state": {0: {"step": torch.tensor(7.0), "exp_avg": torch.zeros(3)}}, "param_groups": [{"lr": 1e-5, "betas": (0.9, 0.98)}]}
+    wrapped = {"epoch": 3, "name": "run", "state_dict": {f"module.{k}": v for k, v in weights.items()}, "optimizer": optimizer}
+    torch.save(wrapped, folder / "wrapped.bin")
+    source = out / "selu-gelu-new-shards"
+    index = json.loads((source / "model.safetensors.index.json").read_text())
+    for file in sorted(set(index["weight_map"].values())):
+        torch.save(load_file(source / file), folder / as_pickle(file))
+    index["weight_map"] = {name: as_pickle(file) for name, file in index["weight_map"].items()}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def as_pickle(shard):
+    return shard.replace("model-", "pytorch_model-").replace(".safetensors", ".bin")
+
+
 # ----------------------------------------------------------------------------------------------------------------- compare
 
 def features(value):
@@ -329,6 +358,8 @@ def main():
     one.add_argument("--texts", help="a JSON list of strings")
     two = commands.add_parser("fixtures")
     two.add_argument("out", type=pathlib.Path)
+    four = commands.add_parser("pickles")
+    four.add_argument("out", type=pathlib.Path)
     three = commands.add_parser("made-up")
     three.add_argument("out", type=pathlib.Path)
     three.add_argument("--tokenizer", required=True, type=pathlib.Path, help="a folder with CLIP's tokenizer.json")
@@ -340,6 +371,8 @@ def main():
     elif args.command == "fixtures":
         for name, spec in FIXTURES.items():
             make_fixture(name, spec, args.out)
+    elif args.command == "pickles":
+        make_pickles(args.out)
     elif not (args.clipserve or args.url):
         parser.error("compare wants --clipserve, --url or both")
     elif not compare(args):

@@ -450,6 +450,69 @@ fn copy_of(name: &str) -> tempfile::TempDir {
     dir
 }
 
+/// Exports the weights of `fixture` from these files of `pickles`, each under its name in a checkpoint.
+fn check_pickles(fixture_name: &str, files: &[(&str, &str)]) {
+    let model = copy_of(fixture_name);
+    for entry in fs::read_dir(model.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_str().unwrap().contains("safetensors") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    for (file, name) in files {
+        fs::copy(fixture("export/pickles").join(file), model.path().join(name)).unwrap();
+    }
+    let out = tempfile::tempdir().unwrap();
+    let exported = export_checkpoint(model.path(), &out.path().join("model"), Precision::F32).unwrap();
+    let (_folder, expected) = export(&format!("export/{fixture_name}"), Precision::F32);
+    for tower in ["vision", "text"] {
+        let weights =
+            |model: &ExportedModel| fs::read(model.dir.join(format!("onnx/{tower}_model.onnx_data"))).unwrap();
+        assert!(!weights(&expected).is_empty());
+        assert!(weights(&exported) == weights(&expected), "{tower} of {files:?}");
+    }
+    let scale = |model: &ExportedModel| {
+        let info = clipserve::model::graph_info::GraphInfo::read(model.text.as_ref().unwrap()).unwrap().unwrap();
+        info.logit_scale.unwrap()
+    };
+    assert_eq!(scale(&exported), scale(&expected));
+}
+
+#[test]
+fn weights_by_torch_save_are_those_of_the_same_checkpoint_in_safetensors() {
+    let one = "gelu-relu-old-eos";
+    check_pickles(one, &[("legacy.bin", "pytorch_model.bin")]);
+    check_pickles(one, &[("wrapped.bin", "pytorch_model.bin")]);
+    let shards =
+        ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json"];
+    check_pickles("selu-gelu-new-shards", &shards.map(|file| (file, file)));
+}
+
+#[test]
+fn a_pickle_that_asks_for_something_else_is_refused_by_its_name() {
+    let model = copy_of("gelu-relu-old-eos");
+    fs::remove_file(model.path().join("model.safetensors")).unwrap();
+    let path = model.path().join("pytorch_model.bin");
+    let refusal = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        export_checkpoint(model.path(), &model.path().join("out"), Precision::F32).unwrap_err().to_string()
+    };
+    // `torch.save(model)` of a whole model, and a call whose answer is thrown away before the weights come.
+    for pickle in [&b"\x80\x02cmodels.clip\nNet\nq\x00)\x81q\x01."[..], b"\x80\x02cmodels.clip\nNet\n)R0}q\x00."] {
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default();
+        archive.start_file("archive/data.pkl", options).unwrap();
+        std::io::Write::write_all(&mut archive, pickle).unwrap();
+        let archive = archive.finish().unwrap().into_inner();
+        for bytes in [pickle, &archive] {
+            let message = refusal(bytes);
+            assert!(message.contains("pytorch_model.bin") && message.contains("`models.clip.Net`"), "{message}");
+        }
+    }
+    assert!(refusal(b"PK\x03\x04").contains("not weights by torch.save"));
+    assert!(refusal(b"").contains("not weights by torch.save"));
+}
+
 #[test]
 fn the_cache_is_by_content_and_concurrent_starts_share_one_export() {
     let (source, cache) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());

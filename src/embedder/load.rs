@@ -12,7 +12,7 @@ use super::StartError;
 use crate::{
     config::{ModelConfig, Precision},
     export::{ExportedModel, export_cached},
-    model::{Graphs, Model, ModelError, ModelFiles, graph_info::GraphInfo, hub::LocalModel, is_checkpoint},
+    model::{Graphs, Model, ModelError, ModelFiles, Weights, graph_info::GraphInfo, hub::LocalModel, is_checkpoint},
 };
 
 /// Reads the model, after exporting it where it is a checkpoint.
@@ -44,6 +44,7 @@ fn open_checkpoint(config: &ModelConfig, precision: Precision) -> Result<Model, 
     let cache = config.cache_dir.as_deref().ok_or(StartError::NoCacheDir)?;
     tracing::info!(
         checkpoint = %config.path.display(),
+        weights = Weights::of(&config.path).map(Weights::file),
         cache = %cache.display(),
         "the model is a checkpoint: it is exported, unless the cache has it"
     );

@@ -68,8 +68,8 @@ pub enum ExportError {
     },
     /// No weights that we read.
     #[error(
-        "{path} has neither model.safetensors nor model.safetensors.index.json; other formats (pytorch_model.bin) are not read, \
-         `save_pretrained` of transformers writes this one", path = .0.display()
+        "{path} has no weights: neither model.safetensors nor pytorch_model.bin, nor the index of either's shards; other formats are not \
+         read, `save_pretrained` of transformers writes the first", path = .0.display()
     )]
     NoWeights(PathBuf),
     /// The checkpoint has neither tower.
@@ -78,17 +78,21 @@ pub enum ExportError {
     /// The folder to write is in use.
     #[error("{path} exists and is not empty: give the name of a new folder", path = .0.display())]
     OutputExists(PathBuf),
-    /// A weights file is not a well-formed safetensors file.
-    #[error("{file}: not a safetensors file: {reason}")]
-    Safetensors {
+    /// A file of weights is not what its name says.
+    #[error("{path}: {reason}", path = path.display())]
+    Malformed {
         /// The file.
-        file: String,
+        path: PathBuf,
         /// What is wrong.
         reason: String,
     },
 }
 
 impl ExportError {
+    pub(crate) fn malformed(path: &Path, reason: String) -> Self {
+        Self::Malformed { path: path.to_owned(), reason }
+    }
+
     /// For `map_err` on file operations: keeps which file it was about.
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_path_buf();

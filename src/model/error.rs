@@ -23,7 +23,7 @@ pub enum ModelError {
     },
     /// Nothing that could be run.
     #[error(
-        "model directory {directory} has no {file}{hint}, nor a checkpoint (config.json and model.safetensors) to make it from",
+        "model directory {directory} has no {file}{hint}, nor a checkpoint (config.json with model.safetensors or pytorch_model.bin) to make it from",
         directory = .directory.display()
     )]
     NoGraphs {

@@ -115,8 +115,51 @@ impl ModelFiles {
     }
 }
 
-/// Whether `directory` is a checkpoint as `save_pretrained` writes it: `config.json` and weights, whole or in shards.
+/// In which format a checkpoint has its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// `model.safetensors`.
+    Safetensors,
+    /// `pytorch_model.bin`, by `torch.save`.
+    PyTorch,
+}
+
+impl Weights {
+    /// All formats; where a directory has several, the first counts.
+    pub const ALL: [Self; 2] = [Self::Safetensors, Self::PyTorch];
+
+    /// The format that counts in `directory`, whole or in shards.
+    pub fn of(directory: &Path) -> Option<Self> {
+        let has = |file: &str| directory.join(file).is_file();
+        Self::ALL.into_iter().find(|weights| has(weights.file()) || has(weights.index()))
+    }
+
+    /// The file of the whole.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Safetensors => "model.safetensors",
+            Self::PyTorch => "pytorch_model.bin",
+        }
+    }
+
+    /// The file that says which shard has which tensor.
+    pub fn index(self) -> &'static str {
+        match self {
+            Self::Safetensors => "model.safetensors.index.json",
+            Self::PyTorch => "pytorch_model.bin.index.json",
+        }
+    }
+
+    /// What the name of a shard has before and behind `00001-of-00002`.
+    pub fn around_shard(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Safetensors => ("model-", ".safetensors"),
+            Self::PyTorch => ("pytorch_model-", ".bin"),
+        }
+    }
+}
+
+/// Whether `directory` is a checkpoint as `save_pretrained` writes it: `config.json` and weights.
 pub fn is_checkpoint(directory: &Path) -> bool {
-    let has = |file: &str| directory.join(file).is_file();
-    has("config.json") && (has("model.safetensors") || has("model.safetensors.index.json"))
+    directory.join("config.json").is_file() && Weights::of(directory).is_some()
 }

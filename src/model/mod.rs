@@ -26,7 +26,7 @@ use std::path::Path;
 pub use error::ModelError;
 pub use fingerprint::Fingerprint;
 pub use int8_scale::UNIT_SCALE;
-pub use layout::{Graphs, ModelFiles, TextFiles, VisionFiles, is_checkpoint};
+pub use layout::{Graphs, ModelFiles, TextFiles, VisionFiles, Weights, is_checkpoint};
 pub use logit_scale::{LogitScale, LogitScaleSource};
 
 use clip_config::{ClipConfig, TransformerConfig};

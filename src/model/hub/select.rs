@@ -3,7 +3,8 @@
 //! Owns the choice, as a pure function of the repository's list of files and of what is wanted. Does not download.
 //!
 //! A checkpoint goes before graphs that somebody made from it: `logit_scale` is in no such graph, so without the weights
-//! `/similarity` and `/classify` would have the wrong scale. Whoever names a variant or a tower means the graphs, though.
+//! `/similarity` and `/classify` would have the wrong scale. Whoever names a variant or a tower means the graphs, though; and one by
+//! `torch.save` goes behind them, lest a model that was served from its graphs before such files were read gets another fingerprint.
 //!
 //! Invariants: graphs or a checkpoint, never both; only names spelt out here and in `tower` are ever chosen, so that no name a
 //! server makes up (`../x`, `/x`) reaches the file system.
@@ -11,7 +12,7 @@
 use std::{collections::BTreeSet, path::Path};
 
 use crate::model::{
-    external_data,
+    Weights, external_data,
     tower::{Suffixes, Tower, companion_folders},
 };
 
@@ -44,18 +45,9 @@ pub(super) struct Selection {
 /// In one line, what is missing.
 pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Selection, String> {
     if wanted.checkpoint
-        && let Some(weights) = checkpoint(files)?
+        && let Some(weights) = weights(files, Weights::Safetensors)?
     {
-        if !files.contains("config.json") {
-            return Err("it has no config.json".to_owned());
-        }
-        let mut chosen = vec!["config.json".to_owned()];
-        // Which towers it has, its tensors say.
-        for tower in Tower::BOTH {
-            chosen.extend(inputs("model.safetensors", tower, files).unwrap_or_default());
-        }
-        chosen.extend(weights);
-        return Ok(Selection { files: chosen, checkpoint: true, absent: None });
+        return checkpoint(files, weights);
     }
     // Two towers may share files, and a graph.
     let (mut small, mut graphs, mut absent) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
@@ -72,9 +64,29 @@ pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Select
     let absent = match absent[..] {
         [] => None,
         [tower] if wanted.checkpoint && !graphs.is_empty() && graphs_of(&[tower], files).is_empty() => Some(tower),
-        _ => return Err(missing(&absent, files, wanted)),
+        _ => {
+            let by_torch = if wanted.checkpoint { weights(files, Weights::PyTorch)? } else { None };
+            return match by_torch {
+                Some(weights) => checkpoint(files, weights),
+                None => Err(missing(&absent, files, wanted)),
+            };
+        }
     };
     Ok(Selection { files: small.into_iter().chain(graphs).collect(), checkpoint: false, absent })
+}
+
+/// The checkpoint with these weights, and what belongs to it.
+fn checkpoint(files: &BTreeSet<String>, weights: Vec<String>) -> Result<Selection, String> {
+    if !files.contains("config.json") {
+        return Err("it has no config.json".to_owned());
+    }
+    let mut chosen = vec!["config.json".to_owned()];
+    // Which towers it has, its tensors say.
+    for tower in Tower::BOTH {
+        chosen.extend(inputs("config.json", tower, files).unwrap_or_default());
+    }
+    chosen.extend(weights);
+    Ok(Selection { files: chosen, checkpoint: true, absent: None })
 }
 
 /// The small files that say what a graph's inputs are and how they are made.
@@ -115,16 +127,17 @@ fn beside(graph: &str, ways: &[&[&str]], files: &BTreeSet<String>) -> Option<Vec
     companion_folders(Path::new(graph)).find_map(in_folder)
 }
 
-/// `model.safetensors`, or its index and all of its shards.
-fn checkpoint(files: &BTreeSet<String>) -> Result<Option<Vec<String>>, String> {
-    if files.contains("model.safetensors") {
-        return Ok(Some(vec!["model.safetensors".to_owned()]));
+/// The weights in this format: whole, or the index and all shards.
+fn weights(files: &BTreeSet<String>, format: Weights) -> Result<Option<Vec<String>>, String> {
+    if files.contains(format.file()) {
+        return Ok(Some(vec![format.file().to_owned()]));
     }
-    let index = "model.safetensors.index.json";
+    let index = format.index();
     if !files.contains(index) {
         return Ok(None);
     }
-    let shards: Vec<(&String, &str)> = files.iter().filter_map(|file| Some((file, shard_count(file)?))).collect();
+    let shards: Vec<(&String, &str)> =
+        files.iter().filter_map(|file| Some((file, shard_count(file, format)?))).collect();
     let whole = shards
         .first()
         .is_some_and(|(_, count)| count.parse() == Ok(shards.len()) && shards.iter().all(|(_, other)| other == count));
@@ -135,8 +148,9 @@ fn checkpoint(files: &BTreeSet<String>) -> Result<Option<Vec<String>>, String> {
 }
 
 /// The `00002` of `model-00001-of-00002.safetensors`.
-fn shard_count(file: &str) -> Option<&str> {
-    let (number, count) = file.strip_prefix("model-")?.strip_suffix(".safetensors")?.split_once("-of-")?;
+fn shard_count(file: &str, format: Weights) -> Option<&str> {
+    let (before, behind) = format.around_shard();
+    let (number, count) = file.strip_prefix(before)?.strip_suffix(behind)?.split_once("-of-")?;
     (is_number(number) && is_number(count)).then_some(count)
 }
 
@@ -157,7 +171,11 @@ fn graphs_of<'a>(towers: &[Tower], files: &'a BTreeSet<String>) -> Vec<&'a str> 
 
 fn missing(towers: &[Tower], files: &BTreeSet<String>, wanted: &Wanted) -> String {
     let names = wanted.suffixes.graphs(towers).join(" or ");
-    let checkpoint = if wanted.checkpoint { "model.safetensors or " } else { "" };
+    let checkpoint = if wanted.checkpoint {
+        Weights::ALL.map(|weights| format!("{} or ", weights.file())).concat()
+    } else {
+        String::new()
+    };
     let there = match graphs_of(towers, files)[..] {
         [] => "no such graph at all".to_owned(),
         ref graphs => graphs.join(", "),
@@ -189,7 +207,7 @@ mod tests {
         names.sort_unstable();
         let sorted = BTreeSet::from_iter(chosen.files.iter().map(String::as_str));
         assert_eq!((&*Vec::from_iter(sorted), chosen.files.len()), (&*names, names.len()), "{wanted:?} of {files}");
-        let large = |name: &&String| name.contains(".onnx") || name.contains("safetensors");
+        let large = |name: &&String| name.contains(".onnx") || name.contains("safetensors") || name.contains(".bin");
         assert!(chosen.files.iter().skip_while(|name| !large(name)).all(|name| large(&name)), "{:?}", chosen.files);
         chosen
     }
@@ -226,6 +244,27 @@ mod tests {
             (OPENAI, int8, &format!("{SMALL} model.safetensors")),
             (&format!("{XENOVA} {OPENAI}"), "", &format!("{ALSO} model.safetensors")),
             (OF_VERSION_5, "", OF_VERSION_5),
+            (
+                &format!("{SMALL} pytorch_model.bin onnx/vision_model.onnx onnx/text_model.onnx"),
+                "",
+                &format!("{SMALL} onnx/vision_model.onnx onnx/text_model.onnx"),
+            ),
+            (
+                &format!("{SMALL} pytorch_model.bin onnx/vision_model.onnx onnx/text_model.onnx"),
+                f16,
+                &format!("{SMALL} pytorch_model.bin"),
+            ),
+            (&format!("{SMALL} pytorch_model.bin"), "", &format!("{SMALL} pytorch_model.bin")),
+            (
+                &format!(
+                    "{SMALL} pytorch_model.bin.index.json pytorch_model-00001-of-00002.bin pytorch_model-00002-of-00002.bin \
+                     model-00001-of-00002.bin"
+                ),
+                "",
+                &format!(
+                    "{SMALL} pytorch_model.bin.index.json pytorch_model-00001-of-00002.bin pytorch_model-00002-of-00002.bin"
+                ),
+            ),
             (
                 &format!("{OF_VERSION_5} preprocessor_config.json added_tokens.json"),
                 "",
@@ -265,7 +304,8 @@ mod tests {
             ),
         ] {
             let chosen = assert_chosen(files, &wanted(set, &Tower::BOTH, true), expected);
-            assert_eq!((chosen.checkpoint, chosen.absent), (expected.contains("safetensors"), None), "{files}");
+            let is_checkpoint = expected.contains("safetensors") || expected.contains(".bin");
+            assert_eq!((chosen.checkpoint, chosen.absent), (is_checkpoint, None), "{files}");
         }
     }
 
@@ -321,9 +361,14 @@ mod tests {
     fn what_is_missing_is_said() {
         let (both, vision, text) = (&Tower::BOTH[..], &[Tower::Vision][..], &[Tower::Text][..]);
         for (files, set, towers, expected) in [
-            ("", "", both, &["no model.safetensors or onnx/vision_model.onnx or ", "no such graph at all"][..]),
+            (
+                "",
+                "",
+                both,
+                &["no model.safetensors or pytorch_model.bin or onnx/vision_model.onnx or ", "no such graph at all"][..],
+            ),
             ("model.safetensors", "", both, &["no config.json"]),
-            ("config.json pytorch_model.bin", "", both, &["onnx/text_model.onnx", "no such graph at all"]),
+            ("config.json tf_model.h5", "", both, &["onnx/text_model.onnx", "no such graph at all"]),
             (
                 "config.json onnx/vision_model.onnx",
                 "engine.precision=f16",

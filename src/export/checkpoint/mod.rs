@@ -1,142 +1,80 @@
-//! A checkpoint folder's `model.safetensors`, whole or in shards with `model.safetensors.index.json`, as a [`WeightSource`].
+//! A checkpoint folder's weights, whole or in shards with an index, as a [`WeightSource`].
 //!
-//! Owns finding the files, reading their headers, checking names and shapes, widening F16 and BF16 to f32 (exact), and the
-//! digest of the source. Nothing in a file is trusted: offsets are checked against its length before anything is allocated.
-//!
-//! Names are those of `CLIPModel`: the tensors of a bare `CLIPTextModel` or `CLIPVisionModel`, which newer versions of
-//! `transformers` store without `text_model.` / `vision_model.`, get that prefix here.
+//! Owns which files are taken, checking shapes, widening F16 and BF16 to f32 (exact), and the digest of the source. How a file holds its
+//! tensors is its container's (`safetensors`, `pickle`); what other libraries and training scripts call them, `naming` turns into the
+//! names of `CLIPModel`. Nothing in a file is trusted: offsets are checked against its length before anything is allocated.
+
+mod naming;
+mod pickle;
+mod pickle_globals;
+mod safetensors;
+mod stored;
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 use half::{bf16, f16};
-use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use self::stored::{Element, Stored};
 use super::{error::ExportError, weights::WeightSource};
+use crate::model::Weights;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-/// The format's own limit on a header, bytes.
-const MAX_HEADER: u64 = 100_000_000;
-
-/// How the names in a bare tower start.
-const BARE: [&str; 5] = ["embeddings.", "encoder.", "final_layer_norm.", "pre_layrnorm.", "post_layernorm."];
-/// Names in a bare vision tower that a bare text tower does not have.
-const VISION_ONLY: [&str; 3] =
-    ["embeddings.class_embedding", "embeddings.patch_embedding.weight", "pre_layrnorm.weight"];
-
-/// An opened checkpoint: headers read, weights still on disk.
+/// An opened checkpoint: it is known what there is, and the weights are still on disk.
 #[derive(Debug)]
 pub struct Checkpoint {
-    files: Vec<(PathBuf, File)>,
-    tensors: BTreeMap<String, Tensor>,
+    files: Vec<PathBuf>,
+    tensors: BTreeMap<String, Stored>,
     read: RefCell<BTreeSet<String>>,
 }
 
-/// Where one tensor lies.
-#[derive(Debug)]
-struct Tensor {
-    file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    offset: u64,
-    length: usize,
-}
-
-/// `model.safetensors.index.json`; its other field, the total size, is of no use here.
+/// An index of shards; its other field, the total size, is of no use here.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
 impl Checkpoint {
-    /// Opens the weights in `dir` and reads their headers.
+    /// Opens the weights in `dir`: the first of [`Weights::ALL`] that it has.
     ///
     /// # Errors
-    /// When there are none, a header is malformed, a file is cut short, or the index names a tensor that its shard lacks.
+    /// When there are none, a file is malformed or cut short, or the index names a tensor that its shard lacks.
     pub fn open(dir: &Path) -> Result<Self, ExportError> {
-        let index_path = dir.join(INDEX);
-        let (names, index) = if dir.join(SINGLE).exists() {
-            (BTreeSet::from([SINGLE.to_owned()]), None)
-        } else if !index_path.exists() {
-            return Err(ExportError::NoWeights(dir.to_owned()));
+        let weights = Weights::of(dir).ok_or_else(|| ExportError::NoWeights(dir.to_owned()))?;
+        let (files, index) = if dir.join(weights.file()).is_file() {
+            (BTreeSet::from([weights.file().to_owned()]), None)
         } else {
-            let text = fs::read_to_string(&index_path).map_err(ExportError::io(&index_path))?;
-            let error = |reason: String| ExportError::Json { file: INDEX.into(), reason };
-            let index: Index = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
-            if let Some(outside) =
-                index.weight_map.values().find(|f| Path::new(f).file_name().is_none_or(|n| n != f.as_str()))
-            {
-                return Err(error(format!("`{outside}` is not the name of a file in the same folder")));
-            }
+            let index = read_index(&dir.join(weights.index()))?;
             (index.weight_map.values().cloned().collect(), Some(index))
         };
-
+        let open = match weights {
+            Weights::Safetensors => safetensors::open,
+            Weights::PyTorch => pickle::open,
+        };
         let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), read: RefCell::default() };
-        for name in names {
-            checkpoint.add_file(dir.join(name))?;
+        for file in files {
+            let path = dir.join(file);
+            for (name, tensor) in open(&path)? {
+                if checkpoint.tensors.contains_key(&name) {
+                    return Err(ExportError::malformed(&path, format!("tensor `{name}` is also in another shard")));
+                }
+                checkpoint.tensors.insert(name, tensor);
+            }
+            checkpoint.files.push(path);
         }
         if let Some(missing) =
             index.iter().flat_map(|i| i.weight_map.keys()).find(|name| !checkpoint.tensors.contains_key(*name))
         {
             return Err(ExportError::MissingTensor(missing.clone()));
         }
-        let is_vision = VISION_ONLY.iter().any(|name| checkpoint.contains(name));
-        let bare_prefix = if is_vision { "vision_model." } else { "text_model." };
-        let canonical = |name: String| {
-            if BARE.iter().any(|part| name.starts_with(part)) { format!("{bare_prefix}{name}") } else { name }
-        };
-        checkpoint.tensors = checkpoint.tensors.into_iter().map(|(name, tensor)| (canonical(name), tensor)).collect();
+        checkpoint.tensors = naming::of_transformers(checkpoint.tensors);
         Ok(checkpoint)
-    }
-
-    fn add_file(&mut self, path: PathBuf) -> Result<(), ExportError> {
-        let io = ExportError::io(&path);
-        let malformed = |reason: String| ExportError::Safetensors { file: path.display().to_string(), reason };
-        let read = |path: &Path| -> io::Result<(File, u64, u64)> {
-            let file = File::open(path)?;
-            let size = file.metadata()?.len();
-            let mut length = [0; 8];
-            if size >= 8 {
-                file.read_exact_at(&mut length, 0)?;
-            }
-            Ok((file, size, u64::from_le_bytes(length)))
-        };
-        let (file, size, header_length) = read(&path).map_err(io)?;
-        if size < 8 || header_length > MAX_HEADER || header_length > size - 8 {
-            return Err(malformed("the header does not fit the file".into()));
-        }
-        let mut header = vec![0; header_length as usize];
-        file.read_exact_at(&mut header, 8).map_err(ExportError::io(&path))?;
-        // Deserializing checks that the tensors lie back to back and that each has the size of its shape.
-        let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| malformed(e.to_string()))?;
-        let expected = (8 + header_length).saturating_add(metadata.data_len() as u64);
-        if expected != size {
-            return Err(malformed(format!("its header describes {expected} bytes, the file has {size}")));
-        }
-        for (name, info) in metadata.tensors() {
-            let (start, end) = info.data_offsets;
-            let tensor = Tensor {
-                file: self.files.len(),
-                dtype: info.dtype,
-                shape: info.shape.clone(),
-                offset: 8 + header_length + start as u64,
-                length: end - start,
-            };
-            if self.tensors.insert(name.clone(), tensor).is_some() {
-                return Err(malformed(format!("tensor `{name}` is also in another shard")));
-            }
-        }
-        self.files.push((path, file));
-        Ok(())
     }
 
     /// Whether any tensor's name starts with `prefix`.
@@ -153,17 +91,27 @@ impl Checkpoint {
         }
     }
 
-    /// The sha256 of `model.safetensors`, in hexadecimal; of shards, the sha256 of what `sha256sum` prints for them in the
-    /// order of their names.
+    /// The sha256 of the one file, in hexadecimal; of shards, the sha256 of what `sha256sum` prints for them in the order of their
+    /// names.
     pub(crate) fn sha256(&self) -> Result<String, ExportError> {
         let mut digests = Vec::new();
-        for (path, _) in &self.files {
+        for path in &self.files {
             digests.push((file_sha256(path)?, path.file_name().unwrap_or_default().to_string_lossy()));
         }
         Ok(match digests.as_slice() {
             [(digest, _)] => digest.clone(),
             many => hex(&Sha256::digest(many.iter().map(|(d, n)| format!("{d}  {n}\n")).collect::<String>())),
         })
+    }
+}
+
+fn read_index(path: &Path) -> Result<Index, ExportError> {
+    let text = fs::read_to_string(path).map_err(ExportError::io(path))?;
+    let error = |reason: String| ExportError::Json { file: path.display().to_string(), reason };
+    let index: Index = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
+    match index.weight_map.values().find(|f| Path::new(f).file_name().is_none_or(|n| n != f.as_str())) {
+        Some(outside) => Err(error(format!("`{outside}` is not the name of a file in the same folder"))),
+        None => Ok(index),
     }
 }
 
@@ -175,17 +123,15 @@ impl WeightSource for Checkpoint {
             let (actual, expected) = (tensor.shape.clone(), shape.to_vec());
             return Err(ExportError::TensorShape { name: name.to_owned(), actual, expected });
         }
-        let Some((path, file)) = self.files.get(tensor.file) else {
-            return Err(ExportError::MissingTensor(name.to_owned()));
+        let widen: fn(&[u8]) -> Vec<f32> = match &tensor.element {
+            Element::F32 => |bytes| bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            Element::F16 => |bytes| bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+            Element::BF16 => |bytes| bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+            Element::Other(dtype) => {
+                return Err(ExportError::TensorType { name: name.to_owned(), dtype: dtype.clone() });
+            }
         };
-        let mut bytes = vec![0; tensor.length];
-        file.read_exact_at(&mut bytes, tensor.offset).map_err(ExportError::io(path))?;
-        let values = match tensor.dtype {
-            Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            Dtype::BF16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            other => return Err(ExportError::TensorType { name: name.to_owned(), dtype: format!("{other:?}") }),
-        };
+        let values = widen(&tensor.read()?);
         self.read.borrow_mut().insert(name.to_owned());
         Ok(values)
     }
@@ -224,16 +170,19 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use std::collections::HashMap;
 
+    use ::safetensors::{Dtype, View, serialize_to_file, tensor::TensorView};
     use proptest::prelude::*;
-    use safetensors::{View, tensor::TensorView};
 
     use super::*;
+
+    const SINGLE: &str = "model.safetensors";
+    const INDEX: &str = "model.safetensors.index.json";
 
     fn write(path: &Path, tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) {
         let views: HashMap<_, _> =
             tensors.iter().map(|(n, d, s, b)| (n.to_string(), TensorView::new(*d, s.to_vec(), b).unwrap())).collect();
         assert!(views.values().all(|v| v.data_len() > 0));
-        safetensors::serialize_to_file(&views, None, path).unwrap();
+        serialize_to_file(&views, None, path).unwrap();
     }
 
     #[test]

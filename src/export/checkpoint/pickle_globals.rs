@@ -1,0 +1,289 @@
+//! What a pickle asks for by name.
+//!
+//! A pickle is a program, and a global in it is something of Python's that it wants to call. Nobody calls anything here; but a file that
+//! asks for more than weights need was not made to hold weights, and is refused with the name of what it asks for. The globals are those
+//! of `torch.load(weights_only=True)` that stand for tensors, numbers and collections.
+//!
+//! Owns walking the instructions, as far as needed to tell the globals and the end. Does not build what they describe.
+//!
+//! Invariants: every instruction is one of protocols 0 to 5; work and memory are bounded by [`MAX_PICKLE`] and [`MAX_INSTRUCTIONS`].
+
+use std::collections::HashMap;
+
+/// Bytes of pickles in a file. Those of a ViT-L/14 with its optimizer's state have less than one.
+pub(super) const MAX_PICKLE: u64 = 4 << 20;
+/// Instructions in one pickle: a tensor takes some thirty.
+const MAX_INSTRUCTIONS: usize = 1 << 20;
+/// The longest name that is told.
+const MAX_NAME: usize = 64;
+
+/// The modules that may be named, and what of them: one thing, or everything that ends so.
+const KNOWN: [(&str, &[&str]); 7] = [
+    ("collections", &["OrderedDict"]),
+    (
+        "torch._utils",
+        &[
+            "_rebuild_tensor",
+            "_rebuild_tensor_v2",
+            "_rebuild_tensor_v3",
+            "_rebuild_parameter",
+            "_rebuild_parameter_with_state",
+        ],
+    ),
+    ("torch._tensor", &["_rebuild_from_type_v2"]),
+    ("torch.nn.parameter", &["Parameter"]),
+    ("torch.storage", &["UntypedStorage", "TypedStorage", "_TypedStorage", "_UntypedStorage"]),
+    ("builtins", &["set", "frozenset"]),
+    ("__builtin__", &["set", "frozenset"]),
+];
+/// Of `torch` itself: its storages, and the types of elements.
+const OF_TORCH: [&str; 28] = [
+    "FloatStorage",
+    "HalfStorage",
+    "BFloat16Storage",
+    "DoubleStorage",
+    "LongStorage",
+    "IntStorage",
+    "ShortStorage",
+    "CharStorage",
+    "ByteStorage",
+    "BoolStorage",
+    "Size",
+    "device",
+    "Tensor",
+    "float16",
+    "float32",
+    "float64",
+    "bfloat16",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "bool",
+    "strided",
+    "contiguous_format",
+];
+
+fn is_known(module: &[u8], name: &[u8]) -> bool {
+    let has = |names: &[&str]| names.iter().any(|known| known.as_bytes() == name);
+    if module == b"torch" {
+        return has(&OF_TORCH);
+    }
+    KNOWN.iter().any(|(known, names)| known.as_bytes() == module && has(names))
+}
+
+/// Walks one pickle from its first byte to its end; what lies behind it.
+///
+/// # Errors
+/// Names the first global that no weights need; or says that this is no pickle, or a longer one than weights have.
+pub(super) fn check(bytes: &[u8]) -> Result<&[u8], String> {
+    let mut pickle = Pickle { rest: bytes };
+    // What the last two instructions pushed, as far as they are texts: they name what `STACK_GLOBAL` wants.
+    let mut pushed: [Option<&[u8]>; 2] = [None; 2];
+    let mut memo: HashMap<u64, Option<&[u8]>> = HashMap::new();
+    for _ in 0..MAX_INSTRUCTIONS {
+        let value = match pickle.instruction()? {
+            Instruction::End => return Ok(pickle.rest),
+            Instruction::Nothing => continue,
+            Instruction::Memo(key) => {
+                memo.insert(key.unwrap_or(memo.len() as u64), pushed[1]);
+                continue;
+            }
+            Instruction::Global { module, name } => check_global(module, name).map(|()| None)?,
+            Instruction::StackGlobal => match pushed {
+                [Some(module), Some(name)] => check_global(module, name).map(|()| None)?,
+                _ => return Err("it asks for a global whose name it computes".to_owned()),
+            },
+            Instruction::Text(text) => Some(text),
+            Instruction::Recall(key) => memo.get(&key).copied().flatten(),
+            Instruction::Other => None,
+        };
+        pushed = [pushed[1], value];
+    }
+    Err(format!("a pickle in it has more than {MAX_INSTRUCTIONS} instructions, and weights take some thirty a tensor"))
+}
+
+fn check_global(module: &[u8], name: &[u8]) -> Result<(), String> {
+    if is_known(module, name) {
+        return Ok(());
+    }
+    let global = [module, b".", name].concat();
+    let told: String = String::from_utf8_lossy(&global).escape_debug().take(MAX_NAME).collect();
+    Err(format!(
+        "it asks for the global `{told}`, which weights do not need; save them alone, by \
+         torch.save(model.state_dict(), ..) or save_pretrained"
+    ))
+}
+
+/// The text of a `STRING` or `UNICODE`, without its quotes.
+fn unquoted(line: &[u8]) -> &[u8] {
+    match line {
+        [b'\'', text @ .., b'\''] | [b'"', text @ .., b'"'] => text,
+        text => text,
+    }
+}
+
+fn decimal(line: &[u8]) -> Result<u64, String> {
+    let number = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok());
+    number.ok_or_else(|| "it refers to something by no number".to_owned())
+}
+
+/// What an instruction does, as far as it matters here.
+enum Instruction<'a> {
+    /// The pickle ends.
+    End,
+    /// Nothing is pushed, and nothing changes.
+    Nothing,
+    /// A global is asked for.
+    Global { module: &'a [u8], name: &'a [u8] },
+    /// A global is asked for by the two texts that were pushed.
+    StackGlobal,
+    /// A text is pushed.
+    Text(&'a [u8]),
+    /// What was pushed is kept under this key, or the next one.
+    Memo(Option<u64>),
+    /// What was kept is pushed.
+    Recall(u64),
+    /// The stack changes in some other way.
+    Other,
+}
+
+struct Pickle<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Pickle<'a> {
+    /// The next instruction with its argument. The numbers are those of Python's `pickletools`.
+    fn instruction(&mut self) -> Result<Instruction<'a>, String> {
+        use Instruction::*;
+        Ok(match self.byte()? {
+            b'.' => End,
+            // PROTO, FRAME.
+            0x80 => self.skip(1, Nothing)?,
+            0x95 => self.skip(8, Nothing)?,
+            b'c' | b'i' => Global { module: self.line()?, name: self.line()? },
+            0x93 => StackGlobal,
+            0x82..=0x84 => return Err("it asks for a global by a number that only its author knows".to_owned()),
+            b'U' | 0x8c => Text(self.counted(1)?),
+            b'T' | b'X' => Text(self.counted(4)?),
+            0x8d => Text(self.counted(8)?),
+            b'S' | b'V' => Text(unquoted(self.line()?)),
+            b'p' => Memo(Some(decimal(self.line()?)?)),
+            b'q' => Memo(Some(self.number(1)?)),
+            b'r' => Memo(Some(self.number(4)?)),
+            0x94 => Memo(None),
+            b'g' => Recall(decimal(self.line()?)?),
+            b'h' => Recall(self.number(1)?),
+            b'j' => Recall(self.number(4)?),
+            b'F' | b'I' | b'L' | b'P' => self.line().map(|_| Other)?,
+            b'K' => self.skip(1, Other)?,
+            b'M' => self.skip(2, Other)?,
+            b'J' => self.skip(4, Other)?,
+            b'G' => self.skip(8, Other)?,
+            b'C' | 0x8a => self.counted(1).map(|_| Other)?,
+            b'B' | 0x8b => self.counted(4).map(|_| Other)?,
+            0x8e | 0x96 => self.counted(8).map(|_| Other)?,
+            b'(' | b')' | b']' | b'}' | b'0' | b'1' | b'2' | b'N' | b'Q' | b'R' | b'a' | b'b' | b'd' | b'e' | b'l' => {
+                Other
+            }
+            b'o' | b's' | b't' | b'u' | 0x81 | 0x85..=0x92 | 0x97 | 0x98 => Other,
+            other => return Err(format!("it has the instruction {other:#04x}, which no pickle has")),
+        })
+    }
+
+    fn skip(&mut self, bytes: u64, instruction: Instruction<'a>) -> Result<Instruction<'a>, String> {
+        self.take(bytes).map(|_| instruction)
+    }
+
+    /// As many bytes as the number says that these bytes are.
+    fn counted(&mut self, bytes: u64) -> Result<&'a [u8], String> {
+        let length = self.number(bytes)?;
+        self.take(length)
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], String> {
+        let taken = usize::try_from(length).ok().and_then(|length| self.rest.split_at_checked(length));
+        let (taken, rest) = taken.ok_or_else(|| {
+            format!("a pickle in it is cut off, or takes more than the {MAX_PICKLE} bytes that are read of one")
+        })?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, String> {
+        Ok(self.take(1)?.first().copied().unwrap_or_default())
+    }
+
+    /// A little-endian number of so many bytes.
+    fn number(&mut self, bytes: u64) -> Result<u64, String> {
+        Ok(self.take(bytes)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    }
+
+    /// Up to the end of the line, which is left out.
+    fn line(&mut self) -> Result<&'a [u8], String> {
+        let end = memchr::memchr(b'\n', self.rest).map_or(self.rest.len() as u64 + 1, |at| at as u64);
+        let line = self.take(end)?;
+        self.take(1)?;
+        Ok(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_weights_need_is_passed_and_what_lies_behind_the_end_is_left() {
+        for pickle in [
+            &b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01.rest"[..],
+            b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nq\x00.rest",
+            b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c\x05torch\x94\x8c\x0cFloatStorage\x94\x93\x94.rest",
+            b"(S'torch'\np0\ng0\nS'Size'\n\x93.rest",
+            b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.rest",
+        ] {
+            assert_eq!(check(pickle), Ok(&b"rest"[..]), "{}", pickle.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn another_global_is_named_however_it_is_asked_for() {
+        for (pickle, named) in [
+            (&b"\x80\x02cmodels.clip\nNet\n)R0}."[..], "`models.clip.Net`"),
+            (b"(imodels\nNet\n.", "`models.Net`"),
+            (b"\x8c\x06models\x94\x8c\x03Net\x94\x93.", "`models.Net`"),
+            (b"\x8c\x06models\x94\x8c\x03Net\x940h\x00h\x01\x93.", "`models.Net`"),
+            (b"ctorch\nload\n.", "`torch.load`"),
+            (b"ccollections\nOrderedDict.fromkeys\n.", "`collections.OrderedDict.fromkeys`"),
+            (b"c\n\x1b[2J\n.", "`.\\u{1b}[2J`"),
+            (b"}}\x93.", "computes"),
+            (b"\x82\x01.", "number"),
+        ] {
+            let refused = check(pickle).expect_err("no weights");
+            assert!(refused.contains(named), "{}: {refused}", pickle.escape_ascii());
+        }
+        let long = [b"c".as_slice(), &[b'a'; 10_000], b"\nb\n."].concat();
+        assert!(check(&long).expect_err("no weights").len() < 300);
+    }
+
+    #[test]
+    fn what_is_no_pickle_or_too_much_of_one_is_refused() {
+        for pickle in [&b""[..], b"\x80", b"X\xff\xff\xff\xffa", b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff", b"cnothing"] {
+            assert!(check(pickle).expect_err("cut off").contains("cut off"));
+        }
+        assert!(check(b"\xff").expect_err("unknown").contains("0xff"));
+        assert!(check(&vec![b'N'; MAX_INSTRUCTIONS + 1]).expect_err("long").contains("instructions"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            let _ = check(&bytes);
+        }
+    }
+}
