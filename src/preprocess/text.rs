@@ -200,7 +200,7 @@ impl TextTokenizer {
             return Ok(());
         }
         Err(invalid(format!(
-            "the text has {} bytes, the limit is {}; only about the first {} words can count, so send less",
+            "the text has {} bytes, the limit is {} (limits.max_text_bytes); only about the first {} words can count, so send less",
             text.len(),
             self.max_text_bytes,
             self.context_length

@@ -133,7 +133,7 @@ async fn every_refusal_is_json_that_weaviates_client_reads() {
         (json!({"texts": "a cat"}).to_string(), 400, "texts is a string"),
         (json!({"images": {"a": 1}}).to_string(), 400, "images is an object"),
         (json!({"texts": [1]}).to_string(), 400, "texts has a number at 0"),
-        (json!({"texts": ["a", "b", "c"]}).to_string(), 413, "the limit is 2"),
+        (json!({"texts": ["a", "b", "c"]}).to_string(), 413, "the limit is 2 (limits.max_texts)"),
         (json!({"texts": ["a"], "images": ["!"]}).to_string(), 400, "input (texts first, then images) 1: "),
         (json!({"texts": ["a"], "images": [good, "QUJD"]}).to_string(), 415, "input (texts first, then images) 2: "),
         (" ".repeat(70 << 10), 413, "larger than 65536 bytes"),

@@ -118,7 +118,7 @@ async fn too_much_is_413_with_the_limit() {
     let server = TestServer::start(&["limits.max_body_bytes=64KiB", "limits.max_images=2", "limits.max_texts=3"]).await;
     let declared = server.post_picture("/embed/image", vec![0; 65 * 1024]).await;
     assert_eq!(declared.headers()["connection"], "close");
-    assert!(error(declared, 413, "payload_too_large").await.contains("65536 bytes"));
+    assert!(error(declared, 413, "payload_too_large").await.contains("65536 bytes (limits.max_body_bytes)"));
     let pieces = (0..70).map(|_| Ok::<_, std::io::Error>(vec![0u8; 1024]));
     let streamed = server.post("/embed/image").header("content-type", "image/png");
     let streamed = streamed.body(reqwest::Body::wrap_stream(futures_util::stream::iter(pieces)));
@@ -129,18 +129,18 @@ async fn too_much_is_413_with_the_limit() {
     let message =
         error(server.post_json("/embed/image", &json!({"images": vec!["QUJD"; 3]})).await, 413, "payload_too_large")
             .await;
-    assert!(message.contains("3 images, the limit is 2"), "{message}");
+    assert!(message.contains("3 images, the limit is 2 (limits.max_images)"), "{message}");
     let message =
         error(server.post_json("/embed/text", &json!({"texts": vec!["a"; 4]})).await, 413, "payload_too_large").await;
-    assert!(message.contains("4 texts, the limit is 3"), "{message}");
+    assert!(message.contains("4 texts, the limit is 3 (limits.max_texts)"), "{message}");
     let request = json!({"images": ["QUJD"], "labels": ["a", "b"], "templates": ["a {}", "b {}"]});
     let message = error(server.post_json("/classify", &request).await, 413, "payload_too_large").await;
-    assert!(message.contains("make 4 texts, the limit is 3"), "{message}");
+    assert!(message.contains("make 4 texts, the limit is 3 (limits.max_texts)"), "{message}");
     let form = (0..3).fold(Form::new(), |form, _| form.part("f", Part::bytes(vec![1]).file_name("f")));
     let message =
         error(server.post("/embed/image").multipart(form).send().await.expect("an answer"), 413, "payload_too_large")
             .await;
-    assert!(message.contains("3 images, the limit is 2"), "{message}");
+    assert!(message.contains("3 images, the limit is 2 (limits.max_images)"), "{message}");
     let form = (0..9).fold(Form::new(), |form, _| form.part("f", Part::bytes(vec![1]).file_name("f")));
     let message =
         error(server.post("/embed/image").multipart(form).send().await.expect("an answer"), 413, "payload_too_large")

@@ -42,7 +42,9 @@ pub struct BodyLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
     /// Declared or streamed more than allowed.
-    #[error("the request body is larger than {limit} bytes; send fewer or smaller items in one request")]
+    #[error(
+        "the request body is larger than {limit} bytes (limits.max_body_bytes); send fewer or smaller items in one request"
+    )]
     TooLarge {
         /// Bytes allowed.
         limit: usize,

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use super::{
     Answered, Asked, Dialect, Reader,
-    inputs::most,
     options::{Side, Truncate, TypeName},
     parts::push_contents,
 };
@@ -24,6 +23,7 @@ use crate::{
         reply::Written,
         request::{
             json::{Items, JsonRequest},
+            limit::Limit,
             payload::Accepts,
         },
     },
@@ -66,7 +66,7 @@ impl<const VERSION: u8> Dialect for Embed<VERSION> {
     fn read(reader: Reader<'_>) -> Result<(Asked, Self), ApiError> {
         let body: Body<'_> = reader.payload.json()?;
         let mut inputs = reader.inputs();
-        let most = most(reader.state);
+        let most = Limit::inputs(&reader.state.config.limits);
         let there = |items: Option<Items<'_>>| items.filter(|items| !items.is_empty_list()).is_some();
         match (body.texts, body.images, body.inputs) {
             (Some(texts), images, contents) if there(Some(texts)) && !there(images) && !there(contents) => {

@@ -42,11 +42,6 @@ struct Pictures {
     places: Vec<usize>,
 }
 
-/// A limit that a dialect's own list of inputs is held to before its elements are looked at: none has more of either kind.
-pub(in crate::http) fn most(state: &AppState) -> usize {
-    state.config.limits.max_texts.max(state.config.limits.max_images)
-}
-
 impl<'a> Inputs<'a> {
     /// Without any so far; `claim` is that of the request's body.
     pub(in crate::http) fn new(state: &'a AppState, claim: Claim<'a>) -> Self {

@@ -9,7 +9,10 @@ use crate::http::{
     ApiError,
     embedding::{Embedding, Embeddings},
     error::{ErrorShape, Shaped},
-    request::json::{Items, string},
+    request::{
+        json::{Items, string},
+        limit::Limit,
+    },
 };
 
 /// Errors as FastAPI writes them.
@@ -28,8 +31,9 @@ pub(in crate::http) enum Shape {
 ///
 /// # Errors
 /// 400 for a type that is not served.
-pub(super) fn push(input: Items<'_>, inputs: &mut Inputs<'_>, most: usize) -> Result<Shape, ApiError> {
-    let object = Object::read(input.value())?;
+pub(super) fn push(input: Items<'_>, inputs: &mut Inputs<'_>, most: Limit) -> Result<Shape, ApiError> {
+    let place = inputs.len();
+    let object = Object::read(input.value()).map_err(|error| error.at(place))?;
     let kind = object.kind.and_then(|kind| string(kind.value()).ok());
     let missing = |what: &str| ApiError::invalid(format!("the input's type is {what}, and it has no {what}"));
     match kind.as_deref() {

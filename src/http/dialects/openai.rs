@@ -25,7 +25,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Answered, Asked, Dialect, Reader,
-    inputs::{Inputs, most},
+    inputs::Inputs,
     intel,
     options::{OneOrMore, Truncate, TypeName},
     parts::{Object, push_content, push_conversation},
@@ -39,6 +39,7 @@ use crate::http::{
     reply::Written,
     request::{
         json::{Items, JsonRequest, fault, kind_of, string},
+        limit::Limit,
         payload::Accepts,
     },
     schema,
@@ -109,7 +110,7 @@ enum ModalityName {
 
 impl ModalityName {
     /// What `modality` says: nothing, of all inputs one, or one of each.
-    fn read_all(modality: Option<Items<'_>>, most: usize) -> Result<Vec<Self>, ApiError> {
+    fn read_all(modality: Option<Items<'_>>, most: Limit) -> Result<Vec<Self>, ApiError> {
         let Some(modality) = modality else { return Ok(Vec::new()) };
         match modality.elements("modalities", most)? {
             None => Ok(vec![Self::read(modality.value())?]),
@@ -177,7 +178,7 @@ impl Embeddings {
     fn read_body(reader: &Reader<'_>, body: Body<'_>, is_voyages: bool) -> Result<(Asked, Self), ApiError> {
         let mut inputs = reader.inputs();
         let mut shape = if is_voyages { Self::Voyage } else { Self::OpenAi };
-        let most = most(reader.state);
+        let most = Limit::inputs(&reader.state.config.limits);
         let twice = [
             ("dimensions", "output_dimension", body.dimensions.is_some() && body.output_dimension.is_some()),
             ("embedding_type", "output_dtype", body.embedding_type.is_some() && body.output_dtype.is_some()),
@@ -249,7 +250,7 @@ fn push_input(
     input: Items<'_>,
     modality: &[ModalityName],
     inputs: &mut Inputs<'_>,
-    most: usize,
+    most: Limit,
 ) -> Result<(), ApiError> {
     let Some(elements) = input.elements("inputs", most)? else {
         if !input.value().get().starts_with('"') {
@@ -320,7 +321,7 @@ fn push_string(item: Items<'_>, modality: &[ModalityName], inputs: &mut Inputs<'
 }
 
 /// Adds what vLLM's `messages` have: one conversation, or a list of conversations.
-fn push_messages(messages: Items<'_>, inputs: &mut Inputs<'_>, most: usize) -> Result<(), ApiError> {
+fn push_messages(messages: Items<'_>, inputs: &mut Inputs<'_>, most: Limit) -> Result<(), ApiError> {
     let elements = messages.elements("messages", most)?;
     let elements =
         elements.ok_or_else(|| ApiError::invalid("messages is no list; expected [{\"role\": .., \"content\": ..}]"))?;

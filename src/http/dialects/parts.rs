@@ -9,7 +9,11 @@ use serde_json::value::RawValue;
 use super::{
     super::{
         ApiError,
-        request::json::{Items, fault, kind_of},
+        quoted::Quoted,
+        request::{
+            json::{Items, fault, kind_of, string},
+            limit::Limit,
+        },
     },
     inputs::Inputs,
 };
@@ -117,7 +121,7 @@ pub(super) fn push_content(content: Items<'_>, inputs: &mut Inputs<'_>) -> Resul
 ///
 /// # Errors
 /// 400 for what is no such list, and as [`push_content`].
-pub(super) fn push_contents(contents: Items<'_>, inputs: &mut Inputs<'_>, most: usize) -> Result<(), ApiError> {
+pub(super) fn push_contents(contents: Items<'_>, inputs: &mut Inputs<'_>, most: Limit) -> Result<(), ApiError> {
     let expected = || ApiError::invalid("inputs is no list; expected [{\"content\": [..]}]");
     let elements = contents.elements("inputs", most)?.ok_or_else(expected)?;
     elements.into_iter().try_for_each(|element| {

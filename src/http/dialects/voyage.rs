@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Answered, Asked, Dialect, Reader, inputs::most, intel, parts::push_contents};
+use super::{Answered, Asked, Dialect, Reader, intel, parts::push_contents};
 use crate::{
     embedder::picture_header,
     http::{
@@ -20,6 +20,7 @@ use crate::{
         reply::Written,
         request::{
             json::{Items, JsonRequest},
+            limit::Limit,
             payload::Accepts,
         },
     },
@@ -56,7 +57,7 @@ impl Dialect for Multimodal {
         let body: Body<'_> = reader.payload.json()?;
         let mut inputs = reader.inputs();
         let contents = body.inputs.ok_or_else(|| ApiError::invalid("the request has no inputs"))?;
-        push_contents(contents, &mut inputs, most(reader.state))?;
+        push_contents(contents, &mut inputs, Limit::inputs(&reader.state.config.limits))?;
         let asked = Asked {
             model: body.model,
             wanted: inputs.finish()?,

@@ -23,6 +23,7 @@ use crate::http::{
     reply::{self, Written},
     request::{
         json::{Items, JsonRequest, fault, kind_of},
+        limit::Limit,
         payload::Accepts,
     },
 };
@@ -56,11 +57,11 @@ impl Dialect for Vectorize {
         let limits = &reader.state.config.limits;
         let mut inputs = reader.inputs();
         if let Some(texts) = some_of("texts", texts)? {
-            let (texts, room) = texts.owned_strings("texts", limits.max_texts, inputs.claim())?;
+            let (texts, room) = texts.owned_strings("texts", Limit::texts(limits), inputs.claim())?;
             inputs.read_texts(texts, room)?;
         }
         if let Some(images) = some_of("images", images)? {
-            let images = images.elements("images", limits.max_images)?.unwrap_or_default();
+            let images = images.elements("images", Limit::images(limits))?.unwrap_or_default();
             images.into_iter().try_for_each(|image| inputs.picture(Items::of(image)))?;
         }
         let asked = Asked {

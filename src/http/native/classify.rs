@@ -27,6 +27,7 @@ use crate::{
         request::{
             form::{Form, Pictures},
             json::check_count,
+            limit::Limit,
             payload::{Accepts, Encoding, Payload},
             room::Claim,
         },
@@ -118,32 +119,33 @@ impl Classification {
     fn read(state: &AppState, payload: Payload) -> Result<Self, ApiError> {
         let limits = &state.config.limits;
         let mut claim = payload.claim(state);
-        let (images, labels, templates, (top_k, priority), mut room) =
-            if let Encoding::Multipart(boundary) = &payload.encoding {
-                let ClassifyQuery { top_k, priority } = payload.query()?;
-                let max_parts = limits.max_images + limits.max_texts + 1;
-                let mut form =
-                    Form::read(payload.body, boundary, &["label", "template"], Pictures::Files, max_parts, &mut claim)?;
-                let (labels, templates) = (form.take("label"), form.take("template"));
-                let Form { files, room, .. } = form;
-                check_count("images", files.len(), limits.max_images)?;
-                check_count("labels", labels.len(), limits.max_texts)?;
-                let templates = Some(templates).filter(|templates| !templates.is_empty());
-                (files, labels, templates, (top_k, priority), room)
-            } else {
-                let ClassifyRequest { images, labels, templates, top_k, priority } = payload.json()?;
-                let (labels, mut room) = labels.owned_strings("labels", limits.max_texts, &mut claim)?;
-                let templates = match templates.filter(|templates| !templates.is_empty_list()) {
-                    Some(templates) => {
-                        let (templates, more) = templates.owned_strings("templates", limits.max_texts, &mut claim)?;
-                        room.merge(more);
-                        Some(templates)
-                    }
-                    None => None,
-                };
-                let images = images.pictures("images", limits.max_images, &mut claim)?;
-                (images, labels, templates, (top_k, priority), room)
+        let (images, labels, templates, (top_k, priority), mut room) = if let Encoding::Multipart(boundary) =
+            &payload.encoding
+        {
+            let ClassifyQuery { top_k, priority } = payload.query()?;
+            let max_parts = limits.max_images + limits.max_texts + 1;
+            let mut form =
+                Form::read(payload.body, boundary, &["label", "template"], Pictures::Files, max_parts, &mut claim)?;
+            let (labels, templates) = (form.take("label"), form.take("template"));
+            let Form { files, room, .. } = form;
+            check_count("images", files.len(), Limit::images(limits))?;
+            check_count("labels", labels.len(), Limit::texts(limits))?;
+            let templates = Some(templates).filter(|templates| !templates.is_empty());
+            (files, labels, templates, (top_k, priority), room)
+        } else {
+            let ClassifyRequest { images, labels, templates, top_k, priority } = payload.json()?;
+            let (labels, mut room) = labels.owned_strings("labels", Limit::texts(limits), &mut claim)?;
+            let templates = match templates.filter(|templates| !templates.is_empty_list()) {
+                Some(templates) => {
+                    let (templates, more) = templates.owned_strings("templates", Limit::texts(limits), &mut claim)?;
+                    room.merge(more);
+                    Some(templates)
+                }
+                None => None,
             };
+            let images = images.pictures("images", Limit::images(limits), &mut claim)?;
+            (images, labels, templates, (top_k, priority), room)
+        };
         if top_k == Some(0) {
             return Err(ApiError::invalid("top_k is 0, expected at least 1"));
         }
@@ -171,7 +173,7 @@ fn prompts(
             "{} labels in {} templates make {count} texts, the limit is {}",
             labels.len(),
             templates.len(),
-            limits.max_texts
+            Limit::texts(limits)
         );
         return Err(ApiError::new(Code::PayloadTooLarge, message));
     }
@@ -187,7 +189,7 @@ fn prompts(
             let len = label.len().saturating_mul(places).saturating_add(around);
             if len > limits.max_text_bytes {
                 let message = format!(
-                    "label {index} in template {at} makes a text of {len} bytes, the limit is {}; shorten either",
+                    "label {index} in template {at} makes a text of {len} bytes, the limit is {} (limits.max_text_bytes); shorten either",
                     limits.max_text_bytes
                 );
                 return Err(ApiError::new(Code::InvalidText, message).at(index));
@@ -268,7 +270,7 @@ mod tests {
         let error = filled(&[&"l".repeat(2000)], &many, &["limits.max_text_bytes=1MiB"]).expect_err("80 kB");
         assert!(error.code == Code::PayloadTooLarge && error.message.contains("80000 bytes, the limit is 65536"));
         let error = filled(&["a", "b"], &["{}", "{}"], &["limits.max_texts=3"]).expect_err("too many");
-        assert_eq!(error.message, "2 labels in 2 templates make 4 texts, the limit is 3");
+        assert_eq!(error.message, "2 labels in 2 templates make 4 texts, the limit is 3 (limits.max_texts)");
         assert_eq!(filled(&["a"], &["{}", "a"], &[]).expect_err("no place").index, Some(1));
     }
 }

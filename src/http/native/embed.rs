@@ -26,6 +26,7 @@ use crate::{
             each::{Each, Missing, OnError},
             form::{Form, Pictures},
             json::check_count,
+            limit::Limit,
             payload::{Accepts, Encoding, Payload, picture},
         },
     },
@@ -71,14 +72,14 @@ type ImagesRead = (Each<Bytes>, OutputSet, Format, Option<i64>);
 
 /// Reads the pictures. The body is gone with this, but for a picture that is the body.
 fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiError> {
-    let limit = state.config.limits.max_images;
+    let limits = &state.config.limits;
     let form = payload.form_of_answer();
     let mut claim = payload.claim(state);
     if let Encoding::Json = payload.encoding {
         let request: EmbedImageRequest<'_> = payload.json()?;
         let EmbedImageRequest { normalize, dimensions, on_error, outputs, priority, .. } = request;
         let embedding = EmbeddingForm { kind: request.embedding_type, format: request.encoding_format };
-        let images = request.images.each_picture("images", limit, &mut claim, on_error)?;
+        let images = request.images.each_picture("images", Limit::images(limits), &mut claim, on_error)?;
         let format = Format { normalize, dimensions, embedding, on_error, form };
         return Ok((images, outputs.into_iter().collect(), format, priority));
     }
@@ -88,11 +89,11 @@ fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiErro
     let images = match payload.encoding {
         // One part more than the limit, so that too many pictures are counted and named as pictures.
         Encoding::Multipart(boundary) => {
-            Form::read(payload.body, &boundary, &[], Pictures::Files, limit + 1, &mut claim)?.files
+            Form::read(payload.body, &boundary, &[], Pictures::Files, limits.max_images + 1, &mut claim)?.files
         }
         _ => vec![picture(payload.body)],
     };
-    check_count("images", images.len(), limit)?;
+    check_count("images", images.len(), Limit::images(limits))?;
     let format = Format { normalize, dimensions, embedding, on_error, form };
     Ok((Each::all(images, on_error), outputs.into_iter().collect(), format, priority))
 }
@@ -150,7 +151,7 @@ impl<'a> TextsRead<'a> {
             let request: EmbedTextRequest<'_> = payload.json()?;
             let EmbedTextRequest { normalize, dimensions, on_error, truncate, outputs, .. } = request;
             let embedding = EmbeddingForm { kind: request.embedding_type, format: request.encoding_format };
-            let limit = state.config.limits.max_texts;
+            let limit = Limit::texts(&state.config.limits);
             let (texts, room) = request.texts.each_string("texts", limit, &mut claim, on_error)?;
             let (padding, priority) = ((request.padding, request.attention_mask), request.priority);
             let format = Format { normalize, dimensions, embedding, on_error, form };

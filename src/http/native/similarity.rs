@@ -21,6 +21,7 @@ use crate::{
         request::{
             form::{Form, Pictures},
             json::{Unread, check_count},
+            limit::Limit,
             payload::{Accepts, Encoding, Payload},
             room::Claim,
         },
@@ -80,8 +81,8 @@ impl Comparison {
         let mut form = Form::read(payload.body, boundary, &["text"], Pictures::Files, max_parts, &mut claim)?;
         let texts = form.take("text");
         let Form { files, room, .. } = form;
-        check_count("images", files.len(), limits.max_images)?;
-        check_count("texts", texts.len(), limits.max_texts)?;
+        check_count("images", files.len(), Limit::images(limits))?;
+        check_count("texts", texts.len(), Limit::texts(limits))?;
         Ok(Self { logit_scale, images: Side::Inputs(files), texts: Side::Inputs(texts), options, room })
     }
 
@@ -100,19 +101,19 @@ impl Comparison {
         let request: SimilarityRequest<'_> = members.read()?;
         let (texts, mut room) = match (request.texts, request.text_embeds) {
             (Some(texts), None) => {
-                let (texts, room) = texts.owned_strings("texts", limits.max_texts, &mut claim)?;
+                let (texts, room) = texts.owned_strings("texts", Limit::texts(limits), &mut claim)?;
                 (Side::Inputs(texts), room)
             }
             (None, Some(embeds)) => {
-                let (embeds, room) = embeds.embeddings("text_embeds", limits.max_texts, dim, &mut claim)?;
+                let (embeds, room) = embeds.embeddings("text_embeds", Limit::texts(limits), dim, &mut claim)?;
                 (Side::Embeds(embeds), room)
             }
             _ => return Err(ApiError::invalid("give either texts or text_embeds")),
         };
         let images = match (request.images, request.image_embeds) {
-            (Some(images), None) => Side::Inputs(images.pictures("images", limits.max_images, &mut claim)?),
+            (Some(images), None) => Side::Inputs(images.pictures("images", Limit::images(limits), &mut claim)?),
             (None, Some(embeds)) => {
-                let (embeds, more) = embeds.embeddings("image_embeds", limits.max_images, dim, &mut claim)?;
+                let (embeds, more) = embeds.embeddings("image_embeds", Limit::images(limits), dim, &mut claim)?;
                 room.merge(more);
                 Side::Embeds(embeds)
             }

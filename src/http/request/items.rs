@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use super::{
     each::{Each, OnError},
     json::{Items, between_quotes, fault, kind_of, string},
+    limit::Limit,
     room::Claim,
 };
 use crate::{
@@ -42,7 +43,7 @@ impl<'a> Items<'a> {
     pub(in crate::http) fn each_string(
         self,
         name: &str,
-        limit: usize,
+        limit: impl Into<Limit>,
         claim: &mut Claim<'_>,
         on_error: OnError,
     ) -> Result<(Each<Cow<'a, str>>, Reservation), ApiError> {
@@ -56,7 +57,7 @@ impl<'a> Items<'a> {
     pub(in crate::http) fn owned_strings(
         self,
         name: &str,
-        limit: usize,
+        limit: impl Into<Limit>,
         claim: &mut Claim<'_>,
     ) -> Result<(Vec<String>, Reservation), ApiError> {
         let (mut strings, room) = self.read_strings(name, limit, claim, Memory::Own, OnError::Fail)?;
@@ -66,7 +67,7 @@ impl<'a> Items<'a> {
     fn read_strings(
         self,
         name: &str,
-        limit: usize,
+        limit: impl Into<Limit>,
         claim: &mut Claim<'_>,
         memory: Memory,
         on_error: OnError,
@@ -98,7 +99,7 @@ impl<'a> Items<'a> {
     pub(in crate::http) fn pictures(
         self,
         name: &str,
-        limit: usize,
+        limit: impl Into<Limit>,
         claim: &mut Claim<'_>,
     ) -> Result<Vec<Bytes>, ApiError> {
         Ok(self.each_picture(name, limit, claim, OnError::Fail)?.take())
@@ -111,7 +112,7 @@ impl<'a> Items<'a> {
     pub(in crate::http) fn each_picture(
         self,
         name: &str,
-        limit: usize,
+        limit: impl Into<Limit>,
         claim: &mut Claim<'_>,
         on_error: OnError,
     ) -> Result<Each<Bytes>, ApiError> {
@@ -137,7 +138,7 @@ impl<'a> Items<'a> {
     pub(in crate::http) fn embeddings(
         self,
         name: &str,
-        limit: usize,
+        limit: impl Into<Limit>,
         dim: usize,
         claim: &mut Claim<'_>,
     ) -> Result<(Array2<f32>, Reservation), ApiError> {
@@ -156,7 +157,7 @@ impl<'a> Items<'a> {
     }
 
     /// The strings, unread, each beside what stands between its quotation marks.
-    fn string_elements(self, name: &str, limit: usize) -> Result<Vec<(&'a RawValue, &'a str)>, ApiError> {
+    fn string_elements(self, name: &str, limit: impl Into<Limit>) -> Result<Vec<(&'a RawValue, &'a str)>, ApiError> {
         let Some(elements) = self.elements(name, limit)? else {
             let kind = kind_of(self.value());
             let expected = || fault(format_args!("{name} is {kind}, expected a string or a list of strings"));

@@ -15,6 +15,7 @@ use serde::{
 };
 use serde_json::{Value, value::RawValue};
 
+use super::limit::Limit;
 use crate::http::{
     ApiError, Code,
     quoted::{Quoted, requote},
@@ -277,7 +278,11 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// As [`check_count`].
-    pub(in crate::http) fn elements(self, name: &str, limit: usize) -> Result<Option<Vec<&'a RawValue>>, ApiError> {
+    pub(in crate::http) fn elements(
+        self,
+        name: &str,
+        limit: impl Into<Limit>,
+    ) -> Result<Option<Vec<&'a RawValue>>, ApiError> {
         /// So many elements are kept, the others counted.
         struct Counted(usize);
 
@@ -307,8 +312,9 @@ impl<'a> Items<'a> {
         if !self.0.get().starts_with('[') {
             return Ok(None);
         }
+        let limit = limit.into();
         let (kept, count) =
-            serde_json::Deserializer::from_str(self.0.get()).deserialize_seq(Counted(limit)).map_err(fault)?;
+            serde_json::Deserializer::from_str(self.0.get()).deserialize_seq(Counted(limit.items)).map_err(fault)?;
         check_count(name, count, limit)?;
         Ok(Some(kept))
     }
@@ -317,7 +323,7 @@ impl<'a> Items<'a> {
     ///
     /// # Errors
     /// As [`check_count`].
-    pub(in crate::http) fn each(self, name: &str, limit: usize) -> Result<Vec<Self>, ApiError> {
+    pub(in crate::http) fn each(self, name: &str, limit: impl Into<Limit>) -> Result<Vec<Self>, ApiError> {
         Ok(match self.elements(name, limit)? {
             Some(elements) => elements.into_iter().map(Self).collect(),
             None => vec![self],
@@ -329,11 +335,12 @@ impl<'a> Items<'a> {
 ///
 /// # Errors
 /// 400 for none, 413 for too many.
-pub(in crate::http) fn check_count(kind: &str, count: usize, limit: usize) -> Result<(), ApiError> {
+pub(in crate::http) fn check_count(kind: &str, count: usize, limit: impl Into<Limit>) -> Result<(), ApiError> {
+    let limit = limit.into();
     if count == 0 {
         return Err(ApiError::invalid(format!("the request has no {kind}")));
     }
-    if count > limit {
+    if count > limit.items {
         let message = format!("the request has {count} {kind}, the limit is {limit}; split it");
         return Err(ApiError::new(Code::PayloadTooLarge, message));
     }
@@ -459,7 +466,7 @@ mod tests {
         assert!(items("\"a\"").elements("texts", 1).expect("not counted").is_none());
         let error = items("[1,2,3,4]").elements("texts", 2).expect_err("too many");
         assert_eq!(error.code, Code::PayloadTooLarge);
-        assert_eq!(error.message, "the request has 4 texts, the limit is 2; split it");
+        assert_eq!(error.message, "the request has 4 texts, the limit is 2 (fixed); split it");
         assert_eq!(items("[]").elements("texts", 2).expect_err("none").message, "the request has no texts");
     }
 

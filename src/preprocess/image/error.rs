@@ -63,7 +63,9 @@ pub enum ImageError {
         recognised: Option<&'static str>,
     },
     /// The header announces more pixels than allowed; none was decoded.
-    #[error("the image is {width}x{height} pixels, more than the limit of {limit} in all; send a smaller one")]
+    #[error(
+        "the image is {width}x{height} pixels, more than the limit of {limit} in all (limits.max_pixels); send a smaller one"
+    )]
     TooManyPixels {
         /// Its format.
         format: ImageFormatName,

@@ -34,6 +34,7 @@ use crate::{
         connection::held::owning,
         request::{
             json::{self, Items, JsonRequest, check_count},
+            limit::Limit,
             payload::Payload,
             room::Claim,
         },
@@ -256,14 +257,14 @@ impl Reading<'_> {
                 "texts" if self.sides.texts => return Err(twice()),
                 "images" => {
                     self.sides.images = true;
-                    self.images(&Tensor::read(head, BYTES, &mut behind)?, limits.max_images)?;
+                    self.images(&Tensor::read(head, BYTES, &mut behind)?, Limit::images(limits))?;
                 }
                 "texts" => {
                     self.sides.texts = true;
-                    self.texts(&Tensor::read(head, BYTES, &mut behind)?, limits.max_texts)?;
+                    self.texts(&Tensor::read(head, BYTES, &mut behind)?, Limit::texts(limits))?;
                 }
                 "pixel_values" => {
-                    self.pixels(&Tensor::read(head, f32::DATATYPE, &mut behind)?, limits.max_images)?;
+                    self.pixels(&Tensor::read(head, f32::DATATYPE, &mut behind)?, Limit::images(limits))?;
                 }
                 "input_ids" | "attention_mask" => {
                     let place = if name == "input_ids" { &mut input_ids } else { &mut attention_mask };
@@ -291,13 +292,13 @@ impl Reading<'_> {
             (Some(_), _) if self.sides.texts => Err(ApiError::invalid(
                 "the request has both texts and input_ids; send one of them, the other in a request of its own",
             )),
-            (Some(ids), mask) => self.ids(&ids, mask.as_ref(), limits.max_texts),
+            (Some(ids), mask) => self.ids(&ids, mask.as_ref(), Limit::texts(limits)),
             (None, Some(mask)) => Err(about(mask.name(), "belongs to input_ids, and the request has none")),
             (None, None) => Ok(()),
         }
     }
 
-    fn images(&mut self, tensor: &Tensor<'_>, limit: usize) -> Result<(), ApiError> {
+    fn images(&mut self, tensor: &Tensor<'_>, limit: Limit) -> Result<(), ApiError> {
         let n = tensor.items()?;
         check_count("images", n, limit)?;
         tensor.each(n, |index, element| {
@@ -309,7 +310,7 @@ impl Reading<'_> {
         })
     }
 
-    fn pixels(&mut self, tensor: &Tensor<'_>, limit: usize) -> Result<(), ApiError> {
+    fn pixels(&mut self, tensor: &Tensor<'_>, limit: Limit) -> Result<(), ApiError> {
         let (height, width) = self.embedder.pixel_values_size()?;
         let &[n, 3, sent_height, sent_width] = tensor.shape() else {
             return Err(tensor.wrong_shape(format_args!("[n, 3, {height}, {width}]")));
@@ -332,7 +333,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn texts(&mut self, tensor: &Tensor<'_>, limit: usize) -> Result<(), ApiError> {
+    fn texts(&mut self, tensor: &Tensor<'_>, limit: Limit) -> Result<(), ApiError> {
         let n = tensor.items()?;
         check_count("texts", n, limit)?;
         tensor.each(n, |index, element| {
@@ -350,7 +351,8 @@ impl Reading<'_> {
         self.inputs.read_texts(vec![text.to_owned()], room)
     }
 
-    fn ids(&mut self, tensor: &Tensor<'_>, mask: Option<&Tensor<'_>>, limit: usize) -> Result<(), ApiError> {
+    fn ids(&mut self, tensor: &Tensor<'_>, mask: Option<&Tensor<'_>>, limit: Limit) -> Result<(), ApiError> {
+        self.embedder.supports(Modality::Text)?;
         let longest = self.embedder.info().context_length.unwrap_or(0);
         let &[n, length] = tensor.shape() else {
             return Err(tensor.wrong_shape(format_args!("[n, L] with L from 1 to {longest}")));

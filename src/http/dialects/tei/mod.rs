@@ -34,6 +34,7 @@ use crate::{
         reply::Written,
         request::{
             json::{Items, JsonRequest, Unread, fault},
+            limit::Limit,
             payload::{Accepts, Encoding, Payload},
         },
     },

@@ -24,6 +24,7 @@ use crate::{
         reply::Written,
         request::{
             json::{Items, JsonRequest, fault, kind_of},
+            limit::Limit,
             payload::{Accepts, Payload},
             room::Claim,
         },
@@ -55,7 +56,7 @@ pub(in crate::http) async fn tokenize(
         let request: Tokenize<'_> = payload.json()?;
         super::truncates(None, None, request.prompt_name)?;
         check_texts("inputs", request.inputs)?;
-        let texts = request.inputs.owned_strings("inputs", state.config.limits.max_texts, &mut claim)?;
+        let texts = request.inputs.owned_strings("inputs", Limit::texts(&state.config.limits), &mut claim)?;
         Ok::<_, ApiError>((texts, request.add_special_tokens.unwrap_or(true)))
     };
     let ((texts, _room), framed) = embedder.heavy().run(payload.reading(), read).await?;
