@@ -2,8 +2,8 @@
 //!
 //! Owns the order of that: tokenizing takes time, so it comes behind the item gate, and what is known comes before it. A few short
 //! texts are tokenized at once, on the I/O thread that has the request, which saves a crossing; more is done in slices off these
-//! threads, between which the deadline is looked at and other requests have their turn. Does not own a tokenizer's inside
-//! (`preprocess`).
+//! threads, between which the deadline is looked at and other requests have their turn. The way back from ids goes the same. Does not
+//! own a tokenizer's inside (`preprocess`).
 //!
 //! Invariants: ids that were recalled are those that tokenizing would give, with `truncate` or without; no slice is longer than
 //! [`SLICE`] and one text.
@@ -26,6 +26,9 @@ const SLICE: Duration = Duration::from_millis(5);
 
 /// What a byte takes in the texts that take the tokenizer longest, digits without a blank.
 const NANOSECONDS_PER_BYTE: u64 = 450;
+
+/// What an id takes to decode, about.
+const NANOSECONDS_PER_ID: u64 = 1000;
 
 /// Bytes of text to a token, about: what is expected of a text before it is tokenized.
 const BYTES_PER_TOKEN: usize = 4;
@@ -108,27 +111,38 @@ impl Embedder {
             }
             Ok(())
         };
-        let took = self.in_slices(texts, terms, each).await?;
+        let took = self.texts_in_slices(texts, terms, each).await?;
         self.metrics.tokenize.observe(took.as_secs_f64());
         Ok((tokenized, took))
     }
 
     /// Does `each` for every text with its place, which takes as long as tokenizing it; and the time that took.
-    async fn in_slices<E: From<EmbedError>>(
+    async fn texts_in_slices<E: From<EmbedError>>(
         &self,
         texts: &[(usize, &str)],
         terms: &Terms,
         mut each: impl FnMut(usize, &str) -> Result<(), E>,
     ) -> Result<Duration, E> {
+        let takes = |(_, text): &(usize, &str)| (text.len() as u64).saturating_mul(NANOSECONDS_PER_BYTE);
+        self.in_slices(texts, takes, terms, |&(index, text)| each(index, text)).await
+    }
+
+    /// Does `each` for every item, which `takes` so many nanoseconds; and the time that took.
+    async fn in_slices<T, E: From<EmbedError>>(
+        &self,
+        items: &[T],
+        takes: impl Fn(&T) -> u64,
+        terms: &Terms,
+        mut each: impl FnMut(&T) -> Result<(), E>,
+    ) -> Result<Duration, E> {
         let (mut took, mut done) = (Duration::ZERO, 0);
-        while done < texts.len() {
-            let rest = &texts[done..];
-            let bytes: usize = rest.iter().map(|(_, text)| text.len()).sum();
-            let expected = Duration::from_nanos((bytes as u64).saturating_mul(NANOSECONDS_PER_BYTE));
+        while done < items.len() {
+            let rest = &items[done..];
+            let expected = Duration::from_nanos(rest.iter().map(&takes).fold(0, u64::saturating_add));
             let slice = self.heavy.run(expected, || {
                 let started = Instant::now();
-                for &(index, text) in rest {
-                    each(index, text)?;
+                for item in rest {
+                    each(item)?;
                     done += 1;
                     if started.elapsed() >= SLICE {
                         break;
@@ -166,7 +180,23 @@ impl Embedder {
             keep(tokenizer.pieces(text, framed).map_err(error)?, room);
             Ok::<_, E>(())
         };
-        self.in_slices(&texts, terms, each).await?;
+        self.texts_in_slices(&texts, terms, each).await?;
+        Ok(())
+    }
+
+    /// Does `each` for every list of ids with its place, which takes no longer than decoding it.
+    ///
+    /// # Errors
+    /// [`EmbedError::DeadlineExceeded`], and those of `each`.
+    pub async fn for_ids<E: From<EmbedError>>(
+        &self,
+        lists: &[Vec<u32>],
+        terms: &Terms,
+        mut each: impl FnMut(usize, &[u32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let lists: Vec<_> = lists.iter().map(Vec::as_slice).enumerate().collect();
+        let takes = |(_, ids): &(usize, &[u32])| (ids.len() as u64).saturating_mul(NANOSECONDS_PER_ID);
+        self.in_slices(&lists, takes, terms, |&(index, ids)| each(index, ids)).await?;
         Ok(())
     }
 

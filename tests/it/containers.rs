@@ -387,6 +387,8 @@ async fn what_tei_would_refuse_is_refused_in_its_shape() {
         ("/decode", json!({"ids": [[1], ["a"]]}), "input 1: "),
         ("/decode", json!({"ids": [[1], [1, 49408]]}), "input 1: no token has the id 49408"),
         ("/decode", json!({"ids": vec![1; 3075]}), "the limit is 3074"),
+        ("/decode", json!({"ids": [[1], vec![-1; 3075]]}), "input 1: a list has 3075 ids, the limit is 3074"),
+        ("/decode", json!({"ids": [1, 1.5]}), "integers from 0"),
     ] {
         assert_tei_error(server.post_json(path, &body).await, 422, "Validation", expected).await;
     }
@@ -445,6 +447,19 @@ async fn a_text_is_its_tokens_and_its_tokens_are_it() {
     let all = json!({"ids": [[49406, 320, 2368, 49407], []], "skip_special_tokens": false});
     let all = json(server.post_json("/decode", &all).await, 200).await;
     assert_eq!(all, json!(["<|startoftext|>a cat <|endoftext|>", ""]));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_and_ids_are_not_worked_on_for_a_client_that_waits_no_longer() {
+    let server = TestServer::start(&[]).await;
+    // Far more than a millisecond's work.
+    let (ids, text) = (vec![vec![320; 16_000]; 20], "word ".repeat(3_000));
+    for (path, body) in [("/decode", json!({"ids": ids})), ("/tokenize", json!({"inputs": vec![text; 20]}))] {
+        json(server.post_json(path, &body).await, 200).await;
+        let late = server.post(path).header("x-request-timeout", "0.001").json(&body).send().await;
+        assert_tei_error(late.expect("an answer"), 504, "Backend", "took longer than its timeout").await;
+    }
     server.stop().await;
 }
 

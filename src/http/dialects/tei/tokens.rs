@@ -2,8 +2,9 @@
 //!
 //! Owns both requests and answers. Does not own a tokenizer (the embedder).
 //!
-//! A token's `text` is the text's own part from `start` to `stop`, which count bytes; a character that is several tokens is in each of
-//! them. Nothing is cut. Ids that no token has are refused.
+//! A token's `text` is the text's own part from `start` to `stop`, which count bytes, as the service itself has them; a character that is
+//! several tokens is in each of them, and an accent that is composed with the letter before it first is in none. Nothing is cut. Ids
+//! that no token has are refused.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use memchr::memchr_iter;
 use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
@@ -43,14 +45,19 @@ impl<'a> JsonRequest<'a> for Tokenize<'a> {
     const ITEMS: &'static [&'static str] = &["inputs"];
 }
 
+/// A request to a model that has a tokenizer.
+async fn receive(state: &AppState, request: Request) -> Result<(&Embedder, Payload), ApiError> {
+    let embedder = state.embedder()?;
+    embedder.supports(Modality::Text)?;
+    Ok((embedder, Payload::receive(state, request, &[Accepts::AnyJson]).await?))
+}
+
 /// `POST /tokenize`.
 pub(in crate::http) async fn tokenize(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let embedder = state.embedder()?;
-    embedder.supports(Modality::Text)?;
-    let payload = Payload::receive(&state, request, &[Accepts::AnyJson]).await?;
+    let (embedder, payload) = receive(&state, request).await?;
     let mut claim = payload.claim(&state);
     let read = || {
         let request: Tokenize<'_> = payload.json()?;
@@ -150,36 +157,38 @@ impl<'a> JsonRequest<'a> for Decode<'a> {
     const ITEMS: &'static [&'static str] = &["ids"];
 }
 
-/// Ids of each text, and what their texts take in JSON at most.
-struct Ids {
-    lists: Vec<Vec<u32>>,
-    written: usize,
-    /// Of the lists.
-    room: Reservation,
-}
+/// Ids of each text, with the room of these lists.
+struct Ids(Vec<Vec<u32>>, Reservation);
 
 /// `POST /decode`.
 pub(in crate::http) async fn decode(
     State(state): State<Arc<AppState>>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let embedder = state.embedder()?;
-    embedder.supports(Modality::Text)?;
-    let payload = Payload::receive(&state, request, &[Accepts::AnyJson]).await?;
+    let (embedder, payload) = receive(&state, request).await?;
     let read = || {
         let request: Decode<'_> = payload.json()?;
-        let ids = Ids::read(&state, embedder, request.ids, payload.claim(&state))?;
+        let ids = Ids::read(&state, request.ids, payload.claim(&state))?;
         Ok::<_, ApiError>((ids, request.skip_special_tokens.unwrap_or(true)))
     };
-    let (Ids { lists, written, room: _room }, skip_special) = embedder.heavy().run(payload.reading(), read).await?;
+    let (Ids(lists, _room), skip_special) = embedder.heavy().run(payload.reading(), read).await?;
+    let mut written = 0usize;
+    let measure = |index, ids: &[u32]| {
+        let text = most_written(embedder, ids).map_err(|error| error.at(index))?;
+        written = written.saturating_add(text);
+        Ok::<_, ApiError>(())
+    };
+    embedder.for_ids(&lists, &payload.terms, measure).await?;
     let room = Size::new("").holding(written.div_ceil(size_of::<f32>())).writing(written).reserve(&state).await?;
+    let mut texts: Vec<String> = Vec::with_capacity(lists.len());
+    let decode = |index, ids: &[u32]| {
+        let text = embedder.decode(ids, skip_special);
+        texts.push(text.map_err(|error| ApiError::from(error).at(index))?);
+        Ok::<_, ApiError>(())
+    };
+    embedder.for_ids(&lists, &payload.terms, decode).await?;
     let takes = room.writing();
     let write = || {
-        let texts = lists.iter().enumerate().map(|(index, ids)| {
-            let text = embedder.decode(ids, skip_special);
-            text.map_err(|error| ApiError::from(error).at(index))
-        });
-        let texts = texts.collect::<Result<Vec<String>, _>>()?;
         let written = Written::json(room.buffer(), &texts)?;
         drop(texts);
         Ok(written.answer(room, &payload.held, Timings::default()))
@@ -187,51 +196,90 @@ pub(in crate::http) async fn decode(
     embedder.heavy().run(takes, write).await
 }
 
+/// Bytes in JSON, at most, of the text of `ids`.
+///
+/// # Errors
+/// 400 for an id that no token has.
+fn most_written(embedder: &Embedder, ids: &[u32]) -> Result<usize, ApiError> {
+    ids.iter().try_fold(LIST, |written: usize, &id| {
+        let token = embedder.token(id)?;
+        let token = token.ok_or_else(|| ApiError::invalid(format!("no token has the id {id}")))?;
+        // A character of a text takes 6 bytes at most, when it is escaped, and each token may have a blank.
+        Ok(written.saturating_add((token.len() + 1) * 6))
+    })
+}
+
 impl Ids {
-    /// One list of ids, or a list of them.
-    fn read(state: &AppState, embedder: &Embedder, ids: Items<'_>, mut claim: Claim<'_>) -> Result<Self, ApiError> {
+    /// One list of ids, or a list of them; counted, and their room taken, before one is read.
+    fn read(state: &AppState, ids: Items<'_>, mut claim: Claim<'_>) -> Result<Self, ApiError> {
         let limits = &state.config.limits;
         let text = ids.value().get();
         let is_nested = text.strip_prefix('[').is_some_and(|rest| rest.trim_start().starts_with('['));
         let lists = if is_nested {
-            ids.elements("lists of ids", limits.max_texts)?.unwrap_or_default()
+            ids.elements("lists of ids", Limit::texts(limits))?.unwrap_or_default()
         } else {
             vec![ids.value()]
         };
-        // An id takes two bytes of the body at least, with what parts it from the next.
-        let room = claim.reserve((text.len() / 2 + lists.len()).saturating_mul(size_of::<u32>()))?;
         // No text that is tokenized has more tokens.
         let most = limits.max_text_bytes.saturating_add(2);
-        let mut read = Self { lists: Vec::with_capacity(lists.len()), written: 0, room };
-        for (index, list) in lists.into_iter().enumerate() {
-            read.push(embedder, list, most).map_err(|error| error.at(index))?;
-        }
-        Ok(read)
+        let count = |(index, list)| count(list, most).map_err(|error| error.at(index));
+        let counts = lists.iter().copied().enumerate().map(count).collect::<Result<Vec<usize>, _>>()?;
+        let room = claim.reserve(counts.iter().sum::<usize>().saturating_mul(size_of::<u32>()))?;
+        let read = |(index, (list, count))| parse(list, count).map_err(|error| error.at(index));
+        let lists = lists.into_iter().zip(counts).enumerate().map(read).collect::<Result<_, _>>()?;
+        Ok(Self(lists, room))
     }
+}
 
-    fn push(&mut self, embedder: &Embedder, list: &RawValue, most: usize) -> Result<(), ApiError> {
-        let expected =
-            || fault(format_args!("ids has {}, expected a list of ids, or a list of such lists", kind_of(list)));
-        if !list.get().starts_with('[') {
-            return Err(expected());
+/// What stands between the brackets of a list.
+fn between_brackets(list: &RawValue) -> Option<&str> {
+    list.get().strip_prefix('[')?.strip_suffix(']').map(str::trim)
+}
+
+/// How many ids `list` has, if it is one of nothing else.
+fn count(list: &RawValue, most: usize) -> Result<usize, ApiError> {
+    let expected = || fault(format_args!("ids has {}, expected a list of ids, or a list of such lists", kind_of(list)));
+    let ids = between_brackets(list).ok_or_else(expected)?;
+    let count = if ids.is_empty() { 0 } else { memchr_iter(b',', ids.as_bytes()).count() + 1 };
+    if count > most {
+        return Err(ApiError::invalid(format!(
+            "a list has {count} ids, the limit is {most} (limits.max_text_bytes, and two); split it"
+        )));
+    }
+    Ok(count)
+}
+
+/// The ids of `list`, which has `count` of them. It is valid JSON: between commas stands a number, or what does not parse as an id.
+fn parse(list: &RawValue, count: usize) -> Result<Vec<u32>, ApiError> {
+    let mut ids = Vec::with_capacity(count);
+    for id in between_brackets(list).unwrap_or_default().split(',').map(str::trim).take(count) {
+        ids.push(
+            id.parse()
+                .map_err(|_| fault("ids has a list with something in it that is no id; expected integers from 0 on"))?,
+        );
+    }
+    Ok(ids)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_counted_before_they_are_read() {
+        let list = |json: &'static str| serde_json::from_str::<&RawValue>(json).expect("JSON");
+        for (json, expected) in [("[]", &[][..]), ("[ ]", &[]), ("[7]", &[7]), ("[ 0, 4294967295 ]", &[0, u32::MAX])] {
+            let count = count(list(json), 2).expect(json);
+            let ids = parse(list(json), count).expect(json);
+            assert_eq!((ids.as_slice(), ids.capacity()), (expected, count), "{json}");
         }
-        let ids = serde_json::from_str::<Vec<u32>>(list.get()).map_err(|_| {
-            fault(format_args!("ids has a list with something in it that is no id; expected integers from 0 on"))
-        })?;
-        if ids.len() > most {
-            return Err(ApiError::invalid(format!(
-                "a list has {} ids, the limit is {most} (limits.max_text_bytes, and two); split it",
-                ids.len()
-            )));
+        // Counted without a look at them.
+        let error = count(list("[1, 2, -3]"), 2).expect_err("too many");
+        assert!(error.message.contains("3 ids, the limit is 2"), "{}", error.message);
+        for json in ["[-1]", "[1.0]", "[4294967296]", "[\"1\"]", "[[1]]", "[null]", "[1, {\"a\": 2}]"] {
+            let error = count(list(json), 9).and_then(|count| parse(list(json), count)).expect_err(json);
+            assert!(error.message.contains("expected integers from 0"), "{}", error.message);
         }
-        for &id in &ids {
-            let token = embedder.token(id)?;
-            let token = token.ok_or_else(|| ApiError::invalid(format!("no token has the id {id}")))?;
-            // A character of a text takes 6 bytes at most, when it is escaped, and each token may have a blank.
-            self.written = self.written.saturating_add((token.len() + 1) * 6);
-        }
-        self.written = self.written.saturating_add(LIST);
-        self.lists.push(ids);
-        Ok(())
+        assert!(count(list("\"a\""), 9).expect_err("a string").message.contains("ids has a string"));
     }
 }
