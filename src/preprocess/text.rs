@@ -298,6 +298,24 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip").join(file)
     }
 
+    /// As the tokenizer itself counts them, which is what TEI answers: bytes, and of a character that is composed first its base alone.
+    #[test]
+    fn spans_count_bytes_of_the_text_as_it_was_given() {
+        let tokenizer = TextTokenizer::open(&fixture("tokenizer.json"), 77, 1024, None).expect("the fixture");
+        for (text, expected) in [
+            ("cafe\u{301} x", &["cafe", "x"][..]),
+            ("cafe\u{301}\u{301} x", &["cafe", "\u{301}", "\u{301}", "x"]),
+            ("x\u{301}y", &["x", "\u{301}", "\u{301}", "y"]),
+            ("\u{130}!", &["\u{130}", "\u{130}", "\u{130}", "!"]),
+            ("\u{fb01}ne", &["\u{fb01}", "\u{fb01}", "\u{fb01}", "ne"]),
+        ] {
+            let pieces = tokenizer.pieces(text, false).expect("a text");
+            let spans = pieces.iter().map(|piece| piece.span.expect("no frame"));
+            let texts: Vec<&str> = spans.map(|(start, stop)| &text[start as usize..stop as usize]).collect();
+            assert_eq!(texts, expected, "{text:?}");
+        }
+    }
+
     #[test]
     fn padding_is_what_the_files_beside_the_tokenizer_say_else_the_end_token() {
         let dir = tempfile::tempdir().expect("a folder");
