@@ -30,6 +30,7 @@ mod numpy;
 mod openapi;
 mod owners;
 mod page;
+mod path;
 mod probes;
 mod quoted;
 mod reference;

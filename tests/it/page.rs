@@ -66,6 +66,7 @@ async fn every_file_of_the_page_has_the_strict_headers() {
     }
     error(opened(&server, "/page/Cargo.toml").await, 404, "not_found").await;
     error(opened(&server, "/page/..%2Fmod.rs").await, 404, "not_found").await;
+    error(opened(&server, "/page/%ff").await, 400, "invalid_request").await;
     let posted = server.post("/page/style.css").send().await.expect("an answer");
     error(posted, 405, "method_not_allowed").await;
     server.assert_metric(r#"clipserve_http_requests_total{method="GET",route="/page/{name}",status="200"}"#, 3.0).await;

@@ -10,12 +10,12 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{ApiError, AppState, Code};
+use super::{ApiError, AppState, Code, path::PathRest};
 
 /// One file of the page.
 struct File {
@@ -78,7 +78,7 @@ pub(super) fn for_browser(state: &AppState, headers: &HeaderMap) -> Option<Respo
 ///
 /// # Errors
 /// 404 for what is none of its files, and for all of them where `server.page` is off.
-pub(super) async fn asset(State(state): State<Arc<AppState>>, Path(name): Path<String>) -> Result<Response, ApiError> {
+pub(super) async fn asset(State(state): State<Arc<AppState>>, PathRest(name): PathRest) -> Result<Response, ApiError> {
     let found = FILES.iter().find(|file| state.config.server.page && file.name == name);
     found.map(File::answer).ok_or_else(|| ApiError::new(Code::NotFound, "the page has no such file"))
 }

@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{
-    extract::{Path, Request, State},
+    extract::{Request, State},
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, header};
@@ -25,6 +25,7 @@ use crate::{
     http::{
         ApiError, AppState, Code,
         answer::{Size, escaped_len},
+        path::PathRest,
         request::payload::{Accepts, Payload},
     },
     similarity,
@@ -33,7 +34,7 @@ use crate::{
 /// The handler.
 pub(in crate::http) async fn infer(
     State(state): State<Arc<AppState>>,
-    Path(path): Path<String>,
+    PathRest(path): PathRest,
     request: Request,
 ) -> Result<Response, ApiError> {
     let target = Target::read(&path)?;

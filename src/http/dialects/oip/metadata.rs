@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Path, State},
+    extract::State,
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
@@ -16,7 +16,10 @@ use super::{
     request,
     route::{Target, VERSION, Verb},
 };
-use crate::http::{ApiError, AppState, Code, reply};
+use crate::{
+    embedder::Embedder,
+    http::{ApiError, AppState, Code, path::PathRest, reply},
+};
 
 /// `GET /v2`.
 pub(in crate::http) async fn server() -> Result<Response, ApiError> {
@@ -68,7 +71,7 @@ fn health(is: bool, body: &impl Serialize) -> Result<Response, ApiError> {
 /// `GET /v2/models/{model}[/versions/1][/ready]`.
 pub(in crate::http) async fn model(
     State(state): State<Arc<AppState>>,
-    Path(path): Path<String>,
+    PathRest(path): PathRest,
 ) -> Result<Response, ApiError> {
     let target = Target::read(&path)?;
     if target.verb == Verb::Infer {
