@@ -98,7 +98,7 @@ def test_pixel_values_are_taken(service, client, binary_in):
     np.testing.assert_allclose(np.linalg.norm(embeds, axis=1), 1, rtol=1e-5)
     again = client.infer(service.model, [numbers("pixel_values", values[1:])]).as_numpy("image_embeds")
     np.testing.assert_allclose(again[0], embeds[1], atol=1e-5)
-    assert result.as_numpy("vision_model_output.pooler_output").shape[0] == 2
+    assert result.as_numpy("pooler_output").shape[0] == 2, "under the name that was asked for"
 
 
 def test_many_at_once_are_answered(service, client):

@@ -56,7 +56,9 @@ impl Serialize for Values<'_> {
 /// One output, to be written.
 #[derive(Debug)]
 pub(super) struct Tensor<'a> {
-    pub(super) name: Name,
+    pub(super) output: Name,
+    /// As the request calls it: its client looks for that name.
+    pub(super) name: &'a str,
     pub(super) values: Values<'a>,
     /// Whether behind the JSON.
     pub(super) binary: bool,
@@ -66,7 +68,7 @@ impl Serialize for Tensor<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Wire<'s, 'v> {
-            name: String,
+            name: &'s str,
             datatype: &'static str,
             shape: &'s [usize],
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,8 +81,8 @@ impl Serialize for Tensor<'_> {
             binary_data_size: usize,
         }
         Wire {
-            name: self.name.to_string(),
-            datatype: self.name.datatype(),
+            name: self.name,
+            datatype: self.output.datatype(),
             shape: self.values.shape(),
             parameters: self.binary.then(|| Parameters { binary_data_size: self.values.bytes() }),
             data: (!self.binary).then_some(&self.values),
@@ -150,15 +152,21 @@ mod tests {
     fn no_answer_is_longer_than_its_bound() {
         let floats = ArrayD::from_elem(IxDyn(&[3, 2, 4, 5, 5]), -0.000_001_000_000_1f32);
         let integers = ArrayD::from_elem(IxDyn(&[2, 7]), 1i64);
-        let name = Name::State(Modality::Image, Output::LastHiddenState);
+        let output = Name::State(Modality::Image, Output::LastHiddenState);
+        let name = output.to_string();
         for binary in [false, true] {
             let tensors = [
-                Tensor { name, values: Values::Floats(floats.view()), binary },
-                Tensor { name: Name::AttentionMask, values: Values::Integers(integers.view()), binary },
+                Tensor { output, name: &name, values: Values::Floats(floats.view()), binary },
+                Tensor {
+                    output: Name::AttentionMask,
+                    name: "attention_mask",
+                    values: Values::Integers(integers.view()),
+                    binary,
+                },
             ];
             let written = Answer::new("model", None, &tensors).write(Vec::new()).expect("in memory");
             let size = tensors.iter().fold(Size::new("model"), |size, tensor| {
-                tensor.name.add_to(size, tensor.values.shape(), tensor.binary)
+                tensor.output.add_to(size, tensor.values.shape(), tensor.binary)
             });
             assert!(written.written.len() <= size.written(), "{} > {}", written.written.len(), size.written());
             let (json, behind) = written.split();

@@ -15,7 +15,7 @@ use ndarray::{Array2, ArrayD};
 use super::{
     answer::{Answer, Tensor, Values},
     output::{Counts, Name, states},
-    request::{Images, Inference, Texts},
+    request::{Images, Inference, OutputAsked, Texts},
     route::{Target, Verb},
 };
 use crate::{
@@ -54,20 +54,20 @@ pub(in crate::http) async fn infer(
     let mut size = Size::new(&embedder.info().name).writing(id.as_deref().map_or(0, escaped_len));
     let longest = embedder.info().context_length.unwrap_or(0);
     // What no output follows from is not computed.
-    let is_asked = |side| outputs.iter().any(|(output, _)| output.sides().contains(&side));
+    let is_asked = |side| outputs.iter().any(|asked| asked.output.sides().contains(&side));
     for side in [Modality::Image, Modality::Text].into_iter().filter(|&side| is_asked(side)) {
         // Embeddings come with whatever is asked of a side: as they are computed, and as they are finished.
         let values = counts.of(side).unwrap_or(0).saturating_mul(embedder.dim(side).unwrap_or(0));
         size = size.holding(values.saturating_mul(2));
     }
-    if outputs.iter().any(|(output, _)| matches!(output, Name::LogitsPer(_))) {
+    if outputs.iter().any(|asked| matches!(asked.output, Name::LogitsPer(_))) {
         size = size.holding(counts.images.unwrap_or(0).saturating_mul(counts.texts.unwrap_or(0)));
     }
-    for &(output, binary) in &outputs {
+    for &OutputAsked { output, binary, .. } in &outputs {
         size = output.add_to(size, &output.shape(embedder, counts, longest)?, binary);
     }
     let room = size.reserve(&state).await?;
-    let names = || outputs.iter().map(|&(output, _)| output);
+    let names = || outputs.iter().map(|asked| asked.output);
     let compute_images = async {
         let Some(images) = images.filter(|_| is_asked(Modality::Image)) else { return Ok(None) };
         let name = images.name();
@@ -86,8 +86,10 @@ pub(in crate::http) async fn infer(
         let timings = [&images, &texts].into_iter().flatten().map(|side| side.timings).reduce(Timings::max);
         let logits = logits(embedder, &outputs, images.as_ref(), texts.as_ref())?;
         let values = |output| values(output, images.as_ref(), texts.as_ref(), logits.as_ref());
-        let tensor = |&(name, binary)| Ok(Tensor { name, values: values(name)?, binary });
-        let tensors: Vec<Tensor<'_>> = outputs.iter().map(tensor).collect::<Result<_, ApiError>>()?;
+        let tensors = outputs.iter().map(|OutputAsked { output, name, binary }| {
+            Ok(Tensor { output: *output, name, values: values(*output)?, binary: *binary })
+        });
+        let tensors: Vec<Tensor<'_>> = tensors.collect::<Result<_, ApiError>>()?;
         let written = Answer::new(&embedder.info().name, id.as_deref(), &tensors).write(room.buffer());
         drop(tensors);
         drop((images, texts, logits));
@@ -166,11 +168,11 @@ impl From<Outputs> for Side {
 /// `logits_per_image`, if anything of it is asked for.
 fn logits(
     embedder: &Embedder,
-    outputs: &[(Name, bool)],
+    outputs: &[OutputAsked],
     images: Option<&Side>,
     texts: Option<&Side>,
 ) -> Result<Option<Array2<f32>>, ApiError> {
-    if !outputs.iter().any(|(output, _)| matches!(output, Name::LogitsPer(_))) {
+    if !outputs.iter().any(|asked| matches!(asked.output, Name::LogitsPer(_))) {
         return Ok(None);
     }
     let embeds = [images, texts].map(|side| side.and_then(|side| side.embeds.as_ref()));

@@ -84,7 +84,7 @@ impl Name {
         pairs.chain(sides.into_iter().flat_map(states)).chain([Self::AttentionMask])
     }
 
-    /// The output that `name` is in a request with these inputs.
+    /// The output that `name` is in a request with these inputs. Several names may be one output, so who answers by names keeps `name`.
     ///
     /// # Errors
     /// 400 for none of them, and for one that follows from inputs which are not there.

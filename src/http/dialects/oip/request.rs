@@ -126,6 +126,16 @@ impl Texts {
     }
 }
 
+/// An output that is asked for.
+#[derive(Debug)]
+pub(super) struct OutputAsked {
+    pub(super) output: Name,
+    /// What the request calls it.
+    pub(super) name: String,
+    /// Whether it stands behind the JSON.
+    pub(super) binary: bool,
+}
+
 /// An inference.
 #[derive(Debug)]
 pub(super) struct Inference {
@@ -133,8 +143,7 @@ pub(super) struct Inference {
     pub(super) id: Option<String>,
     pub(super) images: Option<Images>,
     pub(super) texts: Option<Texts>,
-    /// Each with whether it stands behind the JSON.
-    pub(super) outputs: Vec<(Name, bool)>,
+    pub(super) outputs: Vec<OutputAsked>,
     /// How long the client waits.
     pub(super) timeout: Option<Duration>,
     /// Of texts and ids; pictures have their own.
@@ -201,24 +210,26 @@ impl Inference {
 }
 
 /// The outputs that are asked for; none: the embeddings of what is there.
-fn outputs(items: Option<Items<'_>>, counts: Counts, binary: bool) -> Result<Vec<(Name, bool)>, ApiError> {
+fn outputs(items: Option<Items<'_>>, counts: Counts, binary: bool) -> Result<Vec<OutputAsked>, ApiError> {
     let elements = match items {
         Some(items) if !items.is_empty_list() => items
             .elements("outputs", MAX_TENSORS)?
             .ok_or_else(|| json::fault("outputs is no list; expected [{\"name\": ..}]"))?,
         _ => {
             let sides = [Modality::Image, Modality::Text].into_iter().filter(|&side| counts.of(side).is_some());
-            return Ok(sides.map(|side| (Name::Embeds(side), binary)).collect());
+            let embeds = sides.map(Name::Embeds);
+            return Ok(embeds.map(|output| OutputAsked { output, name: output.to_string(), binary }).collect());
         }
     };
-    let mut outputs: Vec<(Name, bool)> = Vec::with_capacity(elements.len());
+    let mut outputs: Vec<OutputAsked> = Vec::with_capacity(elements.len());
     for (index, element) in elements.into_iter().enumerate() {
         let head = Head::read("outputs", index, element)?;
         let output = Name::read(&head.name, counts)?;
-        if outputs.iter().any(|&(other, _)| other == output) {
+        if outputs.iter().any(|other| other.output == output) {
             return Err(about(&head.name, "is asked for twice; name each output once"));
         }
-        outputs.push((output, head.parameters.binary_data.unwrap_or(binary)));
+        let binary = head.parameters.binary_data.unwrap_or(binary);
+        outputs.push(OutputAsked { output, name: head.name.into_owned(), binary });
     }
     Ok(outputs)
 }
