@@ -47,6 +47,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use http::Method;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -175,9 +176,7 @@ fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
     };
     routes
         .fallback(|| async { ApiError::new(Code::NotFound, "no such route; GET /info says what runs here") })
-        .method_not_allowed_fallback(|| async {
-            ApiError::new(Code::MethodNotAllowed, "the route exists with the methods in the Allow header")
-        })
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(
             ServiceBuilder::new()
                 .layer(middleware::from_fn_with_state((Arc::clone(&state), &ROUTES), layers::observe))
@@ -185,4 +184,14 @@ fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
                 .layer(CatchPanicLayer::custom(on_panic)),
         )
         .with_state(state)
+}
+
+/// Every path takes GET, POST, or both, so what it takes follows from what it does not. Axum adds the `Allow` header behind all of this.
+async fn method_not_allowed(method: Method) -> ApiError {
+    let message = match method {
+        Method::GET | Method::HEAD => "the path takes POST",
+        Method::POST => "the path takes GET",
+        _ => "the path takes GET or POST, as the Allow header says",
+    };
+    ApiError::new(Code::MethodNotAllowed, message)
 }

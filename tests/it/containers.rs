@@ -279,6 +279,7 @@ async fn probes_of_both_need_no_key_and_are_503_until_there_is_a_model() {
     // All others want it.
     for (path, field) in [("/vectorize", "error"), ("/predict", "detail"), ("/embed", "error"), ("/", "error")] {
         let error = json(server.post_json(path, &json!({})).await, 401).await;
+        assert!(error.get("error_type").is_none_or(|kind| kind == "Unauthorized"), "{error}");
         assert!(error[field].as_str().expect("a string").contains("Bearer"), "{error}");
     }
     assert!(json(server.get("/meta").await, 401).await["error"].is_string());
@@ -400,7 +401,9 @@ async fn what_tei_would_refuse_is_refused_in_its_shape() {
     )
     .await;
     for path in ["/embed", "/tokenize", "/decode"] {
-        assert_tei_error(server.get(path).await, 405, "Validation", "Allow").await;
+        let wrong = server.get(path).await;
+        assert_eq!(wrong.headers()["allow"], "POST");
+        assert_tei_error(wrong, 405, "MethodNotAllowed", "takes POST").await;
         assert_tei_error(server.post(path).body("{").send().await.expect("an answer"), 422, "Validation", "JSON").await;
     }
     server.stop().await;

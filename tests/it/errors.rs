@@ -178,7 +178,13 @@ async fn unknown_routes_and_methods_are_404_and_405() {
     error(server.get("/nowhere").await, 404, "not_found").await;
     let answer = server.get("/embed/text").await;
     assert_eq!(answer.headers()["allow"], "POST");
-    error(answer, 405, "method_not_allowed").await;
+    assert!(error(answer, 405, "method_not_allowed").await.contains("takes POST"));
+    let answer = server.client().put(server.url("/embed/text")).send().await.expect("an answer");
+    assert_eq!(answer.headers()["allow"], "POST");
+    assert!(error(answer, 405, "method_not_allowed").await.contains("GET or POST"));
+    let answer = server.post_json("/info", &json!({})).await;
+    assert_eq!(answer.headers()["allow"], "GET,HEAD");
+    assert!(error(answer, 405, "method_not_allowed").await.contains("takes GET"));
     server.stop().await;
 }
 

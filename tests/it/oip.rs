@@ -117,9 +117,44 @@ async fn server_and_model_say_what_they_are() {
     error(server.post_json("/v2/models/other/infer", &json!({"inputs": [texts()]})).await, 404).await;
     let wrong = server.get(INFER).await;
     assert_eq!(wrong.headers()["allow"], "POST");
-    error(wrong, 405).await;
+    assert!(error(wrong, 405).await.contains("a POST"));
     let wrong = server.post_json("/v2/models/tiny-clip", &json!({})).await;
     assert_eq!(wrong.headers()["allow"], "GET");
+    assert!(error(wrong, 405).await.contains("a GET"));
+    for path in ["/v2/models/%ff", "/v2/models/%ff/config"] {
+        assert!(error(server.get(path).await, 400).await.contains("not UTF-8"), "{path}");
+    }
+    let posted = server.post_json("/v2/models/%ff/infer", &json!({})).await;
+    assert!(error(posted, 400).await.contains("not UTF-8"));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_and_the_index_are_those_of_triton() {
+    let server = TestServer::start(&["model.aliases=openai/clip"]).await;
+    let metadata = json(server.get("/v2/models/tiny-clip").await, 200).await;
+    for path in ["tiny-clip/config", "openai/clip/versions/1/config"] {
+        let config = json(server.get(&format!("/v2/models/{path}")).await, 200).await;
+        assert_eq!((&config["name"], &config["platform"]), (&json!("tiny-clip"), &json!("onnxruntime_onnx")), "{path}");
+        assert_eq!(config["max_batch_size"], 0, "shapes are whole");
+        let image_embeds = json!({"name": "image_embeds", "data_type": "TYPE_FP32", "dims": [-1, 48]});
+        assert!(config["output"].as_array().expect("outputs").contains(&image_embeds), "{config}");
+        let texts = json!({"name": "texts", "data_type": "TYPE_STRING", "dims": [-1], "optional": true});
+        assert!(config["input"].as_array().expect("inputs").contains(&texts), "{config}");
+        for (of_config, of_metadata) in [("input", "inputs"), ("output", "outputs")] {
+            let names = |list: &Value| -> Vec<Value> {
+                list.as_array().expect("tensors").iter().map(|tensor| tensor["name"].clone()).collect()
+            };
+            assert_eq!(names(&config[of_config]), names(&metadata[of_metadata]));
+        }
+    }
+    error(server.get("/v2/models/other/config").await, 404).await;
+    for body in ["", "{}", r#"{"ready": true}"#] {
+        let index = server.post("/v2/repository/index").body(body).send().await.expect("an answer");
+        assert_eq!(json(index, 200).await, json!([{"name": "tiny-clip", "version": "1", "state": "READY"}]), "{body}");
+    }
+    let wrong = server.get("/v2/repository/index").await;
+    assert_eq!(wrong.headers()["allow"], "POST");
     error(wrong, 405).await;
     server.stop().await;
 }

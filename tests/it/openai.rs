@@ -401,7 +401,9 @@ async fn what_is_refused_before_it_is_read_has_the_shape_of_the_paths_owner() {
         let answer = server.post_json(path, &json!({"input": "a"})).await;
         assert_eq!(answer.headers()["www-authenticate"], "Bearer");
         openai_error(answer, 401, "invalid_api_key", "authentication_error").await;
-        openai_error(server.get(path).await, 405, "method_not_allowed", INVALID).await;
+        let wrong = server.get(path).await;
+        assert_eq!(wrong.headers()["allow"], "POST");
+        assert!(openai_error(wrong, 405, "method_not_allowed", INVALID).await.0.contains("takes POST"));
         let declared = ask().body(vec![b' '; 65 * 1024]).send().await.expect("an answer");
         openai_error(declared, 413, "payload_too_large", INVALID).await;
         let zipped = ask().header("content-encoding", "gzip").body("x").send().await.expect("an answer");

@@ -261,6 +261,9 @@ pub(in crate::http) async fn similarity(
 fn error(error: &ApiError, _request_id: &str) -> Shaped {
     let kind = match error.code {
         Code::Overloaded => "Overloaded",
+        // The service itself answers these two without a body, so no client of its looks for another word.
+        Code::Unauthorized => "Unauthorized",
+        Code::MethodNotAllowed => "MethodNotAllowed",
         Code::NotReady | Code::ShuttingDown | Code::OutOfMemory => "Unhealthy",
         code if code.status().is_server_error() => "Backend",
         _ => "Validation",
