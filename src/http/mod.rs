@@ -102,6 +102,7 @@ const ROUTES: Routes = Routes {
         ("/v2/health/live", oip::route::ERRORS),
         ("/v2/health/ready", oip::route::ERRORS),
         ("/v2/models/{*path}", oip::route::ERRORS),
+        ("/v2/repository/index", oip::route::ERRORS),
     ],
     prefixes: &[
         ("/v1/", openai::ERRORS),
@@ -139,6 +140,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/models", get(infinity::models))
         .route("/v2", get(oip::metadata::server))
         .route("/v2/models/{*path}", get(oip::metadata::model))
+        .route("/v2/repository/index", post(oip::metadata::index))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&state), layers::authenticate));
     let open = probe_routes()
         .route("/", get(root::root))

@@ -460,6 +460,7 @@ mod tests {
         "/v2/health/live",
         "/v2/health/ready",
         "/v2/models/{*path}",
+        "/v2/repository/index",
     ];
 
     #[test]

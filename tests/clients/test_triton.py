@@ -48,6 +48,20 @@ def test_the_server_and_the_model_are_there(service, client):
     assert {"images", "texts", "input_ids", "attention_mask", "pixel_values"} <= {tensor["name"] for tensor in metadata["inputs"]}
 
 
+def test_the_configuration_and_the_index_are_read(service, client):
+    config = client.get_model_config(service.model)
+    assert config["name"] == service.model and config["platform"] == "onnxruntime_onnx" and config["max_batch_size"] == 0
+    assert config == client.get_model_config(service.model, "1")
+    outputs = {output["name"]: output for output in config["output"]}
+    assert outputs["image_embeds"] == {"name": "image_embeds", "data_type": "TYPE_FP32", "dims": [-1, service.dim]}
+    inputs = {tensor["name"]: tensor["data_type"] for tensor in config["input"]}
+    assert inputs["texts"] == "TYPE_STRING" and inputs["input_ids"] == "TYPE_INT64"
+    assert client.get_model_repository_index() == [{"name": service.model, "version": "1", "state": "READY"}]
+    with pytest.raises(InferenceServerException) as raised:
+        client.get_model_config("another")
+    assert raised.value.status() == "404"
+
+
 @pytest.mark.parametrize("binary_in", [True, False])
 @pytest.mark.parametrize("binary_out", [True, False])
 def test_texts_are_embedded_to_the_bit(service, client, binary_in, binary_out):

@@ -166,6 +166,8 @@ fn seeds() -> Vec<Seed> {
         Seed::get("/v2/health/live"),
         Seed::get("/v2/health/ready"),
         Seed::get("/v2/models/clip"),
+        Seed::get("/v2/models/clip/config"),
+        Seed::post("/v2/repository/index", JSON, "{}"),
         Seed::get("/info"),
         Seed::get("/livez"),
         Seed::get("/readyz"),

@@ -96,7 +96,7 @@ async fn server_and_model_say_what_they_are() {
     let server = TestServer::start(&["model.aliases=openai/clip"]).await;
     let meta = json(server.get("/v2").await, 200).await;
     assert_eq!(meta["name"], "clipserve");
-    assert_eq!(meta["extensions"], json!(["binary_tensor_data"]));
+    assert_eq!(meta["extensions"], json!(["binary_tensor_data", "model_configuration"]));
     assert_eq!(json(server.get("/v2/health/live").await, 200).await, json!({"live": true}));
     assert_eq!(json(server.get("/v2/health/ready").await, 200).await, json!({"ready": true}));
     for path in ["tiny-clip", "tiny-clip/versions/1", "openai/clip", "openai%2Fclip/versions/1"] {

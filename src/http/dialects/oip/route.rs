@@ -32,6 +32,8 @@ pub(super) enum Verb {
     Describe,
     /// Whether it is ready.
     Ready,
+    /// Its configuration, as Triton has one.
+    Configuration,
     /// To run it.
     Infer,
 }
@@ -44,12 +46,12 @@ pub(super) struct Target<'a> {
 }
 
 impl<'a> Target<'a> {
-    /// `{model}[/versions/{version}][/ready|/infer]`.
+    /// `{model}[/versions/{version}][/ready|/config|/infer]`.
     ///
     /// # Errors
     /// 404 for another version.
     pub(super) fn read(path: &'a str) -> Result<Self, ApiError> {
-        let verbs = [("/ready", Verb::Ready), ("/infer", Verb::Infer)];
+        let verbs = [("/ready", Verb::Ready), ("/config", Verb::Configuration), ("/infer", Verb::Infer)];
         let (path, verb) = verbs
             .into_iter()
             .find_map(|(end, verb)| Some((path.strip_suffix(end)?, verb)))
@@ -80,12 +82,14 @@ mod tests {
             ("clip", "clip", Verb::Describe),
             ("clip/ready", "clip", Verb::Ready),
             ("clip/infer", "clip", Verb::Infer),
+            ("clip/config", "clip", Verb::Configuration),
+            ("openai/clip-vit/versions/1/config", "openai/clip-vit", Verb::Configuration),
             ("clip/versions/1", "clip", Verb::Describe),
             ("openai/clip-vit/versions/1/infer", "openai/clip-vit", Verb::Infer),
         ] {
             assert_eq!(Target::read(path).expect(path), Target { model, verb });
         }
-        for path in ["clip/versions/2", "clip/versions/2/infer", "clip/versions/1/config", "clip/versions/"] {
+        for path in ["clip/versions/2", "clip/versions/2/infer", "clip/versions/1/stats", "clip/versions/"] {
             let error = Target::read(path).expect_err(path);
             assert_eq!(error.code, Code::ModelNotFound);
             assert!(error.message.contains("only one is 1"), "{}", error.message);
