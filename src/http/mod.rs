@@ -90,6 +90,7 @@ const ROUTES: Routes = Routes {
         ("/tokenize", tei::ERRORS),
         ("/decode", tei::ERRORS),
         ("/v1/models", openai::ERRORS),
+        ("/v1/models/{*id}", openai::ERRORS),
         ("/models", openai::ERRORS),
         ("/health", openai::ERRORS),
         ("/v1/health/ready", openai::ERRORS),
@@ -136,7 +137,8 @@ pub fn router(state: Arc<AppState>) -> Router {
     let keyed = gated
         .route("/info", get(tei::info::info))
         .route("/meta", get(weaviate::meta))
-        .route("/v1/models", get(infinity::models))
+        .route("/v1/models", get(infinity::openais_models))
+        .route("/v1/models/{*id}", get(infinity::openais_model))
         .route("/models", get(infinity::models))
         .route("/v2", get(oip::metadata::server))
         .route("/v2/models/{*path}", get(oip::metadata::model))

@@ -448,6 +448,7 @@ mod tests {
         "/tokenize",
         "/decode",
         "/v1/models",
+        "/v1/models/{*id}",
         "/models",
         "/health",
         "/v1/health/ready",

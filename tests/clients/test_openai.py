@@ -84,6 +84,15 @@ def test_the_models_are_listed(client, service):
     assert [model.id for model in client.models.list()][0] == service.model
 
 
+def test_a_model_is_retrieved_by_its_names(client, service):
+    for name in (service.model, "clip"):
+        model = client.models.retrieve(name)
+        assert model.id == name and model.object == "model" and model.owned_by == "clipserve"
+    with pytest.raises(openai.NotFoundError) as raised:
+        client.models.retrieve("gpt/another")
+    assert raised.value.code == "model_not_found"
+
+
 def test_another_model_is_not_found(client):
     with pytest.raises(openai.NotFoundError) as error:
         client.embeddings.create(model="text-embedding-3-small", input="a dog")

@@ -158,6 +158,7 @@ fn seeds() -> Vec<Seed> {
         Seed::get("/meta"),
         Seed::get("/models"),
         Seed::get("/v1/models"),
+        Seed::get("/v1/models/clip"),
         Seed::get("/v1/health/live"),
         Seed::get("/v1/health/ready"),
         Seed::get("/.well-known/live"),
@@ -194,7 +195,7 @@ fn multipart(fields: &[&str]) -> Vec<u8> {
 fn shape_of(path: &str) -> fn(&Value) -> bool {
     match path {
         "/v1/embeddings" | "/embeddings" => |body| is_openais(body) || is_detail(body),
-        "/models" | "/v1/models" | "/health" | "/v1/health/live" | "/v1/health/ready" => is_openais,
+        "/models" | "/v1/models" | "/v1/models/clip" | "/health" | "/v1/health/live" | "/v1/health/ready" => is_openais,
         "/v1/embed" | "/v2/embed" => |body| has_only(body, &["message"]) && body["message"].is_string(),
         "/v1/multimodalembeddings" | "/v1/classify" => is_detail,
         "/predict" | "/ping" => |body| is_detail(body) || (has_only(body, &["detail"]) && body["detail"].is_array()),

@@ -359,14 +359,15 @@ async fn models_have_every_name_and_what_waits() {
     .await;
     let held = tokio::spawn(server.post("/embed/text").json(&json!({"texts": ["a", "b", "c"]})).send());
     server.until_metric(r#"clipserve_queue_depth{queue="text"}"#, |waiting| waiting == 2.0).await;
-    for path in ["/models", "/v1/models"] {
+    // infinity's clients take no other owner.
+    for (path, owner) in [("/models", "infinity"), ("/v1/models", "clipserve")] {
         let body = json(server.get(path).await, 200).await;
         assert_eq!(body["object"], "list");
         let models = body["data"].as_array().expect("models");
         let names: Vec<_> = models.iter().map(|model| model["id"].as_str().expect("a name")).collect();
         assert_eq!(names, ["gated", "clip", "ViT-B-32__openai"]);
         for model in models {
-            assert_eq!((&model["object"], &model["owned_by"]), (&json!("model"), &json!("infinity")));
+            assert_eq!((&model["object"], &model["owned_by"]), (&json!("model"), &json!(owner)));
             assert!(model["created"].as_u64().is_some_and(|created| created > 1_700_000_000));
             assert_eq!(model["capabilities"], json!(["embed", "image_embed"]));
             let mut stats = model["stats"].clone();
@@ -378,6 +379,29 @@ async fn models_have_every_name_and_what_waits() {
     }
     drop(gate);
     json(held.await.expect("sent").expect("an answer"), 200).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_retrieved_by_every_name_that_it_answers_to() {
+    let server = TestServer::start(&["model.aliases=clip,openai/clip-vit"]).await;
+    for (path, id) in [
+        ("tiny-clip", "tiny-clip"),
+        ("clip", "clip"),
+        ("openai/clip-vit", "openai/clip-vit"),
+        ("openai%2Fclip-vit", "openai/clip-vit"),
+    ] {
+        let model = json(server.get(&format!("/v1/models/{path}")).await, 200).await;
+        assert_eq!((&model["id"], &model["object"]), (&json!(id), &json!("model")), "{path}");
+        assert_eq!(model["owned_by"], "clipserve");
+        assert!(model["created"].is_u64(), "{model}");
+    }
+    for (path, status, code) in
+        [("gpt", 404, "model_not_found"), ("tiny-clip/more", 404, "model_not_found"), ("%ff", 400, "invalid_request")]
+    {
+        let error = json(server.get(&format!("/v1/models/{path}")).await, status).await;
+        assert_eq!((&error["error"]["code"], &error["error"]["type"]), (&json!(code), &json!("invalid_request_error")));
+    }
     server.stop().await;
 }
 

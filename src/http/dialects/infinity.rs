@@ -1,6 +1,7 @@
-//! What infinity's clients ask besides embeddings: `GET /models`, which is OpenAI's `GET /v1/models` too, and `GET /health`.
+//! What infinity's clients ask besides embeddings: `GET /models`, which is OpenAI's `GET /v1/models` too, with its `GET
+//! /v1/models/{id}`; and `GET /health`.
 //!
-//! Owns both answers. infinity's embeddings are among OpenAI's dialects (`openai`), and so are its errors.
+//! Owns these answers. infinity's embeddings are among OpenAI's dialects (`openai`), and so are its errors.
 
 use std::{
     sync::Arc,
@@ -11,9 +12,9 @@ use axum::{extract::State, response::Response};
 use serde::Serialize;
 
 use crate::{
-    embedder::Modality,
+    embedder::{Embedder, Modality},
     health::Readiness,
-    http::{ApiError, AppState, reply},
+    http::{ApiError, AppState, path::PathRest, reply},
 };
 
 #[derive(Serialize)]
@@ -46,30 +47,64 @@ struct Stats {
     batch_size: usize,
 }
 
-/// The model by its name, and by every other name that it answers to.
+/// Who owns a model, to infinity's clients: they take no other answer.
+const INFINITYS: &str = "infinity";
+
+/// The same to OpenAI's, which take any.
+const OURS: &str = env!("CARGO_PKG_NAME");
+
+/// `GET /models`: the model by its name, and by every other name that it answers to.
 ///
 /// # Errors
 /// 503 while it loads.
 pub(in crate::http) async fn models(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    list(&state, INFINITYS)
+}
+
+/// `GET /v1/models`: the same, as OpenAI's clients ask it.
+///
+/// # Errors
+/// 503 while it loads.
+pub(in crate::http) async fn openais_models(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
+    list(&state, OURS)
+}
+
+/// `GET /v1/models/{id}`: the model, by a name that it answers to.
+///
+/// # Errors
+/// 404 for another name, and 503 while it loads.
+pub(in crate::http) async fn openais_model(
+    State(state): State<Arc<AppState>>,
+    PathRest(id): PathRest,
+) -> Result<Response, ApiError> {
+    let embedder = state.resolve(Some(&id))?;
+    reply::json(&described(&state, embedder, OURS)(&id))
+}
+
+fn list(state: &AppState, owner: &'static str) -> Result<Response, ApiError> {
     let embedder = state.embedder()?;
+    let names = std::iter::once(&embedder.info().name).chain(&state.config.model.aliases);
+    let model = described(state, embedder, owner);
+    reply::json(&Models { object: "list", data: names.map(|id| model(id)).collect() })
+}
+
+/// What is said of the model under each of its names.
+fn described<'n>(state: &AppState, embedder: &Embedder, owned_by: &'static str) -> impl Fn(&'n str) -> Model<'n> {
     let info = embedder.info();
-    let stats = stats(&state, info.batch_sizes.images.max(info.batch_sizes.texts));
+    let stats = stats(state, info.batch_sizes.images.max(info.batch_sizes.texts));
     let towers = [("embed", Modality::Text), ("image_embed", Modality::Image)];
     let capabilities: Vec<_> =
         towers.into_iter().filter(|(_, modality)| embedder.dim(*modality).is_ok()).map(|(name, _)| name).collect();
     let created = now().as_secs();
-    let names = std::iter::once(&info.name).chain(&state.config.model.aliases);
-    let model = |id| Model {
+    move |id| Model {
         id,
         object: "model",
         created,
-        // The one owner that infinity's clients read; OpenAI's read any.
-        owned_by: "infinity",
+        owned_by,
         stats,
         backend: "onnxruntime",
         capabilities: capabilities.clone(),
-    };
-    reply::json(&Models { object: "list", data: names.map(|id| model(id)).collect() })
+    }
 }
 
 fn stats(state: &AppState, batch_size: usize) -> Stats {
