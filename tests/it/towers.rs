@@ -54,6 +54,11 @@ async fn a_vision_tower_alone_serves_images_and_answers_the_rest_not_supported()
         assert_not_supported(&server, "text", &["/embed/text", "/similarity", "/classify"]).await;
         let model = &info(&server).await["model"];
         assert_eq!((&model["towers"], &model["name"]), (&json!(["vision"]), &json!(name(&images))));
+        let ids = json!({"name": "input_ids", "datatype": "INT64", "shape": [1, 2], "data": [0, 1]});
+        let model = info(&server).await["model"]["name"].as_str().expect("a name").to_owned();
+        let answer = server.post_json(&format!("/v2/models/{model}/infer"), &json!({"inputs": [ids]})).await;
+        let error = crate::support::json(answer, 501).await;
+        assert!(error["error"].as_str().expect("a message").contains("no text encoder"), "{error}");
         server.stop().await;
     }
 }
