@@ -136,7 +136,9 @@ async fn every_refusal_is_json_that_weaviates_client_reads() {
         (json!({"texts": ["a", "b", "c"]}).to_string(), 413, "the limit is 2 (limits.max_texts)"),
         (json!({"texts": ["a"], "images": ["!"]}).to_string(), 400, "input (texts first, then images) 1: "),
         (json!({"texts": ["a"], "images": [good, "QUJD"]}).to_string(), 415, "input (texts first, then images) 2: "),
-        (" ".repeat(70 << 10), 413, "larger than 65536 bytes"),
+        (" ".repeat(70 << 10), 413, "larger than 65536 bytes (limits.max_body_bytes)"),
+        (r#"{"text": ["a"], "image": []}"#.to_owned(), 400, "has `text` and neither texts nor images"),
+        (json!({"a\u{202e}": 1}).to_string(), 400, "has `a\\u{202e}` and neither"),
     ] {
         let error = json(server.post("/vectorize").body(body).send().await.expect("an answer"), status).await;
         let message = error["error"].as_str().unwrap_or_else(|| panic!("{error}"));

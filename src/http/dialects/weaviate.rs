@@ -53,7 +53,9 @@ impl Dialect for Vectorize {
     const ACCEPTS: &'static [Accepts] = &[Accepts::AnyJson];
 
     fn read(reader: Reader<'_>) -> Result<(Asked, Self), ApiError> {
-        let Body { texts, images } = reader.payload.json()?;
+        let members = reader.payload.unread()?;
+        check_members(members.names())?;
+        let Body { texts, images } = members.read()?;
         let limits = &reader.state.config.limits;
         let mut inputs = reader.inputs();
         if let Some(texts) = some_of("texts", texts)? {
@@ -93,6 +95,18 @@ impl Dialect for Vectorize {
         let (texts, images) = (Slice::from(..texts), Slice::from(texts..));
         Written::json(buffer, &Vectors { text_vectors: rows(texts), image_vectors: rows(images) })
     }
+}
+
+/// Refuses a request that has something, and neither list: its client sends both, always, so other names are misspelt, and an answer of
+/// nothing would hide it.
+fn check_members<'n>(mut names: impl Iterator<Item = &'n str>) -> Result<(), ApiError> {
+    let Some(first) = names.next() else { return Ok(()) };
+    if Body::ITEMS.contains(&first) || names.any(|name| Body::ITEMS.contains(&name)) {
+        return Ok(());
+    }
+    Err(ApiError::invalid(format!(
+        "the request has `{first}` and neither texts nor images; expected {{\"texts\": [..], \"images\": [..]}}"
+    )))
 }
 
 /// A list that has any elements.

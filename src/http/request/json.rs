@@ -60,7 +60,12 @@ impl<'a> Unread<'a> {
 
     /// Whether it has a member of that name.
     pub(in crate::http) fn has(&self, name: &str) -> bool {
-        self.members.iter().any(|member| member.key == name)
+        self.names().any(|member| member == name)
+    }
+
+    /// The names of its members, each as it is or as messages may show it.
+    pub(in crate::http) fn names(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|member| &*member.key)
     }
 
     /// The request; its lists of items stay unread.
