@@ -21,7 +21,10 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use half::f16;
 use ndarray::{ArrayView1, ArrayView2};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{Error, Visitor},
+};
 
 use super::{
     ApiError,
@@ -30,7 +33,7 @@ use super::{
 use crate::model::UNIT_SCALE;
 
 /// The type of an embedding's values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(in crate::http) enum EmbeddingType {
     /// f32.
@@ -59,9 +62,31 @@ pub(in crate::http) enum EncodingFormat {
     Base64,
 }
 
+// Written out, as other services take a list here, and what serde says of one tells their users nothing.
+impl<'de> Deserialize<'de> for EmbeddingType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct One;
+
+        impl Visitor<'_> for One {
+            type Value = EmbeddingType;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("one type as a string, such as \"int8\", and no list of types")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<EmbeddingType, E> {
+                const NAMES: [&str; 6] = ["float", "float16", "int8", "uint8", "binary", "ubinary"];
+                let found = EmbeddingType::ALL.into_iter().find(|kind| kind.name() == name);
+                found.ok_or_else(|| E::unknown_variant(name, &NAMES))
+            }
+        }
+
+        deserializer.deserialize_any(One)
+    }
+}
+
 impl EmbeddingType {
     /// Every type.
-    #[cfg(test)]
     pub(in crate::http) const ALL: [Self; 6] =
         [Self::Float, Self::Float16, Self::Int8, Self::Uint8, Self::Binary, Self::Ubinary];
 

@@ -138,6 +138,7 @@ async fn types_that_cannot_be_had_are_refused() {
     let server = start(model.path(), cache.path(), &[]).await;
     for (options, expected) in [
         (json!({"embedding_type": "int4"}), "unknown variant `int4`"),
+        (json!({"embedding_type": ["int8"]}), "one type as a string"),
         (json!({"embedding_type": "ubinary", "dimensions": 12}), "multiple of 8"),
         (json!({"embedding_type": "int8", "normalize": false}), "leave out normalize"),
         (json!({"embedding_type": "uint8", "normalize": false, "outputs": ["pooler_output"]}), "leave out normalize"),
