@@ -209,7 +209,11 @@ async fn intels_object_has_intels_answer_and_intels_errors() {
 
     for (body, status, expected) in [
         (json!({"input": {"type": "video_url", "video_url": "http://x/"}}), 400, "send their frames"),
-        (json!({"input": {"type": "text"}}), 400, "has no text"),
+        (json!({"input": {"type": "text"}}), 400, "input 0: the input's type is text, and it has no text"),
+        (json!({"input": {"type": "text", "text": "a", "image_url": "b"}}), 400, "has both text and image_url"),
+        (json!({"input": {"type": "text", "image_base64": "a"}}), 400, "is text, and it has image_base64"),
+        (json!({"input": {"type": "image_url", "image_base64": "a"}}), 400, "is image_url, and it has image_base64"),
+        (json!({"input": {"type": "video_frames", "text": "a"}}), 400, "is video_frames, and it has text"),
         (json!({"input": {"type": "image_base64", "image_base64": "!"}}), 400, "input 0: "),
         (json!({"input": {"type": "image_base64", "image_base64": "QUJD"}}), 415, "input 0: "),
         (json!({"input": {"type": "text", "text": "a"}, "model": "other"}), 404, "`other` is not served"),
@@ -327,6 +331,63 @@ async fn what_is_wrong_with_a_request_is_said_in_openais_shape_with_the_item() {
         (json!({"input": ["a", {"video": "x"}]}), 400, "invalid_request", &item(1), "videos are not embedded"),
         (json!({"input": ["a", {"text": "a", "image": "QUJD"}]}), 400, "invalid_request", &item(1), "of its own"),
         (json!({"input": ["a", {"content": [part, part]}]}), 400, "invalid_request", &item(1), "of its own"),
+        (
+            json!({"input": ["a", {"text": "a", "image_url": {"url": "data:"}}]}),
+            400,
+            "invalid_request",
+            &item(1),
+            "has both text and image_url",
+        ),
+        (
+            json!({"input": ["a", {"type": "image_url", "text": "a"}]}),
+            400,
+            "invalid_request",
+            &item(1),
+            "the type of an input is image_url, and it has text",
+        ),
+        (
+            json!({"input": ["a", {"type": "text", "text": "a", "image_url": "data:"}]}),
+            400,
+            "invalid_request",
+            &item(1),
+            "has both text and image_url",
+        ),
+        (json!({"input": ["a", {"type": "audio", "text": "a"}]}), 400, "invalid_request", &item(1), "input is audio"),
+        (json!({"input": ["a", {"type": 7, "text": "a"}]}), 400, "invalid_request", &item(1), "is a number"),
+        (json!({"input": ["a", {"type": "video_url"}]}), 400, "invalid_request", &item(1), "videos are not embedded"),
+        (json!({"input": ["a", {"type": "text", "content": "b"}]}), 400, "invalid_request", &item(1), "it has content"),
+        (json!({"input": ["a", {"content": "a", "text": "b"}]}), 400, "invalid_request", &item(1), "content and text"),
+        (
+            json!({"messages": [[message], [{"role": "user", "content": "a", "image": "b"}]]}),
+            400,
+            "invalid_request",
+            &item(1),
+            "content and image",
+        ),
+        (json!({"input": [{"text": "a", "text ": 1, "type": {}}]}), 400, "invalid_request", &item(0), "is an object"),
+        (
+            json!({"input": ["a", {"text": []}]}),
+            400,
+            "invalid_request",
+            &item(1),
+            "the input is a list, expected a string",
+        ),
+        (json!({"input": ["a", {"image": ["b"]}]}), 400, "invalid_request", &item(1), "the input is a list"),
+        (json!({"input": "a", "modality": ["text", "image"]}), 400, "invalid_request", &none, "2 entries for 1 inputs"),
+        (
+            json!({"input": ["a", {"text": "b"}], "modality": "text"}),
+            400,
+            "invalid_request",
+            &item(1),
+            "and the input is an object",
+        ),
+        (
+            json!({"input": [message], "modality": "text"}),
+            400,
+            "invalid_request",
+            &item(0),
+            "and the input is an object",
+        ),
         (json!({"input": ["a", {"type": "image_url", "image_url": {}}]}), 400, "invalid_request", &item(1), "no url"),
         (
             json!({"input": ["a", {"image": "https://example.com/cat.jpg"}]}),
@@ -381,6 +442,9 @@ async fn what_is_wrong_with_a_request_is_said_in_openais_shape_with_the_item() {
         assert!(message.contains(expected), "{body}: {message}");
         assert_eq!(&at, param, "{body}: {message}");
     }
+    let twice = server.post("/v1/embeddings").body(r#"{"input": [{"text": "a", "text": "b"}]}"#).send().await;
+    let (message, at) = openai_error(twice.expect("an answer"), 400, "invalid_request", "invalid_request_error").await;
+    assert!(message.contains("duplicate field `text`") && at == item(0), "{message} {at}");
     for (body, expected) in
         [("{\"input\": \"a\"", "the JSON body"), ("", "the JSON body"), ("[]", "expected an object")]
     {

@@ -10,7 +10,10 @@ use ndarray::Array2;
 
 use super::super::{
     ApiError, AppState, Code,
-    request::{json::Items, room::Claim},
+    request::{
+        json::{Items, fault, kind_of},
+        room::Claim,
+    },
 };
 use crate::{
     budget::Reservation,
@@ -67,6 +70,7 @@ impl<'a> Inputs<'a> {
     pub(in crate::http) fn text(&mut self, item: Items<'_>) -> Result<(), ApiError> {
         let place = self.len();
         check_count(self.texts.places.len(), self.max_texts, "texts (limits.max_texts)")?;
+        check_string(item).map_err(|error| error.at(place))?;
         let (texts, room) = item.owned_strings("the input", 1, &mut self.claim).map_err(|error| error.at(place))?;
         self.push_texts(texts, room);
         Ok(())
@@ -103,6 +107,7 @@ impl<'a> Inputs<'a> {
     pub(in crate::http) fn picture(&mut self, item: Items<'_>) -> Result<(), ApiError> {
         let place = self.len();
         check_count(self.pictures.places.len(), self.max_images, "images (limits.max_images)")?;
+        check_string(item).map_err(|error| error.at(place))?;
         let pictures = item.pictures("the input", 1, &mut self.claim).map_err(|error| error.at(place))?;
         pictures.into_iter().try_for_each(|picture| self.file(picture))
     }
@@ -150,6 +155,17 @@ impl<'a> Inputs<'a> {
     pub(in crate::http) fn finish_or_empty(self) -> Wanted {
         Wanted { texts: self.texts, pictures: self.pictures }
     }
+}
+
+/// Blanks, as they stand in a string of JSON.
+const BLANKS: [&str; 4] = [" ", "\\n", "\\r", "\\t"];
+
+/// An input is one string, where a list of inputs would take it for several.
+fn check_string(item: Items<'_>) -> Result<(), ApiError> {
+    if item.value().get().starts_with('"') {
+        return Ok(());
+    }
+    Err(fault(format_args!("the input is {}, expected a string", kind_of(item.value()))))
 }
 
 fn check_count(before: usize, limit: usize, of: &str) -> Result<(), ApiError> {

@@ -35,10 +35,15 @@ pub(super) fn push(input: Items<'_>, inputs: &mut Inputs<'_>, most: Limit) -> Re
     let place = inputs.len();
     let object = Object::read(input.value()).map_err(|error| error.at(place))?;
     let kind = object.kind.and_then(|kind| string(kind.value()).ok());
-    let missing = |what: &str| ApiError::invalid(format!("the input's type is {what}, and it has no {what}"));
+    // What the type is of, and nothing besides.
+    let only = |what: &str| {
+        let member = object.member().map_err(|error| error.at(place))?;
+        let missing = || ApiError::invalid(format!("the input's type is {what}, and it has no {what}")).at(place);
+        member.map(|(_, value)| value).ok_or_else(missing)
+    };
     match kind.as_deref() {
         Some("text") => {
-            let texts = object.text.ok_or_else(|| missing("text"))?;
+            let texts = only("text")?;
             let Some(elements) = texts.elements("texts", most)? else {
                 inputs.text(texts)?;
                 return Ok(Shape::One);
@@ -48,8 +53,8 @@ pub(super) fn push(input: Items<'_>, inputs: &mut Inputs<'_>, most: Limit) -> Re
         }
         Some("image_url" | "image_base64") => object.push(inputs).map(|()| Shape::One),
         Some("video_frames") => {
-            let frames = object.video_frames.ok_or_else(|| missing("video_frames"))?;
-            let frames = frames.elements("frames", most)?.ok_or_else(|| missing("video_frames"))?;
+            let no_list = || ApiError::invalid("video_frames is no list; expected a list of pictures").at(place);
+            let frames = only("video_frames")?.elements("frames", most)?.ok_or_else(no_list)?;
             for frame in frames {
                 let place = inputs.len();
                 Object::read(frame).map_err(|error| error.at(place))?.push(inputs)?;

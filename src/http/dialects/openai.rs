@@ -28,7 +28,7 @@ use super::{
     inputs::Inputs,
     intel,
     options::{OneOrMore, Truncate, TypeName},
-    parts::{Object, push_content, push_conversation},
+    parts::{Object, push_conversation},
     voyage,
 };
 use crate::http::{
@@ -257,18 +257,35 @@ fn push_input(
             let kind = kind_of(input.value());
             return Err(fault(format_args!("input is {kind}, expected a string or a list")));
         }
+        check_modality(modality, &[input.value()])?;
         return push_string(input, modality, inputs);
     };
+    check_modality(modality, &elements)?;
     let first = elements.first().map_or("", |element| element.get());
-    if first.starts_with('{') && Object::read(elements[0])?.role.is_some() {
+    if first.starts_with('{') && Object::read(elements[0]).map_err(|error| error.at(0))?.role.is_some() {
         return push_conversation(&elements, inputs);
+    }
+    elements.into_iter().try_for_each(|element| push_element(element, modality, inputs))
+}
+
+/// Holds `modality` to one entry, or one for each input, and the inputs to strings: whatever else says itself what it is.
+fn check_modality(modality: &[ModalityName], elements: &[&RawValue]) -> Result<(), ApiError> {
+    if modality.is_empty() {
+        return Ok(());
     }
     if modality.len() > 1 && modality.len() != elements.len() {
         let (entries, inputs) = (modality.len(), elements.len());
         let message = format!("modality has {entries} entries for {inputs} inputs; send one, or one for each");
         return Err(ApiError::invalid(message));
     }
-    elements.into_iter().try_for_each(|element| push_element(element, modality, inputs))
+    match elements.iter().position(|element| element.get().starts_with(['{', '['])) {
+        None => Ok(()),
+        Some(at) => {
+            let kind = kind_of(elements[at]);
+            let message = format!("modality says what strings are, and the input is {kind}; leave modality out");
+            Err(ApiError::invalid(message).at(at))
+        }
+    }
 }
 
 fn push_element(element: &RawValue, modality: &[ModalityName], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
@@ -276,13 +293,7 @@ fn push_element(element: &RawValue, modality: &[ModalityName], inputs: &mut Inpu
     let item = Items::of(element);
     match element.get().as_bytes().first() {
         Some(b'"') => push_string(item, modality, inputs),
-        Some(b'{') => {
-            let object = Object::read(element).map_err(|error| error.at(place))?;
-            match object.content {
-                Some(content) => push_content(content, inputs),
-                None => object.push(inputs),
-            }
-        }
+        Some(b'{') => Object::read(element).map_err(|error| error.at(place))?.push(inputs),
         Some(b'[') => match element.get()[1..].trim_start().as_bytes().first() {
             Some(b'{') => {
                 let messages = item.elements("messages", MOST_MESSAGES).map_err(|error| error.at(place))?;

@@ -18,6 +18,18 @@ use super::{
     inputs::Inputs,
 };
 
+/// The types of objects, each with the members that hold what it is of. Those that begin with `input_` vLLM takes from OpenAI's `responses`.
+const TYPES: [(&str, &[&str]); 8] = [
+    ("message", &["content"]),
+    ("text", &["text"]),
+    ("image_url", &["image_url"]),
+    ("input_text", &["text"]),
+    ("input_image", &["image_url"]),
+    ("image_base64", &["image_base64"]),
+    ("image", &["image", "url", "bytes", "image_url", "image_base64"]),
+    ("video_frames", &["video_frames"]),
+];
+
 /// An object of an input, each of its members unread.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 pub(super) struct Object<'a> {
@@ -63,39 +75,82 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// Adds what the object is: a content part, or one of Jina's objects.
+    /// The one member that says what the object is of, with its name, if any does.
     ///
     /// # Errors
-    /// 400 for none of them, and as [`Inputs::text`] and [`Inputs::picture`].
-    pub(super) fn push(self, inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
-        let known = [self.text, self.image, self.url, self.bytes, self.image_url, self.image_base64, self.video];
-        if known.into_iter().flatten().count() > 1 {
-            return Err(ApiError::invalid(ONE_AT_A_TIME).at(inputs.len()));
+    /// 400 for several of them, and for one that is not of the object's type.
+    pub(super) fn member(&self) -> Result<Option<(&'static str, Items<'a>)>, ApiError> {
+        let known = [
+            ("content", self.content),
+            ("text", self.text),
+            ("image", self.image),
+            ("url", self.url),
+            ("bytes", self.bytes),
+            ("image_url", self.image_url),
+            ("image_base64", self.image_base64),
+            ("video", self.video),
+            ("video_frames", self.video_frames),
+        ];
+        let mut there = known.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let first = there.next();
+        if let (Some((one, _)), Some((other, _))) = (first, there.next()) {
+            return Err(ApiError::invalid(format!("an input has both {one} and {other}; {ONE_AT_A_TIME}")));
         }
-        if let Some(text) = self.text {
-            return inputs.text(text);
-        }
-        if let Some(picture) = self.image.or(self.url).or(self.bytes).or(self.image_base64) {
-            return inputs.picture(picture);
-        }
-        if let Some(url) = self.image_url {
-            // OpenAI's is an object with the address in it, Voyage's is the address.
-            if !url.value().get().starts_with('{') {
-                return inputs.picture(url);
+        if let (Some((name, _)), Some(kind)) = (first, self.kind) {
+            let kind = string(kind.value()).map_err(|_| {
+                fault(format_args!("the type of an input is {}, expected a string", kind_of(kind.value())))
+            })?;
+            let is_video = kind.starts_with("video") && name.starts_with("video");
+            if !is_video && !TYPES.iter().any(|(known, members)| *known == kind && members.contains(&name)) {
+                let message = format!("the type of an input is {}, and it has {name}; {FORMS}", Quoted(&kind));
+                return Err(ApiError::invalid(message));
             }
-            let nested = Object::read(url.value()).map_err(|error| error.at(inputs.len()))?;
-            let missing = || ApiError::invalid("the image_url of an input has no url").at(inputs.len());
-            return inputs.picture(nested.url.ok_or_else(missing)?);
         }
-        let what = if self.video.is_some() {
-            "videos are not embedded; send single frames as pictures"
-        } else {
-            "an input is an object without a text or a picture; expected {\"type\": \"text\", \"text\": ..}, {\"type\": \"image_url\", \
-             \"image_url\": {\"url\": \"data:image/..\"}}, {\"text\": ..} or {\"image\": ..}"
-        };
-        Err(ApiError::invalid(what).at(inputs.len()))
+        Ok(first)
+    }
+
+    /// Adds what the object is: a content, a content part, or one of Jina's objects.
+    ///
+    /// # Errors
+    /// 400 for none of them, and as [`Self::member`], [`push_content`], [`Inputs::text`] and [`Inputs::picture`].
+    pub(super) fn push(self, inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
+        let place = inputs.len();
+        match self.member().map_err(|error| error.at(place))? {
+            Some(("content", content)) => push_content(content, inputs),
+            Some(("text", text)) => inputs.text(text),
+            // OpenAI's is an object with the address in it, Voyage's is the address.
+            Some(("image_url", url)) if url.value().get().starts_with('{') => {
+                let nested = Object::read(url.value()).and_then(|nested| nested.member());
+                match nested.map_err(|error| error.at(place))? {
+                    Some(("url", url)) => inputs.picture(url),
+                    _ => Err(ApiError::invalid("the image_url of an input has no url").at(place)),
+                }
+            }
+            Some(("image" | "url" | "bytes" | "image_url" | "image_base64", picture)) => inputs.picture(picture),
+            Some(_) => Err(ApiError::invalid(NO_VIDEOS).at(place)),
+            None if self.kind.is_some_and(|kind| kind.value().get().starts_with("\"video")) => {
+                Err(ApiError::invalid(NO_VIDEOS).at(place))
+            }
+            None => {
+                Err(ApiError::invalid(format!("an input is an object without a text or a picture; {FORMS}")).at(place))
+            }
+        }
+    }
+
+    /// Adds the content of an object that must have one, which `missing` says otherwise.
+    fn push_content_of(self, missing: &'static str, inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
+        let place = inputs.len();
+        match self.member().map_err(|error| error.at(place))? {
+            Some(("content", content)) => push_content(content, inputs),
+            _ => Err(ApiError::invalid(missing).at(place)),
+        }
     }
 }
+
+const FORMS: &str = "expected {\"type\": \"text\", \"text\": ..}, {\"type\": \"image_url\", \"image_url\": {\"url\": \"data:image/..\"}}, \
+                     {\"text\": ..} or {\"image\": ..}";
+
+const NO_VIDEOS: &str = "videos are not embedded; send single frames as pictures";
 
 const ONE_AT_A_TIME: &str =
     "CLIP embeds a text or a picture, not several things in one: send each as an input of its own";
@@ -112,7 +167,13 @@ pub(super) fn push_content(content: Items<'_>, inputs: &mut Inputs<'_>) -> Resul
         Err(error) => return Err(error.at(place)),
     };
     match parts[..] {
-        [part] => Object::read(part).map_err(|error| error.at(place))?.push(inputs),
+        [part] => {
+            let part = Object::read(part).map_err(|error| error.at(place))?;
+            if part.content.is_some() {
+                return Err(ApiError::invalid("a part of a content has a content of its own").at(place));
+            }
+            part.push(inputs)
+        }
         _ => Err(ApiError::invalid(ONE_AT_A_TIME).at(place)),
     }
 }
@@ -127,8 +188,7 @@ pub(super) fn push_contents(contents: Items<'_>, inputs: &mut Inputs<'_>, most: 
     elements.into_iter().try_for_each(|element| {
         let place = inputs.len();
         let object = Object::read(element).map_err(|error| error.at(place))?;
-        let missing = || ApiError::invalid("an input has no content; expected {\"content\": [..]}").at(place);
-        push_content(object.content.ok_or_else(missing)?, inputs)
+        object.push_content_of("an input has no content; expected {\"content\": [..]}", inputs)
     })
 }
 
@@ -149,6 +209,5 @@ pub(super) fn push_conversation(messages: &[&RawValue], inputs: &mut Inputs<'_>)
         return Err(ApiError::invalid(what).at(place));
     };
     let message = Object::read(message).map_err(|error| error.at(place))?;
-    let missing = || ApiError::invalid("a message has no content").at(place);
-    push_content(message.content.ok_or_else(missing)?, inputs)
+    message.push_content_of("a message has no content", inputs)
 }
