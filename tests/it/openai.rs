@@ -99,6 +99,7 @@ fn forms() -> Vec<(&'static str, Value, Vec<Input>)> {
             json!({"input": [cat.replacen("data:image/jpeg", "DATA:IMAGE/JPEG", 1)]}),
             vec![Picture(CAT)],
         ),
+        ("data URL behind blanks", json!({"input": [format!(" \n{cat}"), format!("  {exact}")]}), mixed_pictures()),
         ("modality: pictures", json!({"modality": "image", "input": [cat, base64(EXACT)]}), mixed_pictures()),
         ("modality: one picture", json!({"modality": "image", "input": base64(CAT)}), vec![Picture(CAT)]),
         (

@@ -130,7 +130,11 @@ impl<'a> Inputs<'a> {
     /// As [`Self::text`] and [`Self::picture`].
     pub(in crate::http) fn text_or_picture(&mut self, item: Items<'_>) -> Result<(), ApiError> {
         const PICTURE: &str = "data:image/";
-        let text = item.value().get().strip_prefix('"').unwrap_or_default();
+        let mut text = item.value().get().strip_prefix('"').unwrap_or_default();
+        // A picture that is a text for a blank before it would be embedded as one, and nobody would notice.
+        while let Some(rest) = BLANKS.iter().find_map(|blank| text.strip_prefix(blank)) {
+            text = rest;
+        }
         let is_picture = text.get(..PICTURE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PICTURE));
         if is_picture { self.picture(item) } else { self.text(item) }
     }

@@ -257,17 +257,18 @@ fn push_row(values: &mut Vec<f32>, name: &str, row: &RawValue, dim: usize) -> Re
 /// # Errors
 /// 400; a web address is refused with a message of its own, because this service fetches nothing. 413 and 429 as [`Claim::reserve`].
 fn decode_picture(text: &str, claim: &mut Claim<'_>) -> Result<Bytes, ApiError> {
-    let encoded = match text.get(..5) {
+    let url = text.trim_ascii_start();
+    let encoded = match url.get(..5) {
         Some(scheme) if scheme.eq_ignore_ascii_case("data:") => {
             let (meta, data) =
-                text.split_once(',').ok_or_else(|| ApiError::invalid("the data URL has no comma before its data"))?;
+                url.split_once(',').ok_or_else(|| ApiError::invalid("the data URL has no comma before its data"))?;
             let last = meta.rsplit_once(';').map_or("", |(_, last)| last);
             if !last.eq_ignore_ascii_case("base64") {
                 return Err(ApiError::invalid("the data URL is not base64; send data:image/...;base64,..."));
             }
             data
         }
-        _ if text.starts_with("http://") || text.starts_with("https://") => {
+        _ if url.starts_with("http://") || url.starts_with("https://") => {
             return Err(ApiError::invalid("web addresses are not fetched; send the picture as base64 or a data URL"));
         }
         _ => text,
@@ -296,13 +297,19 @@ mod tests {
     #[test]
     fn base64_and_data_urls_are_pictures_and_nothing_else_is() {
         let decode = |text: &str| with_claim(1 << 20, |claim| decode_picture(text, claim));
-        for good in ["QUJD", "data:image/png;base64,QUJD", "DATA:;BASE64,QUJD", "data:image/png;charset=x;base64,QUJD"]
-        {
+        for good in [
+            "QUJD",
+            "data:image/png;base64,QUJD",
+            " \n\tdata:image/png;base64,QUJD",
+            "DATA:;BASE64,QUJD",
+            "data:image/png;charset=x;base64,QUJD",
+        ] {
             assert_eq!(decode(good).expect(good), "ABC");
         }
         for (bad, expected) in [
             ("QUJ", "not standard padded base64"),
             ("QU JD", "not standard padded base64"),
+            (" QUJD", "not standard padded base64"),
             ("Q_-D", "not standard padded base64"),
             ("QUJDR", "not standard padded base64"),
             ("QUI", "not standard padded base64"),
