@@ -342,6 +342,21 @@ async fn teis_similarity_is_told_from_ours_by_its_inputs() {
             "truncation_direction",
         ),
         (json!({"inputs": null}), 422, "Validation", "inputs"),
+        // TEI's own route compares and nothing else, and a body is of one service.
+        (json!({"inputs": ["a", "b"]}), 422, "Validation", "texts go to /embed"),
+        (json!({"inputs": "a"}), 422, "Validation", "texts go to /embed"),
+        (
+            json!({"inputs": ["a"], "texts": ["a"], "images": [image]}),
+            422,
+            "Validation",
+            "both `inputs`, which compares sentences, and `images`",
+        ),
+        (
+            json!({"inputs": {"source_sentence": "a", "sentences": ["b"]}, "return_loss": true}),
+            422,
+            "Validation",
+            "and `return_loss`",
+        ),
     ] {
         assert_tei_error(server.post_json("/similarity", &body).await, status, kind, expected).await;
     }
@@ -359,6 +374,7 @@ async fn assert_tei_error(answer: reqwest::Response, status: u16, kind: &str, ex
 async fn what_tei_would_refuse_is_refused_in_its_shape() {
     let server = TestServer::start(&["limits.max_texts=3", "limits.max_text_bytes=3KiB"]).await;
     let long = "word ".repeat(500);
+    let sentences = json!({"source_sentence": "a", "sentences": ["b"]});
     for path in ["/embed", "/"] {
         for (body, status, kind, expected) in [
             (json!({}), 422, "Validation", "inputs"),
@@ -367,7 +383,17 @@ async fn what_tei_would_refuse_is_refused_in_its_shape() {
             (json!({"inputs": [[101, 2], [3]]}), 422, "Validation", "send the text itself"),
             (json!({"inputs": 7}), 422, "Validation", "send the text itself"),
             (json!({"inputs": ["a", 7]}), 422, "Validation", "input 1: "),
-            (json!({"inputs": ["a", "b", "c", "d"]}), 413, "Validation", "the limit is 3"),
+            (json!({"inputs": ["a", "b", "c", "d"]}), 413, "Validation", "the limit is 3 (limits.max_texts)"),
+            (
+                json!({"inputs": "a", "parameters": {"truncate": false}}),
+                422,
+                "Validation",
+                "`truncate` stands in `parameters`",
+            ),
+            (json!({"inputs": "a", "parameters": {"normalize": 1}}), 422, "Validation", "put it beside `inputs`"),
+            (json!({"inputs": sentences, "truncate": false}), 422, "Validation", "`truncate` stands beside `inputs`"),
+            (json!({"inputs": sentences, "dimensions": 8}), 422, "Validation", "has no `dimensions`"),
+            (json!({"inputs": sentences, "parameters": {"normalize": false}}), 422, "Validation", "has no `normalize`"),
             (json!({"inputs": ["a", long], "truncate": false}), 422, "Validation", "input 1: the text has 502 tokens"),
             (json!({"inputs": "a", "truncation_direction": "Left"}), 422, "Validation", "truncation_direction"),
             (json!({"inputs": "a", "prompt_name": "query"}), 422, "Validation", "no prompts"),
@@ -376,6 +402,14 @@ async fn what_tei_would_refuse_is_refused_in_its_shape() {
             (json!({"inputs": "a", "truncate": "yes"}), 422, "Validation", "truncate"),
         ] {
             assert_tei_error(server.post_json(path, &body).await, status, kind, expected).await;
+        }
+        // Nothing at the wrong place, as huggingface_hub sends it.
+        for body in [
+            json!({"inputs": "a", "parameters": {}}),
+            json!({"inputs": "a", "parameters": {"truncate": null, "unknown": 1}}),
+            json!({"inputs": sentences, "truncate": null, "parameters": {"truncate": false}}),
+        ] {
+            json(server.post_json(path, &body).await, 200).await;
         }
         let cut = server.post_json(path, &json!({"inputs": long})).await;
         assert_eq!(cut.status(), StatusCode::OK, "cut as TEI does by itself");

@@ -40,6 +40,10 @@ enum Side<T> {
 /// What a request may be: JSON, or multipart with file parts as images and `text` fields as texts.
 pub(in crate::http) const ACCEPTS: &[Accepts] = &[Accepts::Json, Accepts::Multipart];
 
+/// The members that no other service's request on the same path has.
+pub(in crate::http) const OWN_MEMBERS: [&str; 6] =
+    ["images", "texts", "image_embeds", "text_embeds", "return_embeds", "return_loss"];
+
 /// A request, from either encoding.
 pub(in crate::http) struct Comparison {
     logit_scale: f32,

@@ -8,6 +8,10 @@
 //! | a text, or a list of texts | a list of embeddings, for one text too |
 //! | `{"source_sentence", "sentences"}` | the cosine of each sentence with the first: what `huggingface_hub` posts to `/` as well |
 //!
+//! Options stand beside `inputs` where embeddings are asked for, and in `parameters` where sentences are compared, as the service itself
+//! has them. It passes over what stands at the other place; here that is refused, since nobody would notice that a text was cut or a prompt
+//! left out. On `/similarity` itself there is the comparison alone: a text or a list of texts is refused, with the route that takes it.
+//!
 //! Token ids are refused, as everywhere: see `openai`.
 
 pub(in crate::http) mod info;
@@ -64,7 +68,7 @@ struct Body<'a> {
     truncate: Option<bool>,
     truncation_direction: Option<String>,
     prompt_name: Option<IgnoredAny>,
-    /// The same three of `/similarity`.
+    /// Those of a comparison.
     parameters: Option<Parameters>,
 }
 
@@ -77,6 +81,8 @@ struct Parameters {
     truncate: Option<bool>,
     truncation_direction: Option<String>,
     prompt_name: Option<IgnoredAny>,
+    normalize: Option<IgnoredAny>,
+    dimensions: Option<IgnoredAny>,
 }
 
 /// `inputs` of `/similarity`.
@@ -123,8 +129,9 @@ impl Embed {
     /// What a request with these members asks.
     fn read_members(state: &AppState, mut inputs: Inputs<'_>, members: &Unread<'_>) -> Result<(Asked, Self), ApiError> {
         let body: Body<'_> = members.read()?;
-        let limit = state.config.limits.max_texts;
-        if !body.inputs.value().get().starts_with('{') {
+        let limit = Limit::texts(&state.config.limits);
+        check_level(&body)?;
+        if !is_comparison(body.inputs) {
             let truncate = truncates(body.truncate, body.truncation_direction.as_deref(), body.prompt_name)?;
             check_texts("inputs", body.inputs)?;
             let (texts, room) = body.inputs.owned_strings("inputs", limit, inputs.claim())?;
@@ -140,7 +147,7 @@ impl Embed {
             };
             return Ok((asked, Self::Embeddings));
         }
-        let Parameters { truncate, truncation_direction, prompt_name } = body.parameters.unwrap_or_default();
+        let Parameters { truncate, truncation_direction, prompt_name, .. } = body.parameters.unwrap_or_default();
         let truncate = truncates(truncate, truncation_direction.as_deref(), prompt_name)?;
         let Sentences { source_sentence, sentences } = Sentences::read(body.inputs)?;
         check_texts("sentences", sentences)?;
@@ -169,6 +176,48 @@ impl<'a> Sentences<'a> {
             fault(format_args!("inputs: {}", text.split(" at line").next().unwrap_or_default()))
         })
     }
+}
+
+/// Options of an embedding; the last three are those of a comparison too.
+const OPTIONS: [&str; 5] = ["normalize", "dimensions", "truncate", "truncation_direction", "prompt_name"];
+
+/// Refuses options at the place where the service itself would not look for them.
+fn check_level(body: &Body<'_>) -> Result<(), ApiError> {
+    let first = |is_there: [bool; 5]| OPTIONS.into_iter().zip(is_there).find_map(|(name, there)| there.then_some(name));
+    let beside = first([
+        body.normalize.is_some(),
+        body.dimensions.is_some(),
+        body.truncate.is_some(),
+        body.truncation_direction.is_some(),
+        body.prompt_name.is_some(),
+    ]);
+    let within = body.parameters.as_ref().and_then(|parameters| {
+        first([
+            parameters.normalize.is_some(),
+            parameters.dimensions.is_some(),
+            parameters.truncate.is_some(),
+            parameters.truncation_direction.is_some(),
+            parameters.prompt_name.is_some(),
+        ])
+    });
+    let message = match (is_comparison(body.inputs), beside, within) {
+        (false, _, Some(name)) => {
+            format!("`{name}` stands in `parameters`, which only a comparison of sentences has; put it beside `inputs`")
+        }
+        (true, Some(name @ ("normalize" | "dimensions")), _) | (true, _, Some(name @ ("normalize" | "dimensions"))) => {
+            format!("a comparison of sentences has no `{name}`; leave it out")
+        }
+        (true, Some(name), _) => {
+            format!("`{name}` stands beside `inputs`; a comparison of sentences has its options in `parameters`")
+        }
+        _ => return Ok(()),
+    };
+    Err(ApiError::invalid(message))
+}
+
+/// Whether sentences are compared, rather than texts embedded.
+fn is_comparison(inputs: Items<'_>) -> bool {
+    inputs.value().get().starts_with('{')
 }
 
 /// The error of a sentence by its place among all texts, the first of which is the source.
@@ -248,8 +297,21 @@ pub(in crate::http) async fn similarity(
         if !members.has("inputs") {
             return Comparison::of_members(&state, embedder, &members, claim).map(Read::Native);
         }
-        let read = Embed::read_members(&state, Inputs::new(&state, claim), &members);
-        let (asked, embed) = read.map_err(|error| error.shaped_if_not(Some(ERRORS)))?;
+        let read = || {
+            if let Some(ours) = similarity::OWN_MEMBERS.iter().find(|name| members.has(name)) {
+                return Err(ApiError::invalid(format!(
+                    "the request has both `inputs`, which compares sentences, and `{ours}`, which compares pictures with texts; \
+                     send one of them"
+                )));
+            }
+            match Embed::read_members(&state, Inputs::new(&state, claim), &members)? {
+                (_, Embed::Embeddings) => Err(ApiError::invalid(
+                    "`inputs` has no sentences to compare; expected {\"source_sentence\": .., \"sentences\": [..]}, and texts go to /embed",
+                )),
+                compared => Ok(compared),
+            }
+        };
+        let (asked, embed) = read().map_err(|error| error.shaped_if_not(Some(ERRORS)))?;
         Ok(Read::Tei(asked, embed))
     };
     match embedder.heavy().run(reading, read).await? {
