@@ -261,3 +261,33 @@ impl Wanted {
         Ok(Embedded { embeddings, timings, tokens: texts.tokens })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::{config, health::Health, telemetry::Metrics};
+
+    #[test]
+    fn a_list_of_one_is_no_input() {
+        let set = vec!["model.path=m".to_owned()];
+        let loaded = config::load(&config::Overrides { set, ..Default::default() }, []).expect("valid");
+        let health = Arc::new(Health::new(Duration::from_secs(60)));
+        let state = AppState::new(loaded.config.into(), Arc::new(Metrics::new()), health);
+        let mut inputs = Inputs::new(&state, Claim::new(&state, 0));
+        let of = |json: &str| RawValue::from_string(json.to_owned()).expect("JSON");
+        inputs.text(Items::of(&of(r#""a""#))).expect("a text");
+        for (json, kind) in [(r#"["a"]"#, "a list"), ("[null, null]", "a list"), ("null", "null"), ("{}", "an object")]
+        {
+            for read in [Inputs::text, Inputs::picture] {
+                let error = read(&mut inputs, Items::of(&of(json))).expect_err(json);
+                assert_eq!((error.code, error.index), (Code::InvalidRequest, Some(1)), "{json}");
+                assert!(error.message.contains(&format!("is {kind}, expected a string")), "{}", error.message);
+            }
+        }
+        assert_eq!(inputs.len(), 1);
+    }
+}

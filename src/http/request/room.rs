@@ -22,7 +22,7 @@ pub(in crate::http) struct Claim<'a> {
 
 impl<'a> Claim<'a> {
     /// Of a request whose body has so many bytes.
-    pub(super) fn new(state: &'a AppState, body: usize) -> Self {
+    pub(in crate::http) fn new(state: &'a AppState, body: usize) -> Self {
         Self { budget: &state.bodies, metrics: &state.metrics, taken: body }
     }
 
