@@ -274,6 +274,7 @@ async fn a_tensor_that_is_none_is_named_with_what_was_expected() {
             400,
             "input_ids has more, its shape [1, 2] takes 2",
         ),
+        (json!([ids(json!([1, 1]), json!(49406))]), 400, "input_ids has data that is a number, expected a list"),
         (json!([ids(json!([1, 2]), json!([49406]))]), 400, "input_ids has 1, its shape [1, 2] takes 2"),
         (json!([ids(json!([2, 3]), two.clone()), texts()]), 400, "both texts and input_ids"),
         (json!([tensor("attention_mask", "INT64", json!([1, 1]), json!([1]))]), 400, "belongs to input_ids"),

@@ -217,6 +217,10 @@ impl<'a> Tensor<'a> {
         &self.shape
     }
 
+    fn no_list(&self, data: &Items<'_>) -> ApiError {
+        about(&self.name, format_args!("has data that is {}, expected a list", kind_of(data.value())))
+    }
+
     /// The shape is not as `expected`.
     pub(super) fn wrong_shape(&self, expected: impl fmt::Display) -> ApiError {
         about(&self.name, format_args!("has the shape {:?}, expected {expected}", self.shape))
@@ -246,10 +250,9 @@ impl<'a> Tensor<'a> {
             || about(&self.name, format_args!("has another number of elements than its shape says, which is {n}"));
         match &self.data {
             Data::Json(data) => {
-                let no_list =
-                    || about(&self.name, format_args!("has data that is {}, expected a list", kind_of(data.value())));
                 // One more than the shape says, so that too many are told from as many.
-                let elements = data.elements(&self.name, n).map_err(|_| wrong_count())?.ok_or_else(no_list)?;
+                let elements =
+                    data.elements(&self.name, n).map_err(|_| wrong_count())?.ok_or_else(|| self.no_list(data))?;
                 if elements.len() != n {
                     return Err(wrong_count());
                 }
@@ -306,6 +309,9 @@ impl<'a> Tensor<'a> {
                 Ok((data.chunks_exact(size_of::<T>()).map(T::of_bytes).collect(), room))
             }
             Data::Json(data) => {
+                if !data.value().get().starts_with('[') {
+                    return Err(self.no_list(data));
+                }
                 // Every number is a character and a comma, or a bracket, at least: so many cannot stand there.
                 if n > data.value().get().len() {
                     return Err(wrong_count(&"fewer"));
