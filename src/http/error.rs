@@ -12,6 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 
 use super::connection::body::BodyError;
@@ -153,9 +154,25 @@ pub struct ApiError {
     shape: Option<ErrorShape>,
 }
 
-/// How an error looks in the eyes of the clients of one dialect. The request's id is given for those who repeat it.
+/// How an error looks in the eyes of the clients of one dialect.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::http) struct ErrorShape(pub(super) fn(&ApiError, &str) -> Shaped);
+pub(in crate::http) struct ErrorShape {
+    write: fn(&ApiError, &str) -> Shaped,
+    /// Of its body, for the OpenAPI document.
+    pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl ErrorShape {
+    /// Written by `write` as a `T`. The request's id is given for those who repeat it.
+    pub(super) const fn of<T: JsonSchema>(write: fn(&ApiError, &str) -> Shaped) -> Self {
+        Self { write, schema: SchemaGenerator::subschema_for::<T> }
+    }
+
+    /// The status of what is refused with `code`.
+    pub(super) fn status(self, code: Code) -> StatusCode {
+        (self.write)(&ApiError::new(code, ""), "").status
+    }
+}
 
 /// The wire form of an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +191,30 @@ impl Shaped {
 }
 
 /// Errors as our own routes have them.
-pub(super) const NATIVE: ErrorShape = ErrorShape(ApiError::native);
+pub(super) const NATIVE: ErrorShape = ErrorShape::of::<Envelope<'static>>(ApiError::native);
+
+/// `{"error": {..}}`.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+struct Envelope<'a> {
+    error: Wire<'a>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Wire<'a> {
+    #[schemars(schema_with = "codes")]
+    code: &'static str,
+    message: &'a str,
+    /// Which item stands in the way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    request_id: &'a str,
+}
+
+fn codes(_: &mut SchemaGenerator) -> Schema {
+    schemars::json_schema!({"enum": Code::ALL.map(Code::as_str)})
+}
 
 impl ApiError {
     /// An error with a message for the client, whose words have been cut (`quoted`). What is longer than any of ours is cut as well.
@@ -233,8 +273,7 @@ impl ApiError {
 
     /// The status and the body, in its own shape or in that of the path's first owner.
     pub(super) fn wire(&self, owner: ErrorShape, request_id: &str) -> Shaped {
-        let ErrorShape(shape) = self.shape.unwrap_or(owner);
-        shape(self, request_id)
+        (self.shape.unwrap_or(owner).write)(self, request_id)
     }
 
     /// The message with the item in front, for shapes that have no place of its own for it.
@@ -255,18 +294,6 @@ impl ApiError {
     }
 
     fn native(&self, request_id: &str) -> Shaped {
-        #[derive(Serialize)]
-        struct Envelope<'a> {
-            error: Wire<'a>,
-        }
-        #[derive(Serialize)]
-        struct Wire<'a> {
-            code: &'static str,
-            message: &'a str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            index: Option<usize>,
-            request_id: &'a str,
-        }
         let error = Wire { code: self.code.as_str(), message: &self.message, index: self.index, request_id };
         Shaped::json(self.code.status(), &Envelope { error })
     }

@@ -6,7 +6,8 @@
 //! [`connection`] (sockets and clocks); beside them `page`, which a browser is given. What stands here surrounds them or is shared by them:
 //!
 //! ```text
-//! layers, probes, root -> dialects -> native -> door, request -> reply -> answer -> state -> gate -> error -> connection
+//! reference -> openapi -> layers, probes, root -> dialects -> native -> door, request -> reply -> answer -> state -> gate
+//!     -> operation, schema -> error -> connection
 //! ```
 //!
 //! The way of a request:
@@ -28,6 +29,7 @@ mod layers;
 mod native;
 mod numpy;
 mod openapi;
+mod operation;
 mod owners;
 mod page;
 mod path;

@@ -8,8 +8,22 @@ use axum::{
 };
 use http::{StatusCode, header};
 
-use super::AppState;
+use super::{
+    AppState,
+    operation::{Operation, Schemas, text},
+};
 use crate::health::Readiness;
+
+/// All three.
+pub(super) fn operations(_: &mut Schemas) -> Vec<Operation> {
+    let probe = |path, summary| Operation::get("probes", path, summary).answers("text/plain", text());
+    let not_now = |operation: Operation| operation.answers_with(503, "Not now", "text/plain", text());
+    vec![
+        not_now(probe("/livez", "Whether the process should go on: 503 when an encoder is stuck")),
+        not_now(probe("/readyz", "Whether requests are served: 503 while loading and while draining")),
+        probe("/metrics", "All metrics, in Prometheus' text format"),
+    ]
+}
 
 /// 200 while no worker is stalled or broken; 503 names those that are. An orchestrator restarts on this.
 pub(super) async fn livez(State(state): State<Arc<AppState>>) -> Response {

@@ -40,6 +40,14 @@ pub(in crate::http) enum Rows {
     Base64(Vec<String>),
 }
 
+/// A row for each item, or by the names of types such rows.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+pub(in crate::http) enum RowsByType {
+    Plain(Vec<Vec<f32>>),
+    Named(BTreeMap<String, Rows>),
+}
+
 /// As `Rows`, with null for an item that has none.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
@@ -72,43 +80,18 @@ pub(in crate::http) enum Array {
     Packed { shape: Vec<usize>, data: String },
 }
 
-/// A text, a data URL, an object with one of them, or a list of these.
+/// One embedding in a list of them.
 #[derive(JsonSchema)]
-#[schemars(untagged)]
-pub(in crate::http) enum OpenAiInput {
-    Text(String),
-    Object(BTreeMap<String, serde_json::Value>),
-    More(#[schemars(length(min = 1))] Vec<OpenAiItem>),
-}
-
-/// One of a list of inputs.
-#[derive(JsonSchema)]
-#[schemars(untagged)]
-pub(in crate::http) enum OpenAiItem {
-    Text(String),
-    Object(BTreeMap<String, serde_json::Value>),
-    Conversation(#[schemars(length(min = 1))] Vec<BTreeMap<String, serde_json::Value>>),
-}
-
-/// One embedding.
-#[derive(JsonSchema)]
-pub(in crate::http) struct OpenAiEmbedding {
+pub(in crate::http) struct Entry {
     object: String,
     index: usize,
-    embedding: OpenAiValues,
+    embedding: Values,
 }
 
 /// Numbers, or base64 of their bytes.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
-pub(in crate::http) enum OpenAiValues {
+pub(in crate::http) enum Values {
     Numbers(Vec<f32>),
     Base64(String),
-}
-
-/// Tokens of all texts.
-#[derive(JsonSchema)]
-pub(in crate::http) struct OpenAiUsage {
-    prompt_tokens: usize,
-    total_tokens: usize,
 }

@@ -6,12 +6,13 @@
 //! What its client gives and is without effect here: `input_type`, because CLIP has one way to embed a text.
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use super::{
     Answered, Asked, Dialect, Reader,
-    options::{Side, Truncate, TypeName},
-    parts::push_contents,
+    options::{OneOrMore, Side, Truncate, TypeName},
+    parts::{Content, push_contents},
 };
 use crate::{
     embedder::{PictureHeader, picture_header},
@@ -20,17 +21,34 @@ use crate::{
         answer::escaped_len,
         embedding::{EmbeddingForm, EncodingFormat},
         error::{ErrorShape, Shaped},
+        operation::{JSON, OF_A_MODEL, Operation, Schemas},
         reply::Written,
         request::{
             json::{Items, JsonRequest},
             limit::Limit,
             payload::Accepts,
         },
+        schema,
     },
 };
 
 /// Errors as Cohere writes them: `{"message": ".."}`.
-pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape::of::<Envelope<'static>>(error);
+
+/// Both versions of the route.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let operation = |(path, summary)| {
+        Operation::post("Cohere", path, summary)
+            .takes(JSON, schemas.request::<Body<'_>>())
+            .answers(JSON, schemas.answer::<Answer<'_>>())
+            .refuses(schemas, OF_A_MODEL, &[ERRORS])
+    };
+    let routes = [
+        ("/v1/embed", "Embeddings of texts or of pictures, as a plain list or by their types"),
+        ("/v2/embed", "Embeddings of texts, of pictures or of both, by their types"),
+    ];
+    routes.into_iter().map(operation).collect()
+}
 
 /// What the answer repeats of the request to one version.
 #[derive(Debug)]
@@ -40,13 +58,19 @@ pub(in crate::http) struct Embed<const VERSION: u8> {
     by_type: bool,
 }
 
-#[derive(Debug, Deserialize)]
+/// One of `texts`, `images` and `inputs` has something in it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "CohereRequest")]
 struct Body<'a> {
     #[serde(borrow)]
+    #[schemars(with = "Option<OneOrMore<String>>")]
     texts: Option<Items<'a>>,
     #[serde(borrow)]
+    #[schemars(with = "Option<OneOrMore<schema::Picture>>")]
     images: Option<Items<'a>>,
+    /// Of the second version.
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<Content>>")]
     inputs: Option<Items<'a>>,
     model: Option<String>,
     embedding_types: Option<Vec<TypeName>>,
@@ -154,7 +178,8 @@ const AROUND_TEXT: usize = 3;
 const PICTURE: usize = 96;
 
 /// What its client is told of a picture; zeros and no format where its header hides that.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Picture {
     width: u32,
     height: u32,
@@ -173,29 +198,34 @@ impl Picture {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "CohereResponse")]
 struct Answer<'a> {
     response_type: &'static str,
     id: String,
+    #[schemars(with = "schema::RowsByType")]
     embeddings: OfTypes<'a>,
     texts: &'a [String],
     images: &'a [Picture],
     meta: Meta,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Meta {
     api_version: Version,
     billed_units: Units,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Version {
     version: String,
 }
 
 /// What a request cost. The client adds up those that are there.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Units {
     #[serde(skip_serializing_if = "Option::is_none")]
     images: Option<usize>,
@@ -227,11 +257,13 @@ impl Serialize for OfTypes<'_> {
     }
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "CohereError")]
+struct Envelope<'a> {
+    message: &'a str,
+}
+
 fn error(error: &ApiError, _request_id: &str) -> Shaped {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        message: &'a str,
-    }
     Shaped::json(error.code.status(), &Envelope { message: &error.message_with_index("input") })
 }
 

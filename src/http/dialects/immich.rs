@@ -9,13 +9,17 @@ use std::{fmt, sync::Arc};
 
 use axum::{extract::State, response::Response};
 use ndarray::ArrayView1;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use super::{Answered, Asked, Dialect, Reader};
+use serde_json::json;
+
+use super::{Answered, Asked, Dialect, Reader, intel::Detail};
 use crate::http::{
-    ApiError, AppState,
+    ApiError, AppState, Code,
     embedding::EmbeddingForm,
     error::{ErrorShape, Shaped},
+    operation::{FORM, JSON, OF_A_MODEL, OF_A_PROBE, Operation, Schemas, text},
     reply::{self, Written},
     request::{
         form::{Form, Pictures},
@@ -24,13 +28,43 @@ use crate::http::{
 };
 
 /// `{"detail": ".."}`, as FastAPI has it.
-pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(detail);
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape::of::<Detail<'static>>(detail);
 
 /// The same for an entry that cannot be read: 422.
-const UNREADABLE: ErrorShape = ErrorShape(unreadable);
+const UNREADABLE: ErrorShape = ErrorShape::of::<Detail<'static>>(unreadable);
 
 /// The same for a field that is missing: 422 with a list, as FastAPI has it.
-const MISSING: ErrorShape = ErrorShape(missing);
+const MISSING: ErrorShape = ErrorShape::of::<Missing<'static>>(missing);
+
+/// All its routes.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    const TAG: &str = "Immich";
+    // Parts of other names are passed over.
+    let form = json!({
+        "type": "object",
+        "required": ["entries"],
+        "properties": {
+            "entries": {"type": "string", "description": r#"{"clip": {"visual": {"modelName": ".."}}}, or textual"#},
+            "image": {"type": "string", "format": "binary", "description": "The picture's file, with visual."},
+            "text": {"type": "string", "description": "The text, with textual."},
+        },
+        "additionalProperties": true,
+    });
+    let predict = Operation::post(TAG, "/predict", "The embedding of a picture or of a text, as a string of JSON")
+        .takes(FORM, form)
+        .answers(JSON, schemas.answer::<Prediction<'_>>())
+        .refuses(schemas, OF_A_MODEL, &[ERRORS])
+        .refuses(schemas, &[Code::InvalidRequest], &[UNREADABLE, MISSING]);
+    let ping = Operation::get(TAG, "/ping", "Whether requests are served").answers("text/plain", text()).refuses(
+        schemas,
+        OF_A_PROBE,
+        &[ERRORS],
+    );
+    let root = Operation::get(TAG, "/", "A greeting; for a browser the page that tries the model")
+        .answers(JSON, schemas.answer::<Greeting>())
+        .answers("text/html", text());
+    vec![predict, ping, root]
+}
 
 /// `POST /predict`. What of the request its answer repeats: the picture's width and height, where they are known.
 #[derive(Debug)]
@@ -114,19 +148,22 @@ impl Dialect for Predict {
     }
 
     fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Prediction<'a> {
-            #[serde(serialize_with = "as_text")]
-            clip: Text<'a>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            image_height: Option<u32>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            image_width: Option<u32>,
-        }
         let (image_width, image_height) = self.size.unzip();
         Written::json(buffer, &Prediction { clip: Text(answered.rows.row(0)), image_height, image_width })
     }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ImmichResponse")]
+#[serde(rename_all = "camelCase")]
+struct Prediction<'a> {
+    #[serde(serialize_with = "as_text")]
+    #[schemars(with = "String")]
+    clip: Text<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_height: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_width: Option<u32>,
 }
 
 /// The one task that is asked, and whether it is of a picture.
@@ -180,41 +217,47 @@ pub(in crate::http) async fn ping(State(state): State<Arc<AppState>>) -> Result<
     Ok("pong")
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Greeting {
+    message: &'static str,
+}
+
 /// `GET /` as Immich's service answers it.
 ///
 /// # Errors
 /// As [`reply::json`].
 pub(in crate::http) fn greeting() -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct Greeting {
-        message: &'static str,
-    }
     reply::json(&Greeting { message: "Immich ML" })
-}
-
-#[derive(Serialize)]
-struct Envelope<T> {
-    detail: T,
 }
 
 fn detail(error: &ApiError, _request_id: &str) -> Shaped {
     // A request has one input.
-    Shaped::json(error.code.status(), &Envelope { detail: &*error.message })
+    Shaped::json(error.code.status(), &Detail { detail: &error.message })
 }
 
 fn unreadable(error: &ApiError, _request_id: &str) -> Shaped {
     let detail = format!("Invalid request format: {}", error.message);
-    Shaped::json(http::StatusCode::UNPROCESSABLE_ENTITY, &Envelope { detail })
+    Shaped::json(http::StatusCode::UNPROCESSABLE_ENTITY, &Detail { detail: &detail })
+}
+
+/// What is missing, as FastAPI has it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ImmichMissing")]
+struct Missing<'a> {
+    detail: [Fault<'a>; 1],
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Fault<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    loc: [&'static str; 2],
+    msg: &'a str,
 }
 
 fn missing(error: &ApiError, _request_id: &str) -> Shaped {
-    #[derive(Serialize)]
-    struct Fault<'a> {
-        #[serde(rename = "type")]
-        kind: &'static str,
-        loc: [&'static str; 2],
-        msg: &'a str,
-    }
     let fault = Fault { kind: "missing", loc: ["body", "entries"], msg: &error.message };
-    Shaped::json(http::StatusCode::UNPROCESSABLE_ENTITY, &Envelope { detail: [fault] })
+    Shaped::json(http::StatusCode::UNPROCESSABLE_ENTITY, &Missing { detail: [fault] })
 }

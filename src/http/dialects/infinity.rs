@@ -9,22 +9,47 @@ use std::{
 };
 
 use axum::{extract::State, response::Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::openai::ERRORS;
 use crate::{
     embedder::{Embedder, Modality},
     health::Readiness,
-    http::{ApiError, AppState, path::PathRest, reply},
+    http::{
+        ApiError, AppState, Code,
+        operation::{JSON, OF_A_PROBE, OF_THE_KEYED, Operation, Schemas},
+        path::PathRest,
+        reply,
+    },
 };
 
-#[derive(Serialize)]
+/// The lists of models, one of them, and health.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let models = |(tag, path)| {
+        Operation::get(tag, path, "The model, by each of its names")
+            .answers(JSON, schemas.answer::<Models<'_>>())
+            .refuses(schemas, OF_THE_KEYED, &[ERRORS])
+    };
+    let [v1, plain] = [("OpenAI", "/v1/models"), ("infinity", "/models")].map(models);
+    let health = Operation::get("infinity", "/health", "Whether requests are served")
+        .answers(JSON, schemas.answer::<Health>())
+        .refuses(schemas, OF_A_PROBE, &[ERRORS]);
+    let one = Operation::get("OpenAI", "/v1/models/{id}", "The model, by one of its names")
+        .answers(JSON, schemas.answer::<Model<'_>>())
+        .refuses(schemas, &[OF_THE_KEYED, &[Code::ModelNotFound]].concat(), &[ERRORS]);
+    vec![v1, one, plain, health]
+}
+
+#[derive(Serialize, JsonSchema)]
 struct Models<'a> {
     object: &'static str,
     data: Vec<Model<'a>>,
 }
 
 /// One name by which the model can be asked.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Model<'a> {
     id: &'a str,
     object: &'static str,
@@ -35,7 +60,8 @@ struct Model<'a> {
     capabilities: Vec<&'static str>,
 }
 
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Stats {
     /// Of all places in the queues, how many are taken.
     queue_fraction: f64,
@@ -120,7 +146,8 @@ fn stats(state: &AppState, batch_size: usize) -> Stats {
     }
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "InfinityHealth")]
 struct Health {
     /// Seconds since 1970.
     unix: f64,

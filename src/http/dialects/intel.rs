@@ -2,9 +2,14 @@
 //!
 //! Owns its inputs, its answer and its errors; the route is OpenAI's (`openai`).
 
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
-use super::{Answered, inputs::Inputs, parts::Object};
+use super::{
+    Answered,
+    inputs::Inputs,
+    parts::{Object, Part},
+};
 use crate::http::{
     ApiError,
     embedding::{Embedding, Embeddings},
@@ -13,10 +18,41 @@ use crate::http::{
         json::{Items, string},
         limit::Limit,
     },
+    schema,
 };
 
 /// Errors as FastAPI writes them.
-pub(super) const ERRORS: ErrorShape = ErrorShape(detail);
+pub(super) const ERRORS: ErrorShape = ErrorShape::of::<Detail<'static>>(detail);
+
+// As `push` reads it.
+/// What is to be embedded, by its `type`.
+#[derive(JsonSchema)]
+#[schemars(tag = "type", rename_all = "snake_case", rename = "IntelInput")]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+pub(super) enum Input {
+    Text { text: schema::Texts },
+    ImageUrl(Part),
+    ImageBase64(Part),
+    VideoFrames { video_frames: Vec<Part> },
+}
+
+// As `Answer` writes it.
+/// An embedding, or a list of them for a list of texts and for frames.
+#[derive(JsonSchema)]
+#[schemars(rename = "IntelResponse")]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+pub(super) struct Response {
+    embedding: OneOrEach,
+}
+
+/// One, or a list of them.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum OneOrEach {
+    One(schema::Values),
+    Each(schema::Rows),
+}
 
 /// The shape of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,11 +132,13 @@ impl Serialize for Answer<'_> {
     }
 }
 
-/// `{"detail": ".."}`, as FastAPI's own services have it.
+/// An error as FastAPI's own services have it.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Detail<'a> {
+    pub(super) detail: &'a str,
+}
+
+/// `{"detail": ".."}`.
 pub(super) fn detail(error: &ApiError, _request_id: &str) -> Shaped {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        detail: &'a str,
-    }
-    Shaped::json(error.code.status(), &Envelope { detail: &error.message_with_index("input") })
+    Shaped::json(error.code.status(), &Detail { detail: &error.message_with_index("input") })
 }

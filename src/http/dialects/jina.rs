@@ -6,9 +6,10 @@
 //! for pictures with texts ([`similarity`]). A label is embedded as it is, without a template around it. With labels in named groups there
 //! is a softmax for each group. Labels are answered in the order of the request.
 
-use std::{borrow::Cow, fmt, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range};
 
 use ndarray::{Axis, s};
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Serialize, Serializer,
     de::{MapAccess, Visitor},
@@ -16,13 +17,20 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use super::{Answered, Asked, Dialect, Reader, inputs::Inputs, intel, parts::Object};
+use super::{
+    Answered, Asked, Dialect, Reader,
+    inputs::Inputs,
+    intel,
+    options::OneOrMore,
+    parts::{Object, Part},
+};
 use crate::{
     budget::Reservation,
     http::{
         ApiError, Code,
         answer::escaped_len,
         error::ErrorShape,
+        operation::{JSON, OF_A_MODEL, Operation, Schemas},
         reply::Written,
         request::{
             json::{Items, JsonRequest, fault, kind_of, string},
@@ -33,7 +41,15 @@ use crate::{
 };
 
 /// Errors as Jina writes them: `{"detail": ".."}`.
-pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(intel::detail);
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape::of::<intel::Detail<'static>>(intel::detail);
+
+/// The route.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let operation = Operation::post("Jina", "/v1/classify", "Scores of each text and picture against labels")
+        .takes(JSON, schemas.request::<Body<'_>>())
+        .answers(JSON, schemas.answer::<Answer<'_>>());
+    vec![operation.refuses(schemas, OF_A_MODEL, &[ERRORS])]
+}
 
 /// Inputs of one request, as Jina has it.
 const MAX_INPUTS: usize = 1024;
@@ -64,17 +80,41 @@ struct Group {
     labels: Range<usize>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "JinaRequest")]
 struct Body<'a> {
     #[serde(borrow)]
+    #[schemars(with = "OneOrMore<Input>")]
     input: Option<Items<'a>>,
     #[serde(borrow)]
+    #[schemars(with = "Labels")]
     labels: Option<Items<'a>>,
     model: Option<String>,
-    /// Of a classifier that was trained.
+    /// Of a classifier that was trained: there is none.
     #[serde(borrow)]
+    #[schemars(with = "Option<()>")]
     classifier_id: Option<Items<'a>>,
     priority: Option<i64>,
+}
+
+// As `push` reads it.
+/// A text, a picture as a data URL, or an object with either.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum Input {
+    Text(String),
+    Part(Part),
+}
+
+// As `push_labels` reads them.
+/// A list, or an object of named lists, each with scores of its own.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum Labels {
+    List(#[schemars(length(min = 1))] Vec<String>),
+    Groups(BTreeMap<String, Vec<String>>),
 }
 
 impl<'a> JsonRequest<'a> for Body<'a> {
@@ -119,19 +159,47 @@ impl Dialect for Classify {
     }
 
     fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
-        #[derive(Serialize)]
-        struct Answer<'a> {
-            data: Data<'a>,
-            usage: Usage,
-            model: &'a str,
-        }
-        #[derive(Serialize)]
-        struct Usage {
-            total_tokens: usize,
-        }
         let data = Data { classify: self, answered };
         Written::json(buffer, &Answer { data, usage: Usage { total_tokens: answered.tokens }, model: answered.model })
     }
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "JinaResponse")]
+struct Answer<'a> {
+    #[schemars(with = "Vec<Classified<'static>>")]
+    data: Data<'a>,
+    usage: Usage,
+    model: &'a str,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Usage {
+    total_tokens: usize,
+}
+
+// As `Entry` writes it.
+/// The scores of an input.
+#[derive(JsonSchema)]
+#[schemars(inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+struct Classified<'a> {
+    object: &'a str,
+    index: usize,
+    prediction: OfGroups<&'a str>,
+    score: OfGroups<f32>,
+    predictions: OfGroups<Vec<Score<'a>>>,
+}
+
+// As `ByGroup` writes it.
+/// One, or one by the name of each group.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum OfGroups<T> {
+    One(T),
+    Named(BTreeMap<String, T>),
 }
 
 /// `{"object":"classification","index":1023,"prediction":{},"score":{},"predictions":{}},`
@@ -301,7 +369,8 @@ struct Entry<'a> {
     scores: Vec<Vec<Score<'a>>>,
 }
 
-#[derive(Clone, Copy, Serialize)]
+#[derive(Clone, Copy, Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Score<'a> {
     label: &'a str,
     score: f32,

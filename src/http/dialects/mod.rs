@@ -1,8 +1,8 @@
 //! The doors of other services: routes that their clients know, answered as those clients read it.
 //!
 //! Owns what a dialect is ([`Dialect`]: a request becomes inputs and options, embeddings become an answer, an error has its clients' shape)
-//! and the one handler of all of them. Each dialect is one file. Does not own a model, nor what an embedding is: that is the same on every
-//! route.
+//! and the one handler of all of them. Each dialect is one file, with what the OpenAPI document says of it. Does not own a model, nor what
+//! an embedding is: that is the same on every route.
 //!
 //! Invariants: a dialect is read before anything is computed, and answered whole or not at all; what its clients ask for and cannot be
 //! had is refused, never replaced. Fields that a dialect does not know are passed over, as its own service does; those that it knows and

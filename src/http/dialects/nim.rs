@@ -6,14 +6,36 @@ use std::{sync::Arc, time::Instant};
 
 use axum::{extract::State, response::Response};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
     health::Readiness,
-    http::{ApiError, AppState, reply},
+    http::{
+        ApiError, AppState,
+        operation::{JSON, Operation, Schemas},
+        reply,
+    },
 };
 
-#[derive(Serialize)]
+/// Both routes.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let health = schemas.answer::<Health>();
+    let routes =
+        [("/v1/health/ready", "Whether requests are served"), ("/v1/health/live", "Whether the process should go on")];
+    let operation = |(path, summary)| {
+        Operation::get("NVIDIA NIM", path, summary).answers(JSON, health.clone()).answers_with(
+            503,
+            "Not now",
+            JSON,
+            health.clone(),
+        )
+    };
+    routes.into_iter().map(operation).collect()
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "NimHealth")]
 struct Health {
     object: &'static str,
     message: &'static str,

@@ -28,13 +28,14 @@ use super::{
     inputs::Inputs,
     intel,
     options::{OneOrMore, Truncate, TypeName},
-    parts::{Object, push_conversation},
+    parts::{Content, Object, Part, push_conversation},
     voyage,
 };
 use crate::http::{
     ApiError, Code,
     embedding::{Embedding, EmbeddingForm, EmbeddingType, EncodingFormat},
     error::{ErrorShape, Shaped},
+    operation::{JSON, OF_A_MODEL, Operation, Schemas},
     quoted::Quoted,
     reply::Written,
     request::{
@@ -46,11 +47,25 @@ use crate::http::{
 };
 
 /// Errors as OpenAI writes them, and vLLM and infinity after it.
-pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape::of::<Envelope<'static>>(error);
 
 /// The same where nobody has read the request, which may be of a client that looks for `detail`: without it Voyage's does not repeat what
 /// was refused. No status of these is 422, of which infinity's clients want another `detail`.
-pub(in crate::http) const UNREAD: ErrorShape = ErrorShape(unread);
+pub(in crate::http) const UNREAD: ErrorShape = ErrorShape::of::<Unread<'static>>(unread);
+
+/// The route under both its paths, the second of which is Intel's too.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let operation = |(path, unread)| {
+        let summary =
+            "Embeddings, as OpenAI's clients and those around it ask for them, with pictures in any of their ways";
+        Operation::post("OpenAI", path, summary)
+            .takes(JSON, schemas.request::<Body<'_>>())
+            .answers(JSON, schemas.answer::<Answer<'_>>())
+            .answers(JSON, schemas.answer::<intel::Response>())
+            .refuses(schemas, OF_A_MODEL, &[unread, ERRORS, voyage::ERRORS, intel::ERRORS])
+    };
+    [("/v1/embeddings", UNREAD), ("/embeddings", ERRORS)].into_iter().map(operation).collect()
+}
 
 /// What the answer repeats of the request.
 #[derive(Debug)]
@@ -63,15 +78,15 @@ pub(in crate::http) enum Embeddings {
     Intel(intel::Shape),
 }
 
-/// The body, in all dialects.
+/// `input` or `messages`, and the options of all dialects.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(rename = "OpenAiRequest")]
-pub(in crate::http) struct Body<'a> {
+struct Body<'a> {
     #[serde(borrow)]
-    #[schemars(with = "Option<schema::OpenAiInput>")]
+    #[schemars(with = "Option<Input>")]
     input: Option<Items<'a>>,
     #[serde(borrow)]
-    #[schemars(with = "Option<Vec<serde_json::Value>>")]
+    #[schemars(with = "Option<Messages>")]
     messages: Option<Items<'a>>,
     model: Option<String>,
     encoding_format: Option<EncodingFormat>,
@@ -100,6 +115,39 @@ pub(in crate::http) struct Body<'a> {
 
 impl<'a> JsonRequest<'a> for Body<'a> {
     const ITEMS: &'static [&'static str] = &["input", "messages", "modality"];
+}
+
+// As `push_input` reads it.
+/// A text, a picture as a data URL, Intel's object, or a list.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "OpenAiInput")]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum Input {
+    Text(String),
+    Intel(intel::Input),
+    More(#[schemars(length(min = 1))] Vec<Item>),
+}
+
+// As `push_element` reads it.
+/// One of a list of inputs.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "OpenAiItem")]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum Item {
+    Text(String),
+    Content(Content),
+    Part(Part),
+    Conversation(#[schemars(length(min = 1, max = 1))] Vec<Content>),
+}
+
+// As `push_messages` reads it.
+/// One conversation, or a list of them, each of one message.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum Messages {
+    One(#[schemars(length(min = 1, max = 1))] Vec<Content>),
+    More(#[schemars(length(min = 1))] Vec<Vec<Content>>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +213,7 @@ impl Dialect for Embeddings {
 
     fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
         match self {
-            Self::OpenAi | Self::Voyage => Written::json(buffer, &List(answered)),
+            Self::OpenAi | Self::Voyage => Written::json(buffer, &Answer::of(answered)),
             Self::Intel(shape) => Written::json(buffer, &shape.answer(answered)),
         }
     }
@@ -346,62 +394,49 @@ fn push_messages(messages: Items<'_>, inputs: &mut Inputs<'_>, most: Limit) -> R
     })
 }
 
-/// The answer, or Intel's, as a type for the document.
-#[derive(JsonSchema)]
-#[schemars(untagged, rename = "OpenAiResponse")]
-#[expect(dead_code, reason = "read by the macro that derives its schema")]
-pub(in crate::http) enum Answer {
-    List {
-        object: String,
-        data: Vec<schema::OpenAiEmbedding>,
-        model: String,
-        usage: schema::OpenAiUsage,
-        id: String,
-        created: u64,
-    },
-    Intel {
-        embedding: serde_json::Value,
-    },
+/// The answer to all but Intel's requests.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiResponse")]
+struct Answer<'a> {
+    object: &'static str,
+    #[schemars(with = "Vec<schema::Entry>")]
+    data: Data<'a>,
+    model: &'a str,
+    usage: Usage,
+    id: String,
+    created: u64,
 }
 
-/// The answer, as OpenAI, vLLM and infinity write it.
-struct List<'a>(&'a Answered<'a>);
+/// Tokens of all texts.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Usage {
+    prompt_tokens: usize,
+    total_tokens: usize,
+}
 
-impl Serialize for List<'_> {
+struct Data<'a>(&'a Answered<'a>);
+
+impl Serialize for Data<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Wire<'a> {
-            object: &'static str,
-            data: Data<'a>,
-            model: &'a str,
-            usage: Usage,
-            id: String,
-            created: u64,
-        }
-        #[derive(Serialize)]
-        struct Usage {
-            prompt_tokens: usize,
-            total_tokens: usize,
-        }
-        struct Data<'a>(&'a Answered<'a>);
         #[derive(Serialize)]
         struct Entry<'a> {
             object: &'static str,
             index: usize,
             embedding: Embedding<'a>,
         }
-        impl Serialize for Data<'_> {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let form = self.0.form();
-                serializer.collect_seq(self.0.rows.rows().into_iter().enumerate().map(|(index, row)| Entry {
-                    object: "embedding",
-                    index,
-                    embedding: Embedding { row, form },
-                }))
-            }
-        }
-        let answered = self.0;
-        Wire {
+        let form = self.0.form();
+        serializer.collect_seq(self.0.rows.rows().into_iter().enumerate().map(|(index, row)| Entry {
+            object: "embedding",
+            index,
+            embedding: Embedding { row, form },
+        }))
+    }
+}
+
+impl<'a> Answer<'a> {
+    fn of(answered: &'a Answered<'a>) -> Self {
+        Self {
             object: "list",
             data: Data(answered),
             model: answered.model,
@@ -409,33 +444,39 @@ impl Serialize for List<'_> {
             id: format!("embd-{}", uuid::Uuid::now_v7().simple()),
             created: answered.created(),
         }
-        .serialize(serializer)
     }
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiError")]
+struct Envelope<'a> {
+    error: Fault<'a>,
+}
+
+/// The message once more, for clients that look for it there.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OpenAiErrorUnread")]
+struct Unread<'a> {
+    error: Fault<'a>,
+    detail: &'a str,
+}
+
 fn error(error: &ApiError, _request_id: &str) -> Shaped {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        error: Fault<'a>,
-    }
     Shaped::json(error.code.status(), &Envelope { error: Fault::of(error) })
 }
 
 fn unread(error: &ApiError, _request_id: &str) -> Shaped {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        error: Fault<'a>,
-        detail: &'a str,
-    }
-    Shaped::json(error.code.status(), &Envelope { error: Fault::of(error), detail: &error.message })
+    Shaped::json(error.code.status(), &Unread { error: Fault::of(error), detail: &error.message })
 }
 
 /// An error in OpenAI's words.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Fault<'a> {
     message: Cow<'a, str>,
     #[serde(rename = "type")]
     kind: &'static str,
+    /// Which input stands in the way, such as input[3].
     param: Option<String>,
     code: &'static str,
 }

@@ -14,9 +14,9 @@ use crate::http::{
     embedding::{EmbeddingForm, EmbeddingType, EncodingFormat},
 };
 
-/// One name, or a list of names.
+/// One, or a list of them.
 #[derive(Clone, Debug, schemars::JsonSchema)]
-#[schemars(untagged)]
+#[schemars(untagged, inline)]
 pub(super) enum OneOrMore<T> {
     One(T),
     More(Vec<T>),

@@ -3,6 +3,7 @@
 //! Owns the object with its many spellings, and what of it is one input. CLIP embeds a text or a picture, never both in one, so a content
 //! has one part.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -14,6 +15,7 @@ use super::{
             json::{Items, fault, kind_of, string},
             limit::Limit,
         },
+        schema,
     },
     inputs::Inputs,
 };
@@ -57,6 +59,44 @@ pub(super) struct Object<'a> {
     /// Intel's.
     #[serde(borrow)]
     pub(super) video_frames: Option<Items<'a>>,
+}
+
+// As `Object::push` reads it.
+/// A text or a picture: exactly one of these members, beside whatever else says what it is.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+pub(super) struct Part {
+    text: Option<String>,
+    image: Option<schema::Picture>,
+    url: Option<schema::Picture>,
+    bytes: Option<schema::Picture>,
+    image_base64: Option<schema::Picture>,
+    image_url: Option<ImageUrl>,
+}
+
+/// A data URL as Voyage has it, or an object with it as OpenAI does.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum ImageUrl {
+    Url(schema::Picture),
+    Object { url: schema::Picture },
+}
+
+// As `push_content` reads it.
+/// A text, or a list of exactly one part. A message has it too.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+pub(super) struct Content {
+    content: TextOrParts,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum TextOrParts {
+    Text(String),
+    Parts(#[schemars(length(min = 1, max = 1))] Vec<Part>),
 }
 
 impl<'a> Object<'a> {

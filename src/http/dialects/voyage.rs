@@ -8,26 +8,40 @@
 
 use bytes::Bytes;
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Answered, Asked, Dialect, Reader, intel, parts::push_contents};
+use super::{
+    Answered, Asked, Dialect, Reader, intel,
+    parts::{Content, push_contents},
+};
 use crate::{
     embedder::picture_header,
     http::{
         ApiError, Code,
         embedding::{Embedding, EmbeddingForm, EmbeddingType, EncodingFormat},
         error::{ErrorShape, Shaped},
+        operation::{JSON, OF_A_MODEL, Operation, Schemas},
         reply::Written,
         request::{
             json::{Items, JsonRequest},
             limit::Limit,
             payload::Accepts,
         },
+        schema,
     },
 };
 
 /// Errors as Voyage writes them.
-pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape::of::<intel::Detail<'static>>(error);
+
+/// The route.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let operation = Operation::post("Voyage", "/v1/multimodalembeddings", "An embedding for each text and picture")
+        .takes(JSON, schemas.request::<Body<'_>>())
+        .answers(JSON, schemas.answer::<Answer<'_>>());
+    vec![operation.refuses(schemas, OF_A_MODEL, &[ERRORS])]
+}
 
 /// What the answer repeats of the request.
 #[derive(Debug)]
@@ -35,9 +49,11 @@ pub(in crate::http) struct Multimodal {
     pixels: u64,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "VoyageRequest")]
 struct Body<'a> {
     #[serde(borrow)]
+    #[schemars(with = "Vec<Content>", length(min = 1))]
     inputs: Option<Items<'a>>,
     model: Option<String>,
     truncation: Option<bool>,
@@ -103,16 +119,19 @@ fn pixels(bytes: &Bytes) -> u64 {
     picture_header(bytes).map_or(0, |header| u64::from(header.width) * u64::from(header.height))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "VoyageResponse")]
 struct Answer<'a> {
     object: &'static str,
+    #[schemars(with = "Vec<schema::Entry>")]
     data: Data<'a>,
     model: &'a str,
     usage: Usage,
 }
 
 /// Its client reads every one of them.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Usage {
     text_tokens: usize,
     image_pixels: u64,

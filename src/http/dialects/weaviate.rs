@@ -13,6 +13,7 @@ use axum::{
 };
 use http::StatusCode;
 use ndarray::{Axis, Slice};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Answered, Asked, Dialect, Reader};
@@ -20,28 +21,49 @@ use crate::http::{
     ApiError, AppState, Code,
     embedding::{EmbeddingForm, Embeddings},
     error::{ErrorShape, Shaped},
+    operation::{GATED, JSON, OF_A_PROBE, OF_THE_KEYED, Operation, Schemas},
     reply::{self, Written},
     request::{
         json::{Items, JsonRequest, fault, kind_of},
         limit::Limit,
         payload::Accepts,
     },
+    schema,
 };
 
 /// `{"error": ".."}`.
-pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape::of::<Envelope<'static>>(error);
+
+/// All its routes.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    const TAG: &str = "Weaviate";
+    let vectorize = Operation::post(TAG, "/vectorize", "Vectors of texts and of pictures")
+        .takes(JSON, schemas.request::<Body<'_>>())
+        .answers(JSON, schemas.answer::<Vectors<'_>>())
+        .refuses(schemas, GATED, &[ERRORS]);
+    let meta = Operation::get(TAG, "/meta", "The model, in the words of its config.json")
+        .answers(JSON, schemas.answer::<Meta<'_>>())
+        .refuses(schemas, OF_THE_KEYED, &[ERRORS]);
+    let mut probe =
+        |path, summary| Operation::get(TAG, path, summary).answers_nothing().refuses(schemas, OF_A_PROBE, &[ERRORS]);
+    let live = probe("/.well-known/live", "Whether the process should go on");
+    vec![vectorize, meta, live, probe("/.well-known/ready", "Whether requests are served")]
+}
 
 /// `POST /vectorize`.
 #[derive(Debug)]
 pub(in crate::http) struct Vectorize;
 
 /// Either list may be missing, null or empty, both too.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "WeaviateRequest")]
 struct Body<'a> {
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<String>>")]
     texts: Option<Items<'a>>,
     /// In bare base64.
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<schema::Picture>>")]
     images: Option<Items<'a>>,
 }
 
@@ -83,12 +105,6 @@ impl Dialect for Vectorize {
     }
 
     fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Vectors<'a> {
-            text_vectors: Embeddings<'a>,
-            image_vectors: Embeddings<'a>,
-        }
         // Texts were taken in before pictures.
         let texts = answered.rows.nrows() - answered.pictures.len();
         let rows = |slice| Embeddings { rows: answered.rows.slice_axis(Axis(0), slice), form: answered.form() };
@@ -109,6 +125,16 @@ fn check_members<'n>(mut names: impl Iterator<Item = &'n str>) -> Result<(), Api
     )))
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "WeaviateResponse")]
+#[serde(rename_all = "camelCase")]
+struct Vectors<'a> {
+    #[schemars(with = "schema::Matrix")]
+    text_vectors: Embeddings<'a>,
+    #[schemars(with = "schema::Matrix")]
+    image_vectors: Embeddings<'a>,
+}
+
 /// A list that has any elements.
 fn some_of<'a>(name: &str, list: Option<Items<'a>>) -> Result<Option<Items<'a>>, ApiError> {
     let Some(list) = list.filter(|list| !list.is_empty_list()) else { return Ok(None) };
@@ -119,28 +145,34 @@ fn some_of<'a>(name: &str, list: Option<Items<'a>>) -> Result<Option<Items<'a>>,
     Ok(Some(list))
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "WeaviateMeta")]
+struct Meta<'a> {
+    _name_or_path: &'a str,
+    model_type: &'static str,
+    fingerprint: &'a str,
+    projection_dim: Option<usize>,
+    vision_config: Option<VisionConfig>,
+    text_config: Option<TextConfig>,
+    provider: &'a str,
+    precision: &'a str,
+    clipserve_version: &'static str,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct VisionConfig {
+    image_size: u32,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct TextConfig {
+    max_position_embeddings: usize,
+}
+
 /// `GET /meta`: an object about the model, in the words of a `config.json` of `transformers` where it has one.
 pub(in crate::http) async fn meta(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct Meta<'a> {
-        _name_or_path: &'a str,
-        model_type: &'static str,
-        fingerprint: &'a str,
-        projection_dim: Option<usize>,
-        vision_config: Option<VisionConfig>,
-        text_config: Option<TextConfig>,
-        provider: &'a str,
-        precision: &'a str,
-        clipserve_version: &'static str,
-    }
-    #[derive(Serialize)]
-    struct VisionConfig {
-        image_size: u32,
-    }
-    #[derive(Serialize)]
-    struct TextConfig {
-        max_position_embeddings: usize,
-    }
     let info = state.embedder()?.info();
     reply::json(&Meta {
         _name_or_path: &info.name,
@@ -169,11 +201,13 @@ pub(in crate::http) async fn ready(State(state): State<Arc<AppState>>) -> Result
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "WeaviateError")]
+struct Envelope<'a> {
+    error: &'a str,
+}
+
 fn error(error: &ApiError, _request_id: &str) -> Shaped {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        error: &'a str,
-    }
     Shaped::json(
         error.code.status(),
         &Envelope { error: &error.message_with_index("input (texts first, then images)") },

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use memchr::memmem;
 use ndarray::{Array2, Axis};
 
-use super::wire::{ClassifyQuery, ClassifyRequest, ClassifyResponse, Score, Scores};
+use super::wire::{ClassifyQuery, ClassifyRequest, ClassifyResponse, Score, Scores, TAG};
 use crate::{
     budget::Reservation,
     config::LimitsConfig,
@@ -23,9 +23,11 @@ use crate::{
         ApiError, AppState, Code,
         answer::{Size, escaped_len},
         door::with_priority,
+        error::NATIVE,
+        operation::{FORM, GATED, JSON, Operation, Schemas},
         reply::Written,
         request::{
-            form::{Form, Pictures},
+            form::{self, Form, Pictures},
             json::check_count,
             limit::Limit,
             payload::{Accepts, Encoding, Payload},
@@ -34,6 +36,16 @@ use crate::{
     },
     similarity,
 };
+
+/// The route.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let operation = Operation::post(TAG, "/classify", "The labels of each picture, best first")
+        .asks::<ClassifyQuery>(schemas)
+        .takes(JSON, schemas.request::<ClassifyRequest<'_>>())
+        .takes(FORM, form::schema(&["label"], &["template"]))
+        .answers(JSON, schemas.answer::<ClassifyResponse<'_>>());
+    vec![operation.refuses(schemas, GATED, &[NATIVE])]
+}
 
 /// The `hypothesis_template` of the pipeline in `transformers`.
 const DEFAULT_TEMPLATE: &str = "This is a photo of {}.";

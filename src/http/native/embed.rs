@@ -12,7 +12,10 @@ use bytes::Bytes;
 use super::{
     format::Format,
     outputs::{answer_outputs, check_wanted, room_for_outputs},
-    wire::{EmbedImageQuery, EmbedImageRequest, EmbedTextQuery, EmbedTextRequest},
+    wire::{
+        EmbedImageQuery, EmbedImageRequest, EmbedResponse, EmbedTextQuery, EmbedTextRequest, OutputsResponse,
+        PartialResponse, TAG,
+    },
 };
 use crate::{
     budget::Reservation,
@@ -22,15 +25,42 @@ use crate::{
         ApiError, AppState,
         door::{knock, with_priority},
         embedding::EmbeddingForm,
+        error::NATIVE,
+        operation::{FORM, GATED, JSON, Operation, Schemas, bytes, text},
+        reply::{NPY, NPZ},
         request::{
             each::{Each, Missing, OnError},
-            form::{Form, Pictures},
+            form::{self, Form, Pictures},
             json::check_count,
             limit::Limit,
             payload::{Accepts, Encoding, Payload, picture},
         },
     },
 };
+
+/// Both routes.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let image = Operation::post(TAG, "/embed/image", "An embedding for each picture")
+        .asks::<EmbedImageQuery>(schemas)
+        .takes(JSON, schemas.request::<EmbedImageRequest<'_>>())
+        .takes(FORM, form::schema(&[], &[]))
+        .takes("image/*", bytes())
+        .takes("application/octet-stream", bytes());
+    let text = Operation::post(TAG, "/embed/text", "An embedding for each text")
+        .asks::<EmbedTextQuery>(schemas)
+        .takes(JSON, schemas.request::<EmbedTextRequest<'_>>())
+        .takes("text/plain", text());
+    let answered = |operation: Operation| {
+        operation
+            .answers(JSON, schemas.answer::<EmbedResponse<'_>>())
+            .answers(JSON, schemas.answer::<OutputsResponse<'_>>())
+            .answers(JSON, schemas.answer::<PartialResponse<'_>>())
+            .answers(NPY, bytes())
+            .answers(NPZ, bytes())
+            .refuses(schemas, GATED, &[NATIVE])
+    };
+    [image, text].into_iter().map(answered).collect()
+}
 
 /// One picture as the body, pictures as file parts, or JSON `{"images": [..]}`.
 pub(in crate::http) async fn embed_image(

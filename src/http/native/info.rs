@@ -9,7 +9,8 @@ use crate::{
     model::LogitScaleSource,
 };
 
-/// The answer. Another service's fields stand beside these (`dialects::tei`), which has the handler.
+// Another service's fields stand beside these (`dialects::tei`, which has the handler).
+/// Our part of the answer.
 #[derive(Serialize, JsonSchema)]
 pub(in crate::http) struct Info<'a> {
     model: Model<'a>,

@@ -7,7 +7,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use ndarray::Array2;
 
-use super::wire::{SimilarityQuery, SimilarityRequest, SimilarityResponse};
+use super::wire::{SimilarityQuery, SimilarityRequest, SimilarityResponse, TAG};
 use crate::{
     budget::Reservation,
     embedder::{EmbedError, Embedder, Modality, Terms, Timings},
@@ -17,9 +17,11 @@ use crate::{
         connection::held::Held,
         door::with_priority,
         embedding::Embeddings,
+        error::NATIVE,
+        operation::{FORM, GATED, JSON, Operation, Schemas},
         reply::Written,
         request::{
-            form::{Form, Pictures},
+            form::{self, Form, Pictures},
             json::{Unread, check_count},
             limit::Limit,
             payload::{Accepts, Encoding, Payload},
@@ -28,6 +30,16 @@ use crate::{
     },
     similarity,
 };
+
+/// The route as it is ours.
+pub(in crate::http) fn operation(schemas: &mut Schemas) -> Operation {
+    Operation::post(TAG, "/similarity", "logits_per_image of pictures and texts, as CLIPModel computes it")
+        .asks::<SimilarityQuery>(schemas)
+        .takes(JSON, schemas.request::<SimilarityRequest<'_>>())
+        .takes(FORM, form::schema(&["text"], &[]))
+        .answers(JSON, schemas.answer::<SimilarityResponse<'_>>())
+        .refuses(schemas, GATED, &[NATIVE])
+}
 
 /// One side of the comparison.
 enum Side<T> {

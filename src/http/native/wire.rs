@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// What the routes stand under in the OpenAPI document.
+pub(in crate::http) const TAG: &str = "native";
+
 fn yes() -> bool {
     true
 }

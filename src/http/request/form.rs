@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use memchr::memmem;
+use serde_json::{Value, json};
 
 use super::room::Claim;
 use crate::{
@@ -32,6 +33,18 @@ pub(in crate::http) enum Pictures {
     Files,
     /// Those of this name, whatever else their heads say. What is neither that nor a known field is passed over.
     Named(&'static str),
+}
+
+/// What the OpenAPI document says of a form with pictures and these text fields, the `optional` ones of which may be missing.
+pub(in crate::http) fn schema(required: &[&str], optional: &[&str]) -> Value {
+    let file = json!({"type": "string", "format": "binary"});
+    let picture = ("image", json!({"type": "array", "minItems": 1, "items": file}));
+    // Whatever a part holds is a text.
+    let fields = required.iter().chain(optional).map(|field| (*field, json!({})));
+    let properties: serde_json::Map<_, _> =
+        fields.chain([picture]).map(|(name, schema)| (name.to_owned(), schema)).collect();
+    let required: Vec<&str> = ["image"].iter().chain(required).copied().collect();
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
 }
 
 /// A multipart body.

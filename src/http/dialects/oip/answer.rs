@@ -5,6 +5,7 @@
 use axum::response::Response;
 use http::HeaderValue;
 use ndarray::ArrayViewD;
+use schemars::JsonSchema;
 use serde::{Serialize, Serializer};
 
 use super::{output::Name, request::HEADER_LENGTH, route::VERSION};
@@ -64,22 +65,27 @@ pub(super) struct Tensor<'a> {
     pub(super) binary: bool,
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Wire<'s, 'v> {
+    name: &'s str,
+    datatype: &'static str,
+    shape: &'s [usize],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Parameters>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<f32>>")]
+    data: Option<&'s Values<'v>>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Parameters {
+    binary_data_size: usize,
+}
+
 impl Serialize for Tensor<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Wire<'s, 'v> {
-            name: &'s str,
-            datatype: &'static str,
-            shape: &'s [usize],
-            #[serde(skip_serializing_if = "Option::is_none")]
-            parameters: Option<Parameters>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            data: Option<&'s Values<'v>>,
-        }
-        #[derive(Serialize)]
-        struct Parameters {
-            binary_data_size: usize,
-        }
         Wire {
             name: self.name,
             datatype: self.output.datatype(),
@@ -91,13 +97,15 @@ impl Serialize for Tensor<'_> {
     }
 }
 
-/// The JSON of an answer.
-#[derive(Debug, Serialize)]
+/// The answer, but for what stands behind it.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "OipResponse")]
 pub(super) struct Answer<'a, 'v> {
     model_name: &'a str,
     model_version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<&'a str>,
+    #[schemars(with = "Vec<Wire<'static, 'static>>")]
     outputs: &'a [Tensor<'v>],
 }
 

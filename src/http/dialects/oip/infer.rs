@@ -15,8 +15,8 @@ use ndarray::{Array2, ArrayD};
 use super::{
     answer::{Answer, Tensor, Values},
     output::{Counts, Name, states},
-    request::{Images, Inference, OutputAsked, Texts},
-    route::{Target, Verb},
+    request::{Body, HEADER_LENGTH, Images, Inference, OutputAsked, Texts},
+    route::{ERRORS, TAG, Target, Verb},
 };
 use crate::{
     budget::Reservation,
@@ -25,11 +25,28 @@ use crate::{
     http::{
         ApiError, AppState, Code,
         answer::{Size, escaped_len},
+        operation::{JSON, OF_A_MODEL, Operation, Schemas, bytes},
         path::PathRest,
         request::payload::{Accepts, Payload},
     },
     similarity,
 };
+
+/// The route, with the version and without.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    const BINARY: &str = "application/octet-stream";
+    let operation = |path| {
+        Operation::post(TAG, path, "Tensors in, tensors out")
+            .may_have_header(HEADER_LENGTH.as_str(), "Bytes of the JSON, where others stand behind it")
+            .takes(JSON, schemas.request::<Body<'_>>())
+            .takes(BINARY, bytes())
+            .answers(JSON, schemas.answer::<Answer<'_, '_>>())
+            .answers(BINARY, bytes())
+            .refuses(schemas, OF_A_MODEL, &[ERRORS])
+    };
+    let paths = ["/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"];
+    paths.into_iter().map(operation).collect()
+}
 
 /// The handler.
 pub(in crate::http) async fn infer(

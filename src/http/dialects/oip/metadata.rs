@@ -9,26 +9,138 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, StatusCode, header};
+use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     output::{Counts, Name},
     request,
-    route::{Target, VERSION, Verb},
+    route::{ERRORS, TAG, Target, VERSION, Verb},
 };
 use crate::{
     embedder::Embedder,
-    http::{ApiError, AppState, Code, path::PathRest, reply},
+    http::{
+        ApiError, AppState, Code,
+        operation::{JSON, OF_THE_KEYED, Operation, Schemas},
+        path::PathRest,
+        reply,
+    },
 };
+
+/// All but inference.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let either = |operation: Operation, health: Value| {
+        operation.answers(JSON, health.clone()).answers_with(503, "Not now", JSON, health)
+    };
+    let get = |path, summary| Operation::get(TAG, path, summary);
+    let live = either(get("/v2/health/live", "Whether the process should go on"), schemas.answer::<Live>());
+    let ready = either(get("/v2/health/ready", "Whether requests are served"), schemas.answer::<Ready>());
+    let server = get("/v2", "The server").answers(JSON, schemas.answer::<Server>());
+    let mut operations = vec![live, ready, server.refuses(schemas, &[Code::Unauthorized], &[ERRORS])];
+    // A name that ends in /infer is posted to.
+    let codes = [OF_THE_KEYED, &[Code::ModelNotFound, Code::MethodNotAllowed]].concat();
+    for path in ["/v2/models/{model}", "/v2/models/{model}/versions/{version}"] {
+        let operation = get(path, "The tensors of the model").answers(JSON, schemas.answer::<Model<'_>>());
+        operations.push(operation.refuses(schemas, &codes, &[ERRORS]));
+    }
+    for path in ["/v2/models/{model}/config", "/v2/models/{model}/versions/{version}/config"] {
+        let operation = get(path, "The model's configuration, as Triton writes it");
+        operations.push(operation.answers(JSON, schemas.answer::<Configuration<'_>>()).refuses(
+            schemas,
+            &codes,
+            &[ERRORS],
+        ));
+    }
+    let index = Operation::post(TAG, "/v2/repository/index", "The models that are served");
+    operations.push(index.answers(JSON, schemas.answer::<Vec<Entry<'_>>>()).refuses(schemas, OF_THE_KEYED, &[ERRORS]));
+    for path in ["/v2/models/{model}/ready", "/v2/models/{model}/versions/{version}/ready"] {
+        let operation = either(get(path, "Whether the model is ready"), schemas.answer::<ModelReady<'_>>());
+        operations.push(operation.refuses(schemas, &codes, &[ERRORS]));
+    }
+    operations
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OipServer")]
+struct Server {
+    name: &'static str,
+    version: &'static str,
+    extensions: [&'static str; 2],
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Live {
+    live: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Ready {
+    ready: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct ModelReady<'a> {
+    name: &'a str,
+    ready: bool,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OipModel")]
+struct Model<'a> {
+    name: &'a str,
+    versions: [&'static str; 1],
+    platform: &'static str,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+}
+
+/// Of its shape -1 is any size.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Tensor {
+    name: String,
+    datatype: &'static str,
+    shape: Vec<i64>,
+}
+
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TritonConfiguration")]
+struct Configuration<'a> {
+    name: &'a str,
+    platform: &'static str,
+    backend: &'static str,
+    max_batch_size: usize,
+    input: Vec<Configured>,
+    output: Vec<Configured>,
+}
+
+/// Of its dims -1 is any size.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Configured {
+    name: Cow<'static, str>,
+    data_type: String,
+    dims: Vec<i64>,
+    /// Of inputs, any of which may be left out.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    optional: bool,
+}
+
+/// A model in the repository.
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
+struct Entry<'a> {
+    name: &'a str,
+    version: &'static str,
+    state: &'static str,
+}
 
 /// `GET /v2`.
 pub(in crate::http) async fn server() -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct Server {
-        name: &'static str,
-        version: &'static str,
-        extensions: [&'static str; 2],
-    }
     reply::json(&Server {
         name: env!("CARGO_PKG_NAME"),
         version: env!("CARGO_PKG_VERSION"),
@@ -38,20 +150,12 @@ pub(in crate::http) async fn server() -> Result<Response, ApiError> {
 
 /// `GET /v2/health/live`: as `/livez`.
 pub(in crate::http) async fn live(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct Live {
-        live: bool,
-    }
     let live = state.health.sick_workers(std::time::Instant::now()).is_empty();
     health(live, &Live { live })
 }
 
 /// `GET /v2/health/ready`: as `/readyz`.
 pub(in crate::http) async fn ready(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct Ready {
-        ready: bool,
-    }
     let ready = is_ready(&state);
     health(ready, &Ready { ready })
 }
@@ -77,12 +181,6 @@ const PLATFORM: &str = "onnxruntime_onnx";
 /// # Errors
 /// 503 while the model loads, and once the server drains.
 pub(in crate::http) async fn index(State(state): State<Arc<AppState>>) -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct Entry<'a> {
-        name: &'a str,
-        version: &'static str,
-        state: &'static str,
-    }
     state.check_ready()?;
     let name = &state.embedder()?.info().name;
     reply::json(&[Entry { name, version: VERSION, state: "READY" }])
@@ -101,30 +199,11 @@ pub(in crate::http) async fn model(
     let embedder = state.resolve(Some(target.model))?;
     let name = &embedder.info().name;
     if target.verb == Verb::Ready {
-        #[derive(Serialize)]
-        struct Ready<'a> {
-            name: &'a str,
-            ready: bool,
-        }
         let ready = is_ready(&state);
-        return health(ready, &Ready { name, ready });
+        return health(ready, &ModelReady { name, ready });
     }
     if target.verb == Verb::Configuration {
         return configuration(embedder);
-    }
-    #[derive(Serialize)]
-    struct Model<'a> {
-        name: &'a str,
-        versions: [&'static str; 1],
-        platform: &'static str,
-        inputs: Vec<Tensor>,
-        outputs: Vec<Tensor>,
-    }
-    #[derive(Serialize)]
-    struct Tensor {
-        name: String,
-        datatype: &'static str,
-        shape: Vec<i64>,
     }
     let tensor = |(name, datatype, shape): Known| Tensor { name: name.into_owned(), datatype, shape };
     reply::json(&Model {
@@ -152,28 +231,10 @@ fn outputs(embedder: &Embedder) -> impl Iterator<Item = Known> {
 /// The model's configuration. `max_batch_size` is 0, which to Triton's clients says that shapes are whole: not every output has its items
 /// along the first axis. How many there may be is in `GET /info`.
 fn configuration(embedder: &Embedder) -> Result<Response, ApiError> {
-    #[derive(Serialize)]
-    struct Configuration<'a> {
-        name: &'a str,
-        platform: &'static str,
-        backend: &'static str,
-        max_batch_size: usize,
-        input: Vec<Tensor>,
-        output: Vec<Tensor>,
-    }
-    #[derive(Serialize)]
-    struct Tensor {
-        name: Cow<'static, str>,
-        data_type: String,
-        dims: Vec<i64>,
-        /// Of inputs, any of which may be left out.
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        optional: bool,
-    }
     let tensor = |(name, datatype, dims): Known, optional| {
         // The one type that a configuration calls otherwise.
         let data_type = format!("TYPE_{}", if datatype == "BYTES" { "STRING" } else { datatype });
-        Tensor { name, data_type, dims, optional }
+        Configured { name, data_type, dims, optional }
     };
     reply::json(&Configuration {
         name: &embedder.info().name,

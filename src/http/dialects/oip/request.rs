@@ -18,12 +18,13 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderName;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::{
     super::inputs::Inputs,
     output::{Counts, Name},
-    tensor::{Behind, Element, Head, Number, Tensor, about},
+    tensor::{self, Behind, Element, Head, Number, Tensor, about},
 };
 use crate::{
     budget::Reservation,
@@ -47,14 +48,17 @@ pub(super) const HEADER_LENGTH: HeaderName = HeaderName::from_static("inference-
 /// Entries of `inputs` and of `outputs`: there are fewer names than that.
 const MAX_TENSORS: usize = 32;
 
-/// The JSON.
-#[derive(Debug, Deserialize)]
-struct Body<'a> {
+/// Tensors, and the outputs that are asked for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "OipRequest")]
+pub(super) struct Body<'a> {
     id: Option<String>,
     parameters: Option<Parameters>,
     #[serde(borrow)]
+    #[schemars(with = "Vec<tensor::Input>", length(min = 1))]
     inputs: Items<'a>,
     #[serde(borrow)]
+    #[schemars(with = "Option<Vec<tensor::Output>>")]
     outputs: Option<Items<'a>>,
 }
 
@@ -62,15 +66,18 @@ impl<'a> JsonRequest<'a> for Body<'a> {
     const ITEMS: &'static [&'static str] = &["inputs", "outputs"];
 }
 
-/// What of a request's parameters means something here. Others are passed over, as Triton does with those that a model has no use for; so
-/// is `priority`, which is a level among those of a model that has levels.
-#[derive(Debug, Default, Deserialize)]
+// Others are passed over, as Triton does with those that a model has no use for; so is `priority`, which is a level among those of a model
+// that has levels.
+/// What of a request's parameters means something here.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(inline)]
 struct Parameters {
     /// Of outputs that do not say it themselves, and of those that nobody named.
     binary_data_output: Option<bool>,
     /// Microseconds.
     timeout: Option<u64>,
     /// An extension that is not served.
+    #[schemars(with = "Option<()>")]
     sequence_id: Option<serde::de::IgnoredAny>,
 }
 

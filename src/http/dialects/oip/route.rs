@@ -3,6 +3,7 @@
 //! Owns the model's name, the version and the verb in a path. A name may have slashes in it, as those on a hub do, and Triton's clients
 //! leave them as they are: so the path is read from its end.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::http::{
@@ -12,16 +13,21 @@ use crate::http::{
 };
 
 /// Errors as Triton writes them: `{"error": ".."}`.
-pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape::of::<Envelope<'static>>(error);
+
+/// What its routes stand under in the OpenAPI document.
+pub(super) const TAG: &str = "Open Inference Protocol";
 
 /// The only version of a model.
 pub(super) const VERSION: &str = "1";
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "OipError")]
+struct Envelope<'a> {
+    error: &'a str,
+}
+
 fn error(error: &ApiError, _request_id: &str) -> Shaped {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        error: &'a str,
-    }
     Shaped::json(error.code.status(), &Envelope { error: &error.message })
 }
 

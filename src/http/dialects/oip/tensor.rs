@@ -9,6 +9,7 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
+use schemars::JsonSchema;
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, SeqAccess, Visitor},
@@ -48,16 +49,64 @@ struct Entry<'a> {
     data: Option<Items<'a>>,
 }
 
+// As `Head` and `Tensor` read it.
+/// An input tensor.
+#[derive(JsonSchema)]
+#[schemars(rename = "OipInput")]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+pub(super) struct Input {
+    name: InputName,
+    datatype: Datatype,
+    #[schemars(length(min = 1, max = MAX_AXES))]
+    shape: Vec<usize>,
+    parameters: Option<Parameters>,
+    /// Flat, or nested as the shape is. Without it the bytes stand behind the JSON (`binary_data_size`).
+    data: Option<Vec<serde_json::Value>>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case", inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum InputName {
+    Images,
+    PixelValues,
+    Texts,
+    InputIds,
+    AttentionMask,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "UPPERCASE", inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum Datatype {
+    Bytes,
+    Fp32,
+    Int64,
+}
+
+// As `Head` reads it.
+/// An output that is asked for.
+#[derive(JsonSchema)]
+#[schemars(inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+pub(super) struct Output {
+    name: String,
+    parameters: Option<Parameters>,
+}
+
 /// What of the parameters of a tensor means something here. Others are passed over, as Triton does.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(inline)]
 pub(super) struct Parameters {
     /// Bytes behind the JSON that are the input's.
     binary_data_size: Option<usize>,
     /// Whether the output is to stand behind the JSON.
     pub(super) binary_data: Option<bool>,
     /// An extension that is not served.
+    #[schemars(with = "Option<()>")]
     shared_memory_region: Option<serde::de::IgnoredAny>,
     /// An extension that is not served.
+    #[schemars(with = "Option<()>")]
     classification: Option<serde::de::IgnoredAny>,
 }
 

@@ -5,11 +5,26 @@
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::http::{ApiError, AppState, native::info::Info, reply};
+use crate::http::{
+    ApiError, AppState,
+    error::NATIVE,
+    native::{info::Info, wire::TAG},
+    operation::{JSON, OF_THE_KEYED, Operation, Schemas},
+    reply,
+};
 
-#[derive(Serialize)]
+/// The route, which is ours.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let operation = Operation::get(TAG, "/info", "What runs: model, provider, precision, limits, versions");
+    vec![operation.answers(JSON, schemas.answer::<Both<'_>>()).refuses(schemas, OF_THE_KEYED, &[NATIVE])]
+}
+
+/// What runs, in our own words and in those of text-embeddings-inference.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Info")]
 struct Both<'a> {
     #[serde(flatten)]
     ours: Info<'a>,
@@ -17,7 +32,7 @@ struct Both<'a> {
     theirs: Theirs<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Theirs<'a> {
     model_id: &'a str,
     model_sha: Option<&'a str>,
@@ -38,12 +53,14 @@ struct Theirs<'a> {
     docker_label: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct ModelType {
     embedding: Embedding,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct Embedding {
     pooling: &'static str,
 }

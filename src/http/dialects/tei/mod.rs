@@ -25,6 +25,7 @@ use axum::{
 };
 use http::StatusCode;
 use ndarray::ArrayView2;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
 
 use super::{Answered, Asked, Dialect, Reader, answer, inputs::Inputs};
@@ -35,20 +36,50 @@ use crate::{
         embedding::{EmbeddingForm, Embeddings},
         error::{ErrorShape, Shaped},
         native::similarity::{self, Comparison},
+        operation::{GATED, JSON, Operation, Schemas},
         reply::Written,
         request::{
             json::{Items, JsonRequest, Unread, fault},
             limit::Limit,
             payload::{Accepts, Encoding, Payload},
         },
+        schema,
     },
 };
 
 /// `{"error": "..", "error_type": ".."}`.
-pub(in crate::http) const ERRORS: ErrorShape = ErrorShape(error);
+pub(in crate::http) const ERRORS: ErrorShape = ErrorShape::of::<Envelope<'static>>(error);
 
 /// The same for a request with nothing in it, the one that has a status of its own.
-const EMPTY: ErrorShape = ErrorShape(empty);
+const EMPTY: ErrorShape = ErrorShape::of::<Envelope<'static>>(empty);
+
+/// What its routes stand under in the OpenAPI document.
+const TAG: &str = "text-embeddings-inference";
+
+/// The routes of its embeddings, and `/similarity`, which is ours too.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let summary = "Embeddings of texts, or the cosines of sentences with the first";
+    let of = |path| Operation::post(TAG, path, summary);
+    let ours = similarity::operation(schemas);
+    let with_theirs = |operation: Operation| {
+        operation
+            .takes(JSON, schemas.request::<Body<'_>>())
+            .answers(JSON, schemas.answer::<Answer>())
+            .refuses(schemas, GATED, &[ERRORS])
+            .refuses(schemas, &[Code::InvalidRequest], &[EMPTY])
+    };
+    [of("/embed"), of("/"), ours].into_iter().map(with_theirs).collect()
+}
+
+// As `Embed` writes it.
+/// An embedding of each text, or the cosine of each sentence with the first.
+#[derive(JsonSchema)]
+#[schemars(untagged, rename = "TeiResponse")]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum Answer {
+    Embeddings(schema::Matrix),
+    Scores(Vec<f32>),
+}
 
 /// What is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +90,18 @@ pub(in crate::http) enum Embed {
     Scores,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "TeiRequest")]
 struct Body<'a> {
     #[serde(borrow)]
+    #[schemars(with = "TextsOrSentences<'static>")]
     inputs: Items<'a>,
     normalize: Option<bool>,
     dimensions: Option<usize>,
     truncate: Option<bool>,
     truncation_direction: Option<String>,
+    /// There are no prompts, so null.
+    #[schemars(with = "Option<serde_json::Value>")]
     prompt_name: Option<IgnoredAny>,
     /// Those of a comparison.
     parameters: Option<Parameters>,
@@ -76,21 +111,38 @@ impl<'a> JsonRequest<'a> for Body<'a> {
     const ITEMS: &'static [&'static str] = &["inputs"];
 }
 
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(inline)]
 struct Parameters {
     truncate: Option<bool>,
     truncation_direction: Option<String>,
+    #[schemars(with = "Option<serde_json::Value>")]
     prompt_name: Option<IgnoredAny>,
+    /// Of embeddings, so null.
+    #[schemars(with = "()")]
     normalize: Option<IgnoredAny>,
+    #[schemars(with = "()")]
     dimensions: Option<IgnoredAny>,
 }
 
-/// `inputs` of `/similarity`.
-#[derive(Debug, Deserialize)]
+/// Texts, or sentences.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum TextsOrSentences<'a> {
+    Texts(schema::Texts),
+    Sentences(Sentences<'a>),
+}
+
+/// A text, and those that are compared with it.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(inline)]
 struct Sentences<'a> {
     #[serde(borrow)]
+    #[schemars(with = "String")]
     source_sentence: Items<'a>,
     #[serde(borrow)]
+    #[schemars(with = "schema::Texts")]
     sentences: Items<'a>,
 }
 
@@ -342,11 +394,13 @@ fn empty(error: &ApiError, _request_id: &str) -> Shaped {
     shaped(StatusCode::BAD_REQUEST, error, "Empty")
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TeiError")]
+struct Envelope<'a> {
+    error: &'a str,
+    error_type: &'a str,
+}
+
 fn shaped(status: StatusCode, error: &ApiError, kind: &str) -> Shaped {
-    #[derive(Serialize)]
-    struct Envelope<'a> {
-        error: &'a str,
-        error_type: &'a str,
-    }
     Shaped::json(status, &Envelope { error: &error.message_with_index("input"), error_type: kind })
 }

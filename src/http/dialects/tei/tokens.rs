@@ -13,16 +13,18 @@ use axum::{
     response::Response,
 };
 use memchr::memchr_iter;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use super::check_texts;
+use super::{EMPTY, ERRORS, TAG, check_texts};
 use crate::{
     budget::Reservation,
     embedder::{Embedder, Modality, Piece, Timings},
     http::{
-        ApiError, AppState,
+        ApiError, AppState, Code,
         answer::{Size, escaped_len},
+        operation::{GATED, JSON, Operation, Schemas},
         reply::Written,
         request::{
             json::{Items, JsonRequest, fault, kind_of},
@@ -30,14 +32,33 @@ use crate::{
             payload::{Accepts, Payload},
             room::Claim,
         },
+        schema,
     },
 };
 
-#[derive(Debug, Deserialize)]
+/// Both routes.
+pub(in crate::http) fn operations(schemas: &mut Schemas) -> Vec<Operation> {
+    let tokenize = Operation::post(TAG, "/tokenize", "The tokens of texts, with their places")
+        .takes(JSON, schemas.request::<Tokenize<'_>>())
+        .answers(JSON, schemas.answer::<Vec<Vec<Token<String>>>>())
+        .refuses(schemas, GATED, &[ERRORS])
+        .refuses(schemas, &[Code::InvalidRequest], &[EMPTY]);
+    let decode = Operation::post(TAG, "/decode", "The texts of tokens")
+        .takes(JSON, schemas.request::<Decode<'_>>())
+        .answers(JSON, schemas.answer::<Vec<String>>())
+        .refuses(schemas, GATED, &[ERRORS]);
+    vec![tokenize, decode]
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "TeiTokenizeRequest")]
 struct Tokenize<'a> {
     #[serde(borrow)]
+    #[schemars(with = "schema::Texts")]
     inputs: Items<'a>,
     add_special_tokens: Option<bool>,
+    /// There are no prompts.
+    #[schemars(with = "Option<()>")]
     prompt_name: Option<IgnoredAny>,
 }
 
@@ -86,6 +107,16 @@ pub(in crate::http) async fn tokenize(
     embedder.heavy().run(takes, write).await
 }
 
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "TeiToken")]
+struct Token<T> {
+    id: u32,
+    text: T,
+    special: bool,
+    start: Option<u32>,
+    stop: Option<u32>,
+}
+
 /// The tokens of a text.
 struct Tokens<'a> {
     embedder: &'a Embedder,
@@ -121,14 +152,6 @@ impl<'a> Tokens<'a> {
 
 impl Serialize for Tokens<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Token<T> {
-            id: u32,
-            text: T,
-            special: bool,
-            start: Option<u32>,
-            stop: Option<u32>,
-        }
         serializer.collect_seq(self.pieces.iter().map(|&Piece { id, span }| {
             let text = span.map_or_else(|| self.name(id).into(), |span| std::borrow::Cow::Borrowed(self.slice(span)));
             let (start, stop) = span.unzip();
@@ -146,9 +169,20 @@ impl<I: Iterator<Item: Serialize> + Clone> Serialize for Lists<I> {
     }
 }
 
-#[derive(Debug, Deserialize)]
+/// The ids of a text, or a list of such lists.
+#[derive(JsonSchema)]
+#[schemars(untagged, inline)]
+#[expect(dead_code, reason = "read by the macro that derives its schema")]
+enum OneOrEach {
+    One(Vec<u32>),
+    Each(Vec<Vec<u32>>),
+}
+
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "TeiDecodeRequest")]
 struct Decode<'a> {
     #[serde(borrow)]
+    #[schemars(with = "OneOrEach")]
     ids: Items<'a>,
     skip_special_tokens: Option<bool>,
 }
