@@ -21,6 +21,6 @@ grep -q ' ready$' "$log" || { echo "the service was not ready within 30 s"; cat 
 # Where it leaves what it remembers.
 root=$PWD
 cd target/api
-SCHEMATHESIS_HOOKS=$root/tests/api/hooks.py "$root/$venv/bin/schemathesis" run "http://$address/openapi.json" --seed 1 --max-examples "$examples" \
+SCHEMATHESIS_HOOKS=$root/tests/api/hooks.py "$root/$venv/bin/schemathesis" --config-file "$root/tests/api/schemathesis.toml" run "http://$address/openapi.json" --seed 1 --max-examples "$examples" \
     --phases coverage,fuzzing --suppress-health-check all --continue-on-failure --request-timeout 60 \
     --checks not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,negative_data_rejection "$@"
