@@ -13,7 +13,9 @@ use std::{
 use clipserve::{
     config::Precision,
     encoder::Output,
-    export::{ExportedModel, export_cached, export_checkpoint, exporter_version, metadata, write_synthetic_model},
+    export::{
+        Checkpoint, ExportedModel, export_cached, export_checkpoint, exporter_version, metadata, write_synthetic_model,
+    },
     model::clip_config::ClipConfig,
 };
 use ndarray::{Array2, Array3, Array4, ArrayD, Axis, IxDyn, stack};
@@ -511,6 +513,37 @@ fn a_pickle_that_asks_for_something_else_is_refused_by_its_name() {
     }
     assert!(refusal(b"PK\x03\x04").contains("not weights by torch.save"));
     assert!(refusal(b"").contains("not weights by torch.save"));
+}
+
+/// A thousand of each file with a few bytes changed or its end cut off: whatever they say, it is an answer.
+#[test]
+fn damaged_pickles_are_read_or_refused_and_nothing_else() {
+    let model = copy_of("gelu-relu-old-eos");
+    fs::remove_file(model.path().join("model.safetensors")).unwrap();
+    let mut rng = fastrand::Rng::with_seed(17);
+    let mut refused = 0;
+    for file in ["legacy.bin", "wrapped.bin"] {
+        let whole = fs::read(fixture("export/pickles").join(file)).unwrap();
+        // Where the pickles and the archive's own entries are, not the weights.
+        let places: Vec<usize> = if file == "legacy.bin" {
+            (0..20_000).collect()
+        } else {
+            let end = whole.len();
+            (0..20_000).chain(end - 12_000..end).collect()
+        };
+        for _ in 0..1_000 {
+            let mut bytes = whole.clone();
+            for _ in 0..rng.usize(1..4) {
+                bytes[places[rng.usize(..places.len())]] = rng.u8(..);
+            }
+            if rng.u8(..8) == 0 {
+                bytes.truncate(rng.usize(..whole.len()));
+            }
+            fs::write(model.path().join("pytorch_model.bin"), bytes).unwrap();
+            refused += usize::from(Checkpoint::open(model.path()).is_err());
+        }
+    }
+    assert!((500..2_000).contains(&refused), "{refused}");
 }
 
 #[test]
