@@ -37,7 +37,7 @@ struct CommandLine {
 pub enum Command {
     /// Serve a model (what happens when no command is given).
     Serve(ServeArgs),
-    /// Make ONNX graphs from a checkpoint (config.json and model.safetensors), without Python.
+    /// Make ONNX graphs from a checkpoint (config.json with model.safetensors or pytorch_model.bin), without Python.
     Export(ExportArgs),
     /// Find the threads, sessions and batches that are best for a model on this machine.
     Tune(TuneArgs),

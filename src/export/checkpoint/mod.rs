@@ -60,6 +60,7 @@ impl Checkpoint {
         let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), read: RefCell::default() };
         for file in files {
             let path = dir.join(file);
+            refuse_pointer(&path)?;
             for (name, tensor) in open(&path)? {
                 if checkpoint.tensors.contains_key(&name) {
                     return Err(ExportError::malformed(&path, format!("tensor `{name}` is also in another shard")));
@@ -102,6 +103,21 @@ impl Checkpoint {
             [(digest, _)] => digest.clone(),
             many => hex(&Sha256::digest(many.iter().map(|(d, n)| format!("{d}  {n}\n")).collect::<String>())),
         })
+    }
+}
+
+/// A clone without git-lfs has a few lines of text in place of each large file.
+fn refuse_pointer(path: &Path) -> Result<(), ExportError> {
+    const POINTER: &[u8] = b"version https://git-lfs";
+    let mut start = [0; POINTER.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    match read {
+        Ok(()) if start == POINTER => {
+            let reason = "it is git-lfs's pointer to the weights, not the weights; run `git lfs pull` in the clone";
+            Err(ExportError::malformed(path, reason.to_owned()))
+        }
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(ExportError::io(path)(error)),
+        _ => Ok(()),
     }
 }
 
@@ -262,7 +278,7 @@ mod tests {
     #[test]
     fn damaged_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(SINGLE);
+        let mut path = dir.path().join(SINGLE);
         write(&path, &[("a", Dtype::F32, &[4], vec![0; 16])]);
         let good = fs::read(&path).unwrap();
         let huge = [&u64::MAX.to_le_bytes()[..], &good[8..]].concat();
@@ -270,6 +286,12 @@ mod tests {
             fs::write(&path, bad).unwrap();
             let message = Checkpoint::open(dir.path()).unwrap_err().to_string();
             assert!(message.contains("not a safetensors file"), "{message}");
+        }
+        for name in [SINGLE, "pytorch_model.bin"] {
+            fs::remove_file(&path).unwrap();
+            path = dir.path().join(name);
+            fs::write(&path, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 16\n").unwrap();
+            assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("git lfs pull"), "{name}");
         }
         fs::remove_file(&path).unwrap();
         assert!(matches!(Checkpoint::open(dir.path()), Err(ExportError::NoWeights(_))));

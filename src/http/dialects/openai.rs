@@ -309,11 +309,18 @@ fn push_input(
         return push_string(input, modality, inputs);
     };
     check_modality(modality, &elements)?;
-    let first = elements.first().map_or("", |element| element.get());
-    if first.starts_with('{') && Object::read(elements[0]).map_err(|error| error.at(0))?.role.is_some() {
-        return push_conversation(&elements, inputs);
+    let mut rest = elements.as_slice();
+    if let [first, others @ ..] = rest
+        && first.get().starts_with('{')
+    {
+        // Not read once more below: it may be a picture of megabytes.
+        match Object::read(first).map_err(|error| error.at(0))? {
+            Object { role: Some(_), .. } => return push_conversation(&elements, inputs),
+            object => object.push(inputs)?,
+        }
+        rest = others;
     }
-    elements.into_iter().try_for_each(|element| push_element(element, modality, inputs))
+    rest.iter().try_for_each(|element| push_element(element, modality, inputs))
 }
 
 /// Holds `modality` to one entry, or one for each input, and the inputs to strings: whatever else says itself what it is.
@@ -326,14 +333,10 @@ fn check_modality(modality: &[ModalityName], elements: &[&RawValue]) -> Result<(
         let message = format!("modality has {entries} entries for {inputs} inputs; send one, or one for each");
         return Err(ApiError::invalid(message));
     }
-    match elements.iter().position(|element| element.get().starts_with(['{', '['])) {
-        None => Ok(()),
-        Some(at) => {
-            let kind = kind_of(elements[at]);
-            let message = format!("modality says what strings are, and the input is {kind}; leave modality out");
-            Err(ApiError::invalid(message).at(at))
-        }
-    }
+    let Some(at) = elements.iter().position(|element| element.get().starts_with(['{', '['])) else { return Ok(()) };
+    let kind = kind_of(elements[at]);
+    let message = format!("modality says what strings are, and the input is {kind}; leave modality out");
+    Err(ApiError::invalid(message).at(at))
 }
 
 fn push_element(element: &RawValue, modality: &[ModalityName], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
@@ -368,10 +371,7 @@ const MOST_MESSAGES: usize = 1024;
 
 fn push_string(item: Items<'_>, modality: &[ModalityName], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
     let place = inputs.len();
-    let modality = match modality {
-        [one] => Some(one),
-        each => each.get(place),
-    };
+    let modality = if let [one] = modality { Some(one) } else { modality.get(place) };
     match modality {
         Some(ModalityName::Image) => inputs.picture(item),
         Some(ModalityName::Text) => inputs.text(item),
