@@ -2,7 +2,8 @@
 //!
 //! Owns reading `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`, and which of them counts: as in
 //! `transformers` 4.57 and 5.24, `added_tokens_decoder` of the first one goes before the last one, which older versions wrote, and
-//! either is added to a `tokenizer.json` as to a `vocab.json`. Does not add them: `preprocess::text` does.
+//! either is added to a `tokenizer.json` as to a `vocab.json`, and so is a special token that none of them has. Does not add them:
+//! `preprocess::text` does.
 //!
 //! Invariant: added tokens come in the order of their ids. The ids themselves do not count, in `transformers` neither: a token that the
 //! vocabulary has not gets the next free one.
@@ -51,6 +52,13 @@ pub struct AddedToken {
     pub special: bool,
 }
 
+impl AddedToken {
+    /// A plain one.
+    fn of(content: String) -> Self {
+        Self { content, single_word: false, lstrip: false, rstrip: false, normalized: None, special: false }
+    }
+}
+
 /// What the files beside one tokenizer say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenizerSettings {
@@ -86,26 +94,37 @@ impl TokenizerSettings {
             (Members::beside(tokenizer, TOKENIZER_CONFIG)?, Members::beside(tokenizer, SPECIAL_TOKENS)?);
         let pad_token = |members: &Members| members.get::<SpecialToken>("pad_token");
         let pad_token = pad_token(&config)?.map_or_else(|| pad_token(&map), |token| Ok(Some(token)))?;
-        let added = match config.get::<BTreeMap<u32, AddedToken>>("added_tokens_decoder")? {
+        let by_id = config.get::<BTreeMap<u32, AddedToken>>("added_tokens_decoder")?;
+        // The map is of older versions, as the file of added tokens is: where the configuration has these, it does not count.
+        let special = if by_id.is_some() { config.special_tokens() } else { map.or(&config) };
+        let mut added: Vec<AddedToken> = match by_id {
             Some(by_id) => by_id.into_values().collect(),
             None => {
-                let special: BTreeSet<String> = [&config, &map].into_iter().flat_map(Members::special_tokens).collect();
+                let special: BTreeSet<&str> = special.iter().map(|token| token.content.as_str()).collect();
                 let path = tokenizer.with_file_name(ADDED_TOKENS);
                 let ids: BTreeMap<String, u32> =
                     if path.is_file() { read(&path, |text| serde_json::from_str(text))? } else { BTreeMap::new() };
                 let mut by_id: Vec<(u32, String)> = ids.into_iter().map(|(content, id)| (id, content)).collect();
                 by_id.sort_unstable();
-                let token = |content: String| AddedToken {
-                    special: special.contains(&content),
-                    content,
-                    single_word: false,
-                    lstrip: false,
-                    rstrip: false,
-                    normalized: None,
-                };
+                let twice = by_id.windows(2).find_map(|pair| match pair {
+                    [(one, first), (other, second)] if one == other => Some((one, first, second)),
+                    _ => None,
+                });
+                if let Some((id, one, other)) = twice {
+                    let reason = format!("{one:?} and {other:?} both have the id {id}");
+                    return Err(ModelError::File { path, reason });
+                }
+                let token =
+                    |content: String| AddedToken { special: special.contains(&*content), ..AddedToken::of(content) };
                 by_id.into_iter().map(|(_, content)| token(content)).collect()
             }
         };
+        // What is special and nowhere else becomes a token by that.
+        for token in special {
+            if added.iter().all(|other| other.content != token.content) {
+                added.push(token);
+            }
+        }
         Ok(Self { pad_token: pad_token.map(SpecialToken::text), added })
     }
 
@@ -157,18 +176,34 @@ impl<'a> Members<'a> {
         })
     }
 
-    /// The texts of all `*_token` and `*_special_tokens`.
-    fn special_tokens(&self) -> Vec<String> {
-        let named = |(name, value): (&String, &Value)| {
-            let is_special = name.ends_with("_token") || name.ends_with("_special_tokens");
-            is_special.then(|| match value {
-                Value::Array(values) => values.clone(),
-                Value::Object(values) if !values.contains_key("content") => values.values().cloned().collect(),
-                value => vec![value.clone()],
-            })
+    /// The special tokens that these name, and those of `config` under the names that these do not have.
+    fn or(&self, config: &Self) -> Vec<AddedToken> {
+        let mut members = config.members.clone();
+        members.extend(self.members.clone());
+        Self { tokenizer: self.tokenizer, file: self.file, members }.special_tokens()
+    }
+
+    /// The tokens that are special by the names of `transformers`, in its order.
+    fn special_tokens(&self) -> Vec<AddedToken> {
+        const NAMES: [&str; 8] = [
+            "bos_token",
+            "eos_token",
+            "unk_token",
+            "sep_token",
+            "pad_token",
+            "cls_token",
+            "mask_token",
+            "additional_special_tokens",
+        ];
+        let values = NAMES.iter().filter_map(|name| self.members.get(*name)).flat_map(|value| match value {
+            Value::Array(values) => values.clone(),
+            value => vec![value.clone()],
+        });
+        let token = |value: Value| match value {
+            Value::String(content) => Some(AddedToken::of(content)),
+            value => serde_json::from_value(value).ok(),
         };
-        let values = self.members.iter().filter_map(named).flatten();
-        values.filter_map(|value| serde_json::from_value::<SpecialToken>(value).ok()).map(SpecialToken::text).collect()
+        values.filter_map(token).map(|token: AddedToken| AddedToken { special: true, ..token }).collect()
     }
 }
 
@@ -213,6 +248,11 @@ mod tests {
         assert_eq!(texts(&found.added), ["<a>", "<b>", "[PAD]"]);
         assert_eq!(found.added.iter().map(|token| token.special).collect::<Vec<_>>(), [false, true, true]);
         let by_id = json!({"49409": {"content": "<d>", "special": true}, "9": {"content": "<c>", "normalized": true}});
+        let only = |special: Value| texts(&settings(&[(SPECIAL_TOKENS, special)]).added).join(" ");
+        assert_eq!(
+            only(json!({"additional_special_tokens": ["<e>", {"content": "<f>"}], "pad_token": "!"})),
+            "! <e> <f>"
+        );
         let found = settings(&[older, map, (TOKENIZER_CONFIG, json!({"added_tokens_decoder": by_id}))]);
         assert_eq!(texts(&found.added), ["<c>", "<d>"]);
         assert_eq!(found.added[0].normalized, Some(true));
@@ -242,6 +282,7 @@ mod tests {
             (TOKENIZER_CONFIG, json!({"added_tokens_decoder": {"x": {"content": "a"}}})),
             (SPECIAL_TOKENS, json!({"pad_token": []})),
             (ADDED_TOKENS, json!({"a": -1})),
+            (ADDED_TOKENS, json!({"a": 49408, "b": 49408})),
         ] {
             let root = folder(&[(file, value)]);
             let error = TokenizerSettings::beside(&root.path().join("tokenizer.json")).expect_err(file).to_string();

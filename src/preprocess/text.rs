@@ -326,9 +326,10 @@ mod tests {
         let write = |text: &str| fs::write(dir.path().join("tokenizer_config.json"), text).expect("written");
         write(r#"{"pad_token": "!"}"#);
         assert_eq!(pad_id().expect("a token"), 0);
-        write(r#"{"pad_token": "no such token at all"}"#);
-        let error = pad_id().expect_err("not in the vocabulary").to_string();
-        assert!(error.contains("no such token at all") && error.contains("pad_token"), "{error}");
+        write(r#"{"pad_token": "[PAD]"}"#);
+        assert_eq!(pad_id().expect("it is added"), 49408);
+        let error = TextTokenizer::open(&path, 77, 1024, Some(49408)).expect_err("the model has it not").to_string();
+        assert!(error.contains("padding") && error.contains("49408"), "{error}");
     }
 
     /// The ids are those of `CLIPTokenizerFast` of `transformers` 4.57.6 and of `CLIPTokenizer` of 5.24.0.
@@ -340,6 +341,12 @@ mod tests {
         let own = [special("<|startoftext|>", "49406"), special("<|endoftext|>", "49407")].join(",");
         let config = format!(r#"{{"added_tokens_decoder": {{{own}, "49408": {{"content": "<sks>"}}}}}}"#);
         let without = format!(r#"{{"added_tokens_decoder": {{{own}}}}}"#);
+        let special_alone = r#"{"additional_special_tokens": ["<sks>"]}"#.to_owned();
+        // A special one is not looked for in the normalised text.
+        let special_found: &[(&str, &[u32])] =
+            &[("<sks> cat", &[49406, 49408, 2368, 49407]), ("a <SKS> b", &[49406, 320, 283, 48136, 285, 321, 49407])];
+        let pad = r#"{"pad_token": "!"}"#.to_owned();
+        let pad_found: &[(&str, &[u32])] = &[("wow!", &[49406, 2781, 0, 49407])];
         let sks: [(&str, &[u32]); 6] = [
             ("<sks> cat", &[49406, 49408, 2368, 49407]),
             ("a<sks>cat", &[49406, 320, 49408, 2368, 49407]),
@@ -361,6 +368,8 @@ mod tests {
             // The order of the ids counts, not the ids.
             (Some(r#"{"<sks>": 49410}"#), None, &sks),
             (Some(r#"{"<sks>": 49409, "<new>": 49408}"#), None, both),
+            (None, Some(&special_alone), special_found),
+            (None, Some(&pad), pad_found),
         ] {
             for files in [&["tokenizer.json"][..], &["vocab.json", "merges.txt"]] {
                 let dir = tempfile::tempdir().expect("a folder");
