@@ -54,20 +54,58 @@ fn pairs(picture: &[u8]) -> Result<Vec<Pair>> {
             let template = |path, body: serde_json::Value| Template::fixed(path, JSON, body.to_string());
             Ok(Pair { name, native: template(native, native_body)?, dialect: template(path, body)? })
         };
-    let of_texts = |format| ("/embed/text", json!({"texts": texts, "encoding_format": format}));
-    let of_text = |format| ("/embed/text", json!({"texts": texts[..1], "encoding_format": format}));
+    let of_texts = |count: usize, format| ("/embed/text", json!({"texts": texts[..count], "encoding_format": format}));
     let of_picture = |format| ("/embed/image", json!({"images": [base64], "encoding_format": format}));
     let openai = |input: serde_json::Value, format| {
         ("/v1/embeddings", json!({"model": "emoji-clip", "input": input, "encoding_format": format}))
     };
+    let cohere = |what: &str, value: serde_json::Value| {
+        ("/v2/embed", json!({"model": "emoji-clip", what: value, "input_type": "image", "embedding_types": ["float"]}))
+    };
+    let voyage =
+        json!({"model": "emoji-clip", "inputs": [{"content": [{"type": "image_base64", "image_base64": url}]}]});
+    let infer = |name: &str, value: &str, output: &str| {
+        let input = json!({"name": name, "datatype": "BYTES", "shape": [1], "data": [value]});
+        let output = json!({"name": output, "parameters": {"binary_data": false}});
+        ("/v2/models/emoji-clip/infer", json!({"inputs": [input], "outputs": [output]}))
+    };
     Ok(vec![
-        pair("OpenAI, a text, floats", of_text("float"), openai(json!(texts[..1]), "float"))?,
-        pair("OpenAI, a text, base64", of_text("base64"), openai(json!(texts[..1]), "base64"))?,
-        pair("OpenAI, 32 texts, base64", of_texts("base64"), openai(json!(texts), "base64"))?,
+        pair("OpenAI, a text, floats", of_texts(1, "float"), openai(json!(texts[..1]), "float"))?,
+        pair("OpenAI, a text, base64", of_texts(1, "base64"), openai(json!(texts[..1]), "base64"))?,
+        pair("OpenAI, 32 texts, base64", of_texts(32, "base64"), openai(json!(texts), "base64"))?,
         pair("OpenAI, a picture as data URL, floats", of_picture("float"), openai(json!([url]), "float"))?,
         pair("OpenAI, a picture as data URL, base64", of_picture("base64"), openai(json!([url]), "base64"))?,
         pair("Jina, a picture, base64", of_picture("base64"), openai(json!([{"image": base64}]), "base64"))?,
+        pair("Cohere, 32 texts", of_texts(32, "float"), cohere("texts", json!(texts)))?,
+        pair("Cohere, a picture", of_picture("float"), cohere("images", json!([url])))?,
+        pair("Voyage, a picture", of_picture("float"), ("/v1/multimodalembeddings", voyage))?,
+        pair("TEI, 32 texts", of_texts(32, "float"), ("/embed", json!({"inputs": texts})))?,
+        pair("Weaviate, a text", of_texts(1, "float"), ("/vectorize", json!({"texts": texts[..1], "images": []})))?,
+        pair("Weaviate, a picture", of_picture("float"), ("/vectorize", json!({"texts": [], "images": [base64]})))?,
+        pair("Open Inference Protocol, a text", of_texts(1, "float"), infer("texts", &texts[0], "text_embeds"))?,
+        pair("Open Inference Protocol, a picture", of_picture("float"), infer("images", &base64, "image_embeds"))?,
+        Pair {
+            name: "Immich, a picture as multipart",
+            native: form("/embed/image", &[("image", picture)])?,
+            dialect: form("/predict", &[("entries", IMMICHS), ("image", picture)])?,
+        },
     ])
+}
+
+/// What Immich's server asks of the box's model.
+const IMMICHS: &[u8] = br#"{"clip":{"visual":{"modelName":"emoji-clip"}}}"#;
+
+/// A form of these fields, of which `image` is a file.
+fn form(path: &'static str, fields: &[(&str, &[u8])]) -> Result<Template> {
+    const BOUNDARY: &str = "a-boundary-of-the-benchmark";
+    let mut body = Vec::new();
+    for (name, value) in fields {
+        let file = if *name == "image" { "; filename=\"a.jpg\"" } else { "" };
+        let head = format!("--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"{name}\"{file}\r\n\r\n");
+        body.extend([head.as_bytes(), value, b"\r\n"].concat());
+    }
+    body.extend(format!("--{BOUNDARY}--\r\n").into_bytes());
+    Ok(Template::fixed(path, &format!("multipart/form-data; boundary={BOUNDARY}"), body)?)
 }
 
 pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {

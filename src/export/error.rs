@@ -90,7 +90,12 @@ pub enum ExportError {
 
 impl ExportError {
     pub(crate) fn malformed(path: &Path, reason: String) -> Self {
-        Self::Malformed { path: path.to_owned(), reason }
+        // It may quote the file: on one line, and not for pages.
+        let mut shown = String::new();
+        for c in reason.chars().take(400) {
+            if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+        }
+        Self::Malformed { path: path.to_owned(), reason: shown }
     }
 
     /// For `map_err` on file operations: keeps which file it was about.

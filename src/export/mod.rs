@@ -198,6 +198,10 @@ fn export_opened(
         }
         Architecture::Text | Architecture::Vision => None,
     };
+    if let Some(logarithm) = logit_scale.filter(|logarithm| !logarithm.exp().is_normal()) {
+        let reason = format!("logit_scale is {logarithm}, its exponential must be a positive finite number");
+        return Err(ExportError::malformed(source, reason));
+    }
     let provenance = Provenance { source_sha256: digest, precision, logit_scale };
     cache::new_folder(out, |dir| {
         write_graphs(&config, &normalization, checkpoint, &provenance, dir)?;

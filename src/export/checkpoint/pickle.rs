@@ -1,9 +1,10 @@
-//! The container that `torch.save` writes: a zip archive, in versions before 1.6 a stream of pickles, in the first ones a tar archive.
+//! The container that `torch.save` writes: a zip archive, in versions before 1.6 a stream of pickles. The tar archives of versions before
+//! 0.1.10, years older than CLIP, are refused: their storages would have to be read whole before it is known what they are.
 //!
 //! Owns what is read of one, and the refusals. The reading is `pytorch-reader`'s, which runs nothing that a pickle asks for and gathers
 //! what is stored as a view of something else.
 //!
-//! Invariant: every pickle in a file has passed `pickle_globals` before its tensors are looked for.
+//! Invariants: every pickle in a file has passed `pickle_globals` before its tensors are looked for; no storage is larger than the file.
 
 use std::{
     fs::File,
@@ -22,7 +23,7 @@ use crate::export::error::ExportError;
 
 /// Pickles at the start of a file by versions before 1.6: a magic number, the protocol, the system, the weights, the storages' keys.
 const STREAM: usize = 5;
-/// Where a tar archive says that it is one.
+/// Where a tar archive says that it is one, and how.
 const TAR_MAGIC: (usize, &[u8]) = (257, b"ustar");
 
 /// The tensors of one file, by the path of keys that leads to each, joined by dots.
@@ -55,7 +56,9 @@ fn check_globals(path: &Path) -> Result<(), String> {
         return check_archive(file);
     }
     if start.get(TAR_MAGIC.0..).is_some_and(|rest| rest.starts_with(TAR_MAGIC.1)) {
-        return check_tar(file);
+        return Err(
+            "it is a tar archive of PyTorch before 0.1.10; load it there and save it by a later version".to_owned()
+        );
     }
     let mut bytes = Vec::new();
     file.take(MAX_PICKLE).read_to_end(&mut bytes).map_err(text)?;
@@ -72,29 +75,19 @@ fn check_globals(path: &Path) -> Result<(), String> {
 
 fn check_archive(file: File) -> Result<(), String> {
     let mut archive = zip::ZipArchive::new(file).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
     for index in 0..archive.len() {
         let entry = archive.by_index(index).map_err(|error| error.to_string())?;
-        if entry.name().is_ok_and(|name| name.ends_with(".pkl")) {
-            check_one(entry)?;
+        let name = entry.name().map_err(|error| error.to_string())?.into_owned();
+        if name.ends_with(".pkl") {
+            // Of all of them together: what stands in one place of the file may be several entries.
+            let rest = MAX_PICKLE.saturating_sub(bytes.len() as u64);
+            let start = bytes.len();
+            entry.take(rest + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+            pickle_globals::check(bytes.get(start..).unwrap_or_default())?;
+        } else if entry.compression() != zip::CompressionMethod::Stored && name.contains("/data/") {
+            return Err("its storages are compressed, which those of torch.save are not".to_owned());
         }
     }
     Ok(())
-}
-
-fn check_tar(file: File) -> Result<(), String> {
-    let mut archive = tar::Archive::new(file);
-    for entry in archive.entries().map_err(|error| error.to_string())? {
-        let entry = entry.map_err(|error| error.to_string())?;
-        // The other pickles have numbers between them, and are descriptions of tensors, not of objects.
-        if entry.path_bytes().ends_with(b"pickle") {
-            check_one(entry)?;
-        }
-    }
-    Ok(())
-}
-
-fn check_one(entry: impl Read) -> Result<(), String> {
-    let mut bytes = Vec::new();
-    entry.take(MAX_PICKLE + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    pickle_globals::check(&bytes).map(drop)
 }

@@ -13,7 +13,11 @@ use std::collections::HashMap;
 /// Bytes of pickles in a file. Those of a ViT-L/14 with its optimizer's state have less than one.
 pub(super) const MAX_PICKLE: u64 = 4 << 20;
 /// Instructions in one pickle: a tensor takes some thirty.
-const MAX_INSTRUCTIONS: usize = 1 << 20;
+const MAX_INSTRUCTIONS: usize = 1 << 18;
+/// Instructions in one tuple. A tensor has its shape in one, and its reader would copy it each time that the tensor is recalled.
+const MAX_TUPLE: usize = 256;
+/// Bytes of a text: each tensor is given all keys that lead to it.
+const MAX_TEXT: usize = 1024;
 /// The longest name that is told.
 const MAX_NAME: usize = 64;
 
@@ -85,7 +89,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<&[u8], String> {
     // What the last two instructions pushed, as far as they are texts: they name what `STACK_GLOBAL` wants.
     let mut pushed: [Option<&[u8]>; 2] = [None; 2];
     let mut memo: HashMap<u64, Option<&[u8]>> = HashMap::new();
-    for _ in 0..MAX_INSTRUCTIONS {
+    let mut marks = Vec::new();
+    for number in 0..MAX_INSTRUCTIONS {
         let value = match pickle.instruction()? {
             Instruction::End => return Ok(pickle.rest),
             Instruction::Nothing => continue,
@@ -98,7 +103,25 @@ pub(super) fn check(bytes: &[u8]) -> Result<&[u8], String> {
                 [Some(module), Some(name)] => check_global(module, name).map(|()| None)?,
                 _ => return Err("it asks for a global whose name it computes".to_owned()),
             },
+            Instruction::Text(text) if text.len() > MAX_TEXT => {
+                return Err(format!(
+                    "a text in it has {} bytes, and the names of weights at most {MAX_TEXT}",
+                    text.len()
+                ));
+            }
             Instruction::Text(text) => Some(text),
+            Instruction::Mark => {
+                marks.push(number);
+                None
+            }
+            Instruction::FromMark { tuple } => {
+                if marks.pop().is_some_and(|mark| tuple && number - mark > MAX_TUPLE) {
+                    return Err(format!(
+                        "a tuple in it takes more than {MAX_TUPLE} instructions, and shapes are shorter"
+                    ));
+                }
+                None
+            }
             Instruction::Recall(key) => memo.get(&key).copied().flatten(),
             Instruction::Other => None,
         };
@@ -148,6 +171,10 @@ enum Instruction<'a> {
     Memo(Option<u64>),
     /// What was kept is pushed.
     Recall(u64),
+    /// A place on the stack is marked.
+    Mark,
+    /// Something is made of all that was pushed since the last mark.
+    FromMark { tuple: bool },
     /// The stack changes in some other way.
     Other,
 }
@@ -187,10 +214,11 @@ impl<'a> Pickle<'a> {
             b'C' | 0x8a => self.counted(1).map(|_| Other)?,
             b'B' | 0x8b => self.counted(4).map(|_| Other)?,
             0x8e | 0x96 => self.counted(8).map(|_| Other)?,
-            b'(' | b')' | b']' | b'}' | b'0' | b'1' | b'2' | b'N' | b'Q' | b'R' | b'a' | b'b' | b'd' | b'e' | b'l' => {
-                Other
-            }
-            b'o' | b's' | b't' | b'u' | 0x81 | 0x85..=0x92 | 0x97 | 0x98 => Other,
+            b'(' => Mark,
+            b't' => FromMark { tuple: true },
+            b'1' | b'd' | b'e' | b'l' | b'o' | b'u' | 0x90 | 0x91 => FromMark { tuple: false },
+            b')' | b']' | b'}' | b'0' | b'2' | b'N' | b'Q' | b'R' | b'a' | b'b' | b's' => Other,
+            0x81 | 0x85..=0x89 | 0x8f | 0x92 | 0x97 | 0x98 => Other,
             other => return Err(format!("it has the instruction {other:#04x}, which no pickle has")),
         })
     }
@@ -277,6 +305,12 @@ mod tests {
             assert!(check(pickle).expect_err("cut off").contains("cut off"));
         }
         assert!(check(b"\xff").expect_err("unknown").contains("0xff"));
+        let tuple = |parts| [&b"("[..], &b"K\x01".repeat(parts), b"t."].concat();
+        assert!(check(&tuple(MAX_TUPLE - 1)).is_ok());
+        assert!(check(&tuple(MAX_TUPLE)).expect_err("long").contains("tuple"));
+        let text = |bytes: usize| [&b"X"[..], &(bytes as u32).to_le_bytes(), &vec![b'a'; bytes], b"."].concat();
+        assert!(check(&text(MAX_TEXT)).is_ok());
+        assert!(check(&text(MAX_TEXT + 1)).expect_err("long").contains("text"));
         assert!(check(&vec![b'N'; MAX_INSTRUCTIONS + 1]).expect_err("long").contains("instructions"));
     }
 
