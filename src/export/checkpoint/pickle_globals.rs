@@ -21,7 +21,7 @@ const MAX_TEXT: usize = 1024;
 /// The longest name that is told.
 const MAX_NAME: usize = 64;
 
-/// The modules that may be named, and what of them: one thing, or everything that ends so.
+/// The modules that may be named, and what of them.
 const KNOWN: [(&str, &[&str]); 7] = [
     ("collections", &["OrderedDict"]),
     (
