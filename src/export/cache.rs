@@ -1,22 +1,21 @@
-//! Exports that appear whole or not at all, and the cache of them by content.
+//! The cache of exports by content.
 //!
-//! Owns the key (everything that changes what is written), the lock and the rename. Invariants: a folder under its final name
-//! is complete; of several starts at once one exports and the others wait for it; what a crash left behind is removed by the
+//! Owns the key (everything that changes what is written) and the lock; `folder` owns that a folder is whole. Invariants: of several starts at once one exports and the others wait for it; what a crash left behind is removed by the
 //! next export of the same key.
 
 use std::{
     fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-    process,
+    path::Path,
 };
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    COPIED_FILES, Checkpoint, ExportError, ExportedModel,
-    checkpoint::{file_sha256, hex},
-    export_opened, exporter_version,
+    checkpoint::{Checkpoint, file_sha256, hex},
+    error::ExportError,
+    folder::{COPIED_FILES, ExportedModel},
+    metadata::exporter_version,
+    model::export_opened,
 };
 use crate::config::Precision;
 
@@ -51,53 +50,6 @@ fn cache_key(source: &Path, weights_digest: &str, precision: Precision) -> Resul
         }
     }
     Ok(hex(&Sha256::digest(parts)))
-}
-
-/// Lets `fill` write a folder under another name, then gives it the name `out`. On any error nothing is left.
-pub(crate) fn new_folder(
-    out: &Path,
-    fill: impl FnOnce(&Path) -> Result<(), ExportError>,
-) -> Result<ExportedModel, ExportError> {
-    let occupied = match fs::read_dir(out) {
-        Ok(mut entries) => entries.next().is_some(),
-        Err(_) => out.exists(),
-    };
-    if occupied {
-        return Err(ExportError::OutputExists(out.to_owned()));
-    }
-    let partial = partial_path(out, process::id());
-    fs::create_dir_all(&partial).map_err(ExportError::io(&partial))?;
-    let result = fill(&partial).and_then(|()| {
-        // To disk before the name says that it is complete: a power cut must not leave holes under the final name.
-        sync_tree(&partial).map_err(ExportError::io(&partial))?;
-        fs::rename(&partial, out).map_err(ExportError::io(out))
-    });
-    match result {
-        Ok(()) => Ok(ExportedModel::at(out)),
-        Err(error) => {
-            // The first error is the one to report; what cannot be removed now, the next export removes.
-            let _ = fs::remove_dir_all(&partial);
-            Err(error)
-        }
-    }
-}
-
-/// Waits until every file and folder in `dir`, and `dir` itself, is on disk.
-fn sync_tree(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_tree(&entry.path())?;
-        } else {
-            File::open(entry.path())?.sync_all()?;
-        }
-    }
-    File::open(dir)?.sync_all()
-}
-
-/// A hidden sibling of `out`: on the same file system, so that the rename is atomic.
-fn partial_path(out: &Path, process: u32) -> PathBuf {
-    out.with_file_name(format!(".{}.partial-{process}", out.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 /// Removes what crashed exports of `key` left. Called with the lock held, so none is running.

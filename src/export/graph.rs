@@ -1,27 +1,37 @@
 //! A builder of ONNX graphs: values are typed handles, names are unique, equal constants are shared, weights go to the
 //! [`WeightFile`].
 //!
-//! Owns the bookkeeping of nodes, initializers, inputs and outputs. Knows operators by name only; what CLIP is made of, `encoder`,
-//! `vision` and `text` know. Invariant: a value exists before a node uses it, so nodes come out in topological order.
+//! Owns the bookkeeping of nodes, initializers, inputs and outputs. Knows operators by name only: linear layers in each precision are in
+//! `linear`; what CLIP is made of, `encoder`, `vision` and `text` know. Invariant: a value exists before a node uses it, so nodes come out in topological order.
 
 use std::collections::HashMap;
 
 use super::{
     error::ExportError,
-    int8::{self, MIDDLE, Quantized, quantized, scales},
-    metadata::Entries,
     proto::{
         AttributeProto, DataType, DimensionProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET_VERSION,
         OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
         ValueInfoProto,
     },
-    weights::{WeightFile, WeightSource, transpose},
+    weights::{WeightFile, WeightSource},
 };
 use crate::config::Precision;
 
 /// The output of a node, an initializer or a graph input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Value(String);
+
+/// Rows in 8 bits: `x` is about `(values - 128) * scale`.
+#[derive(Clone, Debug)]
+pub(super) struct Quantized {
+    /// U8, of the shape of `x`.
+    pub(super) values: Value,
+    /// f32, of the shape of `x` with the last dimension 1.
+    pub(super) scale: Value,
+}
+
+/// Keys and values of a graph's `metadata_props`.
+pub(crate) type Entries = Vec<(String, String)>;
 
 /// One dimension of a graph input or output.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +45,8 @@ pub(crate) struct GraphBuilder<'a> {
     graph: GraphProto,
     scope: String,
     precision: Precision,
-    quantized: HashMap<Value, Quantized>,
+    /// What was quantised already: several layers may have one input.
+    pub(super) quantized: HashMap<Value, Quantized>,
     source: &'a dyn WeightSource,
     file: &'a mut WeightFile,
 }
@@ -207,113 +218,6 @@ impl<'a> GraphBuilder<'a> {
         }
     }
 
-    /// `(x @ weight^T + bias) * scale` of rows `x`, with `{name}.weight` `[output, input]` and `{name}.bias` `[output]`; `scale`
-    /// goes into both. In int8 precision the product is one of 8-bit integers.
-    pub(crate) fn linear(
-        &mut self,
-        name: &str,
-        x: &Value,
-        [output, input]: [usize; 2],
-        scale: f32,
-    ) -> Result<Value, ExportError> {
-        let source = self.source;
-        let weight_name = format!("{name}.weight");
-        let matrix = || Ok(scaled(source.read(&weight_name, &[output, input])?, scale));
-        let bias_name = format!("{name}.bias");
-        let bias = || Ok(scaled(source.read(&bias_name, &[output])?, scale));
-        let bias = self.derived(&bias_name, self.float(), &[output], bias)?;
-        match self.precision {
-            Precision::F32 | Precision::F16 => {
-                let weight = self.derived(&weight_name, self.float(), &[output, input], matrix)?;
-                Ok(self.product(x, &weight, Some(&bias)))
-            }
-            Precision::Int8 => {
-                let q = match self.quantized.get(x) {
-                    Some(quantized) => quantized.clone(),
-                    None => self.quantize_rows(x),
-                };
-                self.quantized.insert(x.clone(), q.clone());
-                let (weight, scales) = self.integer_weight(name, [output, input], &matrix)?;
-                let product = self.dequantized_product(&q, &weight, &scales);
-                Ok(self.op("Add", [&product, &bias]))
-            }
-            Precision::Int8Weights => {
-                let weight = self.small_weight(name, [output, input], &matrix)?;
-                Ok(self.product(x, &weight, Some(&bias)))
-            }
-        }
-    }
-
-    /// `(x - zero) @ weight^T` of bytes `x` `[rows, input]`, in f32, and that zero; `weight` `[output, input]` is made by `matrix`.
-    /// In int8 precision the product is one of 8-bit integers.
-    ///
-    /// Never f16, which would round away what is left once a bias brings the sums back to zero.
-    pub(crate) fn byte_product(
-        &mut self,
-        name: &str,
-        x: &Value,
-        [output, input]: [usize; 2],
-        matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
-    ) -> Result<(Value, f32), ExportError> {
-        let weight_name = format!("{name}.weight");
-        match self.precision {
-            Precision::Int8 => {
-                let (weight, scales) = self.integer_weight(name, [output, input], matrix)?;
-                let sums = self.integer_product(x, &weight);
-                Ok((self.op("Mul", [&sums, &scales]), MIDDLE))
-            }
-            Precision::Int8Weights if int8::is_grouped(input) => {
-                let x = self.cast(x, DataType::Float);
-                // OpenVINO quantises around zero: as they are, bytes would use half of its steps.
-                let middle = self.scalar(MIDDLE);
-                let x = self.op("Sub", [&x, &middle]);
-                let weight = self.small_weight(name, [output, input], matrix)?;
-                Ok((self.product(&x, &weight, None), MIDDLE))
-            }
-            Precision::F32 | Precision::F16 | Precision::Int8Weights => {
-                let x = self.cast(x, DataType::Float);
-                let weight = self.derived(&weight_name, DataType::Float, &[output, input], matrix)?;
-                Ok((self.product(&x, &weight, None), 0.0))
-            }
-        }
-    }
-
-    /// `{name}.weight` in 8 bits as integer products take it, `[input, output]`, and the scale of each output.
-    fn integer_weight(
-        &mut self,
-        name: &str,
-        [output, input]: [usize; 2],
-        matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
-    ) -> Result<(Value, Value), ExportError> {
-        let scales = self.weight_scales(name, output, matrix)?;
-        let elements = || Ok(transpose(&quantized(&matrix()?, output), output, input));
-        let weight = self.derived(&format!("{name}.weight"), DataType::Int8, &[input, output], elements)?;
-        Ok((weight, scales))
-    }
-
-    /// `{name}.weight` `[output, input]` as f32 from 8 bits, for OpenVINO.
-    fn small_weight(
-        &mut self,
-        name: &str,
-        [output, input]: [usize; 2],
-        matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
-    ) -> Result<Value, ExportError> {
-        let scales = self.weight_scales(name, output, matrix)?;
-        let elements = || Ok(quantized(&matrix()?, output));
-        let weight = self.derived(&format!("{name}.weight"), DataType::Int8, &[output, input], elements)?;
-        Ok(self.node("DequantizeLinear", [&weight, &scales], vec![AttributeProto::int("axis", 0)]))
-    }
-
-    /// The scale of each output of `matrix` in 8 bits.
-    fn weight_scales(
-        &mut self,
-        name: &str,
-        output: usize,
-        matrix: &dyn Fn() -> Result<Vec<f32>, ExportError>,
-    ) -> Result<Value, ExportError> {
-        self.derived(&format!("{name}.scale"), DataType::Float, &[output], || Ok(scales(&matrix()?, output)))
-    }
-
     /// `x @ weight^T` with `{name}.weight` `[output, input]`: a projection to the shared space. Never quantised: it is one row
     /// per input, and the last thing that happens to an embedding.
     pub(crate) fn projection(&mut self, name: &str, x: &Value, shape: [usize; 2]) -> Result<Value, ExportError> {
@@ -351,11 +255,6 @@ impl<'a> GraphBuilder<'a> {
             metadata_props: metadata.into_iter().map(|(key, value)| StringStringEntryProto { key, value }).collect(),
         }
     }
-}
-
-fn scaled(mut elements: Vec<f32>, scale: f32) -> Vec<f32> {
-    elements.iter_mut().for_each(|element| *element *= scale);
-    elements
 }
 
 fn value_info(name: &str, element: DataType, dims: &[Dim]) -> ValueInfoProto {

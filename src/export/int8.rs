@@ -4,31 +4,19 @@
 //! measured while the graph runs. So a row's result depends on no other row: an embedding is the same bits alone and in any
 //! batch. The usual dynamic form (`DynamicQuantizeLinear` + `MatMulInteger`, one scale for the whole batch) is 8 % faster and
 //! gives up exactly that; numbers in `docs/export.md`. The patch embedding's activations are bytes as they come. Everything else
-//! (token embeddings, norms, attention scores, the projection) stays f32. Owns the arithmetic; which layers use it, `graph` decides.
+//! (token embeddings, norms, attention scores, the projection) stays f32. Owns the arithmetic of weights; `linear` has it as
+//! ONNX nodes, and decides which layers use it.
 //!
 //! OpenVINO takes weights alone in 8 bits and quantises activations itself, in groups within a row
 //! ([`activation_group`]): no row is measured by another, and in kernels that do the rest of a layer on the way.
 
-use super::{
-    graph::{GraphBuilder, Value},
-    proto::{AttributeProto, DataType},
-};
 use crate::model::{clip_config::TransformerConfig, graph_info::LEAST_GROUP};
-
-/// Rows in 8 bits: `x` is about `(values - 128) * scale`.
-#[derive(Clone, Debug)]
-pub(crate) struct Quantized {
-    /// U8, of the shape of `x`.
-    values: Value,
-    /// f32, of the shape of `x` with the last dimension 1.
-    scale: Value,
-}
 
 /// The zero point of activations.
 pub(crate) const MIDDLE: f32 = 128.0;
 
 /// Largest magnitude of a quantised weight or activation; -128 is left out so that both signs reach equally far.
-const LIMIT: f32 = 127.0;
+pub(super) const LIMIT: f32 = 127.0;
 
 /// Groups of activations that OpenVINO is asked for, best first. Larger ones are faster and less exact, up to a point: of a
 /// ViT-B/32's images, 384 values against 128 are 1.06 times as fast, 768 no faster than that (`docs/precision.md`).
@@ -45,50 +33,6 @@ pub(crate) fn activation_group(transformer: &TransformerConfig, others: &[usize]
 /// Whether a layer of `input` values is computed in groups: OpenVINO fails on one that is not of whole ones.
 pub(crate) fn is_grouped(input: usize) -> bool {
     input.is_multiple_of(LEAST_GROUP)
-}
-
-impl GraphBuilder<'_> {
-    /// Quantises each row of `x` (f32) by its own largest magnitude.
-    pub(crate) fn quantize_rows(&mut self, x: &Value) -> Quantized {
-        let magnitude = self.op("Abs", [x]);
-        let largest = self.node(
-            "ReduceMax",
-            [&magnitude],
-            vec![AttributeProto::ints("axes", &[-1]), AttributeProto::int("keepdims", 1)],
-        );
-        // A row of zeros would divide by zero.
-        let tiny = self.scalar(1e-30);
-        let largest = self.op("Max", [&largest, &tiny]);
-        let limit = self.scalar(LIMIT);
-        let steps = self.op("Div", [&limit, &largest]);
-        let scale = self.op("Div", [&largest, &limit]);
-        let in_steps = self.op("Mul", [x, &steps]);
-        // From 1.5 to 255.5; the conversion cuts the fraction off, which the extra half turns into rounding.
-        let offset = self.scalar(MIDDLE + 0.5);
-        let shifted = self.op("Add", [&in_steps, &offset]);
-        let values = self.cast(&shifted, DataType::Uint8);
-        Quantized { values, scale }
-    }
-
-    /// `x @ weight` in f32, from `x` quantised, `weight` S8 `[input, output]` and its `scales` `[output]`.
-    ///
-    /// Two multiplications on purpose: ONNX Runtime takes one by a product of scales for its own fused form, whose activation
-    /// scale is a single number, and computes something else.
-    pub(crate) fn dequantized_product(&mut self, x: &Quantized, weight: &Value, scales: &Value) -> Value {
-        let sums = self.integer_product(&x.values, weight);
-        let rows = self.op("Mul", [&sums, &x.scale]);
-        self.op("Mul", [&rows, scales])
-    }
-
-    /// `(x - 128) @ weight` in f32, from `x` U8 and `weight` S8 `[input, output]`.
-    ///
-    /// The weight's zero point is left out: where ONNX Runtime makes products exact for CPUs without VNNI it writes each anew,
-    /// and fails on one that two products share.
-    pub(crate) fn integer_product(&mut self, x: &Value, weight: &Value) -> Value {
-        let middle = self.scalar_of(DataType::Uint8, MIDDLE);
-        let sums = self.op("MatMulInteger", [x, weight, &middle]);
-        self.cast(&sums, DataType::Float)
-    }
 }
 
 /// The scale of each of the `outputs` rows of `matrix` `[outputs, inputs]`.

@@ -3,7 +3,7 @@
 //! Owns the keys but those that the service reads back (`model::graph_info`). Numbers are written so that they read back the same; lists
 //! are JSON arrays. Invariant: a loader needs nothing but the graph to know what to feed it and what its answers mean.
 
-use super::{exporter_version, int8, normalization::PixelNormalization, vision};
+use super::{graph::Entries, int8, normalization::PixelNormalization, vision};
 pub use crate::model::graph_info::{
     ACTIVATION_GROUP, CONTEXT_LENGTH, EXPORTER, LOGIT_SCALE, PACKED, PRECISION, VOCAB_SIZE,
 };
@@ -25,8 +25,14 @@ pub const IMAGE_MEAN: &str = "clipserve.image_mean";
 /// Vision: what the graph then divides by, per channel.
 pub const IMAGE_STD: &str = "clipserve.image_std";
 
-/// Keys and values.
-pub(crate) type Entries = Vec<(String, String)>;
+/// Changes whenever the same checkpoint gives another graph of `precision`: part of every cache key, and of the fingerprint, so it
+/// stays where nothing changes.
+pub fn exporter_version(precision: Precision) -> u32 {
+    match precision {
+        Precision::Int8 => 6,
+        Precision::F32 | Precision::F16 | Precision::Int8Weights => 5,
+    }
+}
 
 /// What both graphs of a model say.
 pub(crate) struct Provenance<'a> {

@@ -1,0 +1,129 @@
+//! The folder of an exported model, which appears whole or not at all.
+//!
+//! Owns the names of its files, the rename that makes it appear, and the copies beside the graphs. Does not own what is in the graphs.
+//! Invariant: a folder under its final name is complete and on disk.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process,
+};
+
+use super::error::ExportError;
+use crate::model::preprocessor;
+
+/// What is copied from a checkpoint beside the graphs, as far as it is there.
+pub(super) const COPIED_FILES: [&str; 9] = [
+    "config.json",
+    preprocessor::PREPROCESSOR_FILE,
+    preprocessor::PROCESSOR_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
+
+/// A model folder that was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportedModel {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The graph of `image_embeds`, when the checkpoint has a vision tower and its projection.
+    pub vision: Option<PathBuf>,
+    /// The graph of all outputs of the vision tower, when the checkpoint has one.
+    pub vision_outputs: Option<PathBuf>,
+    /// The graph of `text_embeds`, when the checkpoint has a text tower and its projection.
+    pub text: Option<PathBuf>,
+    /// The graph of all outputs of the text tower, when the checkpoint has one.
+    pub text_outputs: Option<PathBuf>,
+    /// Bytes of weights beside the graphs.
+    pub weight_bytes: u64,
+}
+
+impl ExportedModel {
+    /// The graphs that there are.
+    pub fn graphs(&self) -> impl Iterator<Item = &Path> {
+        [&self.vision, &self.vision_outputs, &self.text, &self.text_outputs].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// The exported model in `dir`, as far as its files say. That they are ours, [`GraphInfo`](crate::model::graph_info::GraphInfo) says.
+    pub fn at(dir: &Path) -> Self {
+        let onnx = dir.join("onnx");
+        let graph = |name: &str| Some(onnx.join(name)).filter(|path| path.exists());
+        let size = |name: &str| fs::metadata(onnx.join(name)).map_or(0, |m| m.len());
+        Self {
+            dir: dir.to_owned(),
+            vision: graph("vision_model.onnx"),
+            vision_outputs: graph("vision_outputs.onnx"),
+            text: graph("text_model.onnx"),
+            text_outputs: graph("text_outputs.onnx"),
+            weight_bytes: size("vision_model.onnx_data") + size("text_model.onnx_data"),
+        }
+    }
+}
+
+/// Lets `fill` write a folder under another name, then gives it the name `out`. On any error nothing is left.
+pub(super) fn new_folder(
+    out: &Path,
+    fill: impl FnOnce(&Path) -> Result<(), ExportError>,
+) -> Result<ExportedModel, ExportError> {
+    let occupied = match fs::read_dir(out) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(_) => out.exists(),
+    };
+    if occupied {
+        return Err(ExportError::OutputExists(out.to_owned()));
+    }
+    let partial = partial_path(out, process::id());
+    fs::create_dir_all(&partial).map_err(ExportError::io(&partial))?;
+    let result = fill(&partial).and_then(|()| {
+        // To disk before the name says that it is complete: a power cut must not leave holes under the final name.
+        sync_tree(&partial).map_err(ExportError::io(&partial))?;
+        fs::rename(&partial, out).map_err(ExportError::io(out))
+    });
+    match result {
+        Ok(()) => Ok(ExportedModel::at(out)),
+        Err(error) => {
+            // The first error is the one to report; what cannot be removed now, the next export removes.
+            let _ = fs::remove_dir_all(&partial);
+            Err(error)
+        }
+    }
+}
+
+/// Waits until every file and folder in `dir`, and `dir` itself, is on disk.
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+/// A hidden sibling of `out`: on the same file system, so that the rename is atomic.
+fn partial_path(out: &Path, process: u32) -> PathBuf {
+    out.with_file_name(format!(".{}.partial-{process}", out.file_name().unwrap_or_default().to_string_lossy()))
+}
+
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
+    fs::write(path, bytes).map_err(ExportError::io(path))
+}
+
+/// Copies [`COPIED_FILES`], contents only: a source may be read-only.
+pub(super) fn copy_files(from: &Path, to: &Path) -> Result<(), ExportError> {
+    for name in COPIED_FILES {
+        let path = from.join(name);
+        if path.exists() {
+            let bytes = fs::read(&path).map_err(ExportError::io(&path))?;
+            write(&to.join(name), &bytes)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! A model folder from weights: what the configuration says is there, as graphs.
+//!
+//! Owns which graphs are written, and what has to hold between a checkpoint's files. What is in a graph, `text` and `vision` know.
+
+use std::{fs, path::Path};
+
+use prost::Message;
+
+use super::{
+    checkpoint::Checkpoint,
+    error::ExportError,
+    folder::{ExportedModel, copy_files, new_folder, write},
+    graph::{Entries, GraphBuilder},
+    metadata::{self, Provenance},
+    normalization::PixelNormalization,
+    synthetic::SyntheticWeights,
+    text, vision,
+    weights::{WeightFile, WeightSource},
+};
+use crate::{
+    config::Precision,
+    model::{
+        clip_config::{Architecture, ClipConfig},
+        graph_info::LEAST_GROUP,
+        preprocessor,
+    },
+};
+
+/// Exports the checkpoint in `source` into the new folder `out`, which appears whole or not at all.
+///
+/// # Errors
+/// Names the file, the field of `config.json` or the tensor that is missing, unknown or of the wrong shape; refuses an `out`
+/// that has something in it.
+pub fn export_checkpoint(source: &Path, out: &Path, precision: Precision) -> Result<ExportedModel, ExportError> {
+    let checkpoint = Checkpoint::open(source)?;
+    let digest = checkpoint.sha256()?;
+    export_opened(source, &checkpoint, &digest, out, precision)
+}
+
+/// Writes a model folder of `config`'s size with seeded random weights into the new folder `out`: what benchmarks run on. The
+/// tokenizer comes from `tokenizer_dir`. The same `seed` gives the same weights, whatever `precision` then makes of them.
+///
+/// # Errors
+/// When a file cannot be read or written, or `out` has something in it; when `precision` cannot hold the model.
+pub fn write_synthetic_model(
+    config: &ClipConfig,
+    precision: Precision,
+    seed: u64,
+    tokenizer_dir: &Path,
+    out: &Path,
+) -> Result<ExportedModel, ExportError> {
+    check_groups(config, precision)?;
+    let normalization = PixelNormalization::default();
+    let weights = SyntheticWeights::new(config, seed);
+    let provenance = Provenance {
+        source_sha256: &format!("synthetic-{seed}"),
+        precision,
+        logit_scale: Some(config.logit_scale_init_value as f32),
+    };
+    new_folder(out, |dir| {
+        write_graphs(config, &normalization, &weights, &provenance, dir)?;
+        copy_files(tokenizer_dir, dir)?;
+        write(&dir.join("config.json"), config.to_json().as_bytes())?;
+        let side = config.vision.as_ref().map_or(224, |v| v.tower.image_size);
+        write(&dir.join(preprocessor::PREPROCESSOR_FILE), normalization.preprocessor_json(side).as_bytes())
+    })
+}
+
+/// [`export_checkpoint`] of weights that are open already and whose digest is known.
+pub(super) fn export_opened(
+    source: &Path,
+    checkpoint: &Checkpoint,
+    digest: &str,
+    out: &Path,
+    precision: Precision,
+) -> Result<ExportedModel, ExportError> {
+    let config = source.join("config.json");
+    let config = ClipConfig::from_json(&fs::read_to_string(&config).map_err(ExportError::io(&config))?)?;
+    let config = ClipConfig {
+        text: config.text.filter(|_| checkpoint.has_prefix("text_model.")),
+        vision: config.vision.filter(|_| checkpoint.has_prefix("vision_model.")),
+        ..config
+    };
+    if config.text.is_none() && config.vision.is_none() {
+        return Err(ExportError::NoTower);
+    }
+    check_groups(&config, precision)?;
+    let normalization = match &config.vision {
+        Some(vision) => read_normalization(source, vision.tower.num_channels)?,
+        None => PixelNormalization::default(),
+    };
+    let logit_scale = match config.architecture {
+        Architecture::Clip if checkpoint.contains("logit_scale") => {
+            checkpoint.read("logit_scale", &[])?.first().copied()
+        }
+        Architecture::Clip => {
+            let logit_scale = config.logit_scale_init_value as f32;
+            tracing::warn!(
+                logit_scale,
+                "the checkpoint has no logit_scale: it is logit_scale_init_value of its config.json"
+            );
+            Some(logit_scale)
+        }
+        Architecture::Text | Architecture::Vision => None,
+    };
+    if let Some(logarithm) = logit_scale.filter(|logarithm| !logarithm.exp().is_normal()) {
+        let reason = format!("logit_scale is {logarithm}, its exponential must be a positive finite number");
+        return Err(ExportError::malformed(source, reason));
+    }
+    let provenance = Provenance { source_sha256: digest, precision, logit_scale };
+    new_folder(out, |dir| {
+        write_graphs(&config, &normalization, checkpoint, &provenance, dir)?;
+        checkpoint.check_all_read()?;
+        copy_files(source, dir)
+    })
+}
+
+/// Whether the layers' inputs are whole groups, where OpenVINO quantises them.
+fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportError> {
+    if precision != Precision::Int8Weights {
+        return Ok(());
+    }
+    let text = config.text.as_ref().map(|text| &text.tower.transformer);
+    let vision = config.vision.as_ref().map(|vision| &vision.tower.transformer);
+    for transformer in [text, vision].into_iter().flatten() {
+        let sizes = [("hidden_size", transformer.hidden_size), ("intermediate_size", transformer.intermediate_size)];
+        if let Some((field, size)) = sizes.into_iter().find(|(_, size)| size % LEAST_GROUP != 0) {
+            return Err(ExportError::Groups { field, size, group: LEAST_GROUP });
+        }
+    }
+    Ok(())
+}
+
+fn read_normalization(source: &Path, channels: usize) -> Result<PixelNormalization, ExportError> {
+    let fault = |file: &Path, reason: String| ExportError::Json { file: file.display().to_string(), reason };
+    match preprocessor::find(source)? {
+        Some(path) => {
+            let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
+            PixelNormalization::from_json(&text, channels).map_err(|reason| fault(&path, reason))
+        }
+        // Checkpoints of a single tower often come without; then `CLIPImageProcessor`'s defaults hold.
+        None => PixelNormalization::from_json("{}", channels).map_err(|reason| fault(source, reason)),
+    }
+}
+
+/// All graphs that `config` has a tower for; those of embeddings where `source` has the projection.
+fn write_graphs(
+    config: &ClipConfig,
+    normalization: &PixelNormalization,
+    source: &dyn WeightSource,
+    provenance: &Provenance,
+    dir: &Path,
+) -> Result<(), ExportError> {
+    let onnx = dir.join("onnx");
+    fs::create_dir_all(&onnx).map_err(ExportError::io(&onnx))?;
+    if let Some(vision) = &config.vision {
+        let projected = source.contains("visual_projection.weight");
+        let metadata = || metadata::vision(provenance, vision, normalization);
+        let mut tower = TowerWriter::new(&onnx, "vision", provenance.precision, source)?;
+        if projected {
+            tower.graph("model", metadata(), |g| vision::embedding(g, vision, normalization))?;
+        }
+        tower.graph("outputs", metadata(), |g| vision::outputs(g, vision, normalization, projected))?;
+        tower.file.finish()?;
+    }
+    if let Some(text) = &config.text {
+        let projected = source.contains("text_projection.weight");
+        let metadata = |packed| metadata::text(provenance, text, packed);
+        let mut tower = TowerWriter::new(&onnx, "text", provenance.precision, source)?;
+        if projected {
+            let packed = text::is_packed(provenance.precision);
+            tower.graph("model", metadata(packed), |g| text::embedding(g, text))?;
+        }
+        tower.graph("outputs", metadata(false), |g| text::outputs(g, text, projected))?;
+        tower.file.finish()?;
+    }
+    Ok(())
+}
+
+/// Writes the graphs of one tower, which share one file of weights.
+struct TowerWriter<'a> {
+    onnx: &'a Path,
+    tower: &'static str,
+    precision: Precision,
+    source: &'a dyn WeightSource,
+    file: WeightFile,
+}
+
+impl<'a> TowerWriter<'a> {
+    fn new(
+        onnx: &'a Path,
+        tower: &'static str,
+        precision: Precision,
+        source: &'a dyn WeightSource,
+    ) -> Result<Self, ExportError> {
+        let file = WeightFile::create(&onnx.join(format!("{tower}_model.onnx_data")))?;
+        Ok(Self { onnx, tower, precision, source, file })
+    }
+
+    fn graph(
+        &mut self,
+        kind: &str,
+        metadata: Entries,
+        build: impl FnOnce(&mut GraphBuilder) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        let name = format!("{}_{kind}", self.tower);
+        let mut graph = GraphBuilder::new(&name, self.precision, self.source, &mut self.file);
+        build(&mut graph)?;
+        write(&self.onnx.join(format!("{name}.onnx")), &graph.finish(metadata).encode_to_vec())
+    }
+}
