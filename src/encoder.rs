@@ -7,7 +7,7 @@
 
 mod outputs;
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use ndarray::Array2;
 
@@ -150,6 +150,29 @@ pub struct BatchSizes {
     pub images: usize,
     /// Texts.
     pub texts: usize,
+}
+
+/// Why the items of a tower run one by one, whatever the configuration says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, schemars::JsonSchema, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OneByOne {
+    /// Its graph is fixed to batches of 1.
+    FixedBatch,
+    /// Its graph is quantised dynamically: scales are measured over all that is in a run, so that in one run with others an item
+    /// would be rounded by theirs.
+    DynamicQuantization,
+    /// Its graph is no ONNX file, so its operators are not seen: dynamic quantisation may be among them.
+    UnknownOperators,
+}
+
+impl fmt::Display for OneByOne {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FixedBatch => "it is fixed to batches of 1",
+            Self::DynamicQuantization => "it is quantised dynamically, by scales over all that is in a run",
+            Self::UnknownOperators => "it is no ONNX file, and whether it is quantised dynamically is not seen",
+        })
+    }
 }
 
 /// What an encoder answers: `inputs.len()` rows of `dim` values, as the projection gives them (not normalised).

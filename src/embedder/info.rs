@@ -3,7 +3,7 @@
 //! Owns no more than the answer. Does not own where each part of it comes from (`start`).
 
 use crate::{
-    encoder::BatchSizes,
+    encoder::{BatchSizes, OneByOne},
     model::{LogitScale, int8_scale},
 };
 
@@ -32,8 +32,12 @@ pub struct ModelInfo {
     pub onnxruntime: String,
     /// How many items one run takes at most.
     pub batch_sizes: BatchSizes,
-    /// What that is with this provider when the configuration leaves it open.
+    /// What that is with this provider when the configuration and the graphs leave it open.
     pub automatic_batch_sizes: BatchSizes,
+    /// Why images run one at a time, where they do.
+    pub images_one_by_one: Option<OneByOne>,
+    /// The same of texts.
+    pub texts_one_by_one: Option<OneByOne>,
 }
 
 impl ModelInfo {

@@ -12,7 +12,7 @@ use super::{Embedder, Images, Modality, ModelInfo, Texts, cache::Cache, lanes::S
 use crate::{
     budget::ByteBudget,
     config::Config,
-    encoder::{BatchSizes, Encoder, OutputShape, PixelBuf, Tokens},
+    encoder::{BatchSizes, Encoder, OneByOne, OutputShape, PixelBuf, Tokens},
     engine::{Engine, EngineError, Normalization, PixelInput, PixelsEncoder, TextEncoder, TokenInput, VisionEncoder},
     export::ExportError,
     health::Health,
@@ -149,12 +149,13 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         Some(_) => model.fingerprint.with_pictures_by(&config.preprocess),
         None => model.fingerprint,
     };
-    let vision_batch = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.input()?.batch());
-    let text_batch = text.as_ref().and_then(|text| text.sessions.encoders.first()?.input()?.batch());
+    let images_one_by_one = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.one_by_one());
+    let texts_one_by_one = text.as_ref().and_then(|text| text.sessions.encoders.first()?.one_by_one());
     let automatic = engine.batch_sizes();
+    let (images, texts) = (config.batch.vision.max_batch_size, config.batch.text.max_batch_size);
     let batch_sizes = BatchSizes {
-        images: fit_batch("vision", vision_batch, config.batch.vision.max_batch_size.unwrap_or(automatic.images))?,
-        texts: fit_batch("text", text_batch, config.batch.text.max_batch_size.unwrap_or(automatic.texts))?,
+        images: fit_batch("vision", images_one_by_one, images.unwrap_or(automatic.images)),
+        texts: fit_batch("text", texts_one_by_one, texts.unwrap_or(automatic.texts)),
     };
     let mut parts = Parts {
         info: ModelInfo {
@@ -170,6 +171,8 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             onnxruntime: engine.onnxruntime_version().to_owned(),
             batch_sizes,
             automatic_batch_sizes: automatic,
+            images_one_by_one,
+            texts_one_by_one,
         },
         vision,
         text,
@@ -193,20 +196,11 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     Embedder::assemble(parts, config, metrics, health)
 }
 
-/// A graph exported for single inputs is given one at a time, whatever the configuration says.
-fn fit_batch(encoder: &str, fixed: Option<usize>, max_batch_size: usize) -> Result<usize, StartError> {
-    match fixed {
-        None => Ok(max_batch_size),
-        Some(1) => {
-            tracing::info!(encoder, "the graph is fixed to batches of 1: its inputs run one by one");
-            Ok(1)
-        }
-        Some(batch) => {
-            let reason =
-                format!("the {encoder} graph is fixed to batches of {batch}; export it with any number, or with 1");
-            Err(StartError::Canary(reason))
-        }
-    }
+/// Inputs that must run one by one do, whatever the configuration says.
+fn fit_batch(encoder: &str, one_by_one: Option<OneByOne>, max_batch_size: usize) -> usize {
+    let Some(reason) = one_by_one else { return max_batch_size };
+    tracing::info!(encoder, %reason, "the inputs of this graph run one by one");
+    1
 }
 
 fn open_vision(

@@ -85,7 +85,7 @@ fn warm_up_text<T: Encoder<Input = Tokens>>(
 }
 
 /// The embeddings must be finite, not zero, and those of an item alone must point where those of the item in a batch point
-/// (cosine 0.99: dynamic int8 quantisation is allowed its batch-dependent error, a mixed-up batch is not). Of a tower without
+/// (cosine 0.99: half precision and 8 bits are allowed their rounding, a mixed-up batch is not). Of a tower without
 /// projection, the same is asked of `pooler_output`. Takes down how long each run took, with its `work`. Returns the length of the embeddings, where there are any.
 fn canary<E: Encoder>(
     name: &str,

@@ -47,6 +47,11 @@ pub(super) fn inputs(session: &Session) -> Vec<Port> {
     session.inputs().iter().filter_map(Port::of).collect()
 }
 
+/// How many items a run of the session has to have, where it says so: the first dimension of what it is fed.
+pub(super) fn fixed_batch(session: &Session) -> Option<usize> {
+    inputs(session).iter().find_map(|input| input.fixed(0))
+}
+
 /// For a message: every port with its type and shape.
 pub(super) fn describe(ports: &[Port]) -> String {
     let one = |port: &Port| format!("{} {:?} {:?}", port.name, port.element, port.shape);

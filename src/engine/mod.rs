@@ -9,9 +9,11 @@
 mod environment;
 mod floats;
 mod graph;
+mod graph_file;
 mod late;
 mod mapped;
 mod openvino;
+mod operators;
 mod outputs;
 mod provider;
 mod split;
@@ -36,6 +38,7 @@ pub use vision::{Normalization, PixelInput, VisionEncoder};
 
 use floats::Feed;
 use graph::{EmbeddingSession, StopHandle};
+use graph_file::GraphFile;
 use outputs::OutputsSession;
 use provider::{RunningProvider, SessionOptions};
 use split::Tower;
@@ -43,7 +46,7 @@ use tower::Outputs;
 
 use crate::{
     config::{EngineConfig, Precision, PrecisionChoice},
-    encoder::BatchSizes,
+    encoder::{BatchSizes, OneByOne},
     model::{
         Graphs, external_data,
         graph_info::{GraphInfo, LEAST_GROUP},
@@ -96,6 +99,15 @@ pub enum EngineError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+/// A graph that is loaded.
+struct Opened {
+    session: Session,
+    /// What it says about itself, where it is ours.
+    info: Option<GraphInfo>,
+    /// Why no run may have more than one item; `None` where it may.
+    one_by_one: Option<OneByOne>,
 }
 
 /// A loaded library with a provider that starts: what sessions are made with.
@@ -242,11 +254,13 @@ impl Engine {
             move |reason| EngineError::Graph { encoder: tower.name(), path, reason }
         };
         let first = graphs.first();
+        let mut one_by_one = None;
         let embedding = graphs.embedding().map(|path| {
-            let open = || {
-                let (session, info) = self.open(path, tower, feed, true)?;
-                let input = input(&session, info.as_ref())?;
-                Ok((EmbeddingSession::new(session, stop.clone())?, input))
+            let mut open = || {
+                let opened = self.open(path, tower, feed, true)?;
+                one_by_one = opened.one_by_one;
+                let input = input(&opened.session, opened.info.as_ref())?;
+                Ok((EmbeddingSession::new(opened.session, stop.clone())?, input))
             };
             open().map_err(fault(path))
         });
@@ -255,11 +269,14 @@ impl Engine {
             None => Outputs::None,
             Some(path) => {
                 let (engine, path, stop) = (Arc::clone(self), path.to_owned(), stop.clone());
+                // It is not open yet when batches are planned, and shares them with the graph of embeddings.
+                let operators = GraphFile::open(&path).and_then(|mut file| operators::one_by_one(&mut file));
+                one_by_one = one_by_one.or(operators.map_err(|error| fault(&path)(error.to_string()))?);
                 let open = move || {
                     // Outputs are large, and rarely asked for: what they take goes back.
-                    let (session, info) = engine.open(&path, tower, feed, false)?;
-                    let input = input(&session, info.as_ref())?;
-                    Ok((OutputsSession::new(session, stop.clone())?, input))
+                    let opened = engine.open(&path, tower, feed, false)?;
+                    let input = input(&opened.session, opened.info.as_ref())?;
+                    Ok((OutputsSession::new(opened.session, stop.clone())?, input))
                 };
                 if embedding.is_some() {
                     Outputs::Closed(Box::new(open))
@@ -269,17 +286,11 @@ impl Engine {
                 }
             }
         };
-        Ok(TowerEncoder::new(embedding, outputs, stop))
+        Ok(TowerEncoder::new(embedding, outputs, one_by_one, stop))
     }
 
-    /// A session of the graph, and what the graph says about itself where it is ours.
-    fn open(
-        &self,
-        path: &Path,
-        tower: Tower,
-        feed: Feed,
-        keeps_memory: bool,
-    ) -> Result<(Session, Option<GraphInfo>), String> {
+    /// A session of the graph.
+    fn open(&self, path: &Path, tower: Tower, feed: Feed, keeps_memory: bool) -> Result<Opened, String> {
         if !path.is_file() {
             return Err("no such file".to_owned());
         }
@@ -289,6 +300,11 @@ impl Engine {
             _ => split::tower_of_both(path, tower),
         };
         let part = part.map_err(|error| error.to_string())?;
+        let operators = match &part {
+            Some(part) => operators::one_by_one(&mut GraphFile::of_bytes(part)),
+            None => GraphFile::open(path).and_then(|mut file| operators::one_by_one(&mut file)),
+        };
+        let operators = operators.map_err(|error| error.to_string())?;
         let mut options = SessionOptions {
             exact_integers: matches!(self.provider, RunningProvider::Cpu),
             intra_threads: self.intra_threads,
@@ -307,7 +323,15 @@ impl Engine {
                 );
             }
         }
-        Ok((session.map_err(|error| environment::one_line(error.message()))?, info))
+        let session = session.map_err(|error| environment::one_line(error.message()))?;
+        let one_by_one = match graph::fixed_batch(&session) {
+            None => operators,
+            Some(1) => Some(OneByOne::FixedBatch),
+            Some(batch) => {
+                return Err(format!("it is fixed to batches of {batch}; export it with any number, or with 1"));
+            }
+        };
+        Ok(Opened { session, info, one_by_one })
     }
 
     /// `part` is what to load of the file, when not all of it.

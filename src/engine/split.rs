@@ -4,13 +4,12 @@
 //!
 //! ONNX Runtime does not leave out what an output does not need, and wants every input fed: a graph of both towers, as Optimum
 //! exports `CLIPModel`, would run both for every image. What is kept is copied as it is, byte for byte, so that nothing which
-//! this module does not know is lost (operators, quantisation, functions, external data). The file is walked by its lengths,
-//! so of the weights only those of the tower are ever read.
+//! this module does not know is lost (operators, quantisation, functions, external data). Of the weights only those of the
+//! tower are ever read.
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
-    io::{self, BufReader, Read, Seek, SeekFrom},
+    io::{self, Read, Seek},
     path::Path,
 };
 
@@ -18,6 +17,8 @@ use prost::{
     Message,
     encoding::{WireType, encode_key, encode_varint},
 };
+
+use super::graph_file::{GraphFile, damaged, is_damaged};
 
 /// Which encoder a graph is opened as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,153 +109,57 @@ impl Node {
 /// # Errors
 /// When the file cannot be read.
 pub(super) fn tower_of_both(path: &Path, tower: Tower) -> io::Result<Option<Vec<u8>>> {
-    let length = path.metadata()?.len();
-    let mut file = Source(BufReader::new(File::open(path)?));
-    match file.split(length, tower) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) => Ok(None),
+    match split(&mut GraphFile::open(path)?, tower) {
+        Err(error) if is_damaged(&error) => Ok(None),
         result => result,
     }
 }
 
-/// One field of a message: where it is in the file.
-#[derive(Clone, Copy)]
-struct Field {
-    number: u32,
-    /// Where its key is.
-    start: u64,
-    /// Where its payload is, for one with a length.
-    payload: u64,
-    end: u64,
-}
-
-/// A file of nested protobuf messages.
-struct Source<R>(BufReader<R>);
-
-impl<R: Read + Seek> Source<R> {
-    fn split(&mut self, length: u64, tower: Tower) -> io::Result<Option<Vec<u8>>> {
-        let model = self.fields(0, length)?;
-        let Some(&graph) = model.iter().find(|field| field.number == number::GRAPH) else { return Ok(None) };
-        let fields = self.fields(graph.payload, graph.end)?;
-        let mut names = HashMap::new();
-        for field in fields.iter().filter(|field| field.number == number::OUTPUT) {
-            names.insert(self.name(field, number::VALUE_INFO_NAME)?, field.start);
+fn split<R: Read + Seek>(file: &mut GraphFile<R>, tower: Tower) -> io::Result<Option<Vec<u8>>> {
+    let model = file.fields(file.whole())?;
+    let Some(&graph) = model.iter().find(|field| field.number == number::GRAPH) else { return Ok(None) };
+    let fields = file.fields(graph.payload())?;
+    let mut names = HashMap::new();
+    for field in fields.iter().filter(|field| field.number == number::OUTPUT) {
+        names.insert(file.name(field, number::VALUE_INFO_NAME)?, field.start);
+    }
+    let Some(&output) = names.get(tower.output()) else { return Ok(None) };
+    if ![Tower::Vision, Tower::Text].iter().all(|tower| names.contains_key(tower.output())) {
+        return Ok(None);
+    }
+    let mut nodes = Vec::new();
+    for field in fields.iter().filter(|field| field.number == number::NODE) {
+        let node = file.read(field.payload())?;
+        nodes.push((field.start, Node::decode(node.as_slice()).map_err(|_| damaged())?));
+    }
+    let (kept_nodes, values) = reachable(&nodes, tower.output());
+    let mut kept = Vec::with_capacity(fields.len());
+    for field in fields {
+        let keep = match field.number {
+            number::NODE => kept_nodes.contains(&field.start),
+            number::INITIALIZER => values.contains(&file.name(&field, number::TENSOR_NAME)?),
+            number::INPUT | number::VALUE_INFO => values.contains(&file.name(&field, number::VALUE_INFO_NAME)?),
+            number::OUTPUT => field.start == output,
+            _ => true,
+        };
+        if keep {
+            kept.push(field);
         }
-        let Some(&output) = names.get(tower.output()) else { return Ok(None) };
-        if ![Tower::Vision, Tower::Text].iter().all(|tower| names.contains_key(tower.output())) {
-            return Ok(None);
-        }
-        let mut nodes = Vec::new();
-        for field in fields.iter().filter(|field| field.number == number::NODE) {
-            let node = self.read(field.payload, field.end)?;
-            nodes.push((field.start, Node::decode(node.as_slice()).map_err(|_| damaged())?));
-        }
-        let (kept_nodes, values) = reachable(&nodes, tower.output());
-        let mut kept = Vec::with_capacity(fields.len());
-        for field in fields {
-            let keep = match field.number {
-                number::NODE => kept_nodes.contains(&field.start),
-                number::INITIALIZER => values.contains(&self.name(&field, number::TENSOR_NAME)?),
-                number::INPUT | number::VALUE_INFO => values.contains(&self.name(&field, number::VALUE_INFO_NAME)?),
-                number::OUTPUT => field.start == output,
-                _ => true,
-            };
-            if keep {
-                kept.push(field);
+    }
+    let graph_length: u64 = kept.iter().map(|field| field.end - field.start).sum();
+    let mut bytes = Vec::with_capacity(usize::try_from(graph_length).map_err(|_| damaged())?);
+    for field in model {
+        if field.start == graph.start {
+            encode_key(number::GRAPH, WireType::LengthDelimited, &mut bytes);
+            encode_varint(graph_length, &mut bytes);
+            for field in &kept {
+                file.append(field.start..field.end, &mut bytes)?;
             }
-        }
-        let graph_length: u64 = kept.iter().map(|field| field.end - field.start).sum();
-        let mut bytes = Vec::with_capacity(usize::try_from(graph_length).map_err(|_| damaged())?);
-        for field in model {
-            if field.start == graph.start {
-                encode_key(number::GRAPH, WireType::LengthDelimited, &mut bytes);
-                encode_varint(graph_length, &mut bytes);
-                for field in &kept {
-                    self.append(field, &mut bytes)?;
-                }
-            } else {
-                self.append(&field, &mut bytes)?;
-            }
-        }
-        Ok(Some(bytes))
-    }
-
-    /// The fields of the message in `start..end`.
-    fn fields(&mut self, start: u64, end: u64) -> io::Result<Vec<Field>> {
-        let mut fields = Vec::new();
-        let mut at = start;
-        self.seek(start)?;
-        while at < end {
-            let start = at;
-            let key = self.varint(&mut at)?;
-            let wire = WireType::try_from(key & 7).map_err(|_| damaged())?;
-            let length = match wire {
-                WireType::Varint => {
-                    self.varint(&mut at)?;
-                    0
-                }
-                WireType::SixtyFourBit => 8,
-                WireType::ThirtyTwoBit => 4,
-                WireType::LengthDelimited => self.varint(&mut at)?,
-                // Groups, which ONNX does not use.
-                WireType::StartGroup | WireType::EndGroup => return Err(damaged()),
-            };
-            let payload = at;
-            at = at.checked_add(length).filter(|&at| at <= end).ok_or_else(damaged)?;
-            self.0.seek_relative(i64::try_from(length).map_err(|_| damaged())?)?;
-            fields.push(Field { number: u32::try_from(key >> 3).map_err(|_| damaged())?, start, payload, end: at });
-        }
-        Ok(fields)
-    }
-
-    fn varint(&mut self, at: &mut u64) -> io::Result<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let mut byte = [0];
-            self.0.read_exact(&mut byte)?;
-            *at += 1;
-            value |= u64::from(byte[0] & 0x7f) << shift;
-            if byte[0] < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(damaged())
-    }
-
-    /// The string that is field `number` of the message in `field`; empty where there is none.
-    fn name(&mut self, field: &Field, number: u32) -> io::Result<String> {
-        let inner = self.fields(field.payload, field.end)?;
-        let Some(name) = inner.into_iter().find(|inner| inner.number == number) else { return Ok(String::new()) };
-        String::from_utf8(self.read(name.payload, name.end)?).map_err(|_| damaged())
-    }
-
-    fn read(&mut self, start: u64, end: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        self.append(&Field { number: 0, start, payload: start, end }, &mut bytes)?;
-        Ok(bytes)
-    }
-
-    /// Appends a whole field, its key included.
-    fn append(&mut self, field: &Field, bytes: &mut Vec<u8>) -> io::Result<()> {
-        self.seek(field.start)?;
-        let length = field.end - field.start;
-        match (&mut self.0).take(length).read_to_end(bytes)? as u64 == length {
-            true => Ok(()),
-            false => Err(damaged()),
+        } else {
+            file.append(field.start..field.end, &mut bytes)?;
         }
     }
-
-    /// Goes to `position`; within what is buffered, without reading again.
-    fn seek(&mut self, position: u64) -> io::Result<()> {
-        let current = self.0.stream_position()?;
-        match i64::try_from(i128::from(position) - i128::from(current)) {
-            Ok(distance) => self.0.seek_relative(distance),
-            Err(_) => self.0.seek(SeekFrom::Start(position)).map(|_| ()),
-        }
-    }
-}
-
-fn damaged() -> io::Error {
-    io::ErrorKind::InvalidData.into()
+    Ok(Some(bytes))
 }
 
 /// The nodes that `output` depends on, and every value that they and it name.

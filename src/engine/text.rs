@@ -58,7 +58,6 @@ impl Ids {
 pub struct TokenInput {
     input_ids: (String, Ids),
     attention_mask: Option<(String, Ids)>,
-    batch: Option<usize>,
     sequence: Option<usize>,
     packed: bool,
     vocab_size: Option<usize>,
@@ -87,16 +86,10 @@ impl TokenInput {
         Ok(Self {
             input_ids,
             attention_mask,
-            batch: ids.fixed(0),
             sequence: ids.fixed(1),
             packed: info.is_some_and(|info| info.packed),
             vocab_size: info.and_then(|info| info.vocab_size),
         })
-    }
-
-    /// The number of texts that the graph is fixed to, if it is.
-    pub fn batch(&self) -> Option<usize> {
-        self.batch
     }
 
     /// The sequence length that the graph is fixed to, if it is.

@@ -9,7 +9,7 @@ use super::{
     graph::{EmbeddingSession, NamedInput, StopHandle, runtime},
     outputs::OutputsSession,
 };
-use crate::encoder::{Embeddings, EncodeError, Encoder, Interrupt, OutputSet, TowerOutputs};
+use crate::encoder::{Embeddings, EncodeError, Encoder, Interrupt, OneByOne, OutputSet, TowerOutputs};
 
 /// How items become the tensors that one graph wants.
 pub trait TowerInput: Send + 'static {
@@ -48,12 +48,23 @@ pub(super) enum Outputs<I> {
 pub struct TowerEncoder<I> {
     embedding: Option<(EmbeddingSession, I)>,
     outputs: Outputs<I>,
+    one_by_one: Option<OneByOne>,
     stop: StopHandle,
 }
 
 impl<I: TowerInput> TowerEncoder<I> {
-    pub(super) fn new(embedding: Option<(EmbeddingSession, I)>, outputs: Outputs<I>, stop: StopHandle) -> Self {
-        Self { embedding, outputs, stop }
+    pub(super) fn new(
+        embedding: Option<(EmbeddingSession, I)>,
+        outputs: Outputs<I>,
+        one_by_one: Option<OneByOne>,
+        stop: StopHandle,
+    ) -> Self {
+        Self { embedding, outputs, one_by_one, stop }
+    }
+
+    /// Why no run may have more than one item; `None` where it may.
+    pub fn one_by_one(&self) -> Option<OneByOne> {
+        self.one_by_one
     }
 
     /// What the graph that is open takes; the other one takes the same.

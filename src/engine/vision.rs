@@ -62,7 +62,6 @@ enum PixelValues {
 /// What a vision graph is fed. The crops of a batch must all have the graph's image size.
 pub struct PixelInput {
     name: String,
-    batch: Option<usize>,
     image_size: Option<(usize, usize)>,
     pixel_values: PixelValues,
     takes_floats: bool,
@@ -107,12 +106,7 @@ impl PixelInput {
             Some(own) => own.precision != Precision::Int8,
             None => !matches!(pixel_values, PixelValues::U8(_)),
         };
-        Ok(Self { batch: input.fixed(0), name: input.name.clone(), image_size, pixel_values, takes_floats })
-    }
-
-    /// The number of images that the graph is fixed to, if it is.
-    pub fn batch(&self) -> Option<usize> {
-        self.batch
+        Ok(Self { name: input.name.clone(), image_size, pixel_values, takes_floats })
     }
 
     /// Whether the graph, or the same with its input declared otherwise, takes floats (`floats`).

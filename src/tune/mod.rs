@@ -22,12 +22,12 @@ use tokio::runtime::Runtime;
 pub use knobs::{Knob, Knobs};
 
 use measure::Trials;
-use search::{MARGIN, Space};
+use search::{MARGIN, Runs, Space};
 
 use crate::{
     config::{Config, ConfigErrors},
     embedder::{EmbedError, Embedder, Modality, StartError},
-    encoder::InputError,
+    encoder::{InputError, OneByOne},
 };
 
 /// The picture that is embedded where none is given: a photograph of 640x480, 85 KB of JPEG.
@@ -102,7 +102,7 @@ pub fn tune(
         texts: model.texts,
         rounds: options.rounds,
     };
-    if !space.images && !space.texts {
+    if space.images.is_none() && space.texts.is_none() {
         return Err(TuneError::NoEmbeddings);
     }
     let trials = search::trials(given, &space);
@@ -155,20 +155,24 @@ struct Model {
     provider: String,
     precision: String,
     onnxruntime: String,
-    images: bool,
-    texts: bool,
+    images: Option<Runs>,
+    texts: Option<Runs>,
 }
 
 impl Model {
     fn of(embedder: &Embedder) -> Self {
         let info = embedder.info();
+        let runs = |modality, one_by_one: Option<OneByOne>| {
+            let runs = if one_by_one.is_some() { Runs::OneByOne } else { Runs::Together };
+            embedder.dim(modality).is_ok().then_some(runs)
+        };
         Self {
             name: info.name.clone(),
             provider: info.provider.clone(),
             precision: info.precision.clone(),
             onnxruntime: info.onnxruntime.clone(),
-            images: embedder.dim(Modality::Image).is_ok(),
-            texts: embedder.dim(Modality::Text).is_ok(),
+            images: runs(Modality::Image, info.images_one_by_one),
+            texts: runs(Modality::Text, info.texts_one_by_one),
         }
     }
 

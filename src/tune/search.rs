@@ -25,6 +25,15 @@ const TEXT_BATCHES: [&[usize]; 2] = [&[1, 4, 16, 32, 64], &[32, 64, 128, 256]];
 /// Sessions on a GPU: two can overlap copying with computing, more only take memory.
 const GPU_SESSIONS: usize = 2;
 
+/// How the items of a tower with embeddings run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Runs {
+    /// One at a time, so that there are no batches to try.
+    OneByOne,
+    /// As many together as a batch has.
+    Together,
+}
+
 /// What may be tried.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Space {
@@ -34,10 +43,10 @@ pub(super) struct Space {
     pub gpu: bool,
     /// Sessions of an encoder that there is memory for.
     pub max_sessions: usize,
-    /// Whether there are image embeddings.
-    pub images: bool,
-    /// Whether there are text embeddings.
-    pub texts: bool,
+    /// How images run, where they are embedded.
+    pub images: Option<Runs>,
+    /// The same of texts.
+    pub texts: Option<Runs>,
     /// How often each combination is measured.
     pub rounds: usize,
 }
@@ -127,7 +136,8 @@ pub(super) fn search<E>(
         (space.images, Modality::Image, Knob::VisionSessions, Knob::VisionBatch, VISION_BATCHES),
         (space.texts, Modality::Text, Knob::TextSessions, Knob::TextBatch, TEXT_BATCHES),
     ];
-    for (_, modality, sessions, batch, batches) in lanes.into_iter().filter(|lane| lane.0) {
+    for (runs, modality, sessions, batch, batches) in lanes {
+        let Some(runs) = runs else { continue };
         if findings.stages.is_empty() && !space.gpu {
             run(&mut findings, modality, &[sessions, Knob::IntraThreads], thread_shares(space))?;
             let threads = &findings.stages[0];
@@ -136,7 +146,9 @@ pub(super) fn search<E>(
             let most = if space.gpu { GPU_SESSIONS } else { space.cpus / findings.throughput[Knob::IntraThreads] };
             run(&mut findings, modality, &[sessions], one(&halves(most.min(space.max_sessions))))?;
         }
-        run(&mut findings, modality, &[batch], one(batches[usize::from(space.gpu)]))?;
+        if runs == Runs::Together {
+            run(&mut findings, modality, &[batch], one(batches[usize::from(space.gpu)]))?;
+        }
         if modality == Modality::Image {
             let threads = [1, space.cpus.div_ceil(2), space.cpus, 2 * space.cpus];
             run(&mut findings, modality, &[Knob::PreprocessThreads], one(&threads))?;
@@ -238,7 +250,14 @@ mod tests {
     use super::*;
     use crate::encoder::BatchSizes;
 
-    const SPACE: Space = Space { cpus: 8, gpu: false, max_sessions: 64, images: true, texts: true, rounds: 3 };
+    const SPACE: Space = Space {
+        cpus: 8,
+        gpu: false,
+        max_sessions: 64,
+        images: Some(Runs::Together),
+        texts: Some(Runs::Together),
+        rounds: 3,
+    };
 
     fn start() -> Knobs {
         let defaults = Knobs::defaults(BatchSizes { images: 8, texts: 64 }).unwrap();
@@ -329,7 +348,7 @@ mod tests {
     #[test]
     fn rounds_are_interleaved() {
         let mut order = Vec::new();
-        let space = Space { images: false, rounds: 2, cpus: 2, ..SPACE };
+        let space = Space { images: None, rounds: 2, cpus: 2, ..SPACE };
         let Ok(_) = search(start().with(Knob::IntraThreads, 2), &space, |_, knobs| {
             order.push((knobs[Knob::TextSessions], knobs[Knob::IntraThreads]));
             Ok::<_, std::convert::Infallible>(sample(1.0, 1))
@@ -339,9 +358,16 @@ mod tests {
 
     #[test]
     fn a_model_of_texts_alone_has_its_threads_tuned_by_texts() {
-        let findings = found(&Space { images: false, ..SPACE }, |_, _| sample(1.0, 1));
+        let findings = found(&Space { images: None, ..SPACE }, |_, _| sample(1.0, 1));
         assert!(findings.stages.iter().all(|stage| stage.modality == Modality::Text));
         assert_eq!(findings.stages[0].varied, [Knob::TextSessions, Knob::IntraThreads]);
+    }
+
+    #[test]
+    fn no_batches_are_tried_of_what_runs_one_by_one() {
+        let findings = found(&Space { images: Some(Runs::OneByOne), ..SPACE }, |_, _| sample(1.0, 1));
+        let varies = |knob| findings.stages.iter().any(|stage| stage.varied.contains(&knob));
+        assert!(!varies(Knob::VisionBatch) && varies(Knob::TextBatch) && varies(Knob::PreprocessThreads));
     }
 
     #[test]

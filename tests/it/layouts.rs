@@ -116,7 +116,7 @@ fn with_onnx(root: &Path) -> PathBuf {
 }
 
 /// Immich's files, in a folder.
-fn immich() -> tempfile::TempDir {
+pub(crate) fn immich() -> tempfile::TempDir {
     let root = folder();
     vision().immich_visual().write(&root.path().join("visual/model.onnx"));
     text().immich_textual().write(&root.path().join("textual/model.onnx"));

@@ -20,6 +20,7 @@ mod logs;
 #[cfg(target_os = "linux")]
 mod memory;
 mod mutations;
+mod neighbours;
 mod oip;
 mod onnx;
 mod openai;

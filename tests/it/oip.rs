@@ -456,7 +456,7 @@ async fn outputs_of_both_sides_have_the_names_of_the_reference() {
 const SIDE: usize = 224;
 
 /// What `CLIPImageProcessor` makes of the crops of these pictures.
-fn pixel_values(names: &[&str]) -> Vec<f32> {
+pub(crate) fn pixel_values(names: &[&str]) -> Vec<f32> {
     let (mean, std) = ([0.48145466, 0.4578275, 0.40821073], [0.268_629_54, 0.261_302_6, 0.275_777_1]);
     let file = std::fs::File::open(fixture("golden/crops.npz")).expect("the goldens");
     let mut crops = NpzReader::new(file).expect("an archive");
@@ -478,7 +478,7 @@ async fn send_pixels(server: &TestServer, values: &[f32], shape: Value, outputs:
     send(server, &json!({"inputs": [input], "outputs": outputs}), &bytes).await
 }
 
-async fn embed_pixels(server: &TestServer, values: &[f32]) -> Vec<f32> {
+pub(crate) async fn embed_pixels(server: &TestServer, values: &[f32]) -> Vec<f32> {
     let n = values.len() / (3 * SIDE * SIDE);
     let answer = send_pixels(server, values, json!([n, 3, SIDE, SIDE]), json!([])).await;
     values_of(answer).await

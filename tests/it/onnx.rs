@@ -1,5 +1,5 @@
 //! Rewrites of the fixture's graphs into those that other exporters write: other names and types, static shapes, L2 norm
-//! inside, both towers in one graph, weights in half precision or in a file of their own.
+//! inside, both towers in one graph, weights in half precision, in 8 bits or in a file of their own.
 //!
 //! Owns the messages of `onnx.proto3`, as far as the fixture's graphs use them; nothing of the fixture is lost.
 
@@ -8,7 +8,8 @@ use std::{fs, path::Path};
 use half::f16;
 use prost::Message;
 
-const FLOAT: i32 = 1;
+pub(crate) const FLOAT: i32 = 1;
+const UINT8: i32 = 2;
 const INT32: i32 = 6;
 const INT64: i32 = 7;
 const FLOAT16: i32 = 10;
@@ -305,6 +306,61 @@ impl Model {
             FLOAT => halved.input(&input.name, FLOAT16, &[-1, 3, 224, 224]),
             _ => halved,
         }
+    }
+
+    /// Every product with weights as `onnxruntime.quantization.quantize_dynamic` writes it (`weight_type=QUInt8`): the weights in 8 bits with
+    /// one scale, the activations in 8 bits with one that `DynamicQuantizeLinear` measures while the graph runs.
+    pub(crate) fn dynamically_quantized(mut self) -> Self {
+        let mut nodes = Vec::new();
+        for product in std::mem::take(&mut self.graph.node) {
+            let weights = product.input.get(1);
+            let weights = self
+                .graph
+                .initializer
+                .iter_mut()
+                .find(|tensor| Some(&tensor.name) == weights && tensor.dims.len() == 2);
+            let (Some(weights), "MatMul") = (weights, product.op_type.as_str()) else {
+                nodes.push(product);
+                continue;
+            };
+            let raw = weights.raw_data.as_deref().expect("raw data");
+            let values: Vec<f32> = raw.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            let range = values.iter().fold((0f32, 0f32), |(low, high), &value| (low.min(value), high.max(value)));
+            let scale = (range.1 - range.0) / 255.0;
+            let zero_point = (-range.0 / scale).round();
+            let level = |value: &f32| (value / scale + zero_point).round() as u8;
+            *weights = Tensor {
+                data_type: UINT8,
+                raw_data: Some(values.iter().map(level).collect()),
+                ..std::mem::take(weights)
+            };
+            let (input, weights, output) = (&product.input[0], weights.name.clone(), &product.output[0]);
+            let name = |what: &str| format!("{output}_{what}");
+            let scalar = |what: &str, data_type, bytes: &[u8]| Tensor {
+                data_type,
+                name: name(what),
+                raw_data: Some(bytes.to_vec()),
+                ..Tensor::default()
+            };
+            self.graph.initializer.extend([
+                scalar("weights_scale", FLOAT, &scale.to_le_bytes()),
+                scalar("weights_zero_point", UINT8, &[zero_point as u8]),
+            ]);
+            let [levels, measured, zero, scales, sums, floats, weights_scale, weights_zero] =
+                ["levels", "scale", "zero_point", "scales", "sums", "floats", "weights_scale", "weights_zero_point"]
+                    .map(name);
+            let mut quantize = node("DynamicQuantizeLinear", &[input], &levels, Vec::new());
+            quantize.output.extend([measured.clone(), zero.clone()]);
+            nodes.extend([
+                quantize,
+                node("MatMulInteger", &[&levels, &weights, &zero, &weights_zero], &sums, Vec::new()),
+                node("Cast", &[&sums], &floats, vec![int("to", FLOAT.into())]),
+                node("Mul", &[&measured, &weights_scale], &scales, Vec::new()),
+                node("Mul", &[&floats, &scales], output, Vec::new()),
+            ]);
+        }
+        self.graph.node = nodes;
+        self
     }
 
     /// The same graph with its embedding called what an unprojected one is called.

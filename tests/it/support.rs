@@ -333,6 +333,8 @@ where
                 texts: config.batch.text.max_batch_size.unwrap_or(AUTOMATIC.texts),
             },
             automatic_batch_sizes: AUTOMATIC,
+            images_one_by_one: None,
+            texts_one_by_one: None,
         },
         vision: Some(VisionParts {
             abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },

@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::{
     config::Config,
     embedder::{Embedder, Modality},
+    encoder::OneByOne,
     model::LogitScaleSource,
 };
 
@@ -35,6 +36,14 @@ struct Model<'a> {
     logit_scale_source: Option<LogitScaleSource>,
     /// Of whole embeddings; `None` where there are none.
     int8_scale: Option<f32>,
+    one_by_one: OneByOneTowers,
+}
+
+/// Why the items of a tower run one at a time, whatever `batch.*.max_batch_size` says; `null` where they share runs.
+#[derive(Serialize, JsonSchema)]
+struct OneByOneTowers {
+    vision: Option<OneByOne>,
+    text: Option<OneByOne>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -78,6 +87,7 @@ impl<'a> Info<'a> {
                 logit_scale: info.logit_scale.map(|scale| scale.value),
                 logit_scale_source: info.logit_scale.map(|scale| scale.source),
                 int8_scale: info.dim.map(|dim| info.int8_scale(dim)),
+                one_by_one: OneByOneTowers { vision: info.images_one_by_one, text: info.texts_one_by_one },
             },
             provider: &info.provider,
             precision: &info.precision,
