@@ -89,15 +89,11 @@ async fn items_of_such_graphs_have_the_same_bits_alone_and_beside_others() {
         "cache.max_bytes=0",
         "batch.vision.max_batch_size=8",
         "batch.text.max_batch_size=64",
-        "batch.vision.max_queue_delay=50ms",
-        "batch.text.max_queue_delay=50ms",
+        // Items that may share a run would wait for each other; those that may not do not wait.
+        "batch.vision.max_queue_delay=1s",
+        "batch.text.max_queue_delay=1s",
     ])
     .await;
-    let about = info(&server).await;
-    assert_eq!(about["model"]["one_by_one"], json!({"vision": "dynamic_quantization", "text": "dynamic_quantization"}));
-    let limits = &about["limits"];
-    assert_eq!((&limits["max_batch_size_image"], &limits["max_batch_size_text"]), (&json!(1), &json!(1)));
-
     let pictures = PICTURES.map(|name| BASE64_STANDARD.encode(picture(name)));
     for (route, key, items) in
         [("/embed/image", "images", pictures), ("/embed/text", "texts", TEXTS.map(str::to_owned))]
@@ -111,6 +107,10 @@ async fn items_of_such_graphs_have_the_same_bits_alone_and_beside_others() {
     let (first, second) = pixels.split_at(pixels.len() / 2);
     let alone = [embed_pixels(&server, first).await, embed_pixels(&server, second).await].concat();
     assert_eq!(embed_pixels(&server, &pixels).await, alone);
+    let about = info(&server).await;
+    assert_eq!(about["model"]["one_by_one"], json!({"vision": "dynamic_quantization", "text": "dynamic_quantization"}));
+    let limits = &about["limits"];
+    assert_eq!((&limits["max_batch_size_image"], &limits["max_batch_size_text"]), (&json!(1), &json!(1)));
     server.stop().await;
 }
 
