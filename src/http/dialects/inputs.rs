@@ -11,7 +11,7 @@ use ndarray::Array2;
 use super::super::{
     ApiError, AppState, Code,
     request::{
-        json::{Items, fault, kind_of},
+        json::{Items, fault},
         room::Claim,
     },
 };
@@ -166,10 +166,10 @@ const BLANKS: [&str; 4] = [" ", "\\n", "\\r", "\\t"];
 
 /// An input is one string, where a list of inputs would take it for several.
 fn check_string(item: Items<'_>) -> Result<(), ApiError> {
-    if item.value().get().starts_with('"') {
+    if item.value().is_string() {
         return Ok(());
     }
-    Err(fault(format_args!("the input is {}, expected a string", kind_of(item.value()))))
+    Err(fault(format_args!("the input is {}, expected a string", item.value().kind())))
 }
 
 fn check_count(before: usize, limit: usize, of: &str) -> Result<(), ApiError> {
@@ -266,10 +266,8 @@ impl Wanted {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use serde_json::value::RawValue;
-
     use super::*;
-    use crate::{config, health::Health, telemetry::Metrics};
+    use crate::{config, health::Health, http::request::raw::tests::raw, telemetry::Metrics};
 
     #[test]
     fn a_list_of_one_is_no_input() {
@@ -278,12 +276,11 @@ mod tests {
         let health = Arc::new(Health::new(Duration::from_secs(60)));
         let state = AppState::new(loaded.config.into(), Arc::new(Metrics::new()), health);
         let mut inputs = Inputs::new(&state, Claim::new(&state, 0));
-        let of = |json: &str| RawValue::from_string(json.to_owned()).expect("JSON");
-        inputs.text(Items::of(&of(r#""a""#))).expect("a text");
+        inputs.text(Items::of(raw(r#""a""#))).expect("a text");
         for (json, kind) in [(r#"["a"]"#, "a list"), ("[null, null]", "a list"), ("null", "null"), ("{}", "an object")]
         {
             for read in [Inputs::text, Inputs::picture] {
-                let error = read(&mut inputs, Items::of(&of(json))).expect_err(json);
+                let error = read(&mut inputs, Items::of(raw(json))).expect_err(json);
                 assert_eq!((error.code, error.index), (Code::InvalidRequest, Some(1)), "{json}");
                 assert!(error.message.contains(&format!("is {kind}, expected a string")), "{}", error.message);
             }

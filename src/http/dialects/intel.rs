@@ -14,10 +14,7 @@ use crate::http::{
     ApiError,
     embedding::{Embedding, Embeddings},
     error::{ErrorShape, Shaped},
-    request::{
-        json::{Items, string},
-        limit::Limit,
-    },
+    request::{json::Items, limit::Limit},
     schema,
 };
 
@@ -70,7 +67,7 @@ pub(in crate::http) enum Shape {
 pub(super) fn push(input: Items<'_>, inputs: &mut Inputs<'_>, most: Limit) -> Result<Shape, ApiError> {
     let place = inputs.len();
     let object = Object::read(input.value()).map_err(|error| error.at(place))?;
-    let kind = object.kind.and_then(|kind| string(kind.value()).ok());
+    let kind = object.kind.and_then(|kind| kind.value().string().ok());
     // What the type is of, and nothing besides.
     let only = |what: &str| {
         let member = object.member().map_err(|error| error.at(place))?;

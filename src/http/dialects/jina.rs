@@ -6,16 +6,11 @@
 //! for pictures with texts ([`similarity`]). A label is embedded as it is, without a template around it. With labels in named groups there
 //! is a softmax for each group. Labels are answered in the order of the request.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range};
 
 use ndarray::{Axis, s};
 use schemars::JsonSchema;
-use serde::{
-    Deserialize, Serialize, Serializer,
-    de::{MapAccess, Visitor},
-    ser::SerializeMap,
-};
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use super::{
     Answered, Asked, Dialect, Reader,
@@ -33,7 +28,7 @@ use crate::{
         operation::{JSON, OF_A_MODEL, Operation, Schemas},
         reply::Written,
         request::{
-            json::{Items, JsonRequest, fault, kind_of, string},
+            json::{Items, JsonRequest, fault},
             payload::Accepts,
         },
     },
@@ -247,7 +242,7 @@ fn push(item: Items<'_>, inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
         Some(b'"') => inputs.text_or_picture(item),
         Some(b'{') => Object::read(item.value()).map_err(|error| error.at(place))?.push(inputs),
         _ => {
-            let kind = kind_of(item.value());
+            let kind = item.value().kind();
             Err(fault(format_args!(
                 "input has {kind} at {place}, expected a string, {{\"text\": ..}} or {{\"image\": ..}}"
             ))
@@ -271,15 +266,20 @@ fn push_labels(labels: Items<'_>, inputs: &mut Inputs<'_>) -> Result<(Vec<Group>
         groups.push(Group { name, labels: start..inputs.len() - before });
         Ok(())
     };
-    if !labels.value().get().starts_with('{') {
+    if !labels.value().is_object() {
         push_group(None, labels, inputs)?;
         return Ok((groups, None));
     }
-    let Groups(named) = serde_json::from_str(labels.value().get()).map_err(|error| {
-        // Where in the labels it was found says little: their place in the body is not known here.
-        let text = error.to_string();
-        fault(text.split(" at line").next().unwrap_or_default())
-    })?;
+    let mut named = Vec::new();
+    for (name, labels) in labels.value().members() {
+        if named.len() == MAX_LABELS {
+            return Err(fault(format_args!("labels has more than {MAX_LABELS} groups")));
+        }
+        if name.get().len() > MAX_NAME_BYTES {
+            return Err(fault(format_args!("the name of a group has more than {MAX_NAME_BYTES} bytes")));
+        }
+        named.push((name, labels));
+    }
     if named.is_empty() {
         return Err(ApiError::invalid("labels has no group of them"));
     }
@@ -288,7 +288,7 @@ fn push_labels(labels: Items<'_>, inputs: &mut Inputs<'_>) -> Result<(Vec<Group>
         inputs.claim().reserve(named.iter().map(|(name, _)| name.get().len()).sum::<usize>() + MAX_NAME_BYTES)?;
     let mut seen: Vec<Cow<'_, str>> = Vec::new();
     for (name, labels) in named {
-        let name = string(name).map_err(|_| fault("labels has half a surrogate pair in the name of a group"))?;
+        let name = name.string().map_err(|_| fault("labels has half a surrogate pair in the name of a group"))?;
         if seen.contains(&name) {
             return Err(ApiError::invalid("labels has two groups of the same name"));
         }
@@ -296,42 +296,6 @@ fn push_labels(labels: Items<'_>, inputs: &mut Inputs<'_>) -> Result<(Vec<Group>
         seen.push(name);
     }
     Ok((groups, Some(room)))
-}
-
-/// Named lists of labels, unread: as many groups as there may be labels.
-struct Groups<'a>(Vec<(&'a RawValue, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Groups<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = Groups<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of lists")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                use serde::de::Error as _;
-
-                let mut groups = Vec::new();
-                while let Some(name) = map.next_key::<&RawValue>()? {
-                    if groups.len() == MAX_LABELS {
-                        return Err(A::Error::custom(format_args!("labels has more than {MAX_LABELS} groups")));
-                    }
-                    if name.get().len() > MAX_NAME_BYTES {
-                        let message = format_args!("the name of a group has more than {MAX_NAME_BYTES} bytes");
-                        return Err(A::Error::custom(message));
-                    }
-                    groups.push((name, map.next_value()?));
-                }
-                Ok(Groups(groups))
-            }
-        }
-
-        deserializer.deserialize_map(Object)
-    }
 }
 
 /// All inputs, the scores of each made while they are written.

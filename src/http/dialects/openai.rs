@@ -21,7 +21,6 @@ use std::borrow::Cow;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
-use serde_json::value::RawValue;
 
 use super::{
     Answered, Asked, Dialect, Reader,
@@ -39,9 +38,10 @@ use crate::http::{
     quoted::Quoted,
     reply::Written,
     request::{
-        json::{Items, JsonRequest, fault, kind_of, string},
+        json::{Items, JsonRequest, fault},
         limit::Limit,
         payload::Accepts,
+        raw::Raw,
     },
     schema,
 };
@@ -169,8 +169,8 @@ impl ModalityName {
         }
     }
 
-    fn read(name: &RawValue) -> Result<Self, ApiError> {
-        match string(name).as_deref() {
+    fn read(name: Raw<'_>) -> Result<Self, ApiError> {
+        match name.string().as_deref() {
             Ok("text") => Ok(Self::Text),
             Ok("image") => Ok(Self::Image),
             Ok("text_image") => Err(ApiError::invalid(
@@ -179,7 +179,7 @@ impl ModalityName {
             Ok(other) => {
                 Err(ApiError::invalid(format!("modality is {}; the model embeds text and image", Quoted(other))))
             }
-            Err(_) => Err(fault(format_args!("modality is {}, expected text or image", kind_of(name)))),
+            Err(_) => Err(fault(format_args!("modality is {}, expected text or image", name.kind()))),
         }
     }
 }
@@ -290,7 +290,7 @@ impl Embeddings {
 }
 
 fn is_object(input: Option<Items<'_>>) -> bool {
-    input.is_some_and(|input| input.value().get().starts_with('{'))
+    input.is_some_and(|input| input.value().is_object())
 }
 
 /// Adds what `input` has.
@@ -301,8 +301,8 @@ fn push_input(
     most: Limit,
 ) -> Result<(), ApiError> {
     let Some(elements) = input.elements("inputs", most)? else {
-        if !input.value().get().starts_with('"') {
-            let kind = kind_of(input.value());
+        if !input.value().is_string() {
+            let kind = input.value().kind();
             return Err(fault(format_args!("input is {kind}, expected a string or a list")));
         }
         check_modality(modality, &[input.value()])?;
@@ -310,21 +310,20 @@ fn push_input(
     };
     check_modality(modality, &elements)?;
     let mut rest = elements.as_slice();
-    if let [first, others @ ..] = rest
-        && first.get().starts_with('{')
+    if let &[first, ref others @ ..] = rest
+        && first.is_object()
     {
-        // Not read once more below: it may be a picture of megabytes.
         match Object::read(first).map_err(|error| error.at(0))? {
             Object { role: Some(_), .. } => return push_conversation(&elements, inputs),
             object => object.push(inputs)?,
         }
         rest = others;
     }
-    rest.iter().try_for_each(|element| push_element(element, modality, inputs))
+    rest.iter().try_for_each(|&element| push_element(element, modality, inputs))
 }
 
 /// Holds `modality` to one entry, or one for each input, and the inputs to strings: whatever else says itself what it is.
-fn check_modality(modality: &[ModalityName], elements: &[&RawValue]) -> Result<(), ApiError> {
+fn check_modality(modality: &[ModalityName], elements: &[Raw<'_>]) -> Result<(), ApiError> {
     if modality.is_empty() {
         return Ok(());
     }
@@ -334,12 +333,12 @@ fn check_modality(modality: &[ModalityName], elements: &[&RawValue]) -> Result<(
         return Err(ApiError::invalid(message));
     }
     let Some(at) = elements.iter().position(|element| element.get().starts_with(['{', '['])) else { return Ok(()) };
-    let kind = kind_of(elements[at]);
+    let kind = elements[at].kind();
     let message = format!("modality says what strings are, and the input is {kind}; leave modality out");
     Err(ApiError::invalid(message).at(at))
 }
 
-fn push_element(element: &RawValue, modality: &[ModalityName], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
+fn push_element(element: Raw<'_>, modality: &[ModalityName], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
     let place = inputs.len();
     let item = Items::of(element);
     match element.get().as_bytes().first() {
@@ -358,8 +357,8 @@ fn push_element(element: &RawValue, modality: &[ModalityName], inputs: &mut Inpu
     }
 }
 
-fn unexpected(element: &RawValue, place: usize) -> ApiError {
-    let kind = kind_of(element);
+fn unexpected(element: Raw<'_>, place: usize) -> ApiError {
+    let kind = element.kind();
     fault(format_args!("input has {kind} at {place}, expected a string or an object")).at(place)
 }
 

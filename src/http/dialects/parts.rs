@@ -4,16 +4,15 @@
 //! has one part.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
 use super::{
     super::{
         ApiError,
         quoted::Quoted,
         request::{
-            json::{Items, fault, kind_of, string},
+            json::{Items, fault},
             limit::Limit,
+            raw::Raw,
         },
         schema,
     },
@@ -33,31 +32,21 @@ const TYPES: [(&str, &[&str]); 8] = [
 ];
 
 /// An object of an input, each of its members unread.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Object<'a> {
-    #[serde(borrow, rename = "type")]
+    /// Its `type`.
     pub(super) kind: Option<Items<'a>>,
     /// Of a message.
-    #[serde(borrow)]
     pub(super) role: Option<Items<'a>>,
-    #[serde(borrow)]
     pub(super) content: Option<Items<'a>>,
-    #[serde(borrow)]
     pub(super) text: Option<Items<'a>>,
-    #[serde(borrow)]
     pub(super) image: Option<Items<'a>>,
-    #[serde(borrow)]
     pub(super) url: Option<Items<'a>>,
-    #[serde(borrow)]
     pub(super) bytes: Option<Items<'a>>,
-    #[serde(borrow)]
     pub(super) image_url: Option<Items<'a>>,
-    #[serde(borrow)]
     pub(super) image_base64: Option<Items<'a>>,
-    #[serde(borrow)]
     pub(super) video: Option<Items<'a>>,
     /// Intel's.
-    #[serde(borrow)]
     pub(super) video_frames: Option<Items<'a>>,
 }
 
@@ -104,15 +93,27 @@ impl<'a> Object<'a> {
     ///
     /// # Errors
     /// 400.
-    pub(super) fn read(value: &'a RawValue) -> Result<Self, ApiError> {
-        if !value.get().starts_with('{') {
-            return Err(fault(format_args!("an input is {}, expected an object", kind_of(value))));
+    pub(super) fn read(value: Raw<'a>) -> Result<Self, ApiError> {
+        if !value.is_object() {
+            return Err(fault(format_args!("an input is {}, expected an object", value.kind())));
         }
-        serde_json::from_str(value.get()).map_err(|error| {
-            // The only word of the client's in it would be a key, and of those it names ours alone.
-            let text = error.to_string();
-            fault(format_args!("an input: {}", text.split(" at line").next().unwrap_or_default()))
-        })
+        let names = [
+            "type",
+            "role",
+            "content",
+            "text",
+            "image",
+            "url",
+            "bytes",
+            "image_url",
+            "image_base64",
+            "video",
+            "video_frames",
+        ];
+        let members = value.members_named(names).map_err(|reason| fault(format_args!("an input: {reason}")))?;
+        let [kind, role, content, text, image, url, bytes, image_url, image_base64, video, video_frames] =
+            members.map(|member| member.map(Items::of));
+        Ok(Self { kind, role, content, text, image, url, bytes, image_url, image_base64, video, video_frames })
     }
 
     /// The one member that says what the object is of, with its name, if any does.
@@ -137,8 +138,8 @@ impl<'a> Object<'a> {
             return Err(ApiError::invalid(format!("an input has both {one} and {other}; {ONE_AT_A_TIME}")));
         }
         if let (Some((name, _)), Some(kind)) = (first, self.kind) {
-            let kind = string(kind.value()).map_err(|_| {
-                fault(format_args!("the type of an input is {}, expected a string", kind_of(kind.value())))
+            let kind = kind.value().string().map_err(|_| {
+                fault(format_args!("the type of an input is {}, expected a string", kind.value().kind()))
             })?;
             let is_video = kind.starts_with("video") && name.starts_with("video");
             if !is_video && !TYPES.iter().any(|(known, members)| *known == kind && members.contains(&name)) {
@@ -159,7 +160,7 @@ impl<'a> Object<'a> {
             Some(("content", content)) => push_content(content, inputs),
             Some(("text", text)) => inputs.text(text),
             // OpenAI's is an object with the address in it, Voyage's is the address.
-            Some(("image_url", url)) if url.value().get().starts_with('{') => {
+            Some(("image_url", url)) if url.value().is_object() => {
                 let nested = Object::read(url.value()).and_then(|nested| nested.member());
                 match nested.map_err(|error| error.at(place))? {
                     Some(("url", url)) => inputs.picture(url),
@@ -239,9 +240,9 @@ const MOST_PARTS: usize = 1024;
 ///
 /// # Errors
 /// 400 for none or several, and as [`push_content`].
-pub(super) fn push_conversation(messages: &[&RawValue], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
+pub(super) fn push_conversation(messages: &[Raw<'_>], inputs: &mut Inputs<'_>) -> Result<(), ApiError> {
     let place = inputs.len();
-    let [message] = messages else {
+    let &[message] = messages else {
         let what = format!(
             "a conversation of {} messages; CLIP embeds one text or one picture, so send one message for each embedding",
             messages.len()

@@ -24,7 +24,7 @@ use crate::http::{
     operation::{GATED, JSON, OF_A_PROBE, OF_THE_KEYED, Operation, Schemas},
     reply::{self, Written},
     request::{
-        json::{Items, JsonRequest, fault, kind_of},
+        json::{Items, JsonRequest, fault},
         limit::Limit,
         payload::Accepts,
     },
@@ -138,8 +138,8 @@ struct Vectors<'a> {
 /// A list that has any elements.
 fn some_of<'a>(name: &str, list: Option<Items<'a>>) -> Result<Option<Items<'a>>, ApiError> {
     let Some(list) = list.filter(|list| !list.is_empty_list()) else { return Ok(None) };
-    if !list.value().get().starts_with('[') {
-        let kind = kind_of(list.value());
+    if !list.value().is_list() {
+        let kind = list.value().kind();
         return Err(fault(format_args!("{name} is {kind}, expected a list of strings, or null")));
     }
     Ok(Some(list))

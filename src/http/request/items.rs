@@ -11,12 +11,12 @@ use base64::{Engine as _, decoded_len_estimate, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use memchr::memchr_iter;
 use ndarray::{Array2, ArrayView1, ArrayViewMut1};
-use serde_json::value::RawValue;
 
 use super::{
     each::{Each, OnError},
-    json::{Items, between_quotes, fault, kind_of, string},
+    json::{Items, fault},
     limit::Limit,
+    raw::Raw,
     room::Claim,
 };
 use crate::{
@@ -81,7 +81,7 @@ impl<'a> Items<'a> {
             }
         }
         let mut room = claim.reserve(copies + unescaped.work_space())?;
-        let read = |(index, (element, _)): (usize, (&'a RawValue, _))| {
+        let read = |(index, (element, _)): (usize, (Raw<'a>, _))| {
             let text = read_string(name, index, element)?;
             Ok(if memory == Memory::Own { Cow::Owned(text.into_owned()) } else { text })
         };
@@ -122,7 +122,7 @@ impl<'a> Items<'a> {
             unescaped.add(text);
         }
         let _work_space = claim.reserve(unescaped.work_space())?;
-        let decode = |(index, (element, _)): (usize, (&RawValue, _))| {
+        let decode = |(index, (element, _)): (usize, (Raw<'_>, _))| {
             let text = read_string(name, index, element)?;
             decode_picture(&text, claim).map_err(|error| error.at(index))
         };
@@ -143,13 +143,13 @@ impl<'a> Items<'a> {
         claim: &mut Claim<'_>,
     ) -> Result<(Array2<f32>, Reservation), ApiError> {
         let Some(rows) = self.elements(name, limit)? else {
-            let kind = kind_of(self.value());
+            let kind = self.value().kind();
             return Err(fault(format_args!("{name} is {kind}, expected a list of lists of numbers")));
         };
         let count = rows.len().saturating_mul(dim);
         let room = claim.reserve(count.saturating_mul(size_of::<f32>()))?;
         let mut values = Vec::with_capacity(count);
-        for (index, row) in rows.iter().enumerate() {
+        for (index, &row) in rows.iter().enumerate() {
             push_row(&mut values, name, row, dim).map_err(|error| error.at(index))?;
         }
         let embeddings = Array2::from_shape_vec((rows.len(), dim), values);
@@ -157,15 +157,15 @@ impl<'a> Items<'a> {
     }
 
     /// The strings, unread, each beside what stands between its quotation marks.
-    fn string_elements(self, name: &str, limit: impl Into<Limit>) -> Result<Vec<(&'a RawValue, &'a str)>, ApiError> {
+    fn string_elements(self, name: &str, limit: impl Into<Limit>) -> Result<Vec<(Raw<'a>, &'a str)>, ApiError> {
         let Some(elements) = self.elements(name, limit)? else {
-            let kind = kind_of(self.value());
+            let kind = self.value().kind();
             let expected = || fault(format_args!("{name} is {kind}, expected a string or a list of strings"));
-            return Ok(vec![(self.value(), between_quotes(self.value()).ok_or_else(expected)?)]);
+            return Ok(vec![(self.value(), self.value().between_quotes().ok_or_else(expected)?)]);
         };
-        let text = |(index, element)| {
-            let expected = || fault(format_args!("{name} has {} at {index}, expected a string", kind_of(element)));
-            between_quotes(element).map(|text| (element, text)).ok_or_else(|| expected().at(index))
+        let text = |(index, element): (usize, Raw<'a>)| {
+            let expected = || fault(format_args!("{name} has {} at {index}, expected a string", element.kind()));
+            element.between_quotes().map(|text| (element, text)).ok_or_else(|| expected().at(index))
         };
         elements.into_iter().enumerate().map(text).collect()
     }
@@ -219,16 +219,17 @@ fn unescaped_len(text: &str) -> usize {
     len
 }
 
-fn read_string<'a>(name: &str, index: usize, element: &'a RawValue) -> Result<Cow<'a, str>, ApiError> {
-    string(element)
+fn read_string<'a>(name: &str, index: usize, element: Raw<'a>) -> Result<Cow<'a, str>, ApiError> {
+    element
+        .string()
         .map_err(|_| fault(format_args!("{name} has half a surrogate pair in the string at {index}")).at(index))
 }
 
 /// Appends the numbers of `row`, scaled to length 1.
-fn push_row(values: &mut Vec<f32>, name: &str, row: &RawValue, dim: usize) -> Result<(), ApiError> {
+fn push_row(values: &mut Vec<f32>, name: &str, row: Raw<'_>, dim: usize) -> Result<(), ApiError> {
     let expected = |found: &str| ApiError::invalid(format!("{name} has {found}, expected lists of {dim} numbers"));
     let Some(numbers) = row.get().strip_prefix('[').and_then(|row| row.strip_suffix(']')) else {
-        return Err(expected(kind_of(row)));
+        return Err(expected(row.kind()));
     };
     let start = values.len();
     // The row is valid JSON: between commas stands a number, or what does not parse as one.

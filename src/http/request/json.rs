@@ -8,14 +8,17 @@
 
 use std::{borrow::Cow, cell::Cell, fmt};
 
-use memchr::{memchr, memchr_iter, memchr2, memrchr};
+use memchr::{memchr_iter, memrchr};
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor, value::MapDeserializer},
+    de::{Error as _, MapAccess, Visitor, value::MapDeserializer},
 };
-use serde_json::{Value, value::RawValue};
+use serde_json::Value;
 
-use super::limit::Limit;
+use super::{
+    limit::Limit,
+    raw::{MAX_NAME_BYTES, Raw, kind, string_end},
+};
 use crate::http::{
     ApiError, Code,
     quoted::{Quoted, requote},
@@ -27,7 +30,7 @@ const MAX_DEPTH: usize = 128;
 /// Members of the body's object.
 const MAX_MEMBERS: usize = 64;
 
-/// Bytes of an option, as it is written. The longest name of a member is far below it too.
+/// Bytes of an option, as it is written.
 pub(super) const MAX_OPTION_BYTES: usize = 1024;
 
 /// A request in JSON.
@@ -112,16 +115,8 @@ fn check_depth(body: &[u8]) -> Result<(), ApiError> {
     while let Some(&byte) = body.get(at) {
         at += 1;
         match byte {
-            b'"' => {
-                // To its end, over what is escaped. Whether there is an end, the parser says.
-                while let Some(found) = body.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
-                    at += found + 1;
-                    if body[at - 1] == b'"' {
-                        break;
-                    }
-                    at += 1;
-                }
-            }
+            // Whether it has an end, the parser says.
+            b'"' => at += string_end(&body[at - 1..]) - 1,
             b'[' | b'{' if depth == MAX_DEPTH => {
                 let (line, column) = place(body, at);
                 return Err(fault(format_args!(
@@ -134,24 +129,6 @@ fn check_depth(body: &[u8]) -> Result<(), ApiError> {
         }
     }
     Ok(())
-}
-
-/// What a value is that begins with `byte`, if any does.
-pub(super) fn kind(byte: u8) -> Option<&'static str> {
-    match byte {
-        b'{' => Some("an object"),
-        b'[' => Some("a list"),
-        b'"' => Some("a string"),
-        b't' | b'f' => Some("a boolean"),
-        b'n' => Some("null"),
-        b'-' | b'0'..=b'9' => Some("a number"),
-        _ => None,
-    }
-}
-
-/// What a value is.
-pub(in crate::http) fn kind_of(value: &RawValue) -> &'static str {
-    value.get().bytes().next().and_then(kind).unwrap_or("nothing")
 }
 
 /// A fault of the body.
@@ -201,7 +178,7 @@ fn collect_strings(value: &Value, strings: &mut Vec<String>) {
 struct Member<'a> {
     /// As it is, or [`Quoted`]: what is changed by that is no name of ours, before nor after.
     key: Cow<'a, str>,
-    value: &'a RawValue,
+    value: Raw<'a>,
 }
 
 /// The body's object.
@@ -220,7 +197,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut members = Vec::new();
-                while let Some(key) = map.next_key::<&RawValue>()? {
+                while let Some(key) = map.next_key::<Raw<'_>>()? {
                     if members.len() == MAX_MEMBERS {
                         return Err(A::Error::custom(format_args!("the object has more than {MAX_MEMBERS} members")));
                     }
@@ -235,42 +212,26 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     }
 }
 
-fn name(key: &RawValue) -> Result<Cow<'_, str>, serde_json::Error> {
+fn name(key: Raw<'_>) -> Result<Cow<'_, str>, serde_json::Error> {
     let name = match key.get().get(1..) {
-        Some(long) if long.len() > MAX_OPTION_BYTES => Cow::Borrowed(long),
-        _ => string(key)?,
+        Some(long) if long.len() > MAX_NAME_BYTES => Cow::Borrowed(long),
+        _ => key.string()?,
     };
     Ok(if Quoted(&name).is_plain() { name } else { Quoted(&name).to_string().into() })
 }
 
-/// What stands between a string's quotation marks, escaped as it is; `None` for what is no string.
-pub(super) fn between_quotes(value: &RawValue) -> Option<&str> {
-    value.get().strip_prefix('"')?.strip_suffix('"')
-}
-
-/// The string, borrowed where nothing in it is escaped.
-///
-/// # Errors
-/// When it is no string, or has half a surrogate pair.
-pub(in crate::http) fn string(value: &RawValue) -> Result<Cow<'_, str>, serde_json::Error> {
-    match between_quotes(value) {
-        Some(text) if memchr(b'\\', text.as_bytes()).is_none() => Ok(Cow::Borrowed(text)),
-        _ => serde_json::from_str(value.get()).map(Cow::Owned),
-    }
-}
-
 /// A member that is a list of items, or a lone one, unread.
 #[derive(Clone, Copy, Debug, Deserialize)]
-pub(in crate::http) struct Items<'a>(#[serde(borrow)] &'a RawValue);
+pub(in crate::http) struct Items<'a>(#[serde(borrow)] Raw<'a>);
 
 impl<'a> Items<'a> {
     /// One element of another list.
-    pub(in crate::http) fn of(value: &'a RawValue) -> Self {
+    pub(in crate::http) fn of(value: Raw<'a>) -> Self {
         Self(value)
     }
 
     /// The value as it is.
-    pub(in crate::http) fn value(self) -> &'a RawValue {
+    pub(in crate::http) fn value(self) -> Raw<'a> {
         self.0
     }
 
@@ -287,40 +248,14 @@ impl<'a> Items<'a> {
         self,
         name: &str,
         limit: impl Into<Limit>,
-    ) -> Result<Option<Vec<&'a RawValue>>, ApiError> {
-        /// So many elements are kept, the others counted.
-        struct Counted(usize);
-
-        impl<'de> Visitor<'de> for Counted {
-            type Value = (Vec<&'de RawValue>, usize);
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut kept = Vec::new();
-                while kept.len() < self.0 {
-                    match seq.next_element()? {
-                        Some(element) => kept.push(element),
-                        None => break,
-                    }
-                }
-                let mut count = kept.len();
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    count += 1;
-                }
-                Ok((kept, count))
-            }
-        }
-
-        if !self.0.get().starts_with('[') {
+    ) -> Result<Option<Vec<Raw<'a>>>, ApiError> {
+        if !self.0.is_list() {
             return Ok(None);
         }
         let limit = limit.into();
-        let (kept, count) =
-            serde_json::Deserializer::from_str(self.0.get()).deserialize_seq(Counted(limit.items)).map_err(fault)?;
-        check_count(name, count, limit)?;
+        let mut elements = self.0.elements();
+        let kept: Vec<_> = elements.by_ref().take(limit.items).collect();
+        check_count(name, kept.len() + elements.count(), limit)?;
         Ok(Some(kept))
     }
 
@@ -473,13 +408,5 @@ mod tests {
         assert_eq!(error.code, Code::PayloadTooLarge);
         assert_eq!(error.message, "the request has 4 texts, the limit is 2 (fixed); split it");
         assert_eq!(items("[]").elements("texts", 2).expect_err("none").message, "the request has no texts");
-    }
-
-    #[test]
-    fn a_string_is_borrowed_where_json_allows() {
-        let string = |json: &'static str| string(serde_json::from_str(json).expect("JSON"));
-        assert!(matches!(string(r#""plain""#), Ok(Cow::Borrowed("plain"))));
-        assert!(matches!(string(r#""esc\/aped""#), Ok(Cow::Owned(text)) if text == "esc/aped"));
-        assert!(string(r#""\ud800""#).is_err() && string("1").is_err());
     }
 }

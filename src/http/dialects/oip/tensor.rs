@@ -14,7 +14,6 @@ use serde::{
     Deserialize, Deserializer,
     de::{DeserializeSeed, Error as _, SeqAccess, Visitor},
 };
-use serde_json::value::RawValue;
 
 use crate::{
     budget::Reservation,
@@ -22,7 +21,8 @@ use crate::{
         ApiError,
         quoted::Quoted,
         request::{
-            json::{Items, fault, kind_of, string},
+            json::{Items, fault},
+            raw::Raw,
             room::Claim,
         },
     },
@@ -33,21 +33,6 @@ const MAX_HEAD_BYTES: usize = 1024;
 
 /// Axes of a shape. No tensor of ours has more than four.
 const MAX_AXES: usize = 8;
-
-/// An entry of `inputs` or `outputs`, its members unread.
-#[derive(Clone, Copy, Debug, Deserialize)]
-struct Entry<'a> {
-    #[serde(borrow)]
-    name: Option<Items<'a>>,
-    #[serde(borrow)]
-    datatype: Option<Items<'a>>,
-    #[serde(borrow)]
-    shape: Option<Items<'a>>,
-    #[serde(borrow)]
-    parameters: Option<Items<'a>>,
-    #[serde(borrow)]
-    data: Option<Items<'a>>,
-}
 
 // As `Head` and `Tensor` read it.
 /// An input tensor.
@@ -115,7 +100,9 @@ pub(super) struct Parameters {
 pub(super) struct Head<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) parameters: Parameters,
-    entry: Entry<'a>,
+    datatype: Option<Raw<'a>>,
+    shape: Option<Raw<'a>>,
+    data: Option<Raw<'a>>,
 }
 
 impl<'a> Head<'a> {
@@ -123,17 +110,16 @@ impl<'a> Head<'a> {
     ///
     /// # Errors
     /// 400 for what is no tensor, and for an extension that is not served.
-    pub(super) fn read(list: &str, index: usize, element: &'a RawValue) -> Result<Self, ApiError> {
+    pub(super) fn read(list: &str, index: usize, element: Raw<'a>) -> Result<Self, ApiError> {
         let at = |what: &str| fault(format_args!("{list}[{index}] {what}"));
-        if !element.get().starts_with('{') {
-            return Err(at(&format!("is {}, expected an object with a name", kind_of(element))));
+        if !element.is_object() {
+            return Err(at(&format!("is {}, expected an object with a name", element.kind())));
         }
-        let entry: Entry<'a> = serde_json::from_str(element.get()).map_err(|error| {
-            // The only word of the client's in it would be a key, and of those it names ours alone.
-            at(&format!("cannot be read: {}", error.to_string().split(" at line").next().unwrap_or_default()))
-        })?;
-        let name = word(entry.name).ok_or_else(|| at("has no name, expected a short string"))?;
-        let parameters = match entry.parameters {
+        let [name, datatype, shape, parameters, data] = element
+            .members_named(["name", "datatype", "shape", "parameters", "data"])
+            .map_err(|reason| at(&format!("cannot be read: {reason}")))?;
+        let name = word(name).ok_or_else(|| at("has no name, expected a short string"))?;
+        let parameters = match parameters {
             None => Parameters::default(),
             Some(parameters) => {
                 short(parameters).and_then(|parameters| serde_json::from_str(parameters.get()).ok()).ok_or_else(
@@ -153,7 +139,7 @@ impl<'a> Head<'a> {
                 "is asked for as a classification, which is not served; take the tensor, or ask /classify",
             ));
         }
-        Ok(Self { name, parameters, entry })
+        Ok(Self { name, parameters, datatype, shape, data })
     }
 }
 
@@ -163,12 +149,12 @@ pub(super) fn about(name: &str, what: impl fmt::Display) -> ApiError {
 }
 
 /// A value that is an option and no data.
-fn short(item: Items<'_>) -> Option<&RawValue> {
-    Some(item.value()).filter(|value| value.get().len() <= MAX_HEAD_BYTES)
+fn short(value: Raw<'_>) -> Option<Raw<'_>> {
+    Some(value).filter(|value| value.get().len() <= MAX_HEAD_BYTES)
 }
 
-fn word(item: Option<Items<'_>>) -> Option<Cow<'_, str>> {
-    string(short(item?)?).ok()
+fn word(value: Option<Raw<'_>>) -> Option<Cow<'_, str>> {
+    short(value?)?.string().ok()
 }
 
 /// The bytes behind the JSON of a request, given to its inputs in their order.
@@ -234,21 +220,21 @@ impl<'a> Tensor<'a> {
     /// # Errors
     /// 400 for another type, for a shape that is none, for no data and for data in both places.
     pub(super) fn read(head: Head<'a>, datatype: &str, behind: &mut Behind) -> Result<Self, ApiError> {
-        let Head { name, parameters, entry } = head;
-        let sent = word(entry.datatype).unwrap_or_default();
+        let Head { name, parameters, datatype: sent, shape, data } = head;
+        let sent = word(sent).unwrap_or_default();
         if sent != datatype {
             return Err(about(&name, format_args!("has the datatype \"{}\", expected \"{datatype}\"", Quoted(&sent))));
         }
         let no_shape = || {
             about(&name, format_args!("has no shape, or one that cannot be; expected a list of 1 to {MAX_AXES} sizes"))
         };
-        let shape = entry.shape.and_then(short).ok_or_else(no_shape)?;
+        let shape = shape.and_then(short).ok_or_else(no_shape)?;
         let shape: Vec<usize> = serde_json::from_str(shape.get()).map_err(|_| no_shape())?;
         if !(1..=MAX_AXES).contains(&shape.len()) || count(&shape).is_none() {
             return Err(no_shape());
         }
-        let data = match (entry.data, parameters.binary_data_size) {
-            (Some(data), None) => Data::Json(data),
+        let data = match (data, parameters.binary_data_size) {
+            (Some(data), None) => Data::Json(Items::of(data)),
             (None, Some(size)) => Data::Binary(behind.take(&name, size)?),
             (Some(_), Some(_)) => return Err(about(&name, "has both data and a binary_data_size; send one of them")),
             (None, None) => return Err(about(&name, "has no data; send a list, or a binary_data_size and bytes")),
@@ -267,7 +253,7 @@ impl<'a> Tensor<'a> {
     }
 
     fn no_list(&self, data: &Items<'_>) -> ApiError {
-        about(&self.name, format_args!("has data that is {}, expected a list", kind_of(data.value())))
+        about(&self.name, format_args!("has data that is {}, expected a list", data.value().kind()))
     }
 
     /// The shape is not as `expected`.
@@ -358,7 +344,7 @@ impl<'a> Tensor<'a> {
                 Ok((data.chunks_exact(size_of::<T>()).map(T::of_bytes).collect(), room))
             }
             Data::Json(data) => {
-                if !data.value().get().starts_with('[') {
+                if !data.value().is_list() {
                     return Err(self.no_list(data));
                 }
                 // Every number is a character and a comma, or a bracket, at least: so many cannot stand there.

@@ -269,7 +269,7 @@ fn check_level(body: &Body<'_>) -> Result<(), ApiError> {
 
 /// Whether sentences are compared, rather than texts embedded.
 fn is_comparison(inputs: Items<'_>) -> bool {
-    inputs.value().get().starts_with('{')
+    inputs.value().is_object()
 }
 
 /// The error of a sentence by its place among all texts, the first of which is the source.

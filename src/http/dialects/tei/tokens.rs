@@ -15,7 +15,6 @@ use axum::{
 use memchr::memchr_iter;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, de::IgnoredAny};
-use serde_json::value::RawValue;
 
 use super::{EMPTY, ERRORS, TAG, check_texts};
 use crate::{
@@ -27,9 +26,10 @@ use crate::{
         operation::{GATED, JSON, Operation, Schemas},
         reply::Written,
         request::{
-            json::{Items, JsonRequest, fault, kind_of},
+            json::{Items, JsonRequest, fault},
             limit::Limit,
             payload::{Accepts, Payload},
+            raw::Raw,
             room::Claim,
         },
         schema,
@@ -266,13 +266,13 @@ impl Ids {
 }
 
 /// What stands between the brackets of a list.
-fn between_brackets(list: &RawValue) -> Option<&str> {
+fn between_brackets(list: Raw<'_>) -> Option<&str> {
     list.get().strip_prefix('[')?.strip_suffix(']').map(str::trim)
 }
 
 /// How many ids `list` has, if it is one of nothing else.
-fn count(list: &RawValue, most: usize) -> Result<usize, ApiError> {
-    let expected = || fault(format_args!("ids has {}, expected a list of ids, or a list of such lists", kind_of(list)));
+fn count(list: Raw<'_>, most: usize) -> Result<usize, ApiError> {
+    let expected = || fault(format_args!("ids has {}, expected a list of ids, or a list of such lists", list.kind()));
     let ids = between_brackets(list).ok_or_else(expected)?;
     let count = if ids.is_empty() { 0 } else { memchr_iter(b',', ids.as_bytes()).count() + 1 };
     if count > most {
@@ -284,7 +284,7 @@ fn count(list: &RawValue, most: usize) -> Result<usize, ApiError> {
 }
 
 /// The ids of `list`, which has `count` of them. It is valid JSON: between commas stands a number, or what does not parse as an id.
-fn parse(list: &RawValue, count: usize) -> Result<Vec<u32>, ApiError> {
+fn parse(list: Raw<'_>, count: usize) -> Result<Vec<u32>, ApiError> {
     let mut ids = Vec::with_capacity(count);
     for id in between_brackets(list).unwrap_or_default().split(',').map(str::trim).take(count) {
         ids.push(
@@ -298,22 +298,22 @@ fn parse(list: &RawValue, count: usize) -> Result<Vec<u32>, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::request::raw::tests::raw;
 
     #[test]
     fn ids_are_counted_before_they_are_read() {
-        let list = |json: &'static str| serde_json::from_str::<&RawValue>(json).expect("JSON");
         for (json, expected) in [("[]", &[][..]), ("[ ]", &[]), ("[7]", &[7]), ("[ 0, 4294967295 ]", &[0, u32::MAX])] {
-            let count = count(list(json), 2).expect(json);
-            let ids = parse(list(json), count).expect(json);
+            let count = count(raw(json), 2).expect(json);
+            let ids = parse(raw(json), count).expect(json);
             assert_eq!((ids.as_slice(), ids.capacity()), (expected, count), "{json}");
         }
         // Counted without a look at them.
-        let error = count(list("[1, 2, -3]"), 2).expect_err("too many");
+        let error = count(raw("[1, 2, -3]"), 2).expect_err("too many");
         assert!(error.message.contains("3 ids, the limit is 2"), "{}", error.message);
         for json in ["[-1]", "[1.0]", "[4294967296]", "[\"1\"]", "[[1]]", "[null]", "[1, {\"a\": 2}]"] {
-            let error = count(list(json), 9).and_then(|count| parse(list(json), count)).expect_err(json);
+            let error = count(raw(json), 9).and_then(|count| parse(raw(json), count)).expect_err(json);
             assert!(error.message.contains("expected integers from 0"), "{}", error.message);
         }
-        assert!(count(list("\"a\""), 9).expect_err("a string").message.contains("ids has a string"));
+        assert!(count(raw("\"a\""), 9).expect_err("a string").message.contains("ids has a string"));
     }
 }
