@@ -48,7 +48,11 @@ impl Values<'_> {
 impl Serialize for Values<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Floats(values) => serializer.collect_seq(values),
+            // A slice is written in fewer steps than an array of any number of axes.
+            Self::Floats(values) => match values.as_slice() {
+                Some(values) => serializer.collect_seq(values),
+                None => serializer.collect_seq(values),
+            },
             Self::Integers(values) => serializer.collect_seq(values),
         }
     }

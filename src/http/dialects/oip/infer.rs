@@ -3,7 +3,7 @@
 //! Owns the order: read, refuse what cannot be had, take room, compute, write. Does not own how a request is read (`request`), nor how its
 //! answer is written (`answer`).
 
-use std::{sync::Arc, time::Instant};
+use std::{pin::pin, sync::Arc, time::Instant};
 
 use axum::{
     extract::{Request, State},
@@ -97,7 +97,9 @@ pub(in crate::http) async fn infer(
         let side = Side::of_texts(embedder, texts, states(names(), Modality::Text), terms).await;
         side.map(Some).map_err(|error| named(error, name))
     };
-    let (images, texts) = tokio::try_join!(compute_images, compute_texts)?;
+    // Each stays where it is while they are joined, being kilobytes.
+    let (images, texts) = (pin!(compute_images), pin!(compute_texts));
+    let (images, texts) = tokio::try_join!(images, texts)?;
     let takes = room.writing();
     let write = || {
         let timings = [&images, &texts].into_iter().flatten().map(|side| side.timings).reduce(Timings::max);

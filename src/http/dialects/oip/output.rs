@@ -47,15 +47,8 @@ const TOWERS: [(Modality, &str); 2] =
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Embeds(modality) => write!(f, "{modality}_embeds"),
-            Self::LogitsPer(modality) => write!(f, "logits_per_{modality}"),
-            Self::State(modality, output) => {
-                let tower = TOWERS.iter().find(|(tower, _)| tower == modality).map_or("", |(_, tower)| tower);
-                write!(f, "{tower}{}", output.name())
-            }
-            Self::AttentionMask => f.write_str("attention_mask"),
-        }
+        let [tower, name] = self.parts();
+        write!(f, "{tower}{name}")
     }
 }
 
@@ -84,6 +77,26 @@ impl Name {
         pairs.chain(sides.into_iter().flat_map(states)).chain([Self::AttentionMask])
     }
 
+    /// What it is called: the tower that it is of, if any, and its name there.
+    fn parts(self) -> [&'static str; 2] {
+        match self {
+            Self::Embeds(Modality::Image) => ["", "image_embeds"],
+            Self::Embeds(Modality::Text) => ["", "text_embeds"],
+            Self::LogitsPer(Modality::Image) => ["", "logits_per_image"],
+            Self::LogitsPer(Modality::Text) => ["", "logits_per_text"],
+            Self::State(modality, output) => {
+                let tower = TOWERS.iter().find(|(tower, _)| *tower == modality).map_or("", |(_, tower)| tower);
+                [tower, output.name()]
+            }
+            Self::AttentionMask => ["", "attention_mask"],
+        }
+    }
+
+    fn is_called(self, name: &str) -> bool {
+        let [tower, own] = self.parts();
+        name.strip_prefix(tower) == Some(own)
+    }
+
     /// The output that `name` is in a request with these inputs. Several names may be one output, so who answers by names keeps `name`.
     ///
     /// # Errors
@@ -97,7 +110,7 @@ impl Name {
                 let [vision, text] = TOWERS.map(|(_, tower)| format!("{tower}{name}"));
                 return Err(about(name, format_args!("could be of either side; ask for {vision} or {text}")));
             }
-            (None, ..) => Self::all().find(|output| output.to_string() == name).ok_or_else(|| {
+            (None, ..) => Self::all().find(|output| output.is_called(name)).ok_or_else(|| {
                 let known: Vec<String> = Self::all().map(|output| output.to_string()).collect();
                 about(name, format_args!("is no output; there are {}", known.join(", ")))
             })?,
