@@ -31,7 +31,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import numpy as np
 import torch
 import transformers
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPModel
 from transformers.activations import ACT2FN
 
 if "selu" not in ACT2FN:  # named in CLIPConfig's documentation, absent from the table
@@ -79,6 +79,11 @@ FIXTURES = {
                                           vision=vision_config(hidden_act="relu", projection_dim=10, layer_norm_eps=1e-3), preprocessor={}),
     # As transformers 5 stores it, without a prefix.
     "text-bare": dict(cls="CLIPTextModel", dtype=torch.float32, text=text_config(hidden_act="quick_gelu", num_hidden_layers=3)),
+    # CLIP under other names; an end token of 2 is what it says, whatever is larger.
+    "metaclip-2": dict(
+        cls="MetaClip2Model", dtype=torch.float32, projection_dim=14, logit_scale_init_value=2.5,
+        text=text_config(hidden_act="quick_gelu", eos_token_id=2, vocab_size=90, bos_token_id=0),
+        vision=vision_config(hidden_act="gelu", image_size=16), preprocessor={}),
     # As transformers 4 stores it, with the prefix and the buffer of positions.
     "vision-prefixed": dict(cls="CLIPVisionModel", dtype=torch.bfloat16, prefix="vision_model.", vision=vision_config(num_attention_heads=2)),
 }
@@ -104,13 +109,14 @@ def randomise(model):
 def token_ids(rng, cfg):
     """Three texts of different lengths, padded, with their mask; what follows the end token must not matter."""
     length = min(cfg.max_position_embeddings, 11)
-    eos = cfg.vocab_size - 1 if cfg.eos_token_id == 2 else cfg.eos_token_id
+    old = cfg.eos_token_id == 2 and cfg.model_type == "clip_text_model"
+    eos = cfg.vocab_size - 1 if old else cfg.eos_token_id
     ids = rng.integers(3, cfg.vocab_size - 1, (3, length))
     ids[ids == eos] = 3
     mask = np.zeros_like(ids)
     for row, end in zip(range(3), (length - 1, 4, 1)):
         ids[row, end] = eos
-        ids[row, end + 1:] = [0, eos, 0][row] if cfg.eos_token_id != 2 else 0
+        ids[row, end + 1:] = 0 if old else [0, eos, 0][row]
         mask[row, :end + 1] = 1
     return ids.astype(np.int64), mask.astype(np.int64)
 
@@ -124,11 +130,13 @@ def arrays(prefix, out):
 def make_fixture(name, spec, out):
     torch.manual_seed(len(name))
     rng = np.random.default_rng(len(name))
-    text = CLIPTextConfig(**spec["text"]) if "text" in spec else None
-    vision = CLIPVisionConfig(**spec["vision"]) if "vision" in spec else None
-    if spec["cls"] == "CLIPModel":
-        config = CLIPConfig(text_config=spec["text"], vision_config=spec["vision"], projection_dim=spec["projection_dim"],
-                            logit_scale_init_value=spec["logit_scale_init_value"])
+    family = "MetaClip2" if spec["cls"].startswith("MetaClip2") else "CLIP"
+    of_family = lambda kind: getattr(transformers, f"{family}{kind}Config")
+    text = of_family("Text")(**spec["text"]) if "text" in spec else None
+    vision = of_family("Vision")(**spec["vision"]) if "vision" in spec else None
+    if spec["cls"] == f"{family}Model":
+        config = of_family("")(text_config=spec["text"], vision_config=spec["vision"], projection_dim=spec["projection_dim"],
+                               logit_scale_init_value=spec["logit_scale_init_value"])
     else:
         config = text or vision
     config._attn_implementation = "eager"

@@ -19,6 +19,7 @@ use clipserve::{
     config::{Config, ConfigErrors},
     embedder, engine,
     export::export_checkpoint,
+    model::checkpoint_in,
     server::{LoadContext, Server},
     signals, telemetry,
     tune::tune,
@@ -95,7 +96,8 @@ fn runtime() -> io::Result<Runtime> {
 
 /// Writes the graphs and prints their paths, one a line.
 fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
-    let exported = export_checkpoint(&args.checkpoint, &args.out, args.precision)?;
+    let checkpoint = checkpoint_in(&args.checkpoint)?;
+    let exported = export_checkpoint(&checkpoint, &args.out, args.precision)?;
     let mut stdout = io::stdout();
     for graph in exported.graphs() {
         writeln!(stdout, "{}", graph.display())?;

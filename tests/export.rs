@@ -307,6 +307,11 @@ fn a_prefixed_vision_tower_has_its_outputs_and_no_embedding() {
 }
 
 #[test]
+fn metaclip_2_pools_at_its_end_token_though_its_id_is_2() {
+    check_fixture("metaclip-2");
+}
+
+#[test]
 fn graphs_say_in_their_metadata_what_they_are() {
     let (_dir, model) = export("export/gelu-relu-old-eos", Precision::Int8);
     let weights = fs::read(fixture("export/gelu-relu-old-eos/model.safetensors")).unwrap();

@@ -237,7 +237,7 @@ fn open_vision(
 }
 
 fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {
-    let TextModel { files: TextFiles { graphs, tokenizer }, context_length, outputs } = model;
+    let TextModel { files: TextFiles { graphs, tokenizer, .. }, context_length, outputs } = model;
     let abilities = Abilities::of(&graphs, outputs);
     let engine = Arc::clone(engine);
     let sessions = sessions(config.engine.text_sessions, move || engine.text(&graphs))?;

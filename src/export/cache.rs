@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{
     checkpoint::{Checkpoint, file_sha256, hex},
     error::ExportError,
-    folder::{COPIED_FILES, ExportedModel},
+    folder::{ExportedModel, companions},
     metadata::exporter_version,
     model::export_opened,
 };
@@ -43,11 +43,8 @@ pub fn export_cached(source: &Path, cache_dir: &Path, precision: Precision) -> R
 /// Everything that the export depends on, in hexadecimal.
 fn cache_key(source: &Path, weights_digest: &str, precision: Precision) -> Result<String, ExportError> {
     let mut parts = format!("{} {} {weights_digest}\n", exporter_version(precision), precision.name());
-    for name in COPIED_FILES {
-        let path = source.join(name);
-        if path.exists() {
-            parts.push_str(&format!("{name} {}\n", file_sha256(&path)?));
-        }
+    for (name, path) in companions(source) {
+        parts.push_str(&format!("{name} {}\n", file_sha256(&path)?));
     }
     Ok(hex(&Sha256::digest(parts)))
 }

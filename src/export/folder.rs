@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::error::ExportError;
-use crate::model::preprocessor;
+use crate::model::{companion, preprocessor};
 
 /// What is copied from a checkpoint beside the graphs, as far as it is there.
-pub(super) const COPIED_FILES: [&str; 9] = [
+const COPIED_FILES: [&str; 9] = [
     "config.json",
     preprocessor::PREPROCESSOR_FILE,
     preprocessor::PROCESSOR_FILE,
@@ -25,6 +25,11 @@ pub(super) const COPIED_FILES: [&str; 9] = [
     "vocab.json",
     "merges.txt",
 ];
+
+/// The [`COPIED_FILES`] of a checkpoint that there are.
+pub(super) fn companions(checkpoint: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
+    COPIED_FILES.into_iter().filter_map(move |name| Some((name, companion(checkpoint, name)?)))
+}
 
 /// A model folder that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,12 +123,9 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
 
 /// Copies [`COPIED_FILES`], contents only: a source may be read-only.
 pub(super) fn copy_files(from: &Path, to: &Path) -> Result<(), ExportError> {
-    for name in COPIED_FILES {
-        let path = from.join(name);
-        if path.exists() {
-            let bytes = fs::read(&path).map_err(ExportError::io(&path))?;
-            write(&to.join(name), &bytes)?;
-        }
+    for (name, path) in companions(from) {
+        let bytes = fs::read(&path).map_err(ExportError::io(&path))?;
+        write(&to.join(name), &bytes)?;
     }
     Ok(())
 }

@@ -22,7 +22,7 @@ use crate::{
     model::{
         clip_config::{Architecture, ClipConfig},
         graph_info::LEAST_GROUP,
-        preprocessor,
+        preprocessor, preprocessor_of,
     },
 };
 
@@ -133,7 +133,7 @@ fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportE
 
 fn read_normalization(source: &Path, channels: usize) -> Result<PixelNormalization, ExportError> {
     let fault = |file: &Path, reason: String| ExportError::Json { file: file.display().to_string(), reason };
-    match preprocessor::find(source)? {
+    match preprocessor_of(source)? {
         Some(path) => {
             let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
             PixelNormalization::from_json(&text, channels).map_err(|reason| fault(&path, reason))

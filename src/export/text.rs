@@ -21,7 +21,7 @@ use crate::{
 pub(crate) fn embedding(g: &mut GraphBuilder, config: &Projected<TextConfig>) -> Result<(), ExportError> {
     let tower = &config.tower;
     let Begun { input_ids, sequence, embeddings } = begin(g, tower)?;
-    let position = pooled_position(g, tower.pooling(), &input_ids);
+    let position = pooled_position(g, tower.pooling, &input_ids);
     let (rows, mask) = if is_packed(g.precision()) {
         let packed = Packed::new(g, &position, &sequence);
         let mask = causal_mask(g, tower, &sequence, packed.padded())?;
@@ -70,7 +70,7 @@ pub(crate) fn outputs(
     let last = final_layer_norm(g, tower, last)?;
     let width = g.ints(&[hidden as i64]);
     let states = g.node("Concat", [&lead, &width], vec![AttributeProto::int("axis", 0)]);
-    let position = pooled_position(g, tower.pooling(), &input_ids);
+    let position = pooled_position(g, tower.pooling, &input_ids);
     let pooled = rows.at(g, &last, &position, hidden);
     let sizes = [hidden, tower.transformer.num_attention_heads];
     outputs::declare(g, &encoded, &last, &states, &pooled, Dim::Named("sequence"), sizes);

@@ -1,4 +1,5 @@
-//! A checkpoint's `config.json`: `CLIPConfig`, `CLIPTextConfig`, `CLIPVisionConfig` of `transformers`, read and validated.
+//! A checkpoint's `config.json`: `CLIPConfig`, `CLIPTextConfig`, `CLIPVisionConfig` of `transformers`, and those of MetaCLIP 2, which has
+//! CLIP's shape under other names, read and validated.
 //!
 //! Owns which fields exist, their defaults (those of `transformers`) and what they may hold. Does not own the weights: which
 //! towers and projections a checkpoint really has, `export` learns from its tensors.
@@ -39,7 +40,36 @@ const ACTIVATIONS: [(&str, Activation); 8] = [
     ("gelu_fast", Activation::GeluNew),
 ];
 
-/// Which class of `transformers` wrote the checkpoint. It decides where the projection's width stands.
+/// Whose classes of `transformers` wrote the checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// `CLIPModel` and its towers; MetaCLIP's first version among them.
+    Clip,
+    /// `MetaClip2Model` and its towers: CLIP with another tokenizer.
+    MetaClip2,
+}
+
+impl Family {
+    const ALL: [Self; 2] = [Self::Clip, Self::MetaClip2];
+
+    /// `model_type` of the whole model, of its text tower, of its vision tower.
+    fn model_types(self) -> [&'static str; 3] {
+        match self {
+            Self::Clip => ["clip", "clip_text_model", "clip_vision_model"],
+            Self::MetaClip2 => ["metaclip_2", "metaclip_2_text_model", "metaclip_2_vision_model"],
+        }
+    }
+
+    /// What the names of its classes begin with.
+    fn class_prefix(self) -> &'static str {
+        match self {
+            Self::Clip => "CLIP",
+            Self::MetaClip2 => "MetaClip2",
+        }
+    }
+}
+
+/// Which class of its [`Family`] wrote the checkpoint. It decides where the projection's width stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Architecture {
     /// `CLIPModel`: both towers, both projections, `logit_scale`.
@@ -76,8 +106,8 @@ pub struct TextConfig {
     pub vocab_size: usize,
     /// The context length: rows of the position embedding.
     pub max_position_embeddings: usize,
-    /// Where to pool; see [`TextConfig::pooling`].
-    pub eos_token_id: i64,
+    /// Where to pool, from `eos_token_id`.
+    pub pooling: TextPooling,
 }
 
 /// Which position of a text becomes its `pooler_output`.
@@ -89,10 +119,22 @@ pub enum TextPooling {
     FirstOf(i64),
 }
 
-impl TextConfig {
-    /// The rule of `CLIPTextModel.forward`: an `eos_token_id` of 2 is the mark of an old checkpoint.
-    pub fn pooling(&self) -> TextPooling {
-        if self.eos_token_id == 2 { TextPooling::HighestId } else { TextPooling::FirstOf(self.eos_token_id) }
+impl TextPooling {
+    /// The rule of `CLIPTextModel.forward`: an `eos_token_id` of 2 is the mark of an old checkpoint. `MetaClip2TextModel`, whose
+    /// tokenizer really ends with 2, has no such rule.
+    fn of(eos_token_id: i64, family: Family) -> Self {
+        match (eos_token_id, family) {
+            (2, Family::Clip) => Self::HighestId,
+            (id, _) => Self::FirstOf(id),
+        }
+    }
+
+    /// What [`of`](Self::of) reads back as `self`.
+    fn eos_token_id(self) -> i64 {
+        match self {
+            Self::HighestId => 2,
+            Self::FirstOf(id) => id,
+        }
     }
 }
 
@@ -133,7 +175,9 @@ pub struct Projected<T> {
 /// A whole `config.json`. At least one tower is there.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClipConfig {
-    /// What wrote it.
+    /// Whose classes wrote it.
+    pub family: Family,
+    /// Which of them.
     pub architecture: Architecture,
     /// The text tower, unless the configuration is a vision tower's.
     pub text: Option<Projected<TextConfig>>,
@@ -166,22 +210,31 @@ impl ClipConfig {
 
     fn read(root: &mut Fields) -> Result<Self, ConfigError> {
         let model_type = root.string("model_type", "clip")?;
-        let classes = root.strings("architectures")?;
-        let has = |name: &str| classes.iter().any(|c| c == name);
-        let nested = model_type == "clip";
-        let architecture = match model_type.as_str() {
-            "clip_text_model" => Architecture::Text,
-            "clip_vision_model" => Architecture::Vision,
-            "clip" if has("CLIPTextModel") || has("CLIPTextModelWithProjection") => Architecture::Text,
-            "clip" if has("CLIPVisionModel") || has("CLIPVisionModelWithProjection") => Architecture::Vision,
-            "clip" => Architecture::Clip,
-            other => {
-                return Err(field_error("model_type", &json!(other), "clip, clip_text_model or clip_vision_model"));
-            }
+        let family = Family::ALL.into_iter().find(|family| family.model_types().contains(&model_type.as_str()));
+        let Some(family) = family else {
+            let served = Family::ALL.map(|family| family.model_types().join(", ")).join(", ");
+            let expected = format!("one of {served}: CLIP and what has its shape is served, other models are not");
+            return Err(field_error("model_type", &json!(model_type), &expected));
         };
-        if let Some(class) = classes.iter().find(|c| !KNOWN_CLASSES.contains(&c.as_str())) {
-            return Err(field_error("architectures", &json!(class), &KNOWN_CLASSES.join(", ")));
+        let [whole, text_model, vision_model] = family.model_types();
+        let classes = root.strings("architectures")?;
+        let known = CLASSES.map(|class| format!("{}{class}", family.class_prefix()));
+        if let Some(class) = classes.iter().find(|class| !known.contains(class)) {
+            return Err(field_error("architectures", &json!(class), &known.join(", ")));
         }
+        let has = |start: &str| {
+            classes
+                .iter()
+                .any(|class| class.strip_prefix(family.class_prefix()).is_some_and(|class| class.starts_with(start)))
+        };
+        let nested = model_type == whole;
+        let architecture = if model_type == text_model || nested && has("TextModel") {
+            Architecture::Text
+        } else if model_type == vision_model || nested && has("VisionModel") {
+            Architecture::Vision
+        } else {
+            Architecture::Clip
+        };
 
         let (text, vision, logit_scale_init_value);
         if nested {
@@ -195,31 +248,32 @@ impl ClipConfig {
             // A tower that the checkpoint does not have may say what it likes.
             text = match architecture {
                 Architecture::Vision => None,
-                Architecture::Clip | Architecture::Text => Some(read_text(&mut text_fields, shared)?),
+                Architecture::Clip | Architecture::Text => Some(read_text(&mut text_fields, family, shared)?),
             };
             vision = match architecture {
                 Architecture::Text => None,
-                Architecture::Clip | Architecture::Vision => Some(read_vision(&mut vision_fields, shared)?),
+                Architecture::Clip | Architecture::Vision => Some(read_vision(&mut vision_fields, family, shared)?),
             };
         } else {
             logit_scale_init_value = 2.6592;
-            text = if architecture == Architecture::Text { Some(read_text(root, None)?) } else { None };
-            vision = if architecture == Architecture::Vision { Some(read_vision(root, None)?) } else { None };
+            text = if architecture == Architecture::Text { Some(read_text(root, family, None)?) } else { None };
+            vision = if architecture == Architecture::Vision { Some(read_vision(root, family, None)?) } else { None };
         }
-        Ok(Self { architecture, text, vision, logit_scale_init_value })
+        Ok(Self { family, architecture, text, vision, logit_scale_init_value })
     }
 
     /// The `config.json` that [`ClipConfig::from_json`] reads back as `self`.
     pub fn to_json(&self) -> String {
+        let [whole, text_model, vision_model] = self.family.model_types();
         let text = self.text.as_ref().map(|t| {
-            let mut fields = transformer_json(&t.tower.transformer, "clip_text_model", t.projection_dim);
+            let mut fields = transformer_json(&t.tower.transformer, text_model, t.projection_dim);
             fields.insert("vocab_size".into(), json!(t.tower.vocab_size));
             fields.insert("max_position_embeddings".into(), json!(t.tower.max_position_embeddings));
-            fields.insert("eos_token_id".into(), json!(t.tower.eos_token_id));
+            fields.insert("eos_token_id".into(), json!(t.tower.pooling.eos_token_id()));
             fields
         });
         let vision = self.vision.as_ref().map(|v| {
-            let mut fields = transformer_json(&v.tower.transformer, "clip_vision_model", v.projection_dim);
+            let mut fields = transformer_json(&v.tower.transformer, vision_model, v.projection_dim);
             fields.insert("image_size".into(), json!(v.tower.image_size));
             fields.insert("patch_size".into(), json!(v.tower.patch_size));
             fields.insert("num_channels".into(), json!(v.tower.num_channels));
@@ -229,8 +283,8 @@ impl ClipConfig {
             (Some(text), Some(vision)) => {
                 let projection_dim = self.text.as_ref().map(|t| t.projection_dim);
                 Map::from_iter([
-                    ("architectures".to_owned(), json!(["CLIPModel"])),
-                    ("model_type".to_owned(), json!("clip")),
+                    ("architectures".to_owned(), json!([format!("{}Model", self.family.class_prefix())])),
+                    ("model_type".to_owned(), json!(whole)),
                     ("projection_dim".to_owned(), json!(projection_dim)),
                     ("logit_scale_init_value".to_owned(), json!(self.logit_scale_init_value)),
                     ("text_config".to_owned(), Value::Object(text)),
@@ -244,9 +298,9 @@ impl ClipConfig {
     }
 }
 
-/// The classes whose checkpoints have the towers we build.
-const KNOWN_CLASSES: [&str; 5] =
-    ["CLIPModel", "CLIPTextModel", "CLIPTextModelWithProjection", "CLIPVisionModel", "CLIPVisionModelWithProjection"];
+/// The classes whose checkpoints have the towers we build, behind the [prefix](Family::class_prefix) of their family.
+const CLASSES: [&str; 5] =
+    ["Model", "TextModel", "TextModelWithProjection", "VisionModel", "VisionModelWithProjection"];
 
 fn transformer_json(config: &TransformerConfig, model_type: &str, projection_dim: usize) -> Map<String, Value> {
     let act = ACTIVATIONS.iter().find(|(_, a)| *a == config.hidden_act).map_or("quick_gelu", |(name, _)| name);
@@ -262,15 +316,20 @@ fn transformer_json(config: &TransformerConfig, model_type: &str, projection_dim
     ])
 }
 
-fn read_text(fields: &mut Fields, shared_projection: Option<usize>) -> Result<Projected<TextConfig>, ConfigError> {
-    fields.expect_type("clip_text_model")?;
+fn read_text(
+    fields: &mut Fields,
+    family: Family,
+    shared_projection: Option<usize>,
+) -> Result<Projected<TextConfig>, ConfigError> {
+    let [_, text_model, _] = family.model_types();
+    fields.expect_type(text_model)?;
     let transformer = read_transformer(fields, 512, 2048, 8)?;
     let projection_dim = fields.projection(shared_projection)?;
     let tower = TextConfig {
         transformer,
         vocab_size: fields.size("vocab_size", 49408)?,
         max_position_embeddings: fields.size("max_position_embeddings", 77)?,
-        eos_token_id: fields.integer("eos_token_id", 49407)?,
+        pooling: TextPooling::of(fields.integer("eos_token_id", 49407)?, family),
     };
     // First, so that a misspelt field is called unknown, not its default a contradiction.
     fields.finish()?;
@@ -278,8 +337,13 @@ fn read_text(fields: &mut Fields, shared_projection: Option<usize>) -> Result<Pr
     Ok(Projected { tower, projection_dim })
 }
 
-fn read_vision(fields: &mut Fields, shared_projection: Option<usize>) -> Result<Projected<VisionConfig>, ConfigError> {
-    fields.expect_type("clip_vision_model")?;
+fn read_vision(
+    fields: &mut Fields,
+    family: Family,
+    shared_projection: Option<usize>,
+) -> Result<Projected<VisionConfig>, ConfigError> {
+    let [.., vision_model] = family.model_types();
+    fields.expect_type(vision_model)?;
     let transformer = read_transformer(fields, 768, 3072, 12)?;
     let projection_dim = fields.projection(shared_projection)?;
     let tower = VisionConfig {
@@ -353,16 +417,32 @@ mod tests {
             (vision.tower.transformer.hidden_size, vision.tower.num_positions(), vision.projection_dim),
             (768, 50, 512)
         );
-        assert_eq!(config.text.unwrap().tower.pooling(), TextPooling::FirstOf(49407));
+        assert_eq!(config.text.unwrap().tower.pooling, TextPooling::FirstOf(49407));
     }
 
     #[test]
     fn what_is_written_reads_back_the_same() {
         let mut config = ClipConfig::default();
-        config.text.as_mut().unwrap().tower.eos_token_id = 2;
+        config.text.as_mut().unwrap().tower.pooling = TextPooling::HighestId;
         config.vision.as_mut().unwrap().tower.transformer.hidden_act = Activation::GeluNew;
         config.vision.as_mut().unwrap().tower.transformer.layer_norm_eps = 1e-6;
         assert_eq!(ClipConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+
+    #[test]
+    fn metaclip_2_is_clip_under_other_names_and_pools_at_its_end_token() {
+        let towers = json!({"model_type": "metaclip_2", "architectures": ["MetaClip2Model"], "text_config": {
+            "model_type": "metaclip_2_text_model", "eos_token_id": 2}, "vision_config": {"model_type": "metaclip_2_vision_model"}});
+        let config = read(towers).unwrap();
+        assert_eq!((config.family, config.architecture), (Family::MetaClip2, Architecture::Clip));
+        assert_eq!(config.text.as_ref().unwrap().tower.pooling, TextPooling::FirstOf(2));
+        assert_eq!(ClipConfig::from_json(&config.to_json()).unwrap(), config);
+        let single = json!({"model_type": "metaclip_2_text_model", "architectures": ["MetaClip2TextModel"]});
+        assert_eq!(read(single).unwrap().architecture, Architecture::Text);
+        let mixed = read(json!({"model_type": "metaclip_2", "architectures": ["CLIPModel"]})).unwrap_err();
+        assert!(mixed.to_string().contains("MetaClip2Model"), "{mixed}");
+        let mixed = read(json!({"model_type": "metaclip_2", "text_config": {"model_type": "clip_text_model"}}));
+        assert!(mixed.unwrap_err().to_string().contains("metaclip_2_text_model"));
     }
 
     #[test]
@@ -386,7 +466,7 @@ mod tests {
             "vision_config_dict": null
         });
         let text = read(old).unwrap().text.unwrap().tower;
-        assert_eq!((text.transformer.hidden_size, text.eos_token_id), (768, 49407));
+        assert_eq!((text.transformer.hidden_size, text.pooling), (768, TextPooling::FirstOf(49407)));
     }
 
     #[test]
@@ -403,7 +483,7 @@ mod tests {
             (json!({"text_config": {"hidden_sise": 3}}), "unknown field `text_config.hidden_sise`"),
             (json!({"pruned_heads": {"0": [1]}}), "unknown field `pruned_heads`"),
             (json!({"quantization_config": {"bits": 4}}), "unknown field `quantization_config`"),
-            (json!({"model_type": "siglip"}), "field `model_type` is \"siglip\""),
+            (json!({"model_type": "siglip"}), "field `model_type` is \"siglip\", expected one of clip, "),
             (json!({"architectures": ["CLIPForImageClassification"]}), "architectures"),
             (json!([]), "not a JSON object"),
         ];

@@ -126,12 +126,13 @@ mod tests {
             vision: Some(VisionFiles {
                 graphs: Graphs::Embedding(file("vision_model.onnx")),
                 preprocessor: file("preprocessor_config.json"),
+                config: Some(file("config.json")),
             }),
             text: Some(TextFiles {
                 graphs: Graphs::Embedding(file("text_model.onnx")),
                 tokenizer: file("tokenizer.json"),
+                config: file("config.json"),
             }),
-            config: Some(file("config.json")),
             weights: Some(file("model.safetensors")),
         };
         file("vision_model.onnx_data");

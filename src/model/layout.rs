@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::{
+    companions::{companion, preprocessor_of},
     error::ModelError,
-    preprocessor::{self, PREPROCESSOR_FILE, PROCESSOR_FILE},
+    preprocessor::{PREPROCESSOR_FILE, PROCESSOR_FILE},
 };
 
 /// The parts of a model that were found.
@@ -16,8 +17,6 @@ pub struct ModelFiles {
     pub vision: Option<VisionFiles>,
     /// The text tower, where the model has one.
     pub text: Option<TextFiles>,
-    /// `config.json`.
-    pub config: Option<PathBuf>,
     /// The checkpoint's weights, where it has them: `logit_scale` is in no graph from elsewhere.
     pub weights: Option<PathBuf>,
 }
@@ -80,6 +79,8 @@ pub struct VisionFiles {
     pub graphs: Graphs,
     /// `preprocessor_config.json` or `processor_config.json` of `transformers`, or `preprocess_cfg.json` of open_clip.
     pub preprocessor: PathBuf,
+    /// `config.json`.
+    pub config: Option<PathBuf>,
 }
 
 /// What texts need.
@@ -89,6 +90,8 @@ pub struct TextFiles {
     pub graphs: Graphs,
     /// `tokenizer.json`, or `vocab.json` with `merges.txt` beside it.
     pub tokenizer: PathBuf,
+    /// `config.json`: without it nobody knows how many ids a graph takes.
+    pub config: PathBuf,
 }
 
 impl ModelFiles {
@@ -98,20 +101,29 @@ impl ModelFiles {
     /// Names the first file that is missing.
     pub fn beside(directory: &Path, vision: Option<Graphs>, text: Option<Graphs>) -> Result<Self, ModelError> {
         let one_of = |names: &[&str]| {
-            let found = names.iter().map(|name| directory.join(name)).find(|path| path.is_file());
+            let found = names.iter().find_map(|name| companion(directory, name));
             found.ok_or_else(|| ModelError::missing(directory, names))
         };
-        let vision_files = |graphs| match preprocessor::find(directory)? {
-            Some(preprocessor) => Ok(VisionFiles { graphs, preprocessor }),
+        let config = one_of(&["config.json"])?;
+        let vision_files = |graphs| match preprocessor_of(directory)? {
+            Some(preprocessor) => Ok(VisionFiles { graphs, preprocessor, config: Some(config.clone()) }),
             None => Err(ModelError::missing(directory, &[PREPROCESSOR_FILE, PROCESSOR_FILE])),
         };
-        let text_files = |graphs| Ok(TextFiles { graphs, tokenizer: one_of(&["tokenizer.json", "vocab.json"])? });
+        let text_files = |graphs| {
+            let tokenizer = one_of(&["tokenizer.json", "vocab.json"])?;
+            Ok(TextFiles { graphs, tokenizer, config: config.clone() })
+        };
         Ok(Self {
             vision: vision.map(vision_files).transpose()?,
             text: text.map(text_files).transpose()?,
-            config: Some(one_of(&["config.json"])?),
             weights: one_of(&["model.safetensors"]).ok(),
         })
+    }
+
+    /// The `config.json` that says what belongs to both towers: the text tower's, where there is one.
+    pub fn config(&self) -> Option<&Path> {
+        let of_vision = || self.vision.as_ref()?.config.as_deref();
+        self.text.as_ref().map(|text| text.config.as_path()).or_else(of_vision)
     }
 }
 

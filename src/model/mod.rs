@@ -6,6 +6,7 @@
 //! Invariants: every file that a [`Model`] names was there when it was loaded; an error names the file, and the field in it.
 
 pub mod clip_config;
+mod companions;
 mod error;
 pub mod external_data;
 mod fields;
@@ -16,6 +17,7 @@ pub mod int8_scale;
 mod layout;
 mod logit_scale;
 mod open_clip;
+mod pipeline;
 pub mod preprocessor;
 mod search;
 pub mod tokens;
@@ -23,11 +25,13 @@ mod tower;
 
 use std::path::Path;
 
+pub use companions::{companion, preprocessor_of};
 pub use error::ModelError;
 pub use fingerprint::Fingerprint;
 pub use int8_scale::UNIT_SCALE;
 pub use layout::{Graphs, ModelFiles, TextFiles, VisionFiles, Weights, is_checkpoint};
 pub use logit_scale::{LogitScale, LogitScaleSource};
+pub use pipeline::{checkpoint_in, towers_of};
 
 use clip_config::{ClipConfig, TransformerConfig};
 use error::read;
@@ -85,7 +89,8 @@ impl Model {
         exported_logit_scale: Option<f32>,
     ) -> Result<Self, ModelError> {
         let fingerprint = Fingerprint::of(&files)?;
-        let ModelFiles { vision, text, config: clip, weights } = files;
+        let clip = files.config().map(Path::to_owned);
+        let ModelFiles { vision, text, weights } = files;
         let vision = match vision {
             Some(files) => {
                 let preprocessor = if files.preprocessor.ends_with(open_clip::PREPROCESS_FILE) {
@@ -103,7 +108,7 @@ impl Model {
                     let tower = &config.vision.as_ref()?.tower;
                     Some(output_shape(&tower.transformer, tower.num_positions()))
                 };
-                let outputs = outputs(&files.graphs, clip.as_deref(), shape)?;
+                let outputs = outputs(&files.graphs, files.config.as_deref(), shape)?;
                 Some(VisionModel { graphs: files.graphs, preprocessor, outputs })
             }
             None => None,
@@ -114,8 +119,8 @@ impl Model {
                     let tower = &config.text.as_ref()?.tower;
                     Some(output_shape(&tower.transformer, tower.max_position_embeddings))
                 };
-                let outputs = outputs(&files.graphs, clip.as_deref(), shape)?;
-                Some(TextModel { context_length: context_length(clip.as_deref())?, files, outputs })
+                let outputs = outputs(&files.graphs, Some(&files.config), shape)?;
+                Some(TextModel { context_length: context_length(&files.config)?, files, outputs })
             }
             None => None,
         };
@@ -125,7 +130,7 @@ impl Model {
             None
         };
         let int8_scale = clip.as_deref().map_or(Ok(UNIT_SCALE), |path| read(path, int8_scale::of_config))?;
-        let name = config.name.clone().unwrap_or_else(|| directory_name(search::source(config)));
+        let name = config.name.clone().unwrap_or_else(|| search::directory_name(search::source(config)));
         Ok(Self { name, vision, text, logit_scale, int8_scale, fingerprint })
     }
 }
@@ -148,9 +153,8 @@ fn output_shape(transformer: &TransformerConfig, max_positions: usize) -> Output
     OutputShape { hidden_size, num_hidden_layers, num_attention_heads, max_positions }
 }
 
-/// `max_position_embeddings` of the text tower; 77, as every CLIP that `transformers` has defaults to, without a `config.json`.
-fn context_length(config: Option<&Path>) -> Result<usize, ModelError> {
-    let Some(path) = config else { return Ok(77) };
+/// `max_position_embeddings` of the text tower in a `config.json`.
+fn context_length(path: &Path) -> Result<usize, ModelError> {
     if let Some(length) = read(path, open_clip::context_length)? {
         return Ok(length);
     }
@@ -161,9 +165,4 @@ fn context_length(config: Option<&Path>) -> Result<usize, ModelError> {
             Err(ModelError::File { path: path.to_owned(), reason })
         }
     }
-}
-
-fn directory_name(path: &Path) -> String {
-    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    absolute.file_name().map_or_else(|| "clip".to_owned(), |name| name.to_string_lossy().into_owned())
 }

@@ -41,23 +41,24 @@ impl ModelFiles {
         let (vision, text) = (vision?, text?);
         let beside = |graph: &Option<PathBuf>, name| graph.as_deref().and_then(|graph| file_of(graph, [name]).ok());
         let weights = beside(&vision, "model.safetensors").or_else(|| beside(&text, "model.safetensors"));
-        let clip = match &text {
-            // Without it nobody knows how many ids the graph takes.
-            Some(graph) => Some(file_of(graph, ["config.json"])?),
-            None => beside(&vision, "config.json"),
-        };
+        let config = |graph: &Path| file_of(graph, ["config.json"]);
         let vision = match vision {
-            Some(graph) => Some(VisionFiles { preprocessor: preprocessor(&graph)?, graphs: Graphs::Embedding(graph) }),
+            Some(graph) => Some(VisionFiles {
+                preprocessor: preprocessor(&graph)?,
+                config: config(&graph).ok(),
+                graphs: Graphs::Embedding(graph),
+            }),
             None => None,
         };
         let text = match text {
             Some(graph) => Some(TextFiles {
+                config: config(&graph)?,
                 tokenizer: file_of(&graph, standing_for(Tower::Text))?,
                 graphs: Graphs::Embedding(graph),
             }),
             None => None,
         };
-        Ok(Self { vision, text, config: clip, weights })
+        Ok(Self { vision, text, weights })
     }
 }
 
@@ -71,6 +72,12 @@ pub(super) fn source(config: &ModelConfig) -> &Path {
         Some(folder) if place.is_file() => folder_above(folder).unwrap_or(folder),
         _ => place,
     }
+}
+
+/// The name of a model in `path`.
+pub(super) fn directory_name(path: &Path) -> String {
+    let absolute = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    absolute.file_name().map_or_else(|| "clip".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The graph at `place`: the file itself, or the first of the names in a directory.
@@ -197,7 +204,7 @@ mod tests {
         let at = |key: &str, path: PathBuf| format!("model.{key}={}", path.display());
         let given = [at("vision", vision.path().to_owned()), at("text", text.path().join("model.onnx"))];
         let files = ModelFiles::locate(&config(&given), Precision::F32).expect("found");
-        assert_eq!(files.config, Some(text.path().join("config.json")));
+        assert_eq!(files.config(), Some(&*text.path().join("config.json")));
         assert_eq!(files.text.expect("text").tokenizer, text.path().join("tokenizer.json"));
         assert_eq!(files.vision.expect("vision").graphs, Graphs::Embedding(vision.path().join("model.onnx")));
         let whole = directory(&WHOLE);
