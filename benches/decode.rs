@@ -17,7 +17,7 @@ use std::{
 };
 
 use clipserve::{
-    model::preprocessor::PreprocessorConfig,
+    model::{pictures::PicturePreparation, preprocessor::PreprocessorConfig},
     preprocess::image::{ImageOptions, ImageProcessor},
 };
 
@@ -73,7 +73,8 @@ fn main() {
 
 fn processor(fast_decode: bool) -> ImageProcessor {
     let options = ImageOptions { exif_orientation: true, fast_decode, max_pixels: 50_000_000 };
-    ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap()
+    ImageProcessor::new(&PicturePreparation::Transformers(PreprocessorConfig::from_json("{}").unwrap()), options)
+        .unwrap()
 }
 
 /// A JPEG of `width x height`, filled with the picture of `jpeg`.

@@ -25,7 +25,10 @@ use clipserve::{
     encoder::{Encoder, PixelBuf},
     engine::{Engine, Normalization},
     export::write_synthetic_model,
-    model::{Graphs, clip_config::ClipConfig, preprocessor::PreprocessorConfig},
+    model::{
+        Graphs, clip_config::ClipConfig, pictures::PicturePreparation, preprocessor::PreprocessorConfig,
+        texts::Tokenization,
+    },
     preprocess::{
         image::{ImageOptions, ImageProcessor},
         text::TextTokenizer,
@@ -139,7 +142,7 @@ fn a_jpeg_takes_its_crop_and_nothing_else() {
         ("coffee_large.jpg", true),
     ] {
         let options = ImageOptions { exif_orientation: true, fast_decode, max_pixels: 50_000_000 };
-        let config = PreprocessorConfig::from_json("{}").expect("the defaults");
+        let config = PicturePreparation::Transformers(PreprocessorConfig::from_json("{}").expect("the defaults"));
         let mut processor = ImageProcessor::new(&config, options).expect("supported");
         let bytes = picture(name);
         for _ in 0..2 {
@@ -153,7 +156,7 @@ fn a_jpeg_takes_its_crop_and_nothing_else() {
 fn a_png_takes_its_crop_and_what_its_decoder_takes() {
     let _alone = alone();
     let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
-    let config = PreprocessorConfig::from_json("{}").expect("the defaults");
+    let config = PicturePreparation::Transformers(PreprocessorConfig::from_json("{}").expect("the defaults"));
     let mut processor = ImageProcessor::new(&config, options).expect("supported");
     let bytes = picture("astronaut.png");
     for _ in 0..2 {
@@ -204,7 +207,9 @@ fn a_run_keeps_the_memory_of_the_one_before() {
 #[test]
 fn a_text_takes_small_change_of_its_tokenizer() {
     let _alone = alone();
-    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, 16 << 10, None).expect("the fixture");
+    let tokenizer =
+        TextTokenizer::open(&Tokenization::Transformers(fixture("tiny-clip/tokenizer.json")), 77, 16 << 10, None)
+            .expect("the fixture");
     let text = "a photo of a cat on a red sofa";
     for _ in 0..2 {
         tokenizer.tokenize(text, true).expect("a text");

@@ -18,7 +18,10 @@ use clipserve::{
     encoder::{Embeddings, Encoder, PixelBuf, Tokens},
     engine::{Engine, EngineError, Normalization},
     export::{ExportError, ExportedModel, export_checkpoint, write_synthetic_model},
-    model::{Graphs, clip_config::ClipConfig, graph_info::GraphInfo, preprocessor::PreprocessorConfig},
+    model::{
+        Graphs, clip_config::ClipConfig, graph_info::GraphInfo, pictures::PicturePreparation,
+        preprocessor::PreprocessorConfig, texts::Tokenization,
+    },
     preprocess::{
         image::{ImageOptions, ImageProcessor},
         text::TextTokenizer,
@@ -65,7 +68,11 @@ impl Model {
         let exported = export_checkpoint(&checkpoint, &dir.path().join("export"), Precision::F32).unwrap();
         let json = fs::read_to_string(checkpoint.join("preprocessor_config.json")).unwrap();
         let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
-        let mut processor = ImageProcessor::new(&PreprocessorConfig::from_json(&json).unwrap(), options).unwrap();
+        let mut processor = ImageProcessor::new(
+            &PicturePreparation::Transformers(PreprocessorConfig::from_json(&json).unwrap()),
+            options,
+        )
+        .unwrap();
         let mut files: Vec<PathBuf> =
             fs::read_dir(root(pictures)).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
@@ -77,7 +84,9 @@ impl Model {
         let config: serde_json::Value =
             serde_json::from_slice(&fs::read(checkpoint.join("config.json")).unwrap()).unwrap();
         let context = config["text_config"]["max_position_embeddings"].as_u64().unwrap_or(77) as usize;
-        let tokenizer = TextTokenizer::open(&checkpoint.join("tokenizer.json"), context, 1 << 14, None).unwrap();
+        let tokenizer =
+            TextTokenizer::open(&Tokenization::Transformers(checkpoint.join("tokenizer.json")), context, 1 << 14, None)
+                .unwrap();
         let texts: Vec<Tokens> = texts.iter().map(|text| tokenizer.tokenize(text, true).unwrap().tokens).collect();
         assert!(crops.len() >= 8 && texts.len() >= 8, "{} pictures, {} texts", crops.len(), texts.len());
         let (vision, text) = (exported.vision.unwrap(), exported.text.unwrap());

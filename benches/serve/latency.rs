@@ -8,7 +8,7 @@ use std::{fs, hint::black_box, time::Instant};
 
 use clap::Parser;
 use clipserve::{
-    model::preprocessor::PreprocessorConfig,
+    model::{pictures::PicturePreparation, preprocessor::PreprocessorConfig},
     preprocess::image::{ImageOptions, ImageProcessor},
 };
 use tokio::task::LocalSet;
@@ -65,7 +65,8 @@ fn row(places: &Places, arithmetic: Arithmetic, requests: u64) -> Result<String>
     let picture = fs::read(places.root.join(PICTURE))?;
     let config = fs::read_to_string(places.checkpoint().join("preprocessor_config.json"))?;
     let image_options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
-    let mut processor = ImageProcessor::new(&PreprocessorConfig::from_json(&config)?, image_options)?;
+    let mut processor =
+        ImageProcessor::new(&PicturePreparation::Transformers(PreprocessorConfig::from_json(&config)?), image_options)?;
     let mut bare = Bare::open(places, arithmetic)?;
     let service = services::clipserve(places, &places.checkpoint(), arithmetic, &[])?;
     let template = Template::new(Ask::Image, Wire::Native, &picture, ENDLESS)?;

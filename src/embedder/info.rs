@@ -4,7 +4,7 @@
 
 use crate::{
     encoder::{BatchSizes, OneByOne},
-    model::{LogitScale, int8_scale},
+    model::{LogitScale, int8_scale, rules::Rules},
 };
 
 /// What runs: the answer of `GET /info` that does not come from the configuration.
@@ -14,6 +14,8 @@ pub struct ModelInfo {
     pub name: String,
     /// Two models with the same fingerprint, precision and provider give the same embeddings.
     pub fingerprint: String,
+    /// Whose rules its inputs are prepared by.
+    pub rules: TowerRules,
     /// Length of an embedding; `None` for a model without any projection, which has other outputs only.
     pub dim: Option<usize>,
     /// Height and width of the crop that the vision encoder sees, where there is one.
@@ -38,6 +40,15 @@ pub struct ModelInfo {
     pub images_one_by_one: Option<OneByOne>,
     /// The same of texts.
     pub texts_one_by_one: Option<OneByOne>,
+}
+
+/// Whose rules the inputs of each tower are prepared by, where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TowerRules {
+    /// Pictures.
+    pub vision: Option<Rules>,
+    /// Texts.
+    pub text: Option<Rules>,
 }
 
 impl ModelInfo {

@@ -8,7 +8,9 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use super::{Embedder, Images, Modality, ModelInfo, Texts, cache::Cache, lanes::Shared, load::load, warm_up::warm_up};
+use super::{
+    Embedder, Images, Modality, ModelInfo, Texts, TowerRules, cache::Cache, lanes::Shared, load::load, warm_up::warm_up,
+};
 use crate::{
     budget::ByteBudget,
     config::Config,
@@ -18,9 +20,10 @@ use crate::{
     health::Health,
     heavy::Heavy,
     model::{
-        Graphs, ModelError, TextFiles, TextModel, VisionModel,
+        Graphs, ModelError, TextModel, VisionModel,
         hub::{self, HubError},
-        preprocessor::PreprocessorConfig,
+        pictures::PicturePreparation,
+        rules::Rules,
     },
     preprocess::{
         image::{ImageOptions, ImageProcessor, UnsupportedPreprocessing},
@@ -137,16 +140,19 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let graphs = config.engine.graphs();
     let source = hub::local(&config.model, graphs)?;
     let model = load(&source, graphs)?;
-    let towers =
-        [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.files.graphs)];
+    let towers = [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.graphs)];
     let weights: Vec<PathBuf> = towers.into_iter().flatten().map(|graphs| graphs.first().to_owned()).collect();
+    let rules = TowerRules {
+        vision: model.vision.as_ref().map(|vision| vision.preparation.rules()),
+        text: model.text.as_ref().map(|text| text.tokenization.rules()),
+    };
     let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;
     let text = model.text.map(|text| open_text(&engine, text, config)).transpose()?;
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
     }
-    let fingerprint = match vision {
-        Some(_) => model.fingerprint.with_pictures_by(&config.preprocess),
+    let fingerprint = match rules.vision {
+        Some(rules) => model.fingerprint.with_pictures_by(&config.preprocess, rules),
         None => model.fingerprint,
     };
     let images_one_by_one = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.one_by_one());
@@ -161,6 +167,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         info: ModelInfo {
             name: model.name,
             fingerprint: fingerprint.to_string(),
+            rules,
             dim: None,
             image_size: vision.as_ref().map(|vision| vision.processor.crop_size()),
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
@@ -191,6 +198,8 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         model = parts.info.name,
         dim = parts.info.dim,
         fingerprint = parts.info.fingerprint,
+        pictures_by = parts.info.rules.vision.map(Rules::name),
+        texts_by = parts.info.rules.text.map(Rules::name),
         "the model is loaded and has passed its canary"
     );
     Embedder::assemble(parts, config, metrics, health)
@@ -213,8 +222,8 @@ fn open_vision(
         fast_decode: config.preprocess.fast_decode,
         max_pixels: config.limits.max_pixels,
     };
-    let processor = ImageProcessor::new(&model.preprocessor, options)?;
-    let (engine, normalization) = (Arc::clone(engine), normalization(&model.preprocessor));
+    let processor = ImageProcessor::new(&model.preparation, options)?;
+    let (engine, normalization) = (Arc::clone(engine), normalization(&model.preparation));
     let abilities = Abilities::of(&model.graphs, model.outputs);
     let open = {
         let (engine, graphs, normalization) = (Arc::clone(&engine), model.graphs.clone(), normalization.clone());
@@ -226,7 +235,7 @@ fn open_vision(
         && (height, width) != (image_size.0 as usize, image_size.1 as usize)
     {
         return Err(StartError::Canary(format!(
-            "preprocessor_config.json makes crops of {}x{} (height x width), the vision graph takes {height}x{width}",
+            "the model's preprocessing makes crops of {}x{} (height x width), the vision graph takes {height}x{width}",
             image_size.0, image_size.1
         )));
     }
@@ -237,7 +246,7 @@ fn open_vision(
 }
 
 fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {
-    let TextModel { files: TextFiles { graphs, tokenizer, .. }, context_length, outputs } = model;
+    let TextModel { graphs, tokenization, context_length, outputs } = model;
     let abilities = Abilities::of(&graphs, outputs);
     let engine = Arc::clone(engine);
     let sessions = sessions(config.engine.text_sessions, move || engine.text(&graphs))?;
@@ -250,7 +259,7 @@ fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<
         )));
     }
     let vocab_size = input.and_then(TokenInput::vocab_size);
-    let tokenizer = TextTokenizer::open(&tokenizer, context_length, config.limits.max_text_bytes, vocab_size)?;
+    let tokenizer = TextTokenizer::open(&tokenization, context_length, config.limits.max_text_bytes, vocab_size)?;
     Ok(TextParts { abilities, tokenizer, sessions })
 }
 
@@ -263,10 +272,17 @@ fn sessions<E>(
     Ok(Sessions { encoders, rebuild, runs: Vec::new() })
 }
 
-fn normalization(config: &PreprocessorConfig) -> Normalization {
-    Normalization {
-        rescale_factor: config.do_rescale.then_some(config.rescale_factor),
-        mean_std: config.do_normalize.then_some((config.image_mean, config.image_std)),
+fn normalization(preparation: &PicturePreparation) -> Normalization {
+    let usual = |mean, std| Normalization { rescale_factor: Some(1.0 / 255.0), mean_std: Some((mean, std)) };
+    match preparation {
+        PicturePreparation::Transformers(config) => Normalization {
+            rescale_factor: config.do_rescale.then_some(config.rescale_factor),
+            mean_std: config.do_normalize.then_some((config.image_mean, config.image_std)),
+        },
+        PicturePreparation::OpenClip(transform) | PicturePreparation::OpenAi(transform) => {
+            usual(transform.mean, transform.std)
+        }
+        PicturePreparation::Immich(transform) => usual(transform.mean, transform.std),
     }
 }
 

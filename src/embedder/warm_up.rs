@@ -151,7 +151,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::preprocess::text::TextTokenizer;
+    use crate::{model::texts::Tokenization, preprocess::text::TextTokenizer};
 
     /// Answers the same for each, and takes down how many there were and how long the longest was.
     #[derive(Clone, Default)]
@@ -169,7 +169,8 @@ mod tests {
 
     fn runs(max_batch_size: usize, max_batch_tokens: usize, each_batch_size: bool) -> Vec<(usize, usize)> {
         let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tiny-clip/tokenizer.json");
-        let tokenizer = TextTokenizer::open(&tokenizer, 77, 1 << 14, None).expect("the fixture");
+        let tokenizer =
+            TextTokenizer::open(&Tokenization::Transformers(tokenizer), 77, 1 << 14, None).expect("the fixture");
         let recorder = Recorder::default();
         let sessions = Sessions {
             encoders: vec![recorder.clone()],

@@ -1,7 +1,8 @@
 //! The name of a model's numbers: two models with the same fingerprint give the same embeddings, in the same arithmetic.
 //!
-//! Owns what is hashed: the graphs with their external data, the tokenizer and what is added to it, the preprocessor configuration, and the settings
-//! under which crops differ from what that asks for. Not in it: the provider and the precision that run, which `/info` reports beside it.
+//! Owns what is hashed: the graphs with their external data, the tokenizer and what is added to it, the preprocessor configuration, whose
+//! rules these follow where that is not `transformers`, and the settings under which crops differ from what that asks for. Not in it: the
+//! provider and the precision that run, which `/info` reports beside it.
 
 use std::{
     fmt,
@@ -12,7 +13,15 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use super::{error::ModelError, external_data, layout::ModelFiles, tokens::TokenizerSettings};
+use super::{
+    error::ModelError,
+    external_data,
+    layout::ModelFiles,
+    pictures::PicturePreparation,
+    rules::{PictureRules, Rules},
+    texts::Tokenization,
+    tokens::TokenizerSettings,
+};
 use crate::config::PreprocessConfig;
 
 /// SHA-256 over what embeddings depend on.
@@ -20,11 +29,15 @@ use crate::config::PreprocessConfig;
 pub struct Fingerprint(String);
 
 impl Fingerprint {
-    /// Reads and hashes the files of a model.
+    /// Reads and hashes the files of a model, whose pictures and texts are prepared like this.
     ///
     /// # Errors
     /// Names the file that cannot be read.
-    pub fn of(files: &ModelFiles) -> Result<Self, ModelError> {
+    pub fn of(
+        files: &ModelFiles,
+        preparation: Option<&PicturePreparation>,
+        tokenization: Option<&Tokenization>,
+    ) -> Result<Self, ModelError> {
         let mut all = Sha256::new();
         let (vision, text) = (files.vision.as_ref(), files.text.as_ref());
         for graphs in [vision.map(|vision| &vision.graphs), text.map(|text| &text.graphs)].into_iter().flatten() {
@@ -35,27 +48,38 @@ impl Fingerprint {
                 all.update(hash(path)?);
             }
         }
-        let merges = text.map(|text| text.tokenizer.with_file_name("merges.txt"));
-        let merges = merges.as_ref().filter(|_| text.is_some_and(|text| text.tokenizer.ends_with("vocab.json")));
-        let tokenizer = text.map(|text| &text.tokenizer);
-        for path in [tokenizer, merges, vision.map(|vision| &vision.preprocessor)].into_iter().flatten() {
+        let tokenizer = tokenization.and_then(Tokenization::file);
+        let merges = tokenizer.filter(|path| path.ends_with("vocab.json"));
+        let merges = merges.map(|path| path.with_file_name("merges.txt"));
+        let preprocessor = match vision.map(|vision| &vision.preparation) {
+            Some(PictureRules::Transformers(path)) => Some(path.as_path()),
+            _ => None,
+        };
+        for path in [tokenizer, merges.as_deref(), preprocessor].into_iter().flatten() {
             all.update(hash(path)?);
         }
-        if let Some(path) = tokenizer {
+        if let Some(path) = tokenizer.filter(|_| tokenization.is_some_and(Tokenization::adds_tokens)) {
             let added = TokenizerSettings::beside(path)?.added_to(path)?;
             // Only then, so that the name stays where nothing is added.
             if !added.is_empty() {
                 all.update(Sha256::digest(serde_json::json!(added).to_string()));
             }
         }
+        // By other rules the same graphs give other numbers.
+        let rules = [tokenization.and_then(Tokenization::identity), preparation.and_then(PicturePreparation::identity)];
+        for identity in rules.into_iter().flatten() {
+            all.update(Sha256::digest(identity));
+        }
         Ok(Self(hex(&all.finalize())))
     }
 
-    /// That of the model whose pictures are prepared by `settings`: the files' own where those are the defaults, which are the
-    /// reference's.
-    pub fn with_pictures_by(self, settings: &PreprocessConfig) -> Self {
+    /// That of the model whose pictures are prepared by `settings` and `rules`: the files' own where the former are the defaults, which are
+    /// the reference's.
+    pub fn with_pictures_by(self, settings: &PreprocessConfig, rules: Rules) -> Self {
         // All fields are named, so that a new one is decided on here: threads change no pixel.
         let &PreprocessConfig { threads: _, exif_orientation, fast_decode } = settings;
+        // Nobody else turns pictures, whatever is set.
+        let exif_orientation = exif_orientation || rules != Rules::Transformers;
         if exif_orientation && !fast_decode {
             return self;
         }
@@ -100,14 +124,16 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Graphs, TextFiles, VisionFiles};
+    use crate::model::{Graphs, TextFiles, VisionFiles, open_clip::ImageTransform, rules::TextRules, texts::Clean};
 
     #[test]
     fn every_setting_that_changes_a_picture_changes_the_fingerprint() {
         let of = |exif_orientation, fast_decode| {
             let settings = PreprocessConfig { threads: 1, exif_orientation, fast_decode };
-            Fingerprint("f".to_owned()).with_pictures_by(&settings).0
+            Fingerprint("f".to_owned()).with_pictures_by(&settings, Rules::Transformers).0
         };
+        let settings = PreprocessConfig { threads: 1, exif_orientation: false, fast_decode: false };
+        assert_eq!(Fingerprint("f".to_owned()).with_pictures_by(&settings, Rules::Immich).0, "f");
         assert_eq!(of(true, false), "f");
         let all =
             std::collections::BTreeSet::from([of(true, false), of(true, true), of(false, false), of(false, true)]);
@@ -125,19 +151,20 @@ mod tests {
         let files = ModelFiles {
             vision: Some(VisionFiles {
                 graphs: Graphs::Embedding(file("vision_model.onnx")),
-                preprocessor: file("preprocessor_config.json"),
+                preparation: PictureRules::Transformers(file("preprocessor_config.json")),
                 config: Some(file("config.json")),
             }),
             text: Some(TextFiles {
                 graphs: Graphs::Embedding(file("text_model.onnx")),
-                tokenizer: file("tokenizer.json"),
+                preparation: TextRules::Transformers(file("tokenizer.json")),
                 config: file("config.json"),
             }),
             weights: Some(file("model.safetensors")),
         };
         file("vision_model.onnx_data");
         file("vision_model.onnx_data_1");
-        let of = || Fingerprint::of(&files).expect("readable").to_string();
+        let tokenization = Tokenization::Transformers(root.path().join("tokenizer.json"));
+        let of = || Fingerprint::of(&files, None, Some(&tokenization)).expect("readable").to_string();
         let before = of();
         assert!(before.starts_with("sha256:") && before.len() == 7 + 64);
         for changed in [
@@ -154,5 +181,41 @@ mod tests {
         }
         fs::write(root.path().join("config.json"), "other").expect("a file");
         assert_eq!(of(), before);
+        // What other rules would make of the same files.
+        let transform = ImageTransform::of_openai(224).expect("a size");
+        let preparations = [PicturePreparation::OpenClip(transform.clone()), PicturePreparation::OpenAi(transform)];
+        let tokenizations = [
+            Tokenization::OpenClip(Clean::Lower),
+            Tokenization::OpenClip(Clean::Whitespace),
+            Tokenization::OpenAi,
+            Tokenization::Immich { tokenizer: root.path().join("tokenizer.json"), canonicalize: false },
+        ];
+        let mut all = std::collections::BTreeSet::from([before]);
+        for preparation in preparations.iter().map(Some).chain([None]) {
+            for tokenization in &tokenizations {
+                let of = Fingerprint::of(&files, preparation, Some(tokenization)).expect("readable");
+                assert!(all.insert(of.to_string()), "{preparation:?} {tokenization:?}");
+            }
+        }
+    }
+
+    /// What is hashed must not change with a name in the code.
+    #[test]
+    fn the_identity_of_rules_is_this() {
+        let transform = ImageTransform::of_openai(224).expect("a size");
+        assert_eq!(
+            PicturePreparation::OpenClip(transform).identity().as_deref(),
+            Some(
+                "open_clip ImageTransform { size: Size { height: 224, width: 224 }, resize: Shortest, resample: Bicubic, \
+                 mean: [0.48145467, 0.4578275, 0.40821072], std: [0.26862955, 0.2613026, 0.2757771] }"
+            )
+        );
+        assert_eq!(Tokenization::OpenClip(Clean::Lower).identity().as_deref(), Some("open_clip Lower"));
+        let named = Tokenization::OpenClipHuggingFace("t".into(), Clean::Canonicalize);
+        assert_eq!(named.identity().as_deref(), Some("open_clip Canonicalize"));
+        assert_eq!(Tokenization::OpenAi.identity().as_deref(), Some("openai"));
+        let immich = Tokenization::Immich { tokenizer: "t".into(), canonicalize: true };
+        assert_eq!(immich.identity().as_deref(), Some("immich canonicalize"));
+        assert_eq!(Tokenization::Transformers("t".into()).identity(), None);
     }
 }

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use super::{
     companions::{companion, preprocessor_of},
     error::ModelError,
+    open_clip::OPEN_CLIP_FILE,
     preprocessor::{PREPROCESSOR_FILE, PROCESSOR_FILE},
+    rules::{PictureRules, TextRules},
 };
 
 /// The parts of a model that were found.
@@ -77,8 +79,8 @@ impl Graphs {
 pub struct VisionFiles {
     /// Crops to `image_embeds`.
     pub graphs: Graphs,
-    /// `preprocessor_config.json` or `processor_config.json` of `transformers`, or `preprocess_cfg.json` of open_clip.
-    pub preprocessor: PathBuf,
+    /// What says how pictures are prepared.
+    pub preparation: PictureRules,
     /// `config.json`.
     pub config: Option<PathBuf>,
 }
@@ -88,8 +90,8 @@ pub struct VisionFiles {
 pub struct TextFiles {
     /// Token ids to `text_embeds`.
     pub graphs: Graphs,
-    /// `tokenizer.json`, or `vocab.json` with `merges.txt` beside it.
-    pub tokenizer: PathBuf,
+    /// What says how texts become ids.
+    pub preparation: TextRules,
     /// `config.json`: without it nobody knows how many ids a graph takes.
     pub config: PathBuf,
 }
@@ -105,13 +107,25 @@ impl ModelFiles {
             found.ok_or_else(|| ModelError::missing(directory, names))
         };
         let config = one_of(&["config.json"])?;
-        let vision_files = |graphs| match preprocessor_of(directory)? {
-            Some(preprocessor) => Ok(VisionFiles { graphs, preprocessor, config: Some(config.clone()) }),
-            None => Err(ModelError::missing(directory, &[PREPROCESSOR_FILE, PROCESSOR_FILE])),
+        let preprocessor = preprocessor_of(directory)?;
+        let vision_files = |graphs| {
+            let preparation = match (&preprocessor, one_of(&[OPEN_CLIP_FILE])) {
+                (Some(path), _) => PictureRules::Transformers(path.clone()),
+                (None, Ok(path)) => PictureRules::OpenClip(path),
+                (None, Err(_)) => {
+                    return Err(ModelError::missing(directory, &[PREPROCESSOR_FILE, PROCESSOR_FILE, OPEN_CLIP_FILE]));
+                }
+            };
+            Ok(VisionFiles { graphs, preparation, config: Some(config.clone()) })
         };
         let text_files = |graphs| {
-            let tokenizer = one_of(&["tokenizer.json", "vocab.json"])?;
-            Ok(TextFiles { graphs, tokenizer, config: config.clone() })
+            let tokenizer = one_of(&["tokenizer.json", "vocab.json"]);
+            let preparation = match one_of(&[OPEN_CLIP_FILE]) {
+                // Where both libraries left their files, those of `transformers` go first.
+                Ok(config) if preprocessor.is_none() => TextRules::OpenClip { config, tokenizer: tokenizer.ok() },
+                _ => TextRules::Transformers(tokenizer?),
+            };
+            Ok(TextFiles { graphs, preparation, config: config.clone() })
         };
         Ok(Self {
             vision: vision.map(vision_files).transpose()?,

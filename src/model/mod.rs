@@ -13,13 +13,17 @@ mod fields;
 mod fingerprint;
 pub mod graph_info;
 pub mod hub;
+pub mod immich;
 pub mod int8_scale;
 mod layout;
 mod logit_scale;
-mod open_clip;
+pub mod open_clip;
+pub mod pictures;
 mod pipeline;
 pub mod preprocessor;
+pub mod rules;
 mod search;
+pub mod texts;
 pub mod tokens;
 mod tower;
 
@@ -35,7 +39,12 @@ pub use pipeline::{checkpoint_in, towers_of};
 
 use clip_config::{ClipConfig, TransformerConfig};
 use error::read;
+use immich::ImmichTransform;
+use open_clip::ImageTransform;
+use pictures::PicturePreparation;
 use preprocessor::{PREPROCESSOR_FILE, PROCESSOR_FILE, PreprocessorConfig};
+use rules::{PictureRules, TextRules};
+use texts::Tokenization;
 
 use crate::{config::ModelConfig, encoder::OutputShape};
 
@@ -63,15 +72,17 @@ pub struct VisionModel {
     pub graphs: Graphs,
     /// How large its outputs are, where there is a graph of them.
     pub outputs: Option<OutputShape>,
-    /// Decode, resize, crop and normalise, as the checkpoint's image processor does.
-    pub preprocessor: PreprocessorConfig,
+    /// Decode, resize, crop and normalise, as the library does that the model is of.
+    pub preparation: PicturePreparation,
 }
 
 /// The text tower of a [`Model`].
 #[derive(Debug)]
 pub struct TextModel {
-    /// The graph and the tokenizer.
-    pub files: TextFiles,
+    /// Ids to `text_embeds`.
+    pub graphs: Graphs,
+    /// From a text to its ids.
+    pub tokenization: Tokenization,
     /// Longest sequence of token ids (`max_position_embeddings`).
     pub context_length: usize,
     /// How large its outputs are, where there is a graph of them.
@@ -88,39 +99,31 @@ impl Model {
         files: ModelFiles,
         exported_logit_scale: Option<f32>,
     ) -> Result<Self, ModelError> {
-        let fingerprint = Fingerprint::of(&files)?;
+        let preparation = files.vision.as_ref().map(|vision| picture_preparation(&vision.preparation)).transpose()?;
+        let tokenization = files.text.as_ref().map(|text| tokenization(&text.preparation)).transpose()?;
+        let fingerprint = Fingerprint::of(&files, preparation.as_ref(), tokenization.as_ref())?;
         let clip = files.config().map(Path::to_owned);
         let ModelFiles { vision, text, weights } = files;
-        let vision = match vision {
-            Some(files) => {
-                let preprocessor = if files.preprocessor.ends_with(open_clip::PREPROCESS_FILE) {
-                    read(&files.preprocessor, open_clip::preprocessor)?
-                } else {
-                    if files.preprocessor.ends_with(PROCESSOR_FILE)
-                        && files.preprocessor.with_file_name(PREPROCESSOR_FILE).is_file()
-                    {
-                        let file = files.preprocessor.display();
-                        tracing::warn!(%file, "{PREPROCESSOR_FILE} beside it says otherwise, and does not count");
-                    }
-                    read(&files.preprocessor, PreprocessorConfig::from_json)?
-                };
+        let vision = match vision.zip(preparation) {
+            Some((files, preparation)) => {
                 let shape = |config: &ClipConfig| {
                     let tower = &config.vision.as_ref()?.tower;
                     Some(output_shape(&tower.transformer, tower.num_positions()))
                 };
                 let outputs = outputs(&files.graphs, files.config.as_deref(), shape)?;
-                Some(VisionModel { graphs: files.graphs, preprocessor, outputs })
+                Some(VisionModel { graphs: files.graphs, preparation, outputs })
             }
             None => None,
         };
-        let text = match text {
-            Some(files) => {
+        let text = match text.zip(tokenization) {
+            Some((files, tokenization)) => {
                 let shape = |config: &ClipConfig| {
                     let tower = &config.text.as_ref()?.tower;
                     Some(output_shape(&tower.transformer, tower.max_position_embeddings))
                 };
                 let outputs = outputs(&files.graphs, Some(&files.config), shape)?;
-                Some(TextModel { context_length: context_length(&files.config)?, files, outputs })
+                let context_length = context_length(&files.config)?;
+                Some(TextModel { graphs: files.graphs, tokenization, context_length, outputs })
             }
             None => None,
         };
@@ -133,6 +136,40 @@ impl Model {
         let name = config.name.clone().unwrap_or_else(|| search::directory_name(search::source(config)));
         Ok(Self { name, vision, text, logit_scale, int8_scale, fingerprint })
     }
+}
+
+/// What the files of `rules` say of pictures.
+fn picture_preparation(rules: &PictureRules) -> Result<PicturePreparation, ModelError> {
+    Ok(match rules {
+        PictureRules::Transformers(path) => {
+            if path.ends_with(PROCESSOR_FILE) && path.with_file_name(PREPROCESSOR_FILE).is_file() {
+                let file = path.display();
+                tracing::warn!(%file, "{PREPROCESSOR_FILE} beside it says otherwise, and does not count");
+            }
+            PicturePreparation::Transformers(read(path, PreprocessorConfig::from_json)?)
+        }
+        PictureRules::OpenClip(path) => PicturePreparation::OpenClip(read(path, ImageTransform::from_json)?),
+        PictureRules::OpenAi(path) => {
+            let size = read(path, ClipConfig::from_json)?.vision.map_or(0, |vision| vision.tower.image_size);
+            PicturePreparation::OpenAi(read(path, |_| ImageTransform::of_openai(size))?)
+        }
+        PictureRules::Immich(path) => PicturePreparation::Immich(read(path, ImmichTransform::from_json)?),
+    })
+}
+
+/// What the files of `rules` say of texts.
+fn tokenization(rules: &TextRules) -> Result<Tokenization, ModelError> {
+    Ok(match rules {
+        TextRules::Transformers(path) => Tokenization::Transformers(path.clone()),
+        TextRules::OpenClip { config, tokenizer } => {
+            read(config, |text| open_clip::tokenization(text, tokenizer.as_deref()))?
+        }
+        TextRules::OpenAi => Tokenization::OpenAi,
+        TextRules::Immich { config, tokenizer } => {
+            let canonicalize = read(config, immich::canonicalizes)?;
+            Tokenization::Immich { tokenizer: tokenizer.clone(), canonicalize }
+        }
+    })
 }
 
 /// The shape of a tower's outputs, where its graphs have them: they are our own export, so `config.json` is that of

@@ -8,11 +8,12 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    error::ModelError,
+    error::{ModelError, read},
     layout::{Graphs, ModelFiles, TextFiles, VisionFiles},
-    open_clip::PREPROCESS_FILE,
+    open_clip::{OPEN_CLIP_FILE, PREPROCESS_FILE, has_text_cfg},
     preprocessor,
-    tower::{Suffixes, Tower, companion_folders, folder_above},
+    rules::{PictureRules, TextRules},
+    tower::{IMMICH_TOKENIZER, IMMICH_VISION, Suffixes, Tower, companion_folders, folder_above},
 };
 use crate::config::{ModelConfig, Precision};
 
@@ -44,18 +45,17 @@ impl ModelFiles {
         let config = |graph: &Path| file_of(graph, ["config.json"]);
         let vision = match vision {
             Some(graph) => Some(VisionFiles {
-                preprocessor: preprocessor(&graph)?,
+                preparation: pictures(&graph)?,
                 config: config(&graph).ok(),
                 graphs: Graphs::Embedding(graph),
             }),
             None => None,
         };
         let text = match text {
-            Some(graph) => Some(TextFiles {
-                config: config(&graph)?,
-                tokenizer: file_of(&graph, standing_for(Tower::Text))?,
-                graphs: Graphs::Embedding(graph),
-            }),
+            Some(graph) => {
+                let config = config(&graph)?;
+                Some(TextFiles { preparation: texts(&graph, &config)?, config, graphs: Graphs::Embedding(graph) })
+            }
             None => None,
         };
         Ok(Self { vision, text, weights })
@@ -95,14 +95,32 @@ fn graph(place: &Path, tower: Tower, suffixes: &Suffixes) -> Result<PathBuf, Mod
 }
 
 /// What says how the pictures of `graph` are prepared.
-fn preprocessor(graph: &Path) -> Result<PathBuf, ModelError> {
+fn pictures(graph: &Path) -> Result<PictureRules, ModelError> {
     for folder in companion_folders(graph) {
-        let of_open_clip = || Some(folder.join(PREPROCESS_FILE)).filter(|path| path.is_file());
-        if let Some(path) = preprocessor::find(folder)?.or_else(of_open_clip) {
-            return Ok(path);
+        if let Some(path) = preprocessor::find(folder)? {
+            return Ok(PictureRules::Transformers(path));
+        }
+        let there = |name: &&str| folder.join(name).is_file();
+        if let Some(name) = [PREPROCESS_FILE, OPEN_CLIP_FILE].into_iter().find(there) {
+            let path = folder.join(name);
+            let of_immich = name == PREPROCESS_FILE && folder.ends_with(IMMICH_VISION);
+            return Ok(if of_immich { PictureRules::Immich(path) } else { PictureRules::OpenClip(path) });
         }
     }
     Err(missing_of(graph, &Vec::from_iter(standing_for(Tower::Vision))))
+}
+
+/// What says how the texts of `graph` become ids, beside its `config`.
+fn texts(graph: &Path, config: &Path) -> Result<TextRules, ModelError> {
+    let tokenizer = file_of(graph, standing_for(Tower::Text));
+    if !read(config, has_text_cfg)? {
+        return Ok(TextRules::Transformers(tokenizer?));
+    }
+    let config = config.to_owned();
+    match tokenizer {
+        Ok(tokenizer) if tokenizer.ends_with(IMMICH_TOKENIZER) => Ok(TextRules::Immich { config, tokenizer }),
+        tokenizer => Ok(TextRules::OpenClip { config, tokenizer: tokenizer.ok() }),
+    }
 }
 
 /// The names that stand for each way to say how inputs are made.
@@ -161,7 +179,12 @@ mod tests {
         let relative = |path: PathBuf| path.strip_prefix(root).expect("below").display().to_string();
         let (vision, text) = (files.vision.expect("vision"), files.text.expect("text"));
         let graph = |graphs: Graphs| graphs.first().to_owned();
-        [graph(vision.graphs), vision.preprocessor, graph(text.graphs), text.tokenizer].map(relative)
+        let tokenizer = match text.preparation {
+            TextRules::Transformers(path) | TextRules::Immich { tokenizer: path, .. } => path,
+            other => panic!("{other:?}"),
+        };
+        let preprocessor = vision.preparation.file().to_owned();
+        [graph(vision.graphs), preprocessor, graph(text.graphs), tokenizer].map(relative)
     }
 
     const WHOLE: [&str; 5] =
@@ -205,7 +228,8 @@ mod tests {
         let given = [at("vision", vision.path().to_owned()), at("text", text.path().join("model.onnx"))];
         let files = ModelFiles::locate(&config(&given), Precision::F32).expect("found");
         assert_eq!(files.config(), Some(&*text.path().join("config.json")));
-        assert_eq!(files.text.expect("text").tokenizer, text.path().join("tokenizer.json"));
+        let tokenizer = text.path().join("tokenizer.json");
+        assert_eq!(files.text.expect("text").preparation, TextRules::Transformers(tokenizer));
         assert_eq!(files.vision.expect("vision").graphs, Graphs::Embedding(vision.path().join("model.onnx")));
         let whole = directory(&WHOLE);
         let given = [at("path", whole.path().to_owned()), at("text", text.path().to_owned())];

@@ -18,7 +18,7 @@
 use std::path::Path;
 
 use super::{
-    open_clip::PREPROCESS_FILE,
+    open_clip::{OPEN_CLIP_FILE, PREPROCESS_FILE},
     preprocessor::{PREPROCESSOR_FILE, PROCESSOR_FILE},
     tokens::{ADDED_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG},
 };
@@ -34,7 +34,13 @@ pub(super) enum Tower {
 }
 
 /// Folders that hold nothing but graphs and what belongs to them: the rest of the model is one folder up.
-const GRAPH_FOLDERS: [&str; 3] = ["onnx", "visual", "textual"];
+const GRAPH_FOLDERS: [&str; 3] = ["onnx", IMMICH_VISION, "textual"];
+
+/// Immich's folder of the vision tower.
+pub(super) const IMMICH_VISION: &str = "visual";
+
+/// Where Immich has its tokenizer.
+pub(super) const IMMICH_TOKENIZER: &str = "textual/tokenizer.json";
 
 impl Tower {
     pub(super) const BOTH: [Self; 2] = [Self::Vision, Self::Text];
@@ -50,7 +56,7 @@ impl Tower {
     /// The files that say how inputs are made, one of these ways; the first name of each way stands for it.
     pub(super) fn companions(self) -> &'static [&'static [&'static str]] {
         match self {
-            Self::Vision => &[&[PREPROCESSOR_FILE], &[PROCESSOR_FILE], &[PREPROCESS_FILE]],
+            Self::Vision => &[&[PREPROCESSOR_FILE], &[PROCESSOR_FILE], &[PREPROCESS_FILE], &[OPEN_CLIP_FILE]],
             Self::Text => &[&["tokenizer.json"], &["vocab.json", "merges.txt"]],
         }
     }

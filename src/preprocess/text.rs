@@ -1,31 +1,29 @@
 //! From a text to its `input_ids`.
 //!
-//! Owns the byte limit, the tokenizer, truncation, which id pads, and the way back from ids to a text. Does not pad: the encoder does, to its batch's longest.
+//! Owns the byte limit, truncation, which id pads, and the way back from ids to a text. Does not own the tokenizer (`pipeline`), nor pad: the
+//! encoder does, to its batch's longest.
 //!
-//! Invariant: the ids are those of `CLIPTokenizerFast(text, truncation=True, max_length=context_length)`: the first is the
-//! start token, the last the end token, also after truncation.
+//! Invariant: the ids are those of the library whose rules the model follows, of `transformers`
+//! `CLIPTokenizerFast(text, truncation=True, max_length=context_length)`: the first is the start token, the last the end token, also after
+//! truncation.
 
-use std::path::{Path, PathBuf};
+use tokenizers::{ModelWrapper, models::bpe::BPE};
 
-use tokenizers::{ModelWrapper, Tokenizer, models::bpe::BPE};
-
-use super::clip_tokenizer;
+pub use super::pipeline::Piece;
+use super::pipeline::{Fault, Pipeline};
 use crate::{
     encoder::{InputError, InputErrorKind, Tokens},
-    model::{
-        ModelError,
-        tokens::{AddedToken, TokenizerSettings},
-    },
+    model::{ModelError, texts::Tokenization, tokens::TokenizerSettings},
 };
 
 /// Why a tokenizer cannot be used, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The tokenizer itself.
-    #[error("tokenizer {path}: {reason}", path = .path.display())]
+    #[error("tokenizer {name}: {reason}")]
     Tokenizer {
-        /// Its file.
-        path: PathBuf,
+        /// Its file, or what it is.
+        name: String,
         /// What is wrong with it.
         reason: String,
     },
@@ -43,19 +41,10 @@ pub struct Tokenized {
     pub truncated: bool,
 }
 
-/// One token of a text, as it is without any cutting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// The id.
-    pub id: u32,
-    /// Bytes of the text that it stands for, whole characters; `None` for one that frames the text.
-    pub span: Option<(u32, u32)>,
-}
-
 /// A model's tokenizer with the limits that texts are held to.
 #[derive(Debug)]
 pub struct TextTokenizer {
-    tokenizer: Tokenizer,
+    pipeline: Pipeline,
     context_length: usize,
     max_text_bytes: usize,
     end_id: u32,
@@ -64,52 +53,47 @@ pub struct TextTokenizer {
 }
 
 impl TextTokenizer {
-    /// Loads `tokenizer.json`, or `vocab.json` with the `merges.txt` beside it, with the tokens that the files beside it add, for a model
-    /// whose ids are below `vocab_size`, where that is known: a tokenizer may have more.
+    /// Loads the tokenizer, for a model whose ids are below `vocab_size`, where that is known: a tokenizer may have more.
     ///
     /// # Errors
-    /// When the file is missing, is not a tokenizer, does not frame a text with a start and an end token, or frames or pads it with
+    /// When its file is missing, is not a tokenizer, does not frame a text with a start and an end token, or frames or pads it with
     /// one that the model has not.
     pub fn open(
-        path: &Path,
+        tokenization: &Tokenization,
         context_length: usize,
         max_text_bytes: usize,
         vocab_size: Option<usize>,
     ) -> Result<Self, TokenizerError> {
-        let fault = |reason: String| TokenizerError::Tokenizer { path: path.to_owned(), reason };
-        if !path.is_file() {
-            return Err(fault("no such file".to_owned()));
-        }
-        let read = if path.file_name().is_some_and(|name| name == "vocab.json") {
-            clip_tokenizer::read(path)
-        } else {
-            Tokenizer::from_file(path).map_err(|error| error.to_string())
+        let name = tokenization.file().map_or_else(|| "CLIP's own".to_owned(), |path| path.display().to_string());
+        let fault = |reason: String| TokenizerError::Tokenizer { name: name.clone(), reason };
+        let settings = tokenization.file().map(TokenizerSettings::beside).transpose();
+        // A tokenizer that is not there is what is to be said.
+        let added = match &settings {
+            Ok(Some(settings)) if tokenization.adds_tokens() => settings.added.as_slice(),
+            _ => &[],
         };
-        let mut tokenizer = read.map_err(fault)?;
-        let settings = TokenizerSettings::beside(path)?;
-        add_tokens(&mut tokenizer, &settings.added).map_err(|error| fault(error.to_string()))?;
-        // The file may carry the settings of whoever saved it; truncation and padding are ours.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|error| fault(error.to_string()))?;
-        let empty = tokenizer.encode_fast("", true).map_err(|error| fault(error.to_string()))?;
-        let [start, end] = *empty.get_ids() else {
+        let pipeline = Pipeline::open(tokenization, added).map_err(fault)?;
+        let pad_token = settings?.and_then(|settings| settings.pad_token);
+        let empty = pipeline.ids("").map_err(|error| fault(error.to_string()))?;
+        let [start, end] = *empty else {
             return Err(fault(format!(
                 "an empty text has {} ids, expected 2: CLIP needs a start and an end token around each text",
-                empty.get_ids().len()
+                empty.len()
             )));
         };
-        let pad_id = match settings.pad_token {
-            Some(token) => tokenizer
+        let pad_id = match pad_token {
+            Some(token) => pipeline
+                .tokenizer()
                 .token_to_id(&token)
                 .ok_or_else(|| fault(format!("it has no token {token:?}, the pad_token")))?,
-            None => end,
+            None => pipeline.default_pad_id(end),
         };
         if let Some((id, vocab_size)) = outside(&[start, end, pad_id], vocab_size) {
             return Err(fault(format!(
                 "its start, end or padding token is {id}, and the model's vocabulary has {vocab_size} tokens: they do not belong together"
             )));
         }
-        Ok(Self { tokenizer, context_length, max_text_bytes, end_id: end, pad_id, vocab_size })
+        Ok(Self { pipeline, context_length, max_text_bytes, end_id: end, pad_id, vocab_size })
     }
 
     /// What `CLIPTokenizer` fills a text up with: `pad_token`, by default the end token.
@@ -132,7 +116,7 @@ impl TextTokenizer {
         if !(1..=self.context_length).contains(&ids.len()) {
             return Err(invalid(format!("there are {} ids, expected 1 to {}", ids.len(), self.context_length)));
         }
-        let vocab_size = self.vocab_size.unwrap_or_else(|| self.tokenizer.get_vocab_size(true));
+        let vocab_size = self.vocab_size.unwrap_or_else(|| self.pipeline.tokenizer().get_vocab_size(true));
         let known = |&id: &i64| u32::try_from(id).ok().filter(|&id| (id as usize) < vocab_size).ok_or(id);
         let ids: Vec<u32> = ids.iter().map(known).collect::<Result<_, _>>().map_err(|id| {
             invalid(format!(
@@ -170,8 +154,7 @@ impl TextTokenizer {
     /// cut off afterwards), over the context length without `truncate`, or has a token that the model has not.
     pub fn tokenize(&self, text: &str, truncate: bool) -> Result<Tokenized, InputError> {
         self.check_bytes(text)?;
-        let encoding = self.tokenizer.encode_fast(text, true).map_err(not_tokenized)?;
-        let ids = encoding.get_ids();
+        let ids = self.pipeline.ids(text).map_err(not_tokenized)?;
         let truncated = ids.len() > self.context_length;
         if truncated && !truncate {
             return Err(invalid(format!(
@@ -187,7 +170,7 @@ impl TextTokenizer {
             Tokens::new(ids)
         };
         if let Some((id, vocab_size)) = outside(tokens.ids(), self.vocab_size) {
-            let token = self.tokenizer.id_to_token(id).unwrap_or_default();
+            let token = self.pipeline.tokenizer().id_to_token(id).unwrap_or_default();
             return Err(invalid(format!(
                 "the text has the token {token:?} with the id {id}, the model's vocabulary has {vocab_size}; leave it out"
             )));
@@ -218,20 +201,12 @@ impl TextTokenizer {
     /// When the text is over the byte limit.
     pub fn pieces(&self, text: &str, framed: bool) -> Result<Vec<Piece>, InputError> {
         self.check_bytes(text)?;
-        let encoding = self.tokenizer.encode(text, framed).map_err(not_tokenized)?;
-        let frames = encoding.get_special_tokens_mask();
-        let pieces = encoding.get_ids().iter().zip(encoding.get_offsets()).zip(frames);
-        let piece = |((&id, &(start, end)), &frame)| {
-            // A character that is several tokens belongs to each of them.
-            let (start, end) = (text.floor_char_boundary(start), text.ceil_char_boundary(end));
-            Piece { id, span: (frame == 0).then_some((start as u32, end as u32)) }
-        };
-        Ok(pieces.map(piece).collect())
+        self.pipeline.pieces(text, framed).map_err(not_tokenized)
     }
 
     /// How the token with this id is written, if there is one.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.tokenizer.id_to_token(id)
+        self.pipeline.tokenizer().id_to_token(id)
     }
 
     /// The text of `ids`, as `CLIPTokenizerFast.decode(ids, clean_up_tokenization_spaces=False)` has it. Never more characters and
@@ -240,11 +215,11 @@ impl TextTokenizer {
     /// # Errors
     /// When they are no text.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, InputError> {
-        let text = self.tokenizer.decode(ids, skip_special).map_err(|error| {
+        let text = self.pipeline.tokenizer().decode(ids, skip_special).map_err(|error| {
             tracing::warn!(%error, "ids could not be decoded");
             invalid("the ids cannot be decoded".to_owned())
         })?;
-        Ok(match self.tokenizer.get_model() {
+        Ok(match self.pipeline.tokenizer().get_model() {
             ModelWrapper::BPE(BPE { end_of_word_suffix: Some(suffix), .. }) if !suffix.is_empty() => {
                 text.replace(suffix.as_str(), " ").trim().to_owned()
             }
@@ -257,9 +232,17 @@ fn invalid(message: String) -> InputError {
     InputError { kind: InputErrorKind::InvalidText, message }
 }
 
-fn not_tokenized(error: tokenizers::Error) -> InputError {
-    tracing::warn!(%error, "a text could not be tokenized");
-    invalid("the text cannot be tokenized".to_owned())
+fn not_tokenized(error: Fault) -> InputError {
+    match error {
+        Fault::TooManyPasses => invalid(
+            "the text is escaped or misread so many times over that cleaning it takes too long; send it as it is to be read"
+                .to_owned(),
+        ),
+        Fault::Tokenizer(error) => {
+            tracing::warn!(%error, "a text could not be tokenized");
+            invalid("the text cannot be tokenized".to_owned())
+        }
+    }
 }
 
 /// The first of `ids` that is not in the vocabulary, and its size, where that is known.
@@ -268,29 +251,12 @@ fn outside(ids: &[u32], vocab_size: Option<usize>) -> Option<(u32, usize)> {
     ids.iter().find(|&&id| id as usize >= vocab_size).map(|&id| (id, vocab_size))
 }
 
-/// Adds `tokens` in their order, as `PreTrainedTokenizerFast` does: what the tokenizer has added itself stays as it is.
-fn add_tokens(tokenizer: &mut Tokenizer, tokens: &[AddedToken]) -> tokenizers::Result<()> {
-    for group in tokens.chunk_by(|a, b| a.special == b.special) {
-        let special = group.first().is_some_and(|token| token.special);
-        let group = group.iter().map(|token| {
-            tokenizers::AddedToken::from(token.content.as_str(), token.special)
-                .single_word(token.single_word)
-                .lstrip(token.lstrip)
-                .rstrip(token.rstrip)
-                .normalized(token.normalized.unwrap_or(!token.special))
-        });
-        if special {
-            tokenizer.add_special_tokens(group)?;
-        } else {
-            tokenizer.add_tokens(group)?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
 
     use super::*;
 
@@ -301,7 +267,8 @@ mod tests {
     /// As the tokenizer itself counts them, which is what TEI answers: bytes, and of a character that is composed first its base alone.
     #[test]
     fn spans_count_bytes_of_the_text_as_it_was_given() {
-        let tokenizer = TextTokenizer::open(&fixture("tokenizer.json"), 77, 1024, None).expect("the fixture");
+        let tokenizer = TextTokenizer::open(&Tokenization::Transformers(fixture("tokenizer.json")), 77, 1024, None)
+            .expect("the fixture");
         for (text, expected) in [
             ("cafe\u{301} x", &["cafe", "x"][..]),
             ("cafe\u{301}\u{301} x", &["cafe", "\u{301}", "\u{301}", "x"]),
@@ -321,14 +288,19 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("tokenizer.json");
         fs::copy(fixture("tokenizer.json"), &path).expect("a copy");
-        let pad_id = || TextTokenizer::open(&path, 77, 1024, None).map(|tokenizer| tokenizer.pad_id());
+        let pad_id = || {
+            TextTokenizer::open(&Tokenization::Transformers(path.clone()), 77, 1024, None)
+                .map(|tokenizer| tokenizer.pad_id())
+        };
         assert_eq!(pad_id().expect("no such file"), 49407);
         let write = |text: &str| fs::write(dir.path().join("tokenizer_config.json"), text).expect("written");
         write(r#"{"pad_token": "!"}"#);
         assert_eq!(pad_id().expect("a token"), 0);
         write(r#"{"pad_token": "[PAD]"}"#);
         assert_eq!(pad_id().expect("it is added"), 49408);
-        let error = TextTokenizer::open(&path, 77, 1024, Some(49408)).expect_err("the model has it not").to_string();
+        let error = TextTokenizer::open(&Tokenization::Transformers(path.clone()), 77, 1024, Some(49408))
+            .expect_err("the model has it not")
+            .to_string();
         assert!(error.contains("padding") && error.contains("49408"), "{error}");
     }
 
@@ -381,7 +353,9 @@ mod tests {
                 };
                 write("added_tokens.json", added);
                 write("tokenizer_config.json", config.map(String::as_str));
-                let tokenizer = TextTokenizer::open(&dir.path().join(files[0]), 77, 1024, None).expect("a tokenizer");
+                let tokenizer =
+                    TextTokenizer::open(&Tokenization::Transformers(dir.path().join(files[0])), 77, 1024, None)
+                        .expect("a tokenizer");
                 for (text, ids) in expected {
                     let tokens = tokenizer.tokenize(text, false).expect("ids").tokens;
                     assert_eq!(tokens.ids(), *ids, "{text:?} by {files:?}, {added:?}, {config:?}");

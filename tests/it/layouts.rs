@@ -45,7 +45,7 @@ pub(crate) fn at(key: &str, path: impl AsRef<Path>) -> String {
 
 /// How near the reference embeddings must be.
 #[derive(Clone, Copy)]
-enum Bound {
+pub(crate) enum Bound {
     /// Within 1e-5 of the norm.
     Exact,
     /// By the cosine.
@@ -68,7 +68,7 @@ impl Bound {
 }
 
 /// Serves the model of these settings and compares four pictures, all texts at once and one alone.
-async fn assert_serves(set: &[String], bound: Bound) {
+pub(crate) async fn assert_serves(set: &[String], bound: Bound) {
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     let server = TestServer::start(&set).await;
     let golden = images();

@@ -29,6 +29,7 @@ mod overload;
 mod page;
 mod partial;
 mod peers;
+mod pipelines;
 mod reference;
 mod routes;
 mod sizes;

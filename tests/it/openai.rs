@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use clipserve::preprocess::text::TextTokenizer;
+use clipserve::{model::texts::Tokenization, preprocess::text::TextTokenizer};
 use reqwest::Response;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -289,7 +289,9 @@ async fn options_are_honoured_and_unknown_fields_passed_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn usage_counts_real_tokens() {
     let server = TestServer::start(&[]).await;
-    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, 1 << 20, None).expect("the fixture");
+    let tokenizer =
+        TextTokenizer::open(&Tokenization::Transformers(fixture("tiny-clip/tokenizer.json")), 77, 1 << 20, None)
+            .expect("the fixture");
     let long = "a cat and a dog ".repeat(40);
     let count = |text: &str| tokenizer.tokenize(text, true).expect("a text").tokens.ids().len();
     assert_eq!(count(&long), 77, "cut");

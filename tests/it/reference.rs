@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fs};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use clipserve::preprocess::text::TextTokenizer;
+use clipserve::{model::texts::Tokenization, preprocess::text::TextTokenizer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -133,7 +133,9 @@ fn every_text_has_the_input_ids_of_the_reference() {
     struct File {
         texts: Vec<Entry>,
     }
-    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, 16 << 10, None).expect("the fixture");
+    let tokenizer =
+        TextTokenizer::open(&Tokenization::Transformers(fixture("tiny-clip/tokenizer.json")), 77, 16 << 10, None)
+            .expect("the fixture");
     let naughty: Vec<Entry> = golden("naughty_ids.json");
     let File { texts } = golden("texts.json");
     assert_eq!((texts.len(), naughty.len()), (24, 515));

@@ -15,10 +15,13 @@ use std::{
 
 use clipserve::{
     config::{self, Config, Overrides},
-    embedder::{self, Abilities, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, VisionParts},
+    embedder::{self, Abilities, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, TowerRules, VisionParts},
     encoder::{BatchSizes, Embeddings, EncodeError, Encoder, OutputSet, OutputShape, PixelBuf, Tokens, TowerOutputs},
     health::Readiness,
-    model::{LogitScale, LogitScaleSource, preprocessor::PreprocessorConfig},
+    model::{
+        LogitScale, LogitScaleSource, pictures::PicturePreparation, preprocessor::PreprocessorConfig, rules::Rules,
+        texts::Tokenization,
+    },
     preprocess::{
         image::{ImageOptions, ImageProcessor},
         text::TextTokenizer,
@@ -314,12 +317,18 @@ where
     let preprocessor = std::fs::read_to_string(fixture("tiny-clip/preprocessor_config.json")).expect("the fixture");
     let preprocessor = PreprocessorConfig::from_json(&preprocessor).expect("valid");
     let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: config.limits.max_pixels };
-    let processor = ImageProcessor::new(&preprocessor, options).expect("supported");
-    let tokenizer = TextTokenizer::open(&fixture("tiny-clip/tokenizer.json"), 77, config.limits.max_text_bytes, None);
+    let processor = ImageProcessor::new(&PicturePreparation::Transformers(preprocessor), options).expect("supported");
+    let tokenizer = TextTokenizer::open(
+        &Tokenization::Transformers(fixture("tiny-clip/tokenizer.json")),
+        77,
+        config.limits.max_text_bytes,
+        None,
+    );
     Parts {
         info: ModelInfo {
             name: "gated".to_owned(),
             fingerprint: "sha256:0".to_owned(),
+            rules: TowerRules { vision: Some(Rules::Transformers), text: Some(Rules::Transformers) },
             dim: Some(GATED_DIM),
             image_size: Some(processor.crop_size()),
             context_length: Some(77),

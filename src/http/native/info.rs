@@ -7,7 +7,7 @@ use crate::{
     config::Config,
     embedder::{Embedder, Modality},
     encoder::OneByOne,
-    model::LogitScaleSource,
+    model::{LogitScaleSource, rules::Rules},
 };
 
 // Another service's fields stand beside these (`dialects::tei`, which has the handler).
@@ -25,6 +25,8 @@ pub(in crate::http) struct Info<'a> {
 struct Model<'a> {
     name: &'a str,
     fingerprint: &'a str,
+    /// The library whose way of preparing inputs each tower's follow.
+    preprocessing: Preprocessing,
     /// Those with an embedding.
     towers: Vec<&'static str>,
     /// Those whose other outputs can be asked for.
@@ -44,6 +46,12 @@ struct Model<'a> {
 struct OneByOneTowers {
     vision: Option<OneByOne>,
     text: Option<OneByOne>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Preprocessing {
+    vision: Option<Rules>,
+    text: Option<Rules>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -79,6 +87,7 @@ impl<'a> Info<'a> {
             model: Model {
                 name: &info.name,
                 fingerprint: &info.fingerprint,
+                preprocessing: Preprocessing { vision: info.rules.vision, text: info.rules.text },
                 towers: towers(&|modality| embedder.dim(modality).is_ok()),
                 outputs: towers(&|modality| embedder.output_shape(modality).is_ok()),
                 dim: info.dim,

@@ -45,19 +45,22 @@ pub(super) fn high_bytes(mut samples: Vec<u8>) -> Vec<u8> {
 pub(super) fn cmyk(mut samples: Vec<u8>) -> Vec<u8> {
     let pixels = samples.len() / 4;
     for pixel in 0..pixels {
-        let [c, m, y, k] = [0, 1, 2, 3].map(|channel| samples[pixel * 4 + channel]);
-        let white = 255 - k;
-        for (channel, ink) in [c, m, y].into_iter().enumerate() {
-            // `divide_by_255` never exceeds its second factor, so this never goes below zero.
-            samples[pixel * 3 + channel] = white - multiply(ink, white);
-        }
+        let inks = [0, 1, 2, 3].map(|channel| samples[pixel * 4 + channel]);
+        samples[pixel * 3..][..3].copy_from_slice(&cmyk_pixel(inks));
     }
     samples.truncate(pixels * 3);
     samples
 }
 
+/// One pixel of it.
+pub(super) fn cmyk_pixel([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let white = 255 - k;
+    // The product never exceeds its second factor, so this never goes below zero.
+    [c, m, y].map(|ink| white - multiply(ink, white))
+}
+
 /// `a * b / 255`, rounded, as Pillow's `MULDIV255`.
-fn multiply(a: u8, b: u8) -> u8 {
+pub(super) fn multiply(a: u8, b: u8) -> u8 {
     let t = u32::from(a) * u32::from(b) + 128;
     (((t >> 8) + t) >> 8) as u8
 }

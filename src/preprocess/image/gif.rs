@@ -7,6 +7,7 @@ use gif::{ColorOutput, DecodeOptions, DecodingError, MemoryLimit};
 use super::{
     Decoded, Limits, RgbImage,
     error::{ImageError, ImageFormatName},
+    mode::{self, Mode},
     orientation::Orientation,
 };
 use crate::preprocess::memory;
@@ -43,6 +44,10 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
     for (entry, colour) in palette.iter_mut().zip(colours.as_chunks::<3>().0) {
         *entry = *colour;
     }
+    let mode = match limits.kept_modes {
+        Some(fill) if !mode::is_grey_ramp(&colours, 3) => Mode::Stepped { fill: palette[usize::from(fill)] },
+        _ => Mode::Plain,
+    };
     let mut indices = memory::zeroed(Vec::new(), frame_width * frame_height)?;
     if !indices.is_empty() {
         decoder.read_into_buffer(&mut indices).map_err(refuse)?;
@@ -57,7 +62,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
             *pixel = palette[usize::from(index)];
         }
     }
-    Ok(Decoded { image: RgbImage::new(size.0, size.1, data), orientation: Orientation::Upright })
+    let image = RgbImage::new(size.0, size.1, data).in_mode(mode);
+    Ok(Decoded { image, orientation: Orientation::Upright })
 }
 
 fn refuse(error: DecodingError) -> ImageError {

@@ -1,13 +1,16 @@
-//! A picture's bytes to the `u8` crop that the vision encoder takes, equal to Pillow and `CLIPImageProcessor` to the byte.
+//! A picture's bytes to the `u8` crop that the vision encoder takes, equal to Pillow and the model's library to the byte.
 //!
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
 //! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB,
-//! `reduction` says where `fast_decode` leaves the reference, `preprocess::memory` gives one picture's to the next,
-//! `preprocess::resample` resizes; `work` tells beforehand how much all that is. Does not catch
-//! panics of the decoders: whoever calls does, once for all steps.
+//! `placement` says where the crop lies, `mode` what is resized before it is RGB, `reduction` where `fast_decode` leaves the reference,
+//! `preprocess::memory` gives one picture's to the next, `preprocess::resample` resizes; `work` tells beforehand how much all that is.
+//! Does not catch panics of the decoders: whoever calls does, once for all steps.
+//!
+//! By the rules of open_clip and OpenAI a picture is resized in the mode that Pillow opens it in, and becomes RGB afterwards; by these and
+//! by Immich's it stays as it is stored.
 //!
 //! Invariants: the size of a picture is checked from its header before memory for a pixel is taken; a truncated file is refused,
-//! never half shown; alpha is dropped, never composited; the crop has the size that [`ImageProcessor::crop_size`] says, and depends
+//! never half shown; alpha is dropped, never composited (it may weigh colours); the crop has the size that [`ImageProcessor::crop_size`] says, and depends
 //! on no picture before it.
 //!
 //! Differences from the reference, all deliberate: 16-bit grey is scaled (see `convert`); a 1x1 picture is accepted; lossy WebP
@@ -17,7 +20,9 @@ mod convert;
 mod error;
 mod gif;
 mod jpeg;
+mod mode;
 mod orientation;
+mod placement;
 mod png;
 mod raster;
 mod reduction;
@@ -27,22 +32,32 @@ mod work;
 
 pub use self::{
     error::{ImageError, ImageFormatName},
+    placement::UnsupportedPreprocessing,
     work::{PictureHeader, decode_work, picture_header},
 };
-use self::{orientation::Orientation, reduction::Reduction};
+use self::{
+    mode::Mode,
+    orientation::Orientation,
+    placement::{Cutter, Placement},
+    reduction::Reduction,
+};
 use super::{
     memory,
     resample::{Axis, Resizer, Source, Window},
 };
 use crate::{
     encoder::PixelBuf,
-    model::preprocessor::{PreprocessorConfig, Resample, ResizeTo, Size},
+    model::{
+        open_clip::{ImageTransform, ResizeMode},
+        pictures::PicturePreparation,
+        preprocessor::Resample,
+    },
 };
 
 /// What the operator chose.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageOptions {
-    /// Whether a picture is turned as its EXIF (or XMP) orientation says.
+    /// Whether a picture is turned as its EXIF (or XMP) orientation says, where the model's library does.
     pub exif_orientation: bool,
     /// Whether a JPEG much larger than the resized picture is decoded at 1/2, 1/4 or 1/8 of its sides, which changes the crop a
     /// little (see `reduction`).
@@ -56,12 +71,13 @@ pub struct ImageOptions {
 /// took is given back with its crop; getting it again takes a small part of the time that its decoding takes.
 const MAX_KEPT_BYTES: usize = 16 << 20;
 
-/// A decoded picture: upright, RGB, 8 bits.
+/// A decoded picture: three channels of 8 bits, and what else its mode has; RGB where that is plain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RgbImage {
     columns: Axis,
     rows: Axis,
     reduction: Reduction,
+    mode: Mode,
     data: Vec<u8>,
 }
 
@@ -75,7 +91,12 @@ impl RgbImage {
     fn reduced(width: u32, height: u32, reduction: Reduction, data: Vec<u8>) -> Self {
         let denominator = reduction.denominator();
         let axis = |side: u32| Axis::first(f64::from(side) / f64::from(denominator), side.div_ceil(denominator));
-        Self { columns: axis(width), rows: axis(height), reduction, data }
+        Self { columns: axis(width), rows: axis(height), reduction, mode: Mode::Plain, data }
+    }
+
+    /// The same in another mode.
+    fn in_mode(self, mode: Mode) -> Self {
+        Self { mode, ..self }
     }
 
     /// Pixels per row.
@@ -94,28 +115,21 @@ impl RgbImage {
         (side(self.columns), side(self.rows))
     }
 
-    /// The samples: `height * width * 3` bytes, rows first, RGB interleaved.
+    /// The samples: `height * width * 3` bytes, rows first, channels interleaved.
     pub fn as_bytes(&self) -> &[u8] {
         &self.data
     }
 }
 
-/// Why a checkpoint's preprocessing cannot be served.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnsupportedPreprocessing {
-    /// Pictures of different shapes would give crops of different shapes, and a batch needs one.
-    #[error(
-        "preprocessor_config.json gives crops of no fixed size: it needs do_center_crop, or do_resize with a size of height and width"
-    )]
-    NoFixedSize,
-}
-
-/// Makes crops, as one checkpoint's `preprocessor_config.json` says, one picture after the other. Keeps buffers and tables between
-/// pictures, at most 16 MiB (and none of them in a clone), and nothing that shows: each thread has one of its own.
+/// Makes crops, as one model's files say, one picture after the other. Keeps buffers and tables between pictures, at most 16 MiB (and none
+/// of them in a clone), and nothing that shows: each thread has one of its own.
 #[derive(Debug)]
 pub struct ImageProcessor {
-    resize: Option<(ResizeTo, Resample)>,
-    crop: Size,
+    cutter: Cutter,
+    /// What surrounds a picture that is smaller than its crop, and the number of that colour in a palette; where modes are kept until
+    /// the picture is resized.
+    kept_modes: Option<u8>,
+    turns: bool,
     options: ImageOptions,
     scratch: Scratch,
 }
@@ -132,31 +146,33 @@ struct Scratch {
 
 impl Clone for ImageProcessor {
     fn clone(&self) -> Self {
-        Self { resize: self.resize, crop: self.crop, options: self.options, scratch: Scratch::default() }
+        let &Self { cutter, kept_modes, turns, options, scratch: _ } = self;
+        Self { cutter, kept_modes, turns, options, scratch: Scratch::default() }
     }
 }
 
 impl ImageProcessor {
-    /// The processor of a checkpoint.
+    /// The processor of a model.
     ///
     /// # Errors
     /// When crops would have no fixed size.
-    pub fn new(config: &PreprocessorConfig, options: ImageOptions) -> Result<Self, UnsupportedPreprocessing> {
-        let resize = config.do_resize.then_some((config.size, config.resample));
-        let crop = match (config.do_center_crop, resize) {
-            (true, _) => config.crop_size,
-            (false, Some((ResizeTo::Exact(size), _))) => size,
-            _ => return Err(UnsupportedPreprocessing::NoFixedSize),
+    pub fn new(preparation: &PicturePreparation, options: ImageOptions) -> Result<Self, UnsupportedPreprocessing> {
+        let cutter = Cutter::of(preparation)?;
+        let kept_modes = match preparation {
+            PicturePreparation::OpenClip(transform) | PicturePreparation::OpenAi(transform) => Some(fill(transform)),
+            PicturePreparation::Transformers(_) | PicturePreparation::Immich(_) => None,
         };
-        Ok(Self { resize, crop, options, scratch: Scratch::default() })
+        let turns = options.exif_orientation && matches!(preparation, PicturePreparation::Transformers(_));
+        Ok(Self { cutter, kept_modes, turns, options, scratch: Scratch::default() })
     }
 
     /// Height and width of every crop, in pixels.
     pub fn crop_size(&self) -> (u32, u32) {
-        (self.crop.height, self.crop.width)
+        let crop = self.cutter.crop();
+        (crop.height, crop.width)
     }
 
-    /// Decodes a picture: the first frame, upright, RGB.
+    /// Decodes a picture: the first frame, RGB and upright where the rules say so.
     ///
     /// # Errors
     /// When the bytes are no picture that is served, whole and within the limits, or there is no memory for it.
@@ -164,7 +180,7 @@ impl ImageProcessor {
     /// # Panics
     /// A decoder may, on hostile data; nothing is left behind.
     pub fn decode(&mut self, bytes: &[u8]) -> Result<RgbImage, ImageError> {
-        let limits = Limits { max_pixels: self.options.max_pixels };
+        let limits = Limits { max_pixels: self.options.max_pixels, kept_modes: self.kept_modes };
         // The last picture may have been decoded and never cropped.
         self.scratch.trim();
         let buffer = std::mem::take(&mut self.scratch.pixels);
@@ -181,7 +197,7 @@ impl ImageProcessor {
             ImageFormatName::Tiff => raster::tiff(bytes, &limits, buffer),
         }?;
         let Decoded { mut image, orientation } = decoded;
-        if self.options.exif_orientation {
+        if self.turns {
             orientation.apply(&mut image, &mut self.scratch.spare)?;
         }
         Ok(image)
@@ -189,34 +205,34 @@ impl ImageProcessor {
 
     /// How far a JPEG of that size, as stored, is to be reduced. Nearest takes single pixels, which a reduced picture lacks.
     fn reduction(&self, (width, height): (u32, u32), orientation: Orientation) -> Reduction {
-        let Some((to, resample)) = self.resize else { return Reduction::Whole };
-        if !self.options.fast_decode || resample == Resample::Nearest {
+        let resample = self.cutter.resample();
+        if !self.options.fast_decode || resample.is_none_or(|resample| resample == Resample::Nearest) {
             return Reduction::Whole;
         }
-        let sideways = self.options.exif_orientation && orientation.is_sideways();
-        let upright = if sideways { (height, width) } else { (width, height) };
-        Reduction::between(upright, resized(upright, to))
+        let upright = if self.turns && orientation.is_sideways() { (height, width) } else { (width, height) };
+        Reduction::between(upright, self.cutter.place(upright).size)
     }
 
-    /// Resizes and cuts out the middle, as `CLIPImageProcessor`'s `resize` and `center_crop`; where the picture is then smaller
-    /// than the crop, black surrounds it.
+    /// Resizes and cuts out the middle, as the model's library does; where the picture is then smaller than the crop, black surrounds it,
+    /// or the colour that the model's files name.
     ///
     /// # Errors
     /// [`ImageError::OutOfMemory`].
-    pub fn crop(&mut self, image: RgbImage) -> Result<PixelBuf, ImageError> {
-        let source = Source::of(image.columns, image.rows, &image.data);
-        let (width, height) = image.full_size();
-        let (size, resample) = match self.resize {
-            // No filter: the same size is a copy.
-            None => ((width as usize, height as usize), Resample::Nearest),
-            Some((to, resample)) => (resized((width, height), to), resample),
-        };
-        let (crop_width, crop_height) = (self.crop.width as usize, self.crop.height as usize);
-        let (columns, rows) = (Centre::of(size.0, crop_width), Centre::of(size.1, crop_height));
+    pub fn crop(&mut self, mut image: RgbImage) -> Result<PixelBuf, ImageError> {
+        let full_size = image.full_size();
+        let Placement { size, columns, rows } = self.cutter.place(full_size);
+        // Without a filter the size is the picture's own, which is a copy.
+        let resample = self.cutter.resample().unwrap_or(Resample::Nearest);
+        let crop = self.cutter.crop();
+        let (crop_width, crop_height) = (crop.width as usize, crop.height as usize);
         let window = Window { left: columns.skip, top: rows.skip, width: columns.take, height: rows.take };
-        let mut data = self.scratch.resizer.resize(source, size, &window, resample)?;
+        let mut data = self.resize(&mut image, size, &window, resample)?;
         if (columns.take, rows.take) != (crop_width, crop_height) {
+            let around = image.mode.around(self.kept_modes.unwrap_or(0));
             let mut padded = memory::zeroed(Vec::new(), crop_width * crop_height * 3)?;
+            if around != [0; 3] {
+                padded.as_chunks_mut().0.fill(around);
+            }
             let lines = padded.chunks_exact_mut(crop_width * 3).skip(rows.pad);
             for (line, out) in data.chunks_exact(columns.take * 3).zip(lines) {
                 out[columns.pad * 3..][..line.len()].copy_from_slice(line);
@@ -225,7 +241,39 @@ impl ImageProcessor {
         }
         self.scratch.pixels = image.data;
         self.scratch.trim();
-        Ok(PixelBuf::new(self.crop.width, self.crop.height, data))
+        Ok(PixelBuf::new(crop.width, crop.height, data))
+    }
+
+    /// The window of the resized picture in RGB. What `image` holds afterwards is of no use.
+    fn resize(
+        &mut self,
+        image: &mut RgbImage,
+        size: (usize, usize),
+        window: &Window,
+        resample: Resample,
+    ) -> Result<Vec<u8>, ImageError> {
+        let (columns, rows) = (image.columns, image.rows);
+        let resizer = &mut self.scratch.resizer;
+        let mut resize =
+            |data: &[u8], resample| resizer.resize(Source::of(columns, rows, data), size, window, resample);
+        let (full_width, full_height) = image.full_size();
+        // Of a picture that is not resized, nothing is weighed.
+        let resizes = size != (full_width as usize, full_height as usize);
+        Ok(match &image.mode {
+            Mode::Stepped { .. } => resize(&image.data, Resample::Nearest)?,
+            Mode::Alpha(alphas) if resizes => {
+                mode::premultiply(&mut image.data, alphas);
+                let mut data = resize(&image.data, resample)?;
+                mode::straighten(&mut data, &resize(alphas, resample)?);
+                data
+            }
+            Mode::Cmyk(blacks) => {
+                let mut data = resize(&image.data, resample)?;
+                mode::mix(&mut data, &resize(blacks, resample)?);
+                data
+            }
+            Mode::Plain | Mode::Alpha(_) => resize(&image.data, resample)?,
+        })
     }
 
     /// [`decode`](Self::decode), then [`crop`](Self::crop).
@@ -250,49 +298,27 @@ impl Scratch {
     }
 }
 
-/// Width and height of the resized picture.
-fn resized((width, height): (u32, u32), to: ResizeTo) -> (usize, usize) {
-    match to {
-        ResizeTo::Exact(size) => (size.width as usize, size.height as usize),
-        ResizeTo::ShortestEdge(edge) => shortest_edge(width as usize, height as usize, edge as usize),
+/// What surrounds a picture that is smaller than its crop.
+fn fill(transform: &ImageTransform) -> u8 {
+    match transform.resize {
+        ResizeMode::Within { fill } => fill,
+        // torchvision's `center_crop` has no other.
+        ResizeMode::Shortest | ResizeMode::Cover | ResizeMode::Squash => 0,
     }
 }
 
-/// `transformers`' `get_resize_output_image_size`. It divides in floating point; the quotient of integers this small, truncated,
-/// is the integer quotient.
-fn shortest_edge(width: usize, height: usize, edge: usize) -> (usize, usize) {
-    if width <= height { (edge, edge * height / width) } else { (edge * width / height, edge) }
-}
-
-/// One axis of `transformers`' `center_crop`: where the crop lies in the picture, or the picture in the crop.
-struct Centre {
-    /// Samples before the crop.
-    skip: usize,
-    /// Samples of the picture that are in the crop.
-    take: usize,
-    /// Zeros before them; the odd one of an uneven rest goes here.
-    pad: usize,
-}
-
-impl Centre {
-    fn of(length: usize, crop: usize) -> Self {
-        Self {
-            skip: length.saturating_sub(crop) / 2,
-            take: length.min(crop),
-            pad: crop.saturating_sub(length).div_ceil(2),
-        }
-    }
-}
-
-/// What a decoder answers: RGB as stored, and which way up it is.
+/// What a decoder answers: a picture as stored, and which way up it is.
 struct Decoded {
     image: RgbImage,
     orientation: Orientation,
 }
 
-/// What decoders check a header against.
+/// What decoders are asked for.
 struct Limits {
+    /// What they check a header against.
     max_pixels: u64,
+    /// Whether a picture keeps its mode, and then which colour of a palette is to be named. Else it becomes RGB.
+    kept_modes: Option<u8>,
 }
 
 impl Limits {

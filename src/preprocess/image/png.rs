@@ -2,11 +2,12 @@
 
 use std::{borrow::Cow, io::Cursor};
 
-use png::{ColorType, Decoder, DecodingError, Info, Transformations};
+use png::{BitDepth, ColorType, Decoder, DecodingError, Info, Transformations};
 
 use super::{
     Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
+    mode::{self, Mode},
     orientation::Orientation,
 };
 use crate::preprocess::memory;
@@ -25,6 +26,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     decoder.set_ignore_iccp_chunk(true);
     decoder.set_transformations(Transformations::EXPAND | Transformations::STRIP_16);
     let header = decoder.read_header_info().map_err(refuse)?;
+    let (colour, depth) = (header.color_type, header.bit_depth);
     let (width, height) = limits.check(FORMAT, header.width.into(), header.height.into())?;
     // What the decoder holds besides: metadata, and rows, of which it keeps the one before, and moves both when room runs out.
     let rows = header.raw_row_length() as u64 * 4;
@@ -39,14 +41,22 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     let _ = reader.finish();
     let info = reader.info();
     let orientation = Orientation::find(exif(info).as_deref(), xmp(info).as_deref());
-    let data = match frame.color_type {
-        ColorType::Grayscale => convert::grey(&data)?,
-        ColorType::GrayscaleAlpha => convert::grey_alpha(&data)?,
-        ColorType::Rgba => convert::rgba(data),
+    let (data, mode) = match (frame.color_type, limits.kept_modes) {
+        // What is transparent by its colour has not become alpha by that, in Pillow.
+        (ColorType::GrayscaleAlpha, Some(_)) if colour == ColorType::GrayscaleAlpha => mode::of_grey_alpha(&data)?,
+        (ColorType::Rgba, Some(_)) if colour == ColorType::Rgba => mode::of_rgba(data)?,
+        (ColorType::Grayscale, _) => (convert::grey(&data)?, Mode::Plain),
+        (ColorType::GrayscaleAlpha, _) => (convert::grey_alpha(&data)?, Mode::Plain),
+        (ColorType::Rgba, _) => (convert::rgba(data), Mode::Plain),
         // Palettes have been expanded.
-        ColorType::Rgb | ColorType::Indexed => data,
+        (ColorType::Rgb | ColorType::Indexed, _) => (data, Mode::Plain),
     };
-    Ok(Decoded { image: RgbImage::new(width, height, data), orientation })
+    let mode = match (limits.kept_modes, colour, depth) {
+        (Some(fill), ColorType::Indexed, _) => Mode::Stepped { fill: mode::entry(info.palette.as_deref(), fill) },
+        (Some(fill), ColorType::Grayscale, BitDepth::One) => Mode::bilevel(fill),
+        _ => mode,
+    };
+    Ok(Decoded { image: RgbImage::new(width, height, data).in_mode(mode), orientation })
 }
 
 fn refuse(error: DecodingError) -> ImageError {

@@ -6,7 +6,7 @@
 use std::io::{Cursor, ErrorKind};
 
 use image::{
-    ColorType, ImageDecoder,
+    ColorType, ExtendedColorType, ImageDecoder,
     codecs::{bmp::BmpDecoder, tiff::TiffDecoder},
     error::{ImageError as Cause, LimitErrorKind},
 };
@@ -14,6 +14,7 @@ use image::{
 use super::{
     Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
+    mode::{self, Mode},
     orientation::Orientation,
 };
 use crate::preprocess::memory;
@@ -26,7 +27,43 @@ pub(super) fn bmp(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Deco
     let format = ImageFormatName::Bmp;
     let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| refuse(format, error))?;
     // It holds single rows besides.
-    read(format, decoder, 0, limits, Orientation::Upright, buffer)
+    let mut decoded = read(format, decoder, 0, limits, Orientation::Upright, buffer)?;
+    if let Some(mode) = limits.kept_modes.and_then(|fill| palette_mode(bytes, fill)) {
+        decoded.image = decoded.image.in_mode(mode);
+    }
+    Ok(decoded)
+}
+
+/// The mode of a BMP with a palette, as Pillow finds it: one of greys is none.
+fn palette_mode(bytes: &[u8], fill: u8) -> Option<Mode> {
+    const FILE_HEADER: usize = 14;
+    let number = |at: usize, length: usize| -> Option<usize> {
+        let bytes = bytes.get(FILE_HEADER + at..)?.get(..length)?;
+        Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte)))
+    };
+    let header = number(0, 4)?;
+    let core = header == 12;
+    let bits = if core { number(10, 2)? } else { number(14, 2)? };
+    if !matches!(bits, 1 | 4 | 8) {
+        return None;
+    }
+    let colours = if core { 0 } else { number(32, 4)? };
+    let colours = if colours == 0 { 1 << bits } else { colours.min(256) };
+    let stride = if core { 3 } else { 4 };
+    let palette = bytes.get(FILE_HEADER + header..)?;
+    let palette = palette.get(..colours * stride).unwrap_or(palette);
+    let is_black_and_white =
+        colours == 2 && palette.get(..3) == Some(&[0; 3]) && palette.get(stride..stride + 3) == Some(&[255; 3]);
+    if is_black_and_white || colours == 1 && mode::is_grey_ramp(palette, stride) {
+        return Some(Mode::bilevel(fill));
+    }
+    if colours != 2 && mode::is_grey_ramp(palette, stride) {
+        return None;
+    }
+    // Blue first.
+    let entry =
+        palette.chunks_exact(stride).nth(fill.into()).map_or([fill; 3], |colour| [colour[2], colour[1], colour[0]]);
+    Some(Mode::Stepped { fill: entry })
 }
 
 /// Decodes the first page of a TIFF.
@@ -55,22 +92,26 @@ pub(super) fn read(
     allowed.max_alloc = Some(decoder.total_bytes() + u64::from(width) * u64::from(height) * 8 + MAX_OVERHEAD);
     decoder.set_limits(allowed).map_err(|error| refuse(format, error))?;
     let colour = decoder.color_type();
+    let bilevel = decoder.original_color_type() == ExtendedColorType::L1;
     // At most 16 bytes a pixel, and the pixels are within the limit.
     let mut data = memory::zeroed(buffer, decoder.total_bytes() as usize)?;
     memory::ask(besides)?;
     decoder.read_image(&mut data).map_err(|error| refuse(format, error))?;
-    let data = match colour {
-        ColorType::L8 => convert::grey(&data)?,
-        ColorType::La8 => convert::grey_alpha(&data)?,
-        ColorType::Rgb8 => data,
-        ColorType::Rgba8 => convert::rgba(data),
-        ColorType::L16 => convert::grey(&convert::high_bytes(data))?,
-        ColorType::La16 => convert::grey_alpha(&convert::high_bytes(data))?,
-        ColorType::Rgb16 => convert::high_bytes(data),
-        ColorType::Rgba16 => convert::rgba(convert::high_bytes(data)),
-        other => return Err(ImageError::UnsupportedVariant { format, detail: format!("colour type {other:?}") }),
+    let sixteen_bits = matches!(colour, ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16);
+    let data = if sixteen_bits { convert::high_bytes(data) } else { data };
+    let (data, mode) = match (colour, limits.kept_modes) {
+        (ColorType::L8, Some(fill)) if bilevel => (convert::grey(&data)?, Mode::bilevel(fill)),
+        (ColorType::La8 | ColorType::La16, Some(_)) => mode::of_grey_alpha(&data)?,
+        (ColorType::Rgba8 | ColorType::Rgba16, Some(_)) => mode::of_rgba(data)?,
+        (ColorType::L8 | ColorType::L16, _) => (convert::grey(&data)?, Mode::Plain),
+        (ColorType::La8 | ColorType::La16, None) => (convert::grey_alpha(&data)?, Mode::Plain),
+        (ColorType::Rgb8 | ColorType::Rgb16, _) => (data, Mode::Plain),
+        (ColorType::Rgba8 | ColorType::Rgba16, None) => (convert::rgba(data), Mode::Plain),
+        (other, _) => {
+            return Err(ImageError::UnsupportedVariant { format, detail: format!("colour type {other:?}") });
+        }
     };
-    Ok(Decoded { image: RgbImage::new(width, height, data), orientation })
+    Ok(Decoded { image: RgbImage::new(width, height, data).in_mode(mode), orientation })
 }
 
 /// A decoder's error in the client's terms.

@@ -6,7 +6,7 @@ use ndarray::Array3;
 use ndarray_npy::NpzReader;
 
 use super::*;
-use crate::model::preprocessor::PreprocessorConfig;
+use crate::model::{pictures::PicturePreparation, preprocessor::PreprocessorConfig};
 
 mod fast_decode;
 
@@ -20,7 +20,8 @@ fn picture(name: &str) -> Vec<u8> {
 
 fn processor(json: &str) -> ImageProcessor {
     let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 50_000_000 };
-    ImageProcessor::new(&PreprocessorConfig::from_json(json).unwrap(), options).unwrap()
+    ImageProcessor::new(&PicturePreparation::Transformers(PreprocessorConfig::from_json(json).unwrap()), options)
+        .unwrap()
 }
 
 fn clip() -> ImageProcessor {
@@ -29,7 +30,8 @@ fn clip() -> ImageProcessor {
 
 fn with_limit(max_pixels: u64) -> ImageProcessor {
     let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels };
-    ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap()
+    ImageProcessor::new(&PicturePreparation::Transformers(PreprocessorConfig::from_json("{}").unwrap()), options)
+        .unwrap()
 }
 
 mod goldens {
@@ -61,7 +63,11 @@ mod goldens {
     #[test]
     fn a_picture_is_turned_by_its_orientation_and_not_when_that_is_switched_off() {
         let options = ImageOptions { exif_orientation: false, fast_decode: false, max_pixels: 50_000_000 };
-        let mut as_stored = ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap();
+        let mut as_stored = ImageProcessor::new(
+            &PicturePreparation::Transformers(PreprocessorConfig::from_json("{}").unwrap()),
+            options,
+        )
+        .unwrap();
         for orientation in 2..=8 {
             let bytes = picture(&format!("cat_exif_{orientation}.jpg"));
             let turned = clip().decode(&bytes).unwrap();
@@ -120,8 +126,6 @@ mod between_pictures {
 }
 
 mod geometry {
-    use proptest::prelude::*;
-
     use super::*;
 
     /// A picture whose pixels tell where they are.
@@ -163,7 +167,7 @@ mod geometry {
         let options = ImageOptions { exif_orientation: true, fast_decode: false, max_pixels: 1 };
         for json in [r#"{"do_center_crop": false}"#, r#"{"do_center_crop": false, "do_resize": false, "size": [2, 2]}"#]
         {
-            let config = PreprocessorConfig::from_json(json).unwrap();
+            let config = PicturePreparation::Transformers(PreprocessorConfig::from_json(json).unwrap());
             assert_eq!(ImageProcessor::new(&config, options).unwrap_err(), UnsupportedPreprocessing::NoFixedSize);
         }
     }
@@ -176,16 +180,6 @@ mod geometry {
                 let crop = processor(&format!(r#"{{"resample": {filter}}}"#)).crop(image).unwrap();
                 assert!(crop.as_bytes().iter().all(|&value| value == 77));
             }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn the_longer_side_is_the_references_floating_point_one(width in 1usize..200_000, height in 1usize..200_000, edge in 1usize..1000) {
-            let (short, long) = (width.min(height), width.max(height));
-            let reference = (edge as f64 * long as f64 / short as f64) as usize;
-            let expected = if width <= height { (edge, reference) } else { (reference, edge) };
-            prop_assert_eq!(shortest_edge(width, height, edge), expected);
         }
     }
 }

@@ -11,6 +11,7 @@ use image::{ColorType, ImageDecoder, codecs::webp::WebPDecoder};
 use super::{
     Decoded, Limits, RgbImage,
     error::{ImageError, ImageFormatName},
+    mode::Mode,
     orientation::Orientation,
     raster,
 };
@@ -48,11 +49,29 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     let row_bytes = width as usize * 3;
     let frame_bytes = picture.width() as usize * 3;
     let mut data = memory::zeroed(Vec::new(), row_bytes * height as usize)?;
-    let rows = data.chunks_exact_mut(row_bytes).skip(frame.top as usize);
-    for (row, line) in rows.zip(picture.as_bytes().chunks_exact(frame_bytes)) {
-        row[frame.left as usize * 3..][..frame_bytes].copy_from_slice(line);
+    let put = |canvas: &mut [u8], frame_data: &[u8]| {
+        let rows = canvas.chunks_exact_mut(row_bytes).skip(frame.top as usize);
+        for (row, line) in rows.zip(frame_data.chunks_exact(frame_bytes)) {
+            row[frame.left as usize * 3..][..frame_bytes].copy_from_slice(line);
+        }
+    };
+    put(&mut data, picture.as_bytes());
+    let mut mode = Mode::Plain;
+    if limits.kept_modes.is_some() && decoder.color_type() == ColorType::Rgba8 {
+        // Where the frame is not, there is nothing to be seen.
+        let mut alphas = memory::zeroed(Vec::new(), data.len())?;
+        let opaque = vec![255; frame_bytes];
+        match picture.mode.fourth() {
+            Some(plane) => put(&mut alphas, plane),
+            None => {
+                for row in alphas.chunks_exact_mut(row_bytes).skip(frame.top as usize).take(picture.height() as usize) {
+                    row[frame.left as usize * 3..][..frame_bytes].copy_from_slice(&opaque);
+                }
+            }
+        }
+        mode = Mode::Alpha(alphas);
     }
-    Ok(Decoded { image: RgbImage::new(width, height, data), orientation })
+    Ok(Decoded { image: RgbImage::new(width, height, data).in_mode(mode), orientation })
 }
 
 fn open(bytes: &[u8]) -> Result<WebPDecoder<Cursor<&[u8]>>, ImageError> {
@@ -158,7 +177,9 @@ mod tests {
         let lossless = chunk(b"VP8L", &[&b"\x2f"[..], &(15_999u32 | 15_999 << 14).to_le_bytes(), &[0; 5]].concat());
         for frame in [lossy, lossless] {
             let file = chunk(b"RIFF", &[b"WEBP".as_slice(), &canvas, &frame].concat());
-            let Err(error) = decode(&file, &Limits { max_pixels: 50_000_000 }, Vec::new()) else { panic!("decoded") };
+            let Err(error) = decode(&file, &Limits { max_pixels: 50_000_000, kept_modes: None }, Vec::new()) else {
+                panic!("decoded")
+            };
             assert_eq!(error.reason(), "too_many_pixels", "{error}");
         }
     }

@@ -11,6 +11,7 @@ use std::borrow::Cow;
 use super::{
     Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
+    mode::{self, Mode},
     orientation::Orientation,
     reduction::Reduction,
 };
@@ -32,6 +33,7 @@ pub(super) struct Jpeg<'a> {
     height: u32,
     max_scans: u32,
     orientation: Orientation,
+    keeps_mode: bool,
 }
 
 /// Reads everything but the pixels.
@@ -48,7 +50,8 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Jpeg<'a>, Ima
         return Err(ImageError::Truncated { format: FORMAT });
     }
     let orientation = Orientation::find(markers.exif.as_deref(), markers.xmp);
-    Ok(Jpeg { inner, width, height, max_scans, orientation })
+    let keeps_mode = limits.kept_modes.is_some();
+    Ok(Jpeg { inner, width, height, max_scans, orientation, keeps_mode })
 }
 
 impl Jpeg<'_> {
@@ -64,7 +67,7 @@ impl Jpeg<'_> {
 
     /// Decodes the pixels into the memory of `buffer`, reduced where the JPEG's kind allows it.
     pub(super) fn decode(self, reduction: Reduction, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
-        let Self { inner, width, height, max_scans, orientation } = self;
+        let Self { inner, width, height, max_scans, orientation, keeps_mode } = self;
         let reduction = if inner.lossless { Reduction::Whole } else { reduction };
         let four_channels = inner.four_channels;
         // The decoder keeps count too, should it find scans where the walk does not.
@@ -72,9 +75,13 @@ impl Jpeg<'_> {
         if four_channels {
             // Pillow takes every four-channel JPEG for Adobe's, which stores the complement of each ink.
             data.iter_mut().for_each(|sample| *sample = !*sample);
-            data = convert::cmyk(data);
         }
-        Ok(Decoded { image: RgbImage::reduced(width, height, reduction, data), orientation })
+        let (data, mode) = match (four_channels, keeps_mode) {
+            (false, _) => (data, Mode::Plain),
+            (true, false) => (convert::cmyk(data), Mode::Plain),
+            (true, true) => mode::of_cmyk(data)?,
+        };
+        Ok(Decoded { image: RgbImage::reduced(width, height, reduction, data).in_mode(mode), orientation })
     }
 }
 

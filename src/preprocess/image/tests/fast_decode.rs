@@ -7,7 +7,8 @@ use crate::preprocess::image::reduction::{MAX_DIFFERENCE, MAX_MEAN_DIFFERENCE, M
 fn edge(edge: u32, fast_decode: bool) -> ImageProcessor {
     let options = ImageOptions { exif_orientation: true, fast_decode, max_pixels: 50_000_000 };
     let json = format!(r#"{{"size": {edge}, "crop_size": {edge}}}"#);
-    ImageProcessor::new(&PreprocessorConfig::from_json(&json).unwrap(), options).unwrap()
+    ImageProcessor::new(&PicturePreparation::Transformers(PreprocessorConfig::from_json(&json).unwrap()), options)
+        .unwrap()
 }
 
 /// The JPEGs among the fixtures, and their other pictures as JPEGs, also one row and column smaller.
@@ -76,7 +77,11 @@ fn the_way_up_counts_where_both_sides_are_given() {
     let json = |height, width| format!(r#"{{"size": [{height}, {width}], "do_center_crop": false}}"#);
     let options = ImageOptions { exif_orientation: true, fast_decode: true, max_pixels: 50_000_000 };
     let reduction = |name: &str, json: String| {
-        let mut processor = ImageProcessor::new(&PreprocessorConfig::from_json(&json).unwrap(), options).unwrap();
+        let mut processor = ImageProcessor::new(
+            &PicturePreparation::Transformers(PreprocessorConfig::from_json(&json).unwrap()),
+            options,
+        )
+        .unwrap();
         processor.decode(&picture(name)).unwrap().reduction
     };
     assert_eq!(reduction("cat_exif_6.jpg", json(112, 75)), Reduction::Half);
@@ -88,7 +93,11 @@ fn the_way_up_counts_where_both_sides_are_given() {
 fn nearest_and_no_resize_at_all_need_the_whole_picture() {
     let options = ImageOptions { exif_orientation: true, fast_decode: true, max_pixels: 50_000_000 };
     for json in [r#"{"resample": 0}"#, r#"{"do_resize": false}"#] {
-        let mut processor = ImageProcessor::new(&PreprocessorConfig::from_json(json).unwrap(), options).unwrap();
+        let mut processor = ImageProcessor::new(
+            &PicturePreparation::Transformers(PreprocessorConfig::from_json(json).unwrap()),
+            options,
+        )
+        .unwrap();
         assert_eq!(processor.decode(&picture("coffee_large.jpg")).unwrap().reduction, Reduction::Whole, "{json}");
     }
 }
@@ -97,7 +106,9 @@ fn nearest_and_no_resize_at_all_need_the_whole_picture() {
 fn what_is_refused_whole_is_refused_reduced() {
     let bytes = picture("coffee_large.jpg");
     let options = ImageOptions { exif_orientation: true, fast_decode: true, max_pixels: 1920 * 1280 - 1 };
-    let mut small = ImageProcessor::new(&PreprocessorConfig::from_json("{}").unwrap(), options).unwrap();
+    let mut small =
+        ImageProcessor::new(&PicturePreparation::Transformers(PreprocessorConfig::from_json("{}").unwrap()), options)
+            .unwrap();
     assert_eq!(small.decode(&bytes).unwrap_err().reason(), "too_many_pixels", "the limit is on what was sent");
     for name in ["coffee_large.jpg", "coffee_cmyk.jpg", "coffee_progressive.jpg"] {
         let bytes = picture(name);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    model::preprocessor::PreprocessorConfig,
+    model::{pictures::PicturePreparation, preprocessor::PreprocessorConfig},
     preprocess::image::{ImageOptions, ImageProcessor},
 };
 
@@ -31,7 +31,7 @@ fn sides(bytes: &[u8]) -> (u64, u64) {
 #[test]
 fn the_sides_of_every_fixture_are_those_that_are_decoded() {
     let options = ImageOptions { exif_orientation: false, fast_decode: false, max_pixels: 50_000_000 };
-    let config = PreprocessorConfig::from_json("{}").expect("valid");
+    let config = PicturePreparation::Transformers(PreprocessorConfig::from_json("{}").expect("valid"));
     let mut processor = ImageProcessor::new(&config, options).expect("supported");
     let pictures = pictures();
     assert!(pictures.len() >= 36, "the fixtures are whole");
