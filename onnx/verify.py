@@ -219,6 +219,7 @@ def make_pickles(out):
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_file(out / "gelu-relu-old-eos" / "model.safetensors")
     torch.save(weights, folder / "legacy.bin", _use_new_zipfile_serialization=False)
+    tar_of(weights, folder / "tar.bin")
     # Two tensors of one storage, one that is not contiguous, a parameter, and what is beside the weights.
     shared = torch.cat([weights["logit_scale"].reshape(1), weights["text_model.final_layer_norm.bias"]])
     weights["logit_scale"], weights["text_model.final_layer_norm.bias"] = shared[0], shared[1:]
@@ -233,6 +234,40 @@ def make_pickles(out):
         torch.save(load_file(source / file), folder / as_pickle(file))
     index["weight_map"] = {name: as_pickle(file) for name, file in index["weight_map"].items()}
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def tar_of(weights, path):
+    """As PyTorch before 0.1.10 saved them, which reads in torch.load to this day; no version that runs today writes it."""
+    import pickle
+    import struct
+    import tarfile
+    table = lambda rows: pickle.dumps(len(weights), 2) + b"".join(rows)
+    storages, tensors = [], []
+    for key, tensor in enumerate(weights.values()):
+        storages.append(pickle.dumps((key, "cpu", torch.FloatStorage), 2) + struct.pack("<q", tensor.numel()) + tensor.numpy().tobytes())
+        stride = tensor.contiguous().stride()
+        tensors.append(pickle.dumps((1000 + key, key, torch.FloatTensor), 2)
+                       + struct.pack(f"<i4x{2 * tensor.dim() + 1}q", tensor.dim(), *tensor.shape, *stride, 0))
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return str(1000 + value.key) if isinstance(value, Tensor) else None
+
+    class Tensor:
+        def __init__(self, key):
+            self.key = key
+
+    buffer = io.BytesIO()
+    Pickler(buffer, 2).dump({name: Tensor(key) for key, name in enumerate(weights)})
+    sys_info = pickle.dumps(dict(protocol_version=1000, little_endian=True), 2)
+    members = dict(sys_info=sys_info, pickle=buffer.getvalue(), tensors=table(tensors), storages=table(storages) + pickle.dumps([], 2))
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    loaded = torch.load(path, weights_only=False)
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in weights.items()) and len(loaded) == len(weights)
 
 
 def as_pickle(shard):

@@ -7,6 +7,7 @@
 mod naming;
 mod pickle;
 mod pickle_globals;
+mod pickle_tar;
 mod safetensors;
 mod stored;
 

@@ -1,5 +1,4 @@
-//! The container that `torch.save` writes: a zip archive, in versions before 1.6 a stream of pickles. The tar archives of versions before
-//! 0.1.10, years older than CLIP, are refused: their storages would have to be read whole before it is known what they are.
+//! The container that `torch.save` writes: a zip archive, in versions before 1.6 a stream of pickles, before 0.1.10 a tar archive.
 //!
 //! Owns what is read of one, and the refusals. The reading is `pytorch-reader`'s, which runs nothing that a pickle asks for and gathers
 //! what is stored as a view of something else.
@@ -17,6 +16,7 @@ use pytorch_reader::{DType, PytorchReader};
 
 use super::{
     pickle_globals::{self, MAX_PICKLE},
+    pickle_tar,
     stored::{Element, Stored},
 };
 use crate::export::error::ExportError;
@@ -56,9 +56,7 @@ fn check_globals(path: &Path) -> Result<(), String> {
         return check_archive(file);
     }
     if start.get(TAR_MAGIC.0..).is_some_and(|rest| rest.starts_with(TAR_MAGIC.1)) {
-        return Err(
-            "it is a tar archive of PyTorch before 0.1.10; load it there and save it by a later version".to_owned()
-        );
+        return pickle_tar::check(file);
     }
     let mut bytes = Vec::new();
     file.take(MAX_PICKLE).read_to_end(&mut bytes).map_err(text)?;

@@ -40,8 +40,8 @@ const KNOWN: [(&str, &[&str]); 7] = [
     ("builtins", &["set", "frozenset"]),
     ("__builtin__", &["set", "frozenset"]),
 ];
-/// Of `torch` itself: its storages, and the types of elements.
-const OF_TORCH: [&str; 28] = [
+/// Of `torch` itself: its storages, tensors as the oldest versions name them, and the types of elements.
+const OF_TORCH: [&str; 36] = [
     "FloatStorage",
     "HalfStorage",
     "BFloat16Storage",
@@ -52,6 +52,14 @@ const OF_TORCH: [&str; 28] = [
     "CharStorage",
     "ByteStorage",
     "BoolStorage",
+    "FloatTensor",
+    "HalfTensor",
+    "DoubleTensor",
+    "LongTensor",
+    "IntTensor",
+    "ShortTensor",
+    "CharTensor",
+    "ByteTensor",
     "Size",
     "device",
     "Tensor",
