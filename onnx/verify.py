@@ -12,6 +12,9 @@
         Writes the made-up checkpoints of tests/fixtures/export with what transformers computes for them.
     verify.py pickles OUT
         Writes the weights of two of those in OUT as torch.save does, into OUT/pickles.
+    verify.py open-clip OUT [--clipserve BINARY --random N --seed S]
+        Writes the checkpoints of open_clip and of OpenAI's code of tests/fixtures/export with what those libraries compute. With
+        --clipserve makes N random ones of each, lets that binary export them and compares instead (OUT is then not written).
 
 Wants: pip install torch transformers pillow numpy safetensors, and onnxruntime for --clipserve. The project itself needs none.
 """
@@ -403,6 +406,11 @@ def main():
     two.add_argument("out", type=pathlib.Path)
     four = commands.add_parser("pickles")
     four.add_argument("out", type=pathlib.Path)
+    five = commands.add_parser("open-clip")
+    five.add_argument("out", type=pathlib.Path)
+    five.add_argument("--clipserve", help="the clipserve binary")
+    five.add_argument("--random", type=int, default=10)
+    five.add_argument("--seed", type=int, default=0)
     three = commands.add_parser("made-up")
     three.add_argument("out", type=pathlib.Path)
     three.add_argument("--tokenizer", required=True, type=pathlib.Path, help="a folder with CLIP's tokenizer.json")
@@ -416,6 +424,12 @@ def main():
             make_fixture(name, spec, args.out)
     elif args.command == "pickles":
         make_pickles(args.out)
+    elif args.command == "open-clip":
+        from formats import open_clip
+        if not args.clipserve:
+            open_clip.make_fixtures(args.out)
+        elif not open_clip.compare(args.clipserve, args.random, args.seed, report):
+            sys.exit(1)
     elif not (args.clipserve or args.url):
         parser.error("compare wants --clipserve, --url or both")
     elif not compare(args):

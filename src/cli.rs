@@ -37,7 +37,7 @@ struct CommandLine {
 pub enum Command {
     /// Serve a model (what happens when no command is given).
     Serve(ServeArgs),
-    /// Make ONNX graphs from a checkpoint (config.json with model.safetensors or pytorch_model.bin), without Python.
+    /// Make ONNX graphs from a checkpoint of transformers, open_clip or OpenAI, without Python.
     Export(ExportArgs),
     /// Find the threads, sessions and batches that are best for a model on this machine.
     Tune(TuneArgs),
@@ -63,7 +63,7 @@ pub struct ServeArgs {
 /// What `export` takes.
 #[derive(Debug, Args)]
 pub struct ExportArgs {
-    /// The checkpoint's directory.
+    /// The checkpoint's directory, or OpenAI's .pt file.
     pub checkpoint: PathBuf,
     /// The directory to make; `serve --model` takes it. It must not exist, or be empty.
     pub out: PathBuf,

@@ -271,6 +271,106 @@ fn check_fixture(name: &str) {
     }
 }
 
+/// Embeddings and logits of the checkpoint at `source`, whose numbers its own library computed.
+fn check_embeddings(source: &str) {
+    let (source, dir) = (fixture("export").join(source), tempfile::tempdir().unwrap());
+    let folder = if source.is_dir() { source.as_path() } else { source.parent().unwrap() };
+    let mut golden = Golden::open(&folder.join("golden.npz"));
+    let model = export_checkpoint(&source, &dir.path().join("model"), Precision::F32).unwrap();
+    let (pixels, ids) = (golden.get("pixel_values"), golden.get::<i64>("input_ids"));
+    let images = embed_images(&mut session(&model.vision.unwrap()), &pixels);
+    let worst = worst_row(&images, &golden.get("image_embeds"));
+    assert!(worst < F32_BAR, "image: {worst:e}");
+    let mut text = session(&model.text.unwrap());
+    let texts = embed_texts(&mut text, &ids);
+    let worst = worst_row(&texts, &golden.get("text_embeds"));
+    assert!(worst < F32_BAR, "text: {worst:e}");
+    let mask = ArrayD::<i64>::ones(ids.raw_dim());
+    let inputs = [("input_ids", input(ids)), ("attention_mask", input(mask))];
+    let same = run(&mut session(&model.text_outputs.unwrap()), inputs, "text_embeds");
+    let worst = worst_row(&same, &texts);
+    assert!(worst < F32_BAR, "text outputs: {worst:e}");
+
+    let unit = |rows: ArrayD<f32>| {
+        let rows = rows.into_dimensionality::<ndarray::Ix2>().unwrap();
+        let norms = rows.map_axis(Axis(1), |row| row.dot(&row).sqrt()).insert_axis(Axis(1));
+        rows / norms
+    };
+    let scale: f32 = text.metadata().unwrap().custom(metadata::LOGIT_SCALE).unwrap().parse().unwrap();
+    let logits = unit(images).dot(&unit(texts).t()) * scale;
+    let worst = distance(&logits.into_dyn(), &golden.get("logits_per_image"));
+    assert!(worst < F32_BAR, "logits: {worst:e}");
+    let config = fs::read_to_string(model.dir.join("config.json")).unwrap();
+    ClipConfig::from_json(&config).unwrap();
+}
+
+#[test]
+fn open_clip_with_gelu_tanh_gelu_narrow_heads_odd_mlps_and_another_epsilon() {
+    check_embeddings("open-clip");
+}
+
+#[test]
+fn open_clip_with_a_text_tower_of_its_own_quick_gelu_layer_scale_an_end_token_pickled_in_f16() {
+    check_embeddings("open-clip-custom-quick-gelu");
+}
+
+#[test]
+fn openai_s_archive_by_its_shapes_alone_as_a_file_and_in_a_folder() {
+    check_embeddings("openai");
+    check_embeddings("openai/ViT-tiny.pt");
+}
+
+#[test]
+fn of_two_libraries_files_in_one_folder_those_of_transformers_count() {
+    let source = copy_of("text-with-projection");
+    for file in ["open_clip_config.json", "open_clip_model.safetensors"] {
+        fs::copy(fixture("export/open-clip").join(file), source.path().join(file)).unwrap();
+    }
+    fs::copy(fixture("export/openai/ViT-tiny.pt"), source.path().join("ViT-tiny.pt")).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let towers = |name: &str| {
+        let model = export_checkpoint(source.path(), &out.path().join(name), Precision::F32).unwrap();
+        (model.vision.is_some(), fs::read_to_string(model.dir.join("config.json")).unwrap())
+    };
+    let (has_vision, config) = towers("transformers");
+    assert!(!has_vision && config.contains("CLIPTextModelWithProjection"));
+    fs::remove_file(source.path().join("model.safetensors")).unwrap();
+    let (has_vision, config) = towers("open-clip");
+    assert!(has_vision && config.contains("\"intermediate_size\": 43"), "{config}");
+}
+
+#[test]
+fn what_of_open_clip_and_openai_is_not_served_is_named() {
+    let out = tempfile::tempdir().unwrap();
+    let refusal = |source: &Path| {
+        let error = export_checkpoint(source, &out.path().join("model"), Precision::F32).unwrap_err().to_string();
+        assert_eq!(fs::read_dir(out.path()).unwrap().count(), 0, "{error}");
+        error
+    };
+    let source = copy_of("open-clip");
+    let config = fs::read_to_string(source.path().join("open_clip_config.json")).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(config.contains(from), "{config}");
+        fs::write(source.path().join("open_clip_config.json"), config.replace(from, to)).unwrap();
+        refusal(source.path())
+    };
+    let error = with("\"layers\": 2", "\"layers\": 2, \"no_ln_pre\": true");
+    assert!(error.contains("open_clip_config.json: field `model_cfg.vision_cfg.no_ln_pre` is true"), "{error}");
+    let error = with("\"layers\": 2", "\"layers\": 3");
+    assert!(error.contains("`vision_model.encoder.layers.2."), "{error}");
+    let error = with("0.6", "0");
+    assert!(error.contains("`preprocess_cfg.std`"), "{error}");
+    fs::remove_file(source.path().join("open_clip_config.json")).unwrap();
+    assert!(refusal(source.path()).contains("open_clip_config.json"));
+
+    // Two such files: which of them is meant, nobody knows.
+    let source = tempfile::tempdir().unwrap();
+    for name in ["a.pt", "b.pt"] {
+        fs::copy(fixture("export/openai/ViT-tiny.pt"), source.path().join(name)).unwrap();
+    }
+    assert!(refusal(source.path()).contains("one file that ends in .pt"));
+}
+
 #[test]
 fn erf_gelu_relu_old_end_token_and_a_picture_of_broken_patches() {
     check_fixture("gelu-relu-old-eos");

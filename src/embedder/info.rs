@@ -15,7 +15,9 @@ pub struct ModelInfo {
     /// Two models with the same fingerprint, precision and provider give the same embeddings.
     pub fingerprint: String,
     /// Whose rules its inputs are prepared by.
-    pub rules: TowerRules,
+    pub rules: Towers<Rules>,
+    /// The files of weights that its graphs were exported from, where they were there at the start.
+    pub weights: Towers<String>,
     /// Length of an embedding; `None` for a model without any projection, which has other outputs only.
     pub dim: Option<usize>,
     /// Height and width of the crop that the vision encoder sees, where there is one.
@@ -36,19 +38,17 @@ pub struct ModelInfo {
     pub batch_sizes: BatchSizes,
     /// What that is with this provider when the configuration and the graphs leave it open.
     pub automatic_batch_sizes: BatchSizes,
-    /// Why images run one at a time, where they do.
-    pub images_one_by_one: Option<OneByOne>,
-    /// The same of texts.
-    pub texts_one_by_one: Option<OneByOne>,
+    /// Why a tower's inputs run one at a time, where they do.
+    pub one_by_one: Towers<OneByOne>,
 }
 
-/// Whose rules the inputs of each tower are prepared by, where there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TowerRules {
-    /// Pictures.
-    pub vision: Option<Rules>,
-    /// Texts.
-    pub text: Option<Rules>,
+/// What each tower has, where it has it.
+#[derive(Clone, Debug, PartialEq, Eq, schemars::JsonSchema, serde::Serialize)]
+pub struct Towers<T> {
+    /// That of images.
+    pub vision: Option<T>,
+    /// That of texts.
+    pub text: Option<T>,
 }
 
 impl ModelInfo {

@@ -13,8 +13,8 @@ use crate::{
     config::{ModelConfig, Precision},
     export::{ExportedModel, export_cached},
     model::{
-        Graphs, Model, ModelError, ModelFiles, Weights, graph_info::GraphInfo, hub::LocalModel, is_checkpoint,
-        towers_of,
+        CheckpointFiles, Graphs, Model, ModelError, ModelFiles, Origin, Tower, graph_info::GraphInfo, hub::LocalModel,
+        is_checkpoint, towers_of,
     },
 };
 
@@ -24,17 +24,19 @@ use crate::{
 /// Names the file, field or tensor that is missing or wrong.
 pub(super) fn load(model: &LocalModel, precision: Precision) -> Result<Model, StartError> {
     let config = &towers_of(&model.config)?;
-    if model.is_checkpoint {
+    if model.is_checkpoint || config.path.is_file() && is_checkpoint(&config.path) {
         return open_checkpoint(config, precision);
     }
     // Whoever names the graphs means those.
     if config.vision.is_some() || config.text.is_some() || config.variant.is_some() {
-        let files = ModelFiles::locate(&with_own_graphs(config, precision)?, precision)?;
-        return open_graphs(config, files, precision);
+        let (exports, rest) = own_exports(config, precision)?;
+        let graphs = ModelFiles::locate(&rest, precision)?;
+        let (vision, text) = (exports.vision.or(graphs.vision), exports.text.or(graphs.text));
+        return open_graphs(config, ModelFiles { vision, text, weights: graphs.weights }, precision);
     }
     let exported = ExportedModel::at(&config.path);
     if let Some(info) = own_graphs(&exported, precision)? {
-        return open_export(config, exported, &info);
+        return open_export(config, exported, &info, None);
     }
     match ModelFiles::locate(config, precision) {
         Ok(files) => open_graphs(config, files, precision),
@@ -45,12 +47,20 @@ pub(super) fn load(model: &LocalModel, precision: Precision) -> Result<Model, St
 
 fn open_checkpoint(config: &ModelConfig, precision: Precision) -> Result<Model, StartError> {
     let exported = export(config, &config.path, precision)?;
-    let info = own_graphs(&exported, precision)?.ok_or_else(|| {
-        // The cache's folders are complete or not there, so somebody has been at this one.
-        let reason = "the export in the cache is damaged; remove this directory".to_owned();
-        ModelError::File { path: exported.dir.clone(), reason }
-    })?;
-    open_export(config, exported, &info)
+    let info = own_graphs(&exported, precision)?.ok_or_else(|| damaged(&exported))?;
+    open_export(config, exported, &info, weights_of(&config.path))
+}
+
+/// The cache's folders are complete or not there, so somebody has been at this one.
+fn damaged(exported: &ExportedModel) -> ModelError {
+    let reason = "the export in the cache is damaged; remove this directory".to_owned();
+    ModelError::File { path: exported.dir.clone(), reason }
+}
+
+/// The name of the file that counts in a checkpoint.
+fn weights_of(checkpoint: &Path) -> Option<String> {
+    let files = CheckpointFiles::of(checkpoint)?;
+    Some(files.weights().file_name()?.to_string_lossy().into_owned())
 }
 
 /// The graphs of the checkpoint in `directory`, from the cache where that has them.
@@ -58,7 +68,7 @@ fn export(config: &ModelConfig, directory: &Path, precision: Precision) -> Resul
     let cache = config.cache_dir.as_deref().ok_or(StartError::NoCacheDir)?;
     tracing::info!(
         checkpoint = %directory.display(),
-        weights = Weights::of(directory).map(Weights::file),
+        weights = weights_of(directory),
         cache = %cache.display(),
         "the model is a checkpoint: it is exported, unless the cache has it"
     );
@@ -67,11 +77,28 @@ fn export(config: &ModelConfig, directory: &Path, precision: Precision) -> Resul
 }
 
 /// The model of these graphs, with the other files from where the operator has them.
-fn open_export(config: &ModelConfig, exported: ExportedModel, info: &GraphInfo) -> Result<Model, StartError> {
-    let vision = Graphs::new(exported.vision, exported.vision_outputs);
-    let text = Graphs::new(exported.text, exported.text_outputs);
-    let files = ModelFiles::beside(&config.path, vision, text)?;
-    Ok(Model::open(config, files, info.logit_scale)?)
+fn open_export(
+    config: &ModelConfig,
+    exported: ExportedModel,
+    info: &GraphInfo,
+    weights: Option<String>,
+) -> Result<Model, StartError> {
+    let origin = origin(&config.path, &exported, info, weights);
+    let [vision, text] = Tower::BOTH.map(|tower| graphs_of(&exported, tower));
+    Ok(Model::open(config, ModelFiles::beside(&origin, vision, text)?, info.logit_scale)?)
+}
+
+fn origin(directory: &Path, exported: &ExportedModel, info: &GraphInfo, weights: Option<String>) -> Origin {
+    let config = exported.dir.join("config.json");
+    Origin { directory: directory.to_owned(), config, rules: info.rules, weights }
+}
+
+fn graphs_of(exported: &ExportedModel, tower: Tower) -> Option<Graphs> {
+    let (embedding, outputs) = match tower {
+        Tower::Vision => (&exported.vision, &exported.vision_outputs),
+        Tower::Text => (&exported.text, &exported.text_outputs),
+    };
+    Graphs::new(embedding.clone(), outputs.clone())
 }
 
 /// The model of graphs that were found, each of which may be ours.
@@ -82,8 +109,7 @@ fn open_graphs(config: &ModelConfig, mut files: ModelFiles, precision: Precision
         let Some(graphs) = graphs else { return Ok(None) };
         let graph = graphs.first().to_owned();
         let Some(info) = own_graph(&graph, precision)? else { return Ok(None) };
-        if graph.file_name().is_some_and(|name| name.to_string_lossy().ends_with("_outputs.onnx")) {
-            *graphs = Graphs::Outputs(graph);
+        if !matches!(graphs, Graphs::Embedding(_)) {
             return Ok(info.logit_scale);
         }
         // Of our own export, the graph of all outputs lies beside that of the embedding.
@@ -108,40 +134,56 @@ fn open_graphs(config: &ModelConfig, mut files: ModelFiles, precision: Precision
     Ok(Model::open(config, files, text.or(vision))?)
 }
 
-/// The configuration with the graph itself for the place of a tower where that is a directory of our own export, whose graphs' names
-/// have no suffix, whatever their precision, or a checkpoint without graphs of `precision`, which is exported.
-fn with_own_graphs(config: &ModelConfig, precision: Precision) -> Result<ModelConfig, StartError> {
-    let mut named = config.clone();
+/// The towers at whose places there is our own export, whose graphs' names have no suffix whatever their precision, or a checkpoint
+/// without graphs of `precision`, which is exported; and the places of the other towers.
+fn own_exports(config: &ModelConfig, precision: Precision) -> Result<(ModelFiles, ModelConfig), StartError> {
+    let mut exports = ModelFiles { vision: None, text: None, weights: None };
+    // A variant names graphs.
     if config.variant.is_some() {
-        return Ok(named);
+        return Ok((exports, config.clone()));
     }
-    type Tower = (&'static str, fn(ExportedModel) -> Option<PathBuf>);
-    let vision: Tower = ("vision", |exported| exported.vision.or(exported.vision_outputs));
-    let text: Tower = ("text", |exported| exported.text.or(exported.text_outputs));
-    for (place, (tower, graph)) in [(&mut named.vision, vision), (&mut named.text, text)] {
-        let directory = place.as_deref().unwrap_or(&config.path);
-        if directory.as_os_str().is_empty() {
-            continue;
-        }
-        if let Some(graph) = graph(ExportedModel::at(directory))
-            && own_graph(&graph, None)?.is_some()
-        {
-            *place = Some(graph);
-        } else if is_checkpoint(directory) && !has_graph(config, directory, tower, precision) {
-            let checkpoint = directory.to_owned();
-            let exported = graph(export(config, &checkpoint, precision)?);
-            let none = || ModelError::Directory { path: checkpoint, reason: format!("it has no {tower} tower") };
-            *place = Some(exported.ok_or_else(none)?);
+    let whole = Some(&config.path).filter(|path| !path.as_os_str().is_empty());
+    let place = |own: &Option<PathBuf>| own.as_ref().or(whole).cloned();
+    let (vision, text) = (place(&config.vision), place(&config.text));
+    let mut rest = ModelConfig { path: PathBuf::new(), vision, text, ..config.clone() };
+    for (place, tower) in [(&mut rest.vision, Tower::Vision), (&mut rest.text, Tower::Text)] {
+        let Some(directory) = place.as_deref() else { continue };
+        if let Some(files) = own_export(config, directory, tower, precision)? {
+            exports.vision = files.vision.or(exports.vision);
+            exports.text = files.text.or(exports.text);
+            *place = None;
         }
     }
-    Ok(named)
+    Ok((exports, rest))
 }
 
-/// Whether `directory` has the `tower` as a graph of `precision`.
-fn has_graph(config: &ModelConfig, directory: &Path, tower: &str, precision: Precision) -> bool {
-    let place = |name| (tower == name).then(|| directory.to_owned());
-    let alone = ModelConfig { path: PathBuf::new(), vision: place("vision"), text: place("text"), ..config.clone() };
-    ModelFiles::locate(&alone, precision).is_ok()
+/// The `tower` at `place`, where that is our own export or is exported.
+fn own_export(
+    config: &ModelConfig,
+    place: &Path,
+    tower: Tower,
+    precision: Precision,
+) -> Result<Option<ModelFiles>, StartError> {
+    let there = ExportedModel::at(place);
+    let own = graphs_of(&there, tower).map(|graphs| own_graph(graphs.first(), None)).transpose()?.flatten();
+    let (exported, weights) = if own.is_some() {
+        (there, None)
+    } else if is_checkpoint(place) && !ModelFiles::has_graph(config, place, tower, precision) {
+        (export(config, place, precision)?, weights_of(place))
+    } else {
+        return Ok(None);
+    };
+    let graphs = graphs_of(&exported, tower).ok_or_else(|| {
+        let reason = format!("it has no {} tower", tower.name());
+        ModelError::Directory { path: place.to_owned(), reason }
+    })?;
+    let info = own_graph(graphs.first(), Some(precision))?.ok_or_else(|| damaged(&exported))?;
+    let origin = origin(place, &exported, &info, weights);
+    let files = match tower {
+        Tower::Vision => ModelFiles::beside(&origin, Some(graphs), None),
+        Tower::Text => ModelFiles::beside(&origin, None, Some(graphs)),
+    };
+    Ok(Some(files?))
 }
 
 /// What the graphs say about themselves; `None` when they are not ours, or there are none.

@@ -32,7 +32,7 @@ use items::Request;
 use ndarray::Array2;
 
 pub use failing::BadItem;
-pub use info::{ModelInfo, TowerRules};
+pub use info::{ModelInfo, Towers};
 pub use outputs::{Outputs, PadTo, Padding};
 pub use start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts, start};
 

@@ -9,7 +9,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    Embedder, Images, Modality, ModelInfo, Texts, TowerRules, cache::Cache, lanes::Shared, load::load, warm_up::warm_up,
+    Embedder, Images, Modality, ModelInfo, Texts, Towers, cache::Cache, lanes::Shared, load::load, warm_up::warm_up,
 };
 use crate::{
     budget::ByteBudget,
@@ -141,10 +141,14 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let source = hub::local(&config.model, graphs)?;
     let model = load(&source, graphs)?;
     let towers = [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.graphs)];
-    let weights: Vec<PathBuf> = towers.into_iter().flatten().map(|graphs| graphs.first().to_owned()).collect();
-    let rules = TowerRules {
+    let graph_files: Vec<PathBuf> = towers.into_iter().flatten().map(|graphs| graphs.first().to_owned()).collect();
+    let rules = Towers {
         vision: model.vision.as_ref().map(|vision| vision.preparation.rules()),
         text: model.text.as_ref().map(|text| text.tokenization.rules()),
+    };
+    let weights = Towers {
+        vision: model.vision.as_ref().and_then(|vision| vision.weights.clone()),
+        text: model.text.as_ref().and_then(|text| text.weights.clone()),
     };
     let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;
     let text = model.text.map(|text| open_text(&engine, text, config)).transpose()?;
@@ -155,19 +159,22 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         Some(rules) => model.fingerprint.with_pictures_by(&config.preprocess, rules),
         None => model.fingerprint,
     };
-    let images_one_by_one = vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.one_by_one());
-    let texts_one_by_one = text.as_ref().and_then(|text| text.sessions.encoders.first()?.one_by_one());
+    let one_by_one = Towers {
+        vision: vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.one_by_one()),
+        text: text.as_ref().and_then(|text| text.sessions.encoders.first()?.one_by_one()),
+    };
     let automatic = engine.batch_sizes();
     let (images, texts) = (config.batch.vision.max_batch_size, config.batch.text.max_batch_size);
     let batch_sizes = BatchSizes {
-        images: fit_batch("vision", images_one_by_one, images.unwrap_or(automatic.images)),
-        texts: fit_batch("text", texts_one_by_one, texts.unwrap_or(automatic.texts)),
+        images: fit_batch("vision", one_by_one.vision, images.unwrap_or(automatic.images)),
+        texts: fit_batch("text", one_by_one.text, texts.unwrap_or(automatic.texts)),
     };
     let mut parts = Parts {
         info: ModelInfo {
             name: model.name,
             fingerprint: fingerprint.to_string(),
             rules,
+            weights,
             dim: None,
             image_size: vision.as_ref().map(|vision| vision.processor.crop_size()),
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
@@ -178,14 +185,13 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             onnxruntime: engine.onnxruntime_version().to_owned(),
             batch_sizes,
             automatic_batch_sizes: automatic,
-            images_one_by_one,
-            texts_one_by_one,
+            one_by_one,
         },
         vision,
         text,
     };
     parts.info.dim = warm_up(&mut parts, config, engine.warms_each_batch_size())?;
-    engine.release_weights(&weights);
+    engine.release_weights(&graph_files);
     for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
         if !there {
             tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
@@ -246,7 +252,7 @@ fn open_vision(
 }
 
 fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {
-    let TextModel { graphs, tokenization, context_length, outputs } = model;
+    let TextModel { graphs, tokenization, context_length, outputs, .. } = model;
     let abilities = Abilities::of(&graphs, outputs);
     let engine = Arc::clone(engine);
     let sessions = sessions(config.engine.text_sessions, move || engine.text(&graphs))?;

@@ -17,7 +17,10 @@ use super::{
     metadata::exporter_version,
     model::export_opened,
 };
-use crate::config::Precision;
+use crate::{
+    config::Precision,
+    model::{CheckpointFiles, rules::Rules},
+};
 
 /// The export of the checkpoint in `source`, from `cache_dir` if the same contents were exported before, else made there.
 ///
@@ -26,7 +29,7 @@ use crate::config::Precision;
 pub fn export_cached(source: &Path, cache_dir: &Path, precision: Precision) -> Result<ExportedModel, ExportError> {
     let checkpoint = Checkpoint::open(source)?;
     let digest = checkpoint.sha256()?;
-    let key = cache_key(source, &digest, precision)?;
+    let key = cache_key(checkpoint.files(), &digest, precision)?;
     let dir = cache_dir.join(&key);
     fs::create_dir_all(cache_dir).map_err(ExportError::io(cache_dir))?;
     let lock_path = cache_dir.join(format!("{key}.lock"));
@@ -41,9 +44,14 @@ pub fn export_cached(source: &Path, cache_dir: &Path, precision: Precision) -> R
 }
 
 /// Everything that the export depends on, in hexadecimal.
-fn cache_key(source: &Path, weights_digest: &str, precision: Precision) -> Result<String, ExportError> {
+fn cache_key(files: &CheckpointFiles, weights_digest: &str, precision: Precision) -> Result<String, ExportError> {
     let mut parts = format!("{} {} {weights_digest}\n", exporter_version(precision), precision.name());
-    for (name, path) in companions(source) {
+    if files.rules() != Rules::Transformers {
+        // The same files would have other rules under another name.
+        parts.push_str(&format!("{}\n", files.rules().name()));
+    }
+    for path in companions(files) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         parts.push_str(&format!("{name} {}\n", file_sha256(&path)?));
     }
     Ok(hex(&Sha256::digest(parts)))

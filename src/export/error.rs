@@ -15,9 +15,14 @@ pub enum ExportError {
         /// What the system said.
         source: io::Error,
     },
-    /// `config.json` does not describe a CLIP model that can be built.
-    #[error("config.json: {0}")]
-    Config(#[from] ConfigError),
+    /// The configuration does not describe a CLIP model that can be built.
+    #[error("{file}: {error}")]
+    Config {
+        /// Its name.
+        file: &'static str,
+        /// Why not.
+        error: ConfigError,
+    },
     /// Which file says how pictures are prepared cannot be told.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -35,6 +40,16 @@ pub enum ExportError {
     /// The checkpoint has a tensor that no CLIP model has: its weights would be ignored silently.
     #[error("tensor `{0}` is not part of a CLIP model with this configuration")]
     UnknownTensor(String),
+    /// The checkpoint has a tensor of something else than CLIP's two transformers.
+    #[error(
+        "tensor `{name}` is of {what}, which is not served: of such models, those whose towers are open_clip's own transformers are"
+    )]
+    OtherTower {
+        /// The tensor.
+        name: String,
+        /// What it belongs to.
+        what: &'static str,
+    },
     /// A tensor's shape contradicts the configuration.
     #[error("tensor `{name}` has shape {actual:?}, the configuration asks for {expected:?}")]
     TensorShape {
@@ -68,8 +83,9 @@ pub enum ExportError {
     },
     /// No weights that we read.
     #[error(
-        "{path} has no weights: neither model.safetensors nor pytorch_model.bin, nor the index of either's shards; other formats are not \
-         read, `save_pretrained` of transformers writes the first", path = .0.display()
+        "{path} has no weights: none of model.safetensors, pytorch_model.bin, open_clip_model.safetensors and open_clip_pytorch_model.bin, no \
+         index of shards of those, and not one file that ends in .pt; other formats are not read, `save_pretrained` of transformers writes \
+         the first", path = .0.display()
     )]
     NoWeights(PathBuf),
     /// The checkpoint has neither tower.

@@ -11,10 +11,10 @@ use std::{
 };
 
 use super::error::ExportError;
-use crate::model::{companion, preprocessor};
+use crate::model::{CheckpointFiles, companion, open_clip::OPEN_CLIP_FILE, preprocessor, rules::Rules};
 
-/// What is copied from a checkpoint beside the graphs, as far as it is there.
-const COPIED_FILES: [&str; 9] = [
+/// What `transformers` leaves beside its weights, as far as it is there.
+const OF_TRANSFORMERS: [&str; 9] = [
     "config.json",
     preprocessor::PREPROCESSOR_FILE,
     preprocessor::PROCESSOR_FILE,
@@ -25,10 +25,33 @@ const COPIED_FILES: [&str; 9] = [
     "vocab.json",
     "merges.txt",
 ];
+/// What open_clip does; a tokenizer, where `hf_tokenizer_name` stands for it.
+const OF_OPEN_CLIP: [&str; 7] = [
+    OPEN_CLIP_FILE,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+];
 
-/// The [`COPIED_FILES`] of a checkpoint that there are.
-pub(super) fn companions(checkpoint: &Path) -> impl Iterator<Item = (&'static str, PathBuf)> {
-    COPIED_FILES.into_iter().filter_map(move |name| Some((name, companion(checkpoint, name)?)))
+/// The files that say how inputs are made for these weights: they are copied beside the graphs, and what an export depends on.
+pub(super) fn companions(files: &CheckpointFiles) -> Vec<PathBuf> {
+    match (files, files.rules()) {
+        (CheckpointFiles::Folder { directory, .. }, Rules::OpenClip) => those_of(directory, &OF_OPEN_CLIP),
+        (CheckpointFiles::Folder { directory, .. }, _) => files_of_transformers(directory),
+        (CheckpointFiles::Bare(_), _) => Vec::new(),
+    }
+}
+
+/// The files of `transformers` in `directory`.
+pub(super) fn files_of_transformers(directory: &Path) -> Vec<PathBuf> {
+    those_of(directory, &OF_TRANSFORMERS)
+}
+
+fn those_of(directory: &Path, names: &[&str]) -> Vec<PathBuf> {
+    names.iter().filter_map(|name| companion(directory, name)).collect()
 }
 
 /// A model folder that was written.
@@ -121,11 +144,11 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
     fs::write(path, bytes).map_err(ExportError::io(path))
 }
 
-/// Copies [`COPIED_FILES`], contents only: a source may be read-only.
-pub(super) fn copy_files(from: &Path, to: &Path) -> Result<(), ExportError> {
-    for (name, path) in companions(from) {
+/// Copies these files, contents only: a source may be read-only.
+pub(super) fn copy(files: Vec<PathBuf>, to: &Path) -> Result<(), ExportError> {
+    for path in files {
         let bytes = fs::read(&path).map_err(ExportError::io(&path))?;
-        write(&to.join(name), &bytes)?;
+        write(&to.join(path.file_name().unwrap_or_default()), &bytes)?;
     }
     Ok(())
 }

@@ -5,11 +5,14 @@
 
 use super::{graph::Entries, int8, normalization::PixelNormalization, vision};
 pub use crate::model::graph_info::{
-    ACTIVATION_GROUP, CONTEXT_LENGTH, EXPORTER, LOGIT_SCALE, PACKED, PRECISION, VOCAB_SIZE,
+    ACTIVATION_GROUP, CONTEXT_LENGTH, EXPORTER, LOGIT_SCALE, PACKED, PRECISION, RULES, VOCAB_SIZE,
 };
 use crate::{
     config::Precision,
-    model::clip_config::{Projected, TextConfig, TransformerConfig, VisionConfig},
+    model::{
+        clip_config::{Projected, TextConfig, TransformerConfig, VisionConfig},
+        rules::Rules,
+    },
 };
 
 /// The sha256 of the checkpoint's `model.safetensors`, in hexadecimal.
@@ -38,6 +41,7 @@ pub fn exporter_version(precision: Precision) -> u32 {
 pub(crate) struct Provenance<'a> {
     pub(crate) source_sha256: &'a str,
     pub(crate) precision: Precision,
+    pub(crate) rules: Rules,
     /// The checkpoint's parameter, a logarithm; `None` for the classes that have a single tower.
     pub(crate) logit_scale: Option<f32>,
 }
@@ -51,6 +55,8 @@ impl Provenance<'_> {
             entry(SOURCE_SHA256, self.source_sha256),
             entry(PROJECTION_DIM, projection_dim),
         ];
+        // Only then, so that a graph that was exported before there were others stays the same, and its fingerprint.
+        entries.extend((self.rules != Rules::Transformers).then(|| entry(RULES, self.rules.name())));
         entries.extend(self.logit_scale.map(|ln| entry(LOGIT_SCALE, ln.exp())));
         if self.precision == Precision::Int8Weights {
             entries.push(entry(ACTIVATION_GROUP, int8::activation_group(transformer, others)));

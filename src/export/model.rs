@@ -9,7 +9,7 @@ use prost::Message;
 use super::{
     checkpoint::Checkpoint,
     error::ExportError,
-    folder::{ExportedModel, copy_files, new_folder, write},
+    folder::{ExportedModel, companions, copy, files_of_transformers, new_folder, write},
     graph::{Entries, GraphBuilder},
     metadata::{self, Provenance},
     normalization::PixelNormalization,
@@ -20,9 +20,12 @@ use super::{
 use crate::{
     config::Precision,
     model::{
+        CheckpointFiles,
         clip_config::{Architecture, ClipConfig},
         graph_info::LEAST_GROUP,
+        open_clip::OPEN_CLIP_FILE,
         preprocessor, preprocessor_of,
+        rules::Rules,
     },
 };
 
@@ -55,11 +58,12 @@ pub fn write_synthetic_model(
     let provenance = Provenance {
         source_sha256: &format!("synthetic-{seed}"),
         precision,
+        rules: Rules::Transformers,
         logit_scale: Some(config.logit_scale_init_value as f32),
     };
     new_folder(out, |dir| {
         write_graphs(config, &normalization, &weights, &provenance, dir)?;
-        copy_files(tokenizer_dir, dir)?;
+        copy(files_of_transformers(tokenizer_dir), dir)?;
         write(&dir.join("config.json"), config.to_json().as_bytes())?;
         let side = config.vision.as_ref().map_or(224, |v| v.tower.image_size);
         write(&dir.join(preprocessor::PREPROCESSOR_FILE), normalization.preprocessor_json(side).as_bytes())
@@ -74,8 +78,7 @@ pub(super) fn export_opened(
     out: &Path,
     precision: Precision,
 ) -> Result<ExportedModel, ExportError> {
-    let config = source.join("config.json");
-    let config = ClipConfig::from_json(&fs::read_to_string(&config).map_err(ExportError::io(&config))?)?;
+    let config = checkpoint.config()?;
     let config = ClipConfig {
         text: config.text.filter(|_| checkpoint.has_prefix("text_model.")),
         vision: config.vision.filter(|_| checkpoint.has_prefix("vision_model.")),
@@ -86,7 +89,7 @@ pub(super) fn export_opened(
     }
     check_groups(&config, precision)?;
     let normalization = match &config.vision {
-        Some(vision) => read_normalization(source, vision.tower.num_channels)?,
+        Some(vision) => read_normalization(checkpoint.files(), vision.tower.num_channels)?,
         None => PixelNormalization::default(),
     };
     let logit_scale = match config.architecture {
@@ -107,11 +110,13 @@ pub(super) fn export_opened(
         let reason = format!("logit_scale is {logarithm}, its exponential must be a positive finite number");
         return Err(ExportError::malformed(source, reason));
     }
-    let provenance = Provenance { source_sha256: digest, precision, logit_scale };
+    let rules = checkpoint.files().rules();
+    let provenance = Provenance { source_sha256: digest, precision, rules, logit_scale };
     new_folder(out, |dir| {
         write_graphs(&config, &normalization, checkpoint, &provenance, dir)?;
         checkpoint.check_all_read()?;
-        copy_files(source, dir)
+        copy(companions(checkpoint.files()), dir)?;
+        if rules == Rules::Transformers { Ok(()) } else { write(&dir.join("config.json"), config.to_json().as_bytes()) }
     })
 }
 
@@ -131,15 +136,20 @@ fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportE
     Ok(())
 }
 
-fn read_normalization(source: &Path, channels: usize) -> Result<PixelNormalization, ExportError> {
+fn read_normalization(files: &CheckpointFiles, channels: usize) -> Result<PixelNormalization, ExportError> {
     let fault = |file: &Path, reason: String| ExportError::Json { file: file.display().to_string(), reason };
-    match preprocessor_of(source)? {
-        Some(path) => {
-            let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
-            PixelNormalization::from_json(&text, channels).map_err(|reason| fault(&path, reason))
-        }
+    let read = |path: &Path, parse: fn(&str, usize) -> Result<PixelNormalization, String>| {
+        let text = fs::read_to_string(path).map_err(ExportError::io(path))?;
+        parse(&text, channels).map_err(|reason| fault(path, reason))
+    };
+    let CheckpointFiles::Folder { directory, .. } = files else { return Ok(PixelNormalization::default()) };
+    if files.rules() == Rules::OpenClip {
+        return read(&directory.join(OPEN_CLIP_FILE), PixelNormalization::from_open_clip);
+    }
+    match preprocessor_of(directory)? {
+        Some(path) => read(&path, PixelNormalization::from_json),
         // Checkpoints of a single tower often come without; then `CLIPImageProcessor`'s defaults hold.
-        None => PixelNormalization::from_json("{}", channels).map_err(|reason| fault(source, reason)),
+        None => PixelNormalization::from_json("{}", channels).map_err(|reason| fault(directory, reason)),
     }
 }
 

@@ -23,7 +23,8 @@ pub enum ModelError {
     },
     /// Nothing that could be run.
     #[error(
-        "model directory {directory} has no {file}{hint}, nor a checkpoint (config.json with model.safetensors or pytorch_model.bin) to make it from",
+        "model directory {directory} has no {file}{hint}, nor a checkpoint to make it from (config.json with model.safetensors or \
+         pytorch_model.bin, open_clip_config.json with open_clip_model.safetensors or open_clip_pytorch_model.bin, or one .pt of OpenAI's)",
         directory = .directory.display()
     )]
     NoGraphs {

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 /// No size in a CLIP configuration comes near this; products of three of them still fit in a `usize`.
-const MAX_SIZE: usize = 1 << 20;
+pub(super) const MAX_SIZE: usize = 1 << 20;
 
 /// What is wrong with a `config.json`, by field.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -39,6 +39,11 @@ impl Fields {
         Self { map, prefix: String::new() }
     }
 
+    /// Of the object that `name` leads to.
+    pub(super) fn of(name: &str, map: Map<String, Value>) -> Self {
+        Self { map, prefix: format!("{name}.") }
+    }
+
     pub(super) fn path(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
@@ -58,6 +63,14 @@ impl Fields {
         }
     }
 
+    /// The object `name`, which must be there.
+    pub(super) fn object(&mut self, name: &str) -> Result<Self, ConfigError> {
+        match self.map.remove(name) {
+            Some(Value::Object(map)) => Ok(Self::of(&self.path(name), map)),
+            other => Err(field_error(&self.path(name), &other.unwrap_or_default(), "an object")),
+        }
+    }
+
     pub(super) fn take<T>(
         &mut self,
         name: &str,
@@ -72,14 +85,15 @@ impl Fields {
     }
 
     pub(super) fn size(&mut self, name: &str, default: usize) -> Result<usize, ConfigError> {
-        let expected = format!("a whole number from 1 to {MAX_SIZE}");
-        self.take(name, default, &expected, |v| {
-            v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=MAX_SIZE).contains(n))
-        })
+        self.take(name, default, &format!("a whole number from 1 to {MAX_SIZE}"), as_size)
     }
 
     pub(super) fn integer(&mut self, name: &str, default: i64) -> Result<i64, ConfigError> {
         self.take(name, default, "one whole number", |v| v.as_i64().filter(|n| i32::try_from(*n).is_ok()))
+    }
+
+    pub(super) fn flag(&mut self, name: &str) -> Result<bool, ConfigError> {
+        self.take(name, false, "true or false", Value::as_bool)
     }
 
     pub(super) fn number(&mut self, name: &str, default: f64) -> Result<f64, ConfigError> {
@@ -115,6 +129,11 @@ impl Fields {
 
     /// Refuses what was not taken and is not in [`HARMLESS`].
     pub(super) fn finish(&self) -> Result<(), ConfigError> {
+        self.finish_but(HARMLESS)
+    }
+
+    /// Refuses what was not taken and is not in `harmless`, names with blanks between them.
+    pub(super) fn finish_but(&self, harmless: &str) -> Result<(), ConfigError> {
         for (name, value) in &self.map {
             let empty = match value {
                 Value::Null | Value::Bool(false) => true,
@@ -123,12 +142,17 @@ impl Fields {
                 _ => false,
             };
             // A null or empty field asks for nothing, whatever its name (`pruned_heads: {}`, `quantization_config: null`).
-            if !empty && !name.starts_with('_') && !HARMLESS.split_whitespace().any(|known| known == name) {
+            if !empty && !name.starts_with('_') && !harmless.split_whitespace().any(|known| known == name) {
                 return Err(ConfigError::Unknown(self.path(name)));
             }
         }
         Ok(())
     }
+}
+
+/// A size, if it is one.
+pub(super) fn as_size(value: &Value) -> Option<usize> {
+    value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=MAX_SIZE).contains(n))
 }
 
 /// The error of a field that holds what it cannot.

@@ -153,11 +153,13 @@ mod tests {
                 graphs: Graphs::Embedding(file("vision_model.onnx")),
                 preparation: PictureRules::Transformers(file("preprocessor_config.json")),
                 config: Some(file("config.json")),
+                weights: None,
             }),
             text: Some(TextFiles {
                 graphs: Graphs::Embedding(file("text_model.onnx")),
                 preparation: TextRules::Transformers(file("tokenizer.json")),
                 config: file("config.json"),
+                weights: None,
             }),
             weights: Some(file("model.safetensors")),
         };

@@ -7,6 +7,7 @@ use std::{fs, io, path::Path};
 
 use prost::Message;
 
+use super::rules::Rules;
 use crate::config::Precision;
 
 /// The version of the exporter that wrote the graph; that a graph has this key says that it is ours.
@@ -29,11 +30,16 @@ pub const CONTEXT_LENGTH: &str = "clipserve.context_length";
 /// Text: ids are below this, the rows of the token embedding.
 pub const VOCAB_SIZE: &str = "clipserve.vocab_size";
 
+/// Whose rules prepare its inputs, by [`Rules::name`]; `transformers` where it does not say.
+pub const RULES: &str = "clipserve.rules";
+
 /// What a loader wants to know before there is a session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GraphInfo {
     /// The precision it was exported in.
     pub precision: Precision,
+    /// [`RULES`].
+    pub rules: Rules,
     /// `exp(logit_scale)`, where the checkpoint has both towers.
     pub logit_scale: Option<f32>,
     /// [`PACKED`].
@@ -153,6 +159,7 @@ impl GraphInfo {
         let precision = precisions.into_iter().find(|&precision| value(PRECISION) == Some(precision.name()))?;
         Some(Self {
             precision,
+            rules: value(RULES).map_or(Some(Rules::Transformers), Rules::named)?,
             logit_scale: value(LOGIT_SCALE).and_then(|scale| scale.parse().ok()),
             packed: value(PACKED) == Some("true"),
             activation_group: value(ACTIVATION_GROUP).and_then(|group| group.parse().ok()).unwrap_or(LEAST_GROUP),
@@ -192,6 +199,7 @@ mod tests {
         let ours = [(EXPORTER, "1"), (PRECISION, "int8"), (LOGIT_SCALE, "99.5")];
         let info = GraphInfo {
             precision: Precision::Int8,
+            rules: Rules::Transformers,
             logit_scale: None,
             packed: false,
             activation_group: LEAST_GROUP,
@@ -201,6 +209,9 @@ mod tests {
         };
         assert_eq!(read(&ours), Some(GraphInfo { logit_scale: Some(99.5), ..info.clone() }));
         assert_eq!(read(&ours[..2]), Some(info.clone()));
+        let of_open_clip = [&ours[..2], &[(RULES, "open_clip")]].concat();
+        assert_eq!(read(&of_open_clip), Some(GraphInfo { rules: Rules::OpenClip, ..info.clone() }));
+        assert_eq!(read(&[&ours[..2], &[(RULES, "mine")]].concat()), None);
         let more = [(PACKED, "true"), (ACTIVATION_GROUP, "384"), (CONTEXT_LENGTH, "77"), (VOCAB_SIZE, "49408")];
         let text = [&ours[..2], &more].concat();
         let (context_length, vocab_size) = (Some(77), Some(49408));

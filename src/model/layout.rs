@@ -1,15 +1,18 @@
 //! Where a model's parts are: the files of each tower, and what belongs to both.
 //!
-//! Owns the shape of the answer. Does not look for graphs (`search` does), nor read any file.
+//! Owns the shape of the answer, and the names of a checkpoint's weights. Does not look for graphs (`search` does), nor read any file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use super::{
     companions::{companion, preprocessor_of},
     error::ModelError,
     open_clip::OPEN_CLIP_FILE,
     preprocessor::{PREPROCESSOR_FILE, PROCESSOR_FILE},
-    rules::{PictureRules, TextRules},
+    rules::{PictureRules, Rules, TextRules},
 };
 
 /// The parts of a model that were found.
@@ -83,6 +86,8 @@ pub struct VisionFiles {
     pub preparation: PictureRules,
     /// `config.json`.
     pub config: Option<PathBuf>,
+    /// The checkpoint's file that the graphs were exported from.
+    pub weights: Option<String>,
 }
 
 /// What texts need.
@@ -94,43 +99,60 @@ pub struct TextFiles {
     pub preparation: TextRules,
     /// `config.json`: without it nobody knows how many ids a graph takes.
     pub config: PathBuf,
+    /// The checkpoint's file that the graphs were exported from.
+    pub weights: Option<String>,
+}
+
+/// What graphs of our own export were made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Where the files are that say how inputs are made.
+    pub directory: PathBuf,
+    /// The `config.json` that describes the graphs.
+    pub config: PathBuf,
+    /// Whose rules prepare the inputs.
+    pub rules: Rules,
+    /// The file of weights, where it is there: an export is served without.
+    pub weights: Option<String>,
 }
 
 impl ModelFiles {
-    /// The model whose graphs are these and whose other files are in `directory`.
+    /// The model of these graphs of our own export of `origin`.
     ///
     /// # Errors
     /// Names the first file that is missing.
-    pub fn beside(directory: &Path, vision: Option<Graphs>, text: Option<Graphs>) -> Result<Self, ModelError> {
+    pub fn beside(origin: &Origin, vision: Option<Graphs>, text: Option<Graphs>) -> Result<Self, ModelError> {
+        let Origin { directory, config, rules, weights } = origin;
         let one_of = |names: &[&str]| {
             let found = names.iter().find_map(|name| companion(directory, name));
             found.ok_or_else(|| ModelError::missing(directory, names))
         };
-        let config = one_of(&["config.json"])?;
-        let preprocessor = preprocessor_of(directory)?;
+        let tokenizer = || one_of(&["tokenizer.json", "vocab.json"]);
+        let pictures = || match rules {
+            Rules::OpenClip => one_of(&[OPEN_CLIP_FILE]).map(PictureRules::OpenClip),
+            Rules::OpenAi => Ok(PictureRules::OpenAi(config.clone())),
+            Rules::Transformers | Rules::Immich => match preprocessor_of(directory)? {
+                Some(path) => Ok(PictureRules::Transformers(path)),
+                None => Err(ModelError::missing(directory, &[PREPROCESSOR_FILE, PROCESSOR_FILE])),
+            },
+        };
+        let texts = || match rules {
+            Rules::OpenClip => {
+                Ok(TextRules::OpenClip { config: one_of(&[OPEN_CLIP_FILE])?, tokenizer: tokenizer().ok() })
+            }
+            Rules::OpenAi => Ok(TextRules::OpenAi),
+            Rules::Transformers | Rules::Immich => tokenizer().map(TextRules::Transformers),
+        };
         let vision_files = |graphs| {
-            let preparation = match (&preprocessor, one_of(&[OPEN_CLIP_FILE])) {
-                (Some(path), _) => PictureRules::Transformers(path.clone()),
-                (None, Ok(path)) => PictureRules::OpenClip(path),
-                (None, Err(_)) => {
-                    return Err(ModelError::missing(directory, &[PREPROCESSOR_FILE, PROCESSOR_FILE, OPEN_CLIP_FILE]));
-                }
-            };
-            Ok(VisionFiles { graphs, preparation, config: Some(config.clone()) })
+            Ok(VisionFiles { graphs, preparation: pictures()?, config: Some(config.clone()), weights: weights.clone() })
         };
-        let text_files = |graphs| {
-            let tokenizer = one_of(&["tokenizer.json", "vocab.json"]);
-            let preparation = match one_of(&[OPEN_CLIP_FILE]) {
-                // Where both libraries left their files, those of `transformers` go first.
-                Ok(config) if preprocessor.is_none() => TextRules::OpenClip { config, tokenizer: tokenizer.ok() },
-                _ => TextRules::Transformers(tokenizer?),
-            };
-            Ok(TextFiles { graphs, preparation, config: config.clone() })
-        };
+        let text_files =
+            |graphs| Ok(TextFiles { graphs, preparation: texts()?, config: config.clone(), weights: weights.clone() });
         Ok(Self {
             vision: vision.map(vision_files).transpose()?,
             text: text.map(text_files).transpose()?,
-            weights: one_of(&["model.safetensors"]).ok(),
+            // Another library's is not beside its own weights.
+            weights: one_of(&["model.safetensors"]).ok().filter(|_| *rules == Rules::Transformers),
         })
     }
 
@@ -141,18 +163,22 @@ impl ModelFiles {
     }
 }
 
-/// In which format a checkpoint has its weights.
+/// In which format a folder has a checkpoint's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
     /// `model.safetensors`.
     Safetensors,
     /// `pytorch_model.bin`, by `torch.save`.
     PyTorch,
+    /// `open_clip_model.safetensors`, by open_clip.
+    OpenClipSafetensors,
+    /// `open_clip_pytorch_model.bin`, by open_clip and `torch.save`.
+    OpenClipPyTorch,
 }
 
 impl Weights {
-    /// All formats; where a directory has several, the first counts.
-    pub const ALL: [Self; 2] = [Self::Safetensors, Self::PyTorch];
+    /// All formats; where a directory has several, the first counts: those of `transformers`, then open_clip's.
+    pub const ALL: [Self; 4] = [Self::Safetensors, Self::PyTorch, Self::OpenClipSafetensors, Self::OpenClipPyTorch];
 
     /// The format that counts in `directory`, whole or in shards.
     pub fn of(directory: &Path) -> Option<Self> {
@@ -165,14 +191,18 @@ impl Weights {
         match self {
             Self::Safetensors => "model.safetensors",
             Self::PyTorch => "pytorch_model.bin",
+            Self::OpenClipSafetensors => "open_clip_model.safetensors",
+            Self::OpenClipPyTorch => "open_clip_pytorch_model.bin",
         }
     }
 
-    /// The file that says which shard has which tensor.
+    /// The file that says which shard has which tensor; open_clip itself writes none.
     pub fn index(self) -> &'static str {
         match self {
             Self::Safetensors => "model.safetensors.index.json",
             Self::PyTorch => "pytorch_model.bin.index.json",
+            Self::OpenClipSafetensors => "open_clip_model.safetensors.index.json",
+            Self::OpenClipPyTorch => "open_clip_pytorch_model.bin.index.json",
         }
     }
 
@@ -181,11 +211,74 @@ impl Weights {
         match self {
             Self::Safetensors => ("model-", ".safetensors"),
             Self::PyTorch => ("pytorch_model-", ".bin"),
+            Self::OpenClipSafetensors => ("open_clip_model-", ".safetensors"),
+            Self::OpenClipPyTorch => ("open_clip_pytorch_model-", ".bin"),
+        }
+    }
+
+    /// The file that describes the model.
+    pub fn config(self) -> &'static str {
+        match self {
+            Self::Safetensors | Self::PyTorch => "config.json",
+            Self::OpenClipSafetensors | Self::OpenClipPyTorch => OPEN_CLIP_FILE,
         }
     }
 }
 
-/// Whether `directory` is a checkpoint as `save_pretrained` writes it: `config.json` and weights.
-pub fn is_checkpoint(directory: &Path) -> bool {
-    directory.join("config.json").is_file() && Weights::of(directory).is_some()
+/// Where a checkpoint's weights are, and with that what describes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckpointFiles {
+    /// In a folder, as a library saves them, with its configuration beside them.
+    Folder {
+        /// The folder.
+        directory: PathBuf,
+        /// The format that counts.
+        weights: Weights,
+    },
+    /// One file of weights as OpenAI's code names them, which has nothing beside it.
+    Bare(PathBuf),
+}
+
+impl CheckpointFiles {
+    /// Those at `place`: a folder with weights of a known name; one that has none of them but one file that ends in `.pt`; or such a file.
+    pub fn of(place: &Path) -> Option<Self> {
+        let is_bare = |path: &Path| path.extension().is_some_and(|extension| extension == "pt") && path.is_file();
+        if is_bare(place) {
+            return Some(Self::Bare(place.to_owned()));
+        }
+        if let Some(weights) = Weights::of(place) {
+            return Some(Self::Folder { directory: place.to_owned(), weights });
+        }
+        let mut bare = fs::read_dir(place).ok()?.flatten().map(|entry| entry.path()).filter(|path| is_bare(path));
+        match (bare.next(), bare.next()) {
+            (Some(only), None) => Some(Self::Bare(only)),
+            _ => None,
+        }
+    }
+
+    /// Whose rules prepare the inputs of the model.
+    pub fn rules(&self) -> Rules {
+        match self {
+            Self::Folder { weights: Weights::Safetensors | Weights::PyTorch, .. } => Rules::Transformers,
+            Self::Folder { weights: Weights::OpenClipSafetensors | Weights::OpenClipPyTorch, .. } => Rules::OpenClip,
+            Self::Bare(_) => Rules::OpenAi,
+        }
+    }
+
+    /// The file of the whole weights, for messages.
+    pub fn weights(&self) -> &Path {
+        match self {
+            Self::Folder { weights, .. } => Path::new(weights.file()),
+            Self::Bare(path) => path,
+        }
+    }
+}
+
+/// Whether there is a checkpoint at `place`: weights, and what describes them.
+pub fn is_checkpoint(place: &Path) -> bool {
+    match CheckpointFiles::of(place) {
+        Some(CheckpointFiles::Folder { directory, weights }) => directory.join(weights.config()).is_file(),
+        Some(CheckpointFiles::Bare(_)) => true,
+        None => false,
+    }
 }

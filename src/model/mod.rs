@@ -18,6 +18,7 @@ pub mod int8_scale;
 mod layout;
 mod logit_scale;
 pub mod open_clip;
+pub mod open_clip_config;
 pub mod pictures;
 mod pipeline;
 pub mod preprocessor;
@@ -33,9 +34,10 @@ pub use companions::{companion, preprocessor_of};
 pub use error::ModelError;
 pub use fingerprint::Fingerprint;
 pub use int8_scale::UNIT_SCALE;
-pub use layout::{Graphs, ModelFiles, TextFiles, VisionFiles, Weights, is_checkpoint};
+pub use layout::{CheckpointFiles, Graphs, ModelFiles, Origin, TextFiles, VisionFiles, Weights, is_checkpoint};
 pub use logit_scale::{LogitScale, LogitScaleSource};
 pub use pipeline::{checkpoint_in, towers_of};
+pub use tower::Tower;
 
 use clip_config::{ClipConfig, TransformerConfig};
 use error::read;
@@ -74,6 +76,8 @@ pub struct VisionModel {
     pub outputs: Option<OutputShape>,
     /// Decode, resize, crop and normalise, as the library does that the model is of.
     pub preparation: PicturePreparation,
+    /// The checkpoint's file that its graphs were exported from.
+    pub weights: Option<String>,
 }
 
 /// The text tower of a [`Model`].
@@ -87,6 +91,8 @@ pub struct TextModel {
     pub context_length: usize,
     /// How large its outputs are, where there is a graph of them.
     pub outputs: Option<OutputShape>,
+    /// The checkpoint's file that its graphs were exported from.
+    pub weights: Option<String>,
 }
 
 impl Model {
@@ -111,7 +117,7 @@ impl Model {
                     Some(output_shape(&tower.transformer, tower.num_positions()))
                 };
                 let outputs = outputs(&files.graphs, files.config.as_deref(), shape)?;
-                Some(VisionModel { graphs: files.graphs, preparation, outputs })
+                Some(VisionModel { graphs: files.graphs, preparation, outputs, weights: files.weights })
             }
             None => None,
         };
@@ -123,7 +129,8 @@ impl Model {
                 };
                 let outputs = outputs(&files.graphs, Some(&files.config), shape)?;
                 let context_length = context_length(&files.config)?;
-                Some(TextModel { graphs: files.graphs, tokenization, context_length, outputs })
+                let (graphs, weights) = (files.graphs, files.weights);
+                Some(TextModel { graphs, tokenization, context_length, outputs, weights })
             }
             None => None,
         };

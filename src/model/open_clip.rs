@@ -144,10 +144,21 @@ impl ImageTransform {
         #[derive(Deserialize)]
         struct Whole {
             preprocess_cfg: Option<PreprocessCfg>,
+            model_cfg: Option<VisionSide>,
         }
-        let Whole { preprocess_cfg } = serde_json::from_str(text)?;
+        #[derive(Deserialize)]
+        struct VisionSide {
+            vision_cfg: Option<VisionCfg>,
+        }
+        #[derive(Deserialize)]
+        struct VisionCfg {
+            image_size: Option<RawSize>,
+        }
+        let Whole { preprocess_cfg, model_cfg } = serde_json::from_str(text)?;
         let raw = preprocess_cfg.map_or_else(|| serde_json::from_str(text), Ok)?;
-        let [height, width] = match raw.size.unwrap_or(RawSize::Side(224)) {
+        // Beside a model, its size is the crop's, whatever else is said.
+        let of_model = model_cfg.and_then(|model| model.vision_cfg?.image_size);
+        let [height, width] = match of_model.or(raw.size).unwrap_or(RawSize::Side(224)) {
             RawSize::Side(side) => [side, side],
             RawSize::Pair(pair) => pair,
         };

@@ -23,6 +23,13 @@ pub enum Rules {
 }
 
 impl Rules {
+    const ALL: [Self; 4] = [Self::Transformers, Self::OpenClip, Self::OpenAi, Self::Immich];
+
+    /// Those of this [`name`](Self::name).
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rules| rules.name() == name)
+    }
+
     /// As `/info` and the log have it.
     pub fn name(self) -> &'static str {
         match self {

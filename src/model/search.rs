@@ -48,17 +48,26 @@ impl ModelFiles {
                 preparation: pictures(&graph)?,
                 config: config(&graph).ok(),
                 graphs: Graphs::Embedding(graph),
+                weights: None,
             }),
             None => None,
         };
         let text = match text {
             Some(graph) => {
                 let config = config(&graph)?;
-                Some(TextFiles { preparation: texts(&graph, &config)?, config, graphs: Graphs::Embedding(graph) })
+                let preparation = texts(&graph, &config)?;
+                Some(TextFiles { preparation, config, graphs: Graphs::Embedding(graph), weights: None })
             }
             None => None,
         };
         Ok(Self { vision, text, weights })
+    }
+}
+
+impl ModelFiles {
+    /// Whether there is a graph of `tower` at `place`, in `precision`.
+    pub fn has_graph(config: &ModelConfig, place: &Path, tower: Tower, precision: Precision) -> bool {
+        graph(place, tower, &Suffixes::of(config, precision)).is_ok()
     }
 }
 

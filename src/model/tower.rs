@@ -26,7 +26,7 @@ use crate::config::{ModelConfig, Precision};
 
 /// One of the two encoders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tower {
+pub enum Tower {
     /// Images.
     Vision,
     /// Texts.
@@ -43,7 +43,16 @@ pub(super) const IMMICH_VISION: &str = "visual";
 pub(super) const IMMICH_TOKENIZER: &str = "textual/tokenizer.json";
 
 impl Tower {
-    pub(super) const BOTH: [Self; 2] = [Self::Vision, Self::Text];
+    /// Both of them.
+    pub const BOTH: [Self; 2] = [Self::Vision, Self::Text];
+
+    /// As messages have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vision => "vision",
+            Self::Text => "text",
+        }
+    }
 
     /// Its graphs' names, without suffix and ending; the first that there is counts.
     pub(super) fn graphs(self) -> [&'static str; 6] {

@@ -171,8 +171,8 @@ impl Model {
             provider: info.provider.clone(),
             precision: info.precision.clone(),
             onnxruntime: info.onnxruntime.clone(),
-            images: runs(Modality::Image, info.images_one_by_one),
-            texts: runs(Modality::Text, info.texts_one_by_one),
+            images: runs(Modality::Image, info.one_by_one.vision),
+            texts: runs(Modality::Text, info.one_by_one.text),
         }
     }
 

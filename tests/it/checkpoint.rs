@@ -371,3 +371,90 @@ async fn a_tokenizer_whose_padding_the_model_has_not_is_refused_at_the_start() {
     let message = crate::layouts::refusal(&set).await;
     assert!(message.contains("tokenizer.json") && message.contains("49408"), "{message}");
 }
+
+/// The reference checkpoint as open_clip would save it, with its own configuration and without any file of `transformers`.
+fn of_open_clip() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bytes = fs::read(fixture("tiny-clip").join("model.safetensors")).expect("weights");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    let mut renamed: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for (name, tensor) in tensors.tensors() {
+        let (shape, data) = (tensor.shape().to_vec(), tensor.data().to_vec());
+        let plain = name
+            .replace("vision_model.", "visual.")
+            .replace("text_model.", "")
+            .replace("encoder.layers.", "transformer.resblocks.")
+            .replace("embeddings.", "")
+            .replace("layer_norm", "ln_")
+            .replace("mlp.fc1", "mlp.c_fc")
+            .replace("mlp.fc2", "mlp.c_proj")
+            .replace("self_attn.", "attn.")
+            .replace("pre_layrnorm", "ln_pre")
+            .replace("post_layernorm", "ln_post")
+            .replace("patch_embedding", "conv1")
+            .replace("position_embedding.weight", "positional_embedding")
+            .replace("final_ln_", "ln_final");
+        match plain.as_str() {
+            "visual_projection.weight" | "text_projection.weight" => {
+                let (rows, columns) = (shape[0], shape[1]);
+                let turned = (0..columns).flat_map(|c| (0..rows).map(move |r| r * columns + c));
+                let turned = turned.flat_map(|at| [data[2 * at], data[2 * at + 1]]).collect();
+                let name = if plain.starts_with('v') { "visual.proj" } else { "text_projection" };
+                renamed.push((name.to_owned(), vec![columns, rows], turned));
+            }
+            _ if plain.contains("k_proj") || plain.contains("v_proj") => {}
+            _ if plain.contains("q_proj") => {
+                let parts = ["q_proj", "k_proj", "v_proj"].map(|part| name.replace("q_proj", part));
+                let whole =
+                    parts.iter().flat_map(|name| tensors.tensor(name).expect("a third").data().to_vec()).collect();
+                let shape = [&[shape[0] * 3], &shape[1..]].concat();
+                renamed.push((plain.replace("q_proj.", "in_proj_"), shape, whole));
+            }
+            _ => renamed.push((plain, shape, data)),
+        }
+    }
+    let views = renamed.iter().map(|(name, shape, data)| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F16, shape.clone(), data);
+        (name.clone(), view.expect("a tensor"))
+    });
+    let weights = safetensors::serialize(views, None).expect("a file");
+    fs::write(folder.path().join("open_clip_model.safetensors"), weights).expect("written");
+    let config = json!({
+        "model_cfg": {
+            "embed_dim": 48,
+            "quick_gelu": true,
+            "vision_cfg": {"image_size": 224, "layers": 3, "width": 64, "head_width": 16, "mlp_ratio": 2.5, "patch_size": 32},
+            "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 4, "layers": 3},
+        },
+        "preprocess_cfg": {"interpolation": "bicubic", "resize_mode": "shortest"},
+    });
+    fs::write(folder.path().join("open_clip_config.json"), config.to_string()).expect("written");
+    folder
+}
+
+/// With the same weights as the reference, open_clip gives its numbers wherever the two prepare an input alike.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_open_clip_is_served_by_open_clip_s_rules_from_its_folder_and_from_its_export() {
+    let (model, cache) = (of_open_clip(), tempfile::tempdir().expect("a folder"));
+    let export = cache.path().join("export");
+    clipserve::export::export_checkpoint(model.path(), &export, clipserve::config::Precision::F32).expect("exported");
+    let mut fingerprints = Vec::new();
+    for place in [model.path(), &export] {
+        let server = start(place, cache.path(), &[]).await;
+        let about = info(&server).await;
+        let rules = json!({"vision": "open_clip", "text": "open_clip"});
+        assert_eq!((&about["model"]["preprocessing"], &about["model"]["dim"]), (&rules, &json!(48)), "{about}");
+        let texts = golden("texts.json");
+        let text = &texts["texts"][0];
+        let body = json!({"texts": [text["text"]], "normalize": false});
+        let body = json(server.post_json("/embed/text", &body).await, 200).await;
+        assert_close("text", &matrix(&body["embeddings"])[0], &text["text_embeds_raw"], TOLERANCE);
+        let images = golden("images.json");
+        let body = json(server.post_picture("/embed/image?normalize=false", picture("cat_420.jpg")).await, 200).await;
+        let expected = &images["images"]["cat_420.jpg"]["image_embeds_raw"];
+        assert_close("cat_420.jpg", &matrix(&body["embeddings"])[0], expected, TOLERANCE);
+        fingerprints.push(about["model"]["fingerprint"].clone());
+        server.stop().await;
+    }
+    assert_eq!(fingerprints[0], fingerprints[1]);
+}

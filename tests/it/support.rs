@@ -15,7 +15,7 @@ use std::{
 
 use clipserve::{
     config::{self, Config, Overrides},
-    embedder::{self, Abilities, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, TowerRules, VisionParts},
+    embedder::{self, Abilities, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, Towers, VisionParts},
     encoder::{BatchSizes, Embeddings, EncodeError, Encoder, OutputSet, OutputShape, PixelBuf, Tokens, TowerOutputs},
     health::Readiness,
     model::{
@@ -328,7 +328,8 @@ where
         info: ModelInfo {
             name: "gated".to_owned(),
             fingerprint: "sha256:0".to_owned(),
-            rules: TowerRules { vision: Some(Rules::Transformers), text: Some(Rules::Transformers) },
+            rules: Towers { vision: Some(Rules::Transformers), text: Some(Rules::Transformers) },
+            weights: Towers { vision: None, text: None },
             dim: Some(GATED_DIM),
             image_size: Some(processor.crop_size()),
             context_length: Some(77),
@@ -342,8 +343,7 @@ where
                 texts: config.batch.text.max_batch_size.unwrap_or(AUTOMATIC.texts),
             },
             automatic_batch_sizes: AUTOMATIC,
-            images_one_by_one: None,
-            texts_one_by_one: None,
+            one_by_one: Towers { vision: None, text: None },
         },
         vision: Some(VisionParts {
             abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },

@@ -1,38 +1,50 @@
 //! A checkpoint folder's weights, whole or in shards with an index, as a [`WeightSource`].
 //!
-//! Owns which files are taken, checking shapes, widening F16 and BF16 to f32 (exact), and the digest of the source. How a file holds its
-//! tensors is its container's (`safetensors`, `pickle`); what other libraries and training scripts call them, `naming` turns into the
+//! Owns which files are taken, checking shapes, and the digest of the source. How a file holds its tensors is its container's
+//! (`safetensors`, `pickle`, `torchscript`); what other libraries and training scripts call them, `naming` turns into the
 //! names of `CLIPModel`. Nothing in a file is trusted: offsets are checked against its length before anything is allocated.
 
+mod instructions;
 mod naming;
 mod pickle;
 mod pickle_globals;
 mod pickle_tar;
 mod safetensors;
+mod shapes;
 mod stored;
+mod torchscript;
 
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read},
+    mem,
     path::{Path, PathBuf},
 };
 
-use half::{bf16, f16};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use self::stored::{Element, Stored};
 use super::{error::ExportError, weights::WeightSource};
-use crate::model::Weights;
+use crate::model::{CheckpointFiles, Weights, clip_config::ClipConfig, open_clip_config};
 
 /// An opened checkpoint: it is known what there is, and the weights are still on disk.
 #[derive(Debug)]
 pub struct Checkpoint {
-    files: Vec<PathBuf>,
+    files: CheckpointFiles,
+    paths: Vec<PathBuf>,
     tensors: BTreeMap<String, Stored>,
     read: RefCell<BTreeSet<String>>,
+}
+
+/// How a file holds tensors.
+#[derive(Clone, Copy)]
+enum Container {
+    Safetensors,
+    /// By `torch.save` or by `torch.jit.save`.
+    OfTorch,
 }
 
 /// An index of shards; its other field, the total size, is of no use here.
@@ -42,41 +54,84 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Opens the weights in `dir`: the first of [`Weights::ALL`] that it has.
+    /// Opens the weights at `source`: in a folder the first of [`Weights::ALL`] that it has, or one file that has nothing beside it.
     ///
     /// # Errors
-    /// When there are none, a file is malformed or cut short, or the index names a tensor that its shard lacks.
-    pub fn open(dir: &Path) -> Result<Self, ExportError> {
-        let weights = Weights::of(dir).ok_or_else(|| ExportError::NoWeights(dir.to_owned()))?;
-        let (files, index) = if dir.join(weights.file()).is_file() {
+    /// When there are none, a file is malformed or cut short, or the index names a tensor that its shard lacks; when a tensor is of a
+    /// tower that is not served.
+    pub fn open(source: &Path) -> Result<Self, ExportError> {
+        let files = CheckpointFiles::of(source).ok_or_else(|| ExportError::NoWeights(source.to_owned()))?;
+        let mut checkpoint = Self { files, paths: Vec::new(), tensors: BTreeMap::new(), read: RefCell::default() };
+        match checkpoint.files.clone() {
+            CheckpointFiles::Folder { directory, weights } => checkpoint.add_folder(&directory, weights)?,
+            CheckpointFiles::Bare(path) => checkpoint.add(path, Container::OfTorch)?,
+        }
+        checkpoint.tensors = naming::of_transformers(mem::take(&mut checkpoint.tensors))?;
+        Ok(checkpoint)
+    }
+
+    fn add_folder(&mut self, directory: &Path, weights: Weights) -> Result<(), ExportError> {
+        let (files, index) = if directory.join(weights.file()).is_file() {
             (BTreeSet::from([weights.file().to_owned()]), None)
         } else {
-            let index = read_index(&dir.join(weights.index()))?;
+            let index = read_index(&directory.join(weights.index()))?;
             (index.weight_map.values().cloned().collect(), Some(index))
         };
-        let open = match weights {
-            Weights::Safetensors => safetensors::open,
-            Weights::PyTorch => pickle::open,
+        let container = match weights {
+            Weights::Safetensors | Weights::OpenClipSafetensors => Container::Safetensors,
+            Weights::PyTorch | Weights::OpenClipPyTorch => Container::OfTorch,
         };
-        let mut checkpoint = Self { files: Vec::new(), tensors: BTreeMap::new(), read: RefCell::default() };
         for file in files {
-            let path = dir.join(file);
-            refuse_pointer(&path)?;
-            for (name, tensor) in open(&path)? {
-                if checkpoint.tensors.contains_key(&name) {
-                    return Err(ExportError::malformed(&path, format!("tensor `{name}` is also in another shard")));
-                }
-                checkpoint.tensors.insert(name, tensor);
+            self.add(directory.join(file), container)?;
+        }
+        match index.iter().flat_map(|i| i.weight_map.keys()).find(|name| !self.tensors.contains_key(*name)) {
+            Some(missing) => Err(ExportError::MissingTensor(missing.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds the tensors of one file.
+    fn add(&mut self, path: PathBuf, container: Container) -> Result<(), ExportError> {
+        refuse_pointer(&path)?;
+        let tensors = match container {
+            Container::Safetensors => safetensors::open(&path)?,
+            Container::OfTorch if torchscript::is_one(&path)? => torchscript::open(&path)?,
+            Container::OfTorch => pickle::open(&path)?,
+        };
+        for (name, tensor) in tensors {
+            if self.tensors.contains_key(&name) {
+                return Err(ExportError::malformed(
+                    &path,
+                    format!("tensor `{name}` is in it twice, or also in another shard"),
+                ));
             }
-            checkpoint.files.push(path);
+            self.tensors.insert(name, tensor);
         }
-        if let Some(missing) =
-            index.iter().flat_map(|i| i.weight_map.keys()).find(|name| !checkpoint.tensors.contains_key(*name))
-        {
-            return Err(ExportError::MissingTensor(missing.clone()));
-        }
-        checkpoint.tensors = naming::of_transformers(checkpoint.tensors);
-        Ok(checkpoint)
+        self.paths.push(path);
+        Ok(())
+    }
+
+    /// What describes the weights, and is copied with them.
+    pub(crate) fn files(&self) -> &CheckpointFiles {
+        &self.files
+    }
+
+    /// The configuration of the model: a file's, or that of its shapes.
+    ///
+    /// # Errors
+    /// Names the field that is unknown, or not served.
+    pub(crate) fn config(&self) -> Result<ClipConfig, ExportError> {
+        let (directory, weights) = match &self.files {
+            CheckpointFiles::Folder { directory, weights } => (directory, weights),
+            CheckpointFiles::Bare(path) => return shapes::clip_config(path, &self.tensors),
+        };
+        let path = directory.join(weights.config());
+        let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
+        let config = match weights {
+            Weights::Safetensors | Weights::PyTorch => ClipConfig::from_json(&text),
+            Weights::OpenClipSafetensors | Weights::OpenClipPyTorch => open_clip_config::clip_config(&text),
+        };
+        config.map_err(|error| ExportError::Config { file: weights.config(), error })
     }
 
     /// Whether any tensor's name starts with `prefix`.
@@ -97,7 +152,7 @@ impl Checkpoint {
     /// names.
     pub(crate) fn sha256(&self) -> Result<String, ExportError> {
         let mut digests = Vec::new();
-        for path in &self.files {
+        for path in &self.paths {
             digests.push((file_sha256(path)?, path.file_name().unwrap_or_default().to_string_lossy()));
         }
         Ok(match digests.as_slice() {
@@ -140,15 +195,10 @@ impl WeightSource for Checkpoint {
             let (actual, expected) = (tensor.shape.clone(), shape.to_vec());
             return Err(ExportError::TensorShape { name: name.to_owned(), actual, expected });
         }
-        let widen: fn(&[u8]) -> Vec<f32> = match &tensor.element {
-            Element::F32 => |bytes| bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-            Element::F16 => |bytes| bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-            Element::BF16 => |bytes| bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-            Element::Other(dtype) => {
-                return Err(ExportError::TensorType { name: name.to_owned(), dtype: dtype.clone() });
-            }
-        };
-        let values = widen(&tensor.read()?);
+        if let Element::Other(dtype) = &tensor.element {
+            return Err(ExportError::TensorType { name: name.to_owned(), dtype: dtype.clone() });
+        }
+        let values = tensor.read()?;
         self.read.borrow_mut().insert(name.to_owned());
         Ok(values)
     }
@@ -188,6 +238,7 @@ mod tests {
     use std::collections::HashMap;
 
     use ::safetensors::{Dtype, View, serialize_to_file, tensor::TensorView};
+    use half::{bf16, f16};
     use proptest::prelude::*;
 
     use super::*;

@@ -15,8 +15,8 @@ use std::{
 use pytorch_reader::{DType, PytorchReader};
 
 use super::{
-    pickle_globals::{self, MAX_PICKLE},
-    pickle_tar,
+    instructions::MAX_PICKLE,
+    pickle_globals, pickle_tar,
     stored::{Element, Stored},
 };
 use crate::export::error::ExportError;

@@ -4,16 +4,14 @@
 //! asks for more than weights need was not made to hold weights, and is refused with the name of what it asks for. The globals are those
 //! of `torch.load(weights_only=True)` that stand for tensors, numbers and collections.
 //!
-//! Owns walking the instructions, as far as needed to tell the globals and the end. Does not build what they describe.
+//! Owns which globals these are, and finding those of a pickle, up to its end. Does not build what the instructions describe.
 //!
-//! Invariants: every instruction is one of protocols 0 to 5; work and memory are bounded by [`MAX_PICKLE`] and [`MAX_INSTRUCTIONS`].
+//! Invariant: work and memory are bounded by `MAX_PICKLE` and [`MAX_INSTRUCTIONS`].
 
 use std::collections::HashMap;
 
-/// Bytes of pickles in a file. Those of a ViT-L/14 with its optimizer's state have less than one.
-pub(super) const MAX_PICKLE: u64 = 4 << 20;
-/// Instructions in one pickle: a tensor takes some thirty.
-const MAX_INSTRUCTIONS: usize = 1 << 18;
+use super::instructions::{Instruction, MAX_INSTRUCTIONS, Pickle};
+
 /// Instructions in one tuple. A tensor has its shape in one, and its reader would copy it each time that the tensor is recalled.
 const MAX_TUPLE: usize = 256;
 /// Bytes of a text: each tensor is given all keys that lead to it.
@@ -93,14 +91,14 @@ fn is_known(module: &[u8], name: &[u8]) -> bool {
 /// # Errors
 /// Names the first global that no weights need; or says that this is no pickle, or a longer one than weights have.
 pub(super) fn check(bytes: &[u8]) -> Result<&[u8], String> {
-    let mut pickle = Pickle { rest: bytes };
+    let mut pickle = Pickle::new(bytes);
     // What the last two instructions pushed, as far as they are texts: they name what `STACK_GLOBAL` wants.
     let mut pushed: [Option<&[u8]>; 2] = [None; 2];
     let mut memo: HashMap<u64, Option<&[u8]>> = HashMap::new();
     let mut marks = Vec::new();
     for number in 0..MAX_INSTRUCTIONS {
         let value = match pickle.instruction()? {
-            Instruction::End => return Ok(pickle.rest),
+            Instruction::End => return Ok(pickle.rest()),
             Instruction::Nothing => continue,
             Instruction::Memo(key) => {
                 memo.insert(key.unwrap_or(memo.len() as u64), pushed[1]);
@@ -122,23 +120,29 @@ pub(super) fn check(bytes: &[u8]) -> Result<&[u8], String> {
                 marks.push(number);
                 None
             }
-            Instruction::FromMark { tuple } => {
-                if marks.pop().is_some_and(|mark| tuple && number - mark > MAX_TUPLE) {
+            Instruction::TupleFromMark => {
+                if marks.pop().is_some_and(|mark| number - mark > MAX_TUPLE) {
                     return Err(format!(
                         "a tuple in it takes more than {MAX_TUPLE} instructions, and shapes are shorter"
                     ));
                 }
                 None
             }
+            Instruction::SetItems | Instruction::Appends | Instruction::OtherFromMark => {
+                marks.pop();
+                None
+            }
             Instruction::Recall(key) => memo.get(&key).copied().flatten(),
-            Instruction::Other => None,
+            _ => None,
         };
         pushed = [pushed[1], value];
     }
     Err(format!("a pickle in it has more than {MAX_INSTRUCTIONS} instructions, and weights take some thirty a tensor"))
 }
 
-fn check_global(module: &[u8], name: &[u8]) -> Result<(), String> {
+/// # Errors
+/// Names the global when no weights need it.
+pub(super) fn check_global(module: &[u8], name: &[u8]) -> Result<(), String> {
     if is_known(module, name) {
         return Ok(());
     }
@@ -148,124 +152,6 @@ fn check_global(module: &[u8], name: &[u8]) -> Result<(), String> {
         "it asks for the global `{told}`, which weights do not need; save them alone, by \
          torch.save(model.state_dict(), ..) or save_pretrained"
     ))
-}
-
-/// The text of a `STRING` or `UNICODE`, without its quotes.
-fn unquoted(line: &[u8]) -> &[u8] {
-    match line {
-        [b'\'', text @ .., b'\''] | [b'"', text @ .., b'"'] => text,
-        text => text,
-    }
-}
-
-fn decimal(line: &[u8]) -> Result<u64, String> {
-    let number = std::str::from_utf8(line).ok().and_then(|text| text.trim().parse().ok());
-    number.ok_or_else(|| "it refers to something by no number".to_owned())
-}
-
-/// What an instruction does, as far as it matters here.
-enum Instruction<'a> {
-    /// The pickle ends.
-    End,
-    /// Nothing is pushed, and nothing changes.
-    Nothing,
-    /// A global is asked for.
-    Global { module: &'a [u8], name: &'a [u8] },
-    /// A global is asked for by the two texts that were pushed.
-    StackGlobal,
-    /// A text is pushed.
-    Text(&'a [u8]),
-    /// What was pushed is kept under this key, or the next one.
-    Memo(Option<u64>),
-    /// What was kept is pushed.
-    Recall(u64),
-    /// A place on the stack is marked.
-    Mark,
-    /// Something is made of all that was pushed since the last mark.
-    FromMark { tuple: bool },
-    /// The stack changes in some other way.
-    Other,
-}
-
-struct Pickle<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Pickle<'a> {
-    /// The next instruction with its argument. The numbers are those of Python's `pickletools`.
-    fn instruction(&mut self) -> Result<Instruction<'a>, String> {
-        use Instruction::*;
-        Ok(match self.byte()? {
-            b'.' => End,
-            // PROTO, FRAME.
-            0x80 => self.skip(1, Nothing)?,
-            0x95 => self.skip(8, Nothing)?,
-            b'c' | b'i' => Global { module: self.line()?, name: self.line()? },
-            0x93 => StackGlobal,
-            0x82..=0x84 => return Err("it asks for a global by a number that only its author knows".to_owned()),
-            b'U' | 0x8c => Text(self.counted(1)?),
-            b'T' | b'X' => Text(self.counted(4)?),
-            0x8d => Text(self.counted(8)?),
-            b'S' | b'V' => Text(unquoted(self.line()?)),
-            b'p' => Memo(Some(decimal(self.line()?)?)),
-            b'q' => Memo(Some(self.number(1)?)),
-            b'r' => Memo(Some(self.number(4)?)),
-            0x94 => Memo(None),
-            b'g' => Recall(decimal(self.line()?)?),
-            b'h' => Recall(self.number(1)?),
-            b'j' => Recall(self.number(4)?),
-            b'F' | b'I' | b'L' | b'P' => self.line().map(|_| Other)?,
-            b'K' => self.skip(1, Other)?,
-            b'M' => self.skip(2, Other)?,
-            b'J' => self.skip(4, Other)?,
-            b'G' => self.skip(8, Other)?,
-            b'C' | 0x8a => self.counted(1).map(|_| Other)?,
-            b'B' | 0x8b => self.counted(4).map(|_| Other)?,
-            0x8e | 0x96 => self.counted(8).map(|_| Other)?,
-            b'(' => Mark,
-            b't' => FromMark { tuple: true },
-            b'1' | b'd' | b'e' | b'l' | b'o' | b'u' | 0x90 | 0x91 => FromMark { tuple: false },
-            b')' | b']' | b'}' | b'0' | b'2' | b'N' | b'Q' | b'R' | b'a' | b'b' | b's' => Other,
-            0x81 | 0x85..=0x89 | 0x8f | 0x92 | 0x97 | 0x98 => Other,
-            other => return Err(format!("it has the instruction {other:#04x}, which no pickle has")),
-        })
-    }
-
-    fn skip(&mut self, bytes: u64, instruction: Instruction<'a>) -> Result<Instruction<'a>, String> {
-        self.take(bytes).map(|_| instruction)
-    }
-
-    /// As many bytes as the number says that these bytes are.
-    fn counted(&mut self, bytes: u64) -> Result<&'a [u8], String> {
-        let length = self.number(bytes)?;
-        self.take(length)
-    }
-
-    fn take(&mut self, length: u64) -> Result<&'a [u8], String> {
-        let taken = usize::try_from(length).ok().and_then(|length| self.rest.split_at_checked(length));
-        let (taken, rest) = taken.ok_or_else(|| {
-            format!("a pickle in it is cut off, or takes more than the {MAX_PICKLE} bytes that are read of one")
-        })?;
-        self.rest = rest;
-        Ok(taken)
-    }
-
-    fn byte(&mut self) -> Result<u8, String> {
-        Ok(self.take(1)?.first().copied().unwrap_or_default())
-    }
-
-    /// A little-endian number of so many bytes.
-    fn number(&mut self, bytes: u64) -> Result<u64, String> {
-        Ok(self.take(bytes)?.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
-    }
-
-    /// Up to the end of the line, which is left out.
-    fn line(&mut self) -> Result<&'a [u8], String> {
-        let end = memchr::memchr(b'\n', self.rest).map_or(self.rest.len() as u64 + 1, |at| at as u64);
-        let line = self.take(end)?;
-        self.take(1)?;
-        Ok(line)
-    }
 }
 
 #[cfg(test)]

@@ -44,20 +44,14 @@ pub(super) fn open(path: &Path) -> Result<Vec<(String, Stored)>, ExportError> {
     }
     let (path, file) = (Arc::new(PathBuf::from(path)), Arc::new(file));
     let tensors = metadata.tensors().into_iter().map(|(name, info)| {
-        let (start, end) = info.data_offsets;
-        let (offset, length, file) = (8 + header_length + start as u64, end - start, Arc::clone(&file));
         let element = match info.dtype {
             Dtype::F32 => Element::F32,
             Dtype::F16 => Element::F16,
             Dtype::BF16 => Element::BF16,
             other => Element::Other(format!("{other:?}")),
         };
-        let read = move || {
-            let mut bytes = vec![0; length];
-            file.read_exact_at(&mut bytes, offset)?;
-            Ok(bytes)
-        };
-        (name, Stored::new(&path, element, info.shape.clone(), read))
+        let offset = 8 + header_length + info.data_offsets.0 as u64;
+        (name, Stored::at(&path, element, info.shape.clone(), &file, offset))
     });
     Ok(tensors.collect())
 }

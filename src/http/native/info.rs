@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::{
     config::Config,
-    embedder::{Embedder, Modality},
+    embedder::{Embedder, Modality, Towers},
     encoder::OneByOne,
     model::{LogitScaleSource, rules::Rules},
 };
@@ -26,7 +26,9 @@ struct Model<'a> {
     name: &'a str,
     fingerprint: &'a str,
     /// The library whose way of preparing inputs each tower's follow.
-    preprocessing: Preprocessing,
+    preprocessing: &'a Towers<Rules>,
+    /// The files that the graphs were made from, where they were made from a checkpoint that is there.
+    weights: &'a Towers<String>,
     /// Those with an embedding.
     towers: Vec<&'static str>,
     /// Those whose other outputs can be asked for.
@@ -38,20 +40,8 @@ struct Model<'a> {
     logit_scale_source: Option<LogitScaleSource>,
     /// Of whole embeddings; `None` where there are none.
     int8_scale: Option<f32>,
-    one_by_one: OneByOneTowers,
-}
-
-/// Why the items of a tower run one at a time, whatever `batch.*.max_batch_size` says; `null` where they share runs.
-#[derive(Serialize, JsonSchema)]
-struct OneByOneTowers {
-    vision: Option<OneByOne>,
-    text: Option<OneByOne>,
-}
-
-#[derive(Serialize, JsonSchema)]
-struct Preprocessing {
-    vision: Option<Rules>,
-    text: Option<Rules>,
+    /// Why the items of a tower run one at a time, whatever `batch.*.max_batch_size` says; `null` where they share runs.
+    one_by_one: &'a Towers<OneByOne>,
 }
 
 #[derive(Serialize, JsonSchema)]
@@ -87,7 +77,8 @@ impl<'a> Info<'a> {
             model: Model {
                 name: &info.name,
                 fingerprint: &info.fingerprint,
-                preprocessing: Preprocessing { vision: info.rules.vision, text: info.rules.text },
+                preprocessing: &info.rules,
+                weights: &info.weights,
                 towers: towers(&|modality| embedder.dim(modality).is_ok()),
                 outputs: towers(&|modality| embedder.output_shape(modality).is_ok()),
                 dim: info.dim,
@@ -96,7 +87,7 @@ impl<'a> Info<'a> {
                 logit_scale: info.logit_scale.map(|scale| scale.value),
                 logit_scale_source: info.logit_scale.map(|scale| scale.source),
                 int8_scale: info.dim.map(|dim| info.int8_scale(dim)),
-                one_by_one: OneByOneTowers { vision: info.images_one_by_one, text: info.texts_one_by_one },
+                one_by_one: &info.one_by_one,
             },
             provider: &info.provider,
             precision: &info.precision,

@@ -4,7 +4,8 @@
 //!
 //! A checkpoint goes before graphs that somebody made from it: `logit_scale` is in no such graph, so without the weights
 //! `/similarity` and `/classify` would have the wrong scale. Whoever names a variant or a tower means the graphs, though; and one by
-//! `torch.save` goes behind them, lest a model that was served from its graphs before such files were read gets another fingerprint.
+//! `torch.save` or by open_clip goes behind them, lest a model that was served from its graphs before such files were read gets another
+//! fingerprint.
 //!
 //! Invariants: graphs or a checkpoint, never both; only names spelt out here and in `tower` are ever chosen, so that no name a
 //! server makes up (`../x`, `/x`) reaches the file system.
@@ -47,7 +48,7 @@ pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Select
     if wanted.checkpoint
         && let Some(weights) = weights(files, Weights::Safetensors)?
     {
-        return checkpoint(files, weights);
+        return checkpoint(files, Weights::Safetensors, weights);
     }
     // Two towers may share files, and a graph.
     let (mut small, mut graphs, mut absent) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
@@ -65,25 +66,32 @@ pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Select
         [] => None,
         [tower] if wanted.checkpoint && !graphs.is_empty() && graphs_of(&[tower], files).is_empty() => Some(tower),
         _ => {
-            let by_torch = if wanted.checkpoint { weights(files, Weights::PyTorch)? } else { None };
-            return match by_torch {
-                Some(weights) => checkpoint(files, weights),
-                None => Err(missing(&absent, files, wanted)),
-            };
+            for format in Weights::ALL.into_iter().filter(|_| wanted.checkpoint) {
+                if let Some(weights) = weights(files, format)? {
+                    return checkpoint(files, format, weights);
+                }
+            }
+            return Err(missing(&absent, files, wanted));
         }
     };
     Ok(Selection { files: small.into_iter().chain(graphs).collect(), checkpoint: false, absent })
 }
 
-/// The checkpoint with these weights, and what belongs to it.
-fn checkpoint(files: &BTreeSet<String>, weights: Vec<String>) -> Result<Selection, String> {
-    if !files.contains("config.json") {
-        return Err("it has no config.json".to_owned());
+/// The checkpoint with these weights in this format, and what belongs to it.
+fn checkpoint(files: &BTreeSet<String>, format: Weights, weights: Vec<String>) -> Result<Selection, String> {
+    let config = format.config();
+    if !files.contains(config) {
+        return Err(format!("it has no {config}"));
     }
-    let mut chosen = vec!["config.json".to_owned()];
+    let mut chosen = vec![config.to_owned()];
     // Which towers it has, its tensors say.
     for tower in Tower::BOTH {
-        chosen.extend(inputs("config.json", tower, files).unwrap_or_default());
+        for name in inputs(config, tower, files).unwrap_or_default() {
+            // Of open_clip's one file describes the model and its inputs.
+            if !chosen.contains(&name) {
+                chosen.push(name);
+            }
+        }
     }
     chosen.extend(weights);
     Ok(Selection { files: chosen, checkpoint: true, absent: None })
@@ -229,6 +237,8 @@ mod tests {
         tokenizer_config.json vocab.json merges.txt";
     const OF_VERSION_5: &str =
         "config.json model.safetensors processor_config.json tokenizer.json tokenizer_config.json";
+    const OF_OPEN_CLIP: &str = "README.md open_clip_config.json open_clip_model.safetensors open_clip_pytorch_model.bin \
+        tokenizer.json tokenizer_config.json";
     const SMALL: &str = "config.json preprocessor_config.json tokenizer.json";
     const ALSO: &str =
         "config.json preprocessor_config.json tokenizer.json tokenizer_config.json special_tokens_map.json";
@@ -255,6 +265,21 @@ mod tests {
                 &format!("{SMALL} pytorch_model.bin"),
             ),
             (&format!("{SMALL} pytorch_model.bin"), "", &format!("{SMALL} pytorch_model.bin")),
+            (
+                OF_OPEN_CLIP,
+                "",
+                "open_clip_config.json tokenizer.json tokenizer_config.json open_clip_model.safetensors",
+            ),
+            (
+                &format!("{OF_OPEN_CLIP} {SMALL} pytorch_model.bin"),
+                "",
+                &format!("{SMALL} tokenizer_config.json pytorch_model.bin"),
+            ),
+            (
+                "open_clip_config.json open_clip_pytorch_model.bin",
+                f16,
+                "open_clip_config.json open_clip_pytorch_model.bin",
+            ),
             (
                 &format!(
                     "{SMALL} pytorch_model.bin.index.json pytorch_model-00001-of-00002.bin pytorch_model-00002-of-00002.bin \
@@ -365,9 +390,14 @@ mod tests {
                 "",
                 "",
                 both,
-                &["no model.safetensors or pytorch_model.bin or onnx/vision_model.onnx or ", "no such graph at all"][..],
+                &[
+                    "no model.safetensors or pytorch_model.bin or open_clip_model.safetensors or open_clip_pytorch_model.bin or \
+                     onnx/vision_model.onnx or ",
+                    "no such graph at all",
+                ][..],
             ),
             ("model.safetensors", "", both, &["no config.json"]),
+            ("config.json open_clip_pytorch_model.bin", "", both, &["no open_clip_config.json"]),
             ("config.json tf_model.h5", "", both, &["onnx/text_model.onnx", "no such graph at all"]),
             (
                 "config.json onnx/vision_model.onnx",

@@ -2,14 +2,23 @@
 //!
 //! Owns which family it is. Does not own how files hold tensors (the containers), nor which tensors a model has (the exporter).
 
+mod openai;
 mod pytorch;
 mod wrapped;
 
 use std::collections::BTreeMap;
 
 use super::stored::Stored;
+use crate::export::error::ExportError;
 
 /// The same tensors as `CLIPModel` calls them and lays them out.
-pub(super) fn of_transformers(tensors: BTreeMap<String, Stored>) -> BTreeMap<String, Stored> {
-    pytorch::of_transformers(wrapped::unwrapped(tensors))
+///
+/// # Errors
+/// Names a tensor that is of a model that is not served.
+pub(super) fn of_transformers(tensors: BTreeMap<String, Stored>) -> Result<BTreeMap<String, Stored>, ExportError> {
+    let tensors = wrapped::unwrapped(tensors);
+    if openai::is_of(&tensors) {
+        return openai::of_transformers(tensors);
+    }
+    Ok(pytorch::of_transformers(tensors))
 }
