@@ -15,6 +15,14 @@
     verify.py open-clip OUT [--clipserve BINARY --random N --seed S]
         Writes the checkpoints of open_clip and of OpenAI's code of tests/fixtures/export with what those libraries compute. With
         --clipserve makes N random ones of each, lets that binary export them and compares instead (OUT is then not written).
+    verify.py frameworks OUT
+        Writes made-up checkpoints by the TensorFlow and Flax classes with what those compute, into OUT/frameworks.
+    verify.py compare-frameworks --clipserve BINARY [--seeds N]
+        Random models of each of those classes, saved in every way, exported with that binary, against the class itself; prints
+        the output that is farthest away, and fails above 1e-5. These two want what formats/frameworks.py says.
+    verify.py pipelines OUT --checkpoint DIR --images DIR --clipserve BINARY
+        Makes models of sentence-transformers (with transformers 4) or MetaCLIP 2 (with 5), and pipelines of diffusers, in OUT, serves each
+        with that binary and compares its answers with those of the library. Wants what formats/pipelines.py says.
 
 Wants: pip install torch transformers pillow numpy safetensors, and onnxruntime for --clipserve. The project itself needs none.
 """
@@ -37,23 +45,13 @@ import transformers
 from transformers import CLIPConfig, CLIPModel
 from transformers.activations import ACT2FN
 
+from made_up import pictures, text_config, token_ids, vision_config
+
 if "selu" not in ACT2FN:  # named in CLIPConfig's documentation, absent from the table
     ACT2FN["selu"] = torch.nn.SELU
 
 
 # ---------------------------------------------------------------------------------------------------------------- fixtures
-
-def text_config(**over):
-    base = dict(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, vocab_size=120, bos_token_id=118,
-                eos_token_id=119, pad_token_id=1, max_position_embeddings=20, projection_dim=16)
-    return base | over
-
-
-def vision_config(**over):
-    base = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=24, patch_size=8,
-                num_channels=3, projection_dim=16)
-    return base | over
-
 
 # Every field that changes the arithmetic differs between these and from the defaults; `save` says how the weights are stored.
 FIXTURES = {
@@ -109,21 +107,6 @@ def randomise(model):
                 p.copy_(1.3 * noise * p.shape[-1] ** -0.5)
 
 
-def token_ids(rng, cfg):
-    """Three texts of different lengths, padded, with their mask; what follows the end token must not matter."""
-    length = min(cfg.max_position_embeddings, 11)
-    old = cfg.eos_token_id == 2 and cfg.model_type == "clip_text_model"
-    eos = cfg.vocab_size - 1 if old else cfg.eos_token_id
-    ids = rng.integers(3, cfg.vocab_size - 1, (3, length))
-    ids[ids == eos] = 3
-    mask = np.zeros_like(ids)
-    for row, end in zip(range(3), (length - 1, 4, 1)):
-        ids[row, end] = eos
-        ids[row, end + 1:] = 0 if old else [0, eos, 0][row]
-        mask[row, :end + 1] = 1
-    return ids.astype(np.int64), mask.astype(np.int64)
-
-
 def arrays(prefix, out):
     stack = lambda t: torch.stack(tuple(t)).numpy()
     return {f"{prefix}.pooler_output": out.pooler_output.numpy(), f"{prefix}.last_hidden_state": out.last_hidden_state.numpy(),
@@ -155,14 +138,9 @@ def make_fixture(name, spec, out):
     kwargs = dict(output_hidden_states=True, output_attentions=True)
     with torch.no_grad():
         if vision:
-            p = dict(rescale_factor=1 / 255, image_mean=[0.48145466, 0.4578275, 0.40821073], image_std=[0.26862954, 0.26130258, 0.27577711])
-            p |= spec.get("preprocessor", {})
-            pixels = rng.integers(0, 256, (3, vision.image_size, vision.image_size, vision.num_channels)).astype(np.uint8)
-            x = torch.from_numpy(pixels).float()
-            x = x * p["rescale_factor"] if p.get("do_rescale", True) else x
-            x = (x - torch.tensor(p["image_mean"])) / torch.tensor(p["image_std"]) if p.get("do_normalize", True) else x
+            pixels, x = pictures(rng, vision, spec.get("preprocessor", {}))
             tower = getattr(model, "vision_model", model)
-            o = tower(pixel_values=x.permute(0, 3, 1, 2), **kwargs)
+            o = tower(pixel_values=torch.from_numpy(x), **kwargs)
             golden |= {"pixel_values": pixels} | arrays("image", o)
             if hasattr(model, "visual_projection"):
                 golden["image_embeds"] = model.visual_projection(o.pooler_output).numpy()
@@ -411,6 +389,16 @@ def main():
     five.add_argument("--clipserve", help="the clipserve binary")
     five.add_argument("--random", type=int, default=10)
     five.add_argument("--seed", type=int, default=0)
+    six = commands.add_parser("frameworks")
+    six.add_argument("out", type=pathlib.Path)
+    seven = commands.add_parser("compare-frameworks")
+    seven.add_argument("--clipserve", required=True, help="the clipserve binary")
+    seven.add_argument("--seeds", type=int, default=5, help="models of each class")
+    eight = commands.add_parser("pipelines")
+    eight.add_argument("out", type=pathlib.Path)
+    eight.add_argument("--checkpoint", required=True, type=pathlib.Path, help="a CLIPModel with its tokenizer and image processor")
+    eight.add_argument("--images", required=True, help="a folder of pictures")
+    eight.add_argument("--clipserve", required=True, help="the clipserve binary")
     three = commands.add_parser("made-up")
     three.add_argument("out", type=pathlib.Path)
     three.add_argument("--tokenizer", required=True, type=pathlib.Path, help="a folder with CLIP's tokenizer.json")
@@ -429,6 +417,17 @@ def main():
         if not args.clipserve:
             open_clip.make_fixtures(args.out)
         elif not open_clip.compare(args.clipserve, args.random, args.seed, report):
+            sys.exit(1)
+    elif args.command == "frameworks":
+        from formats import frameworks
+        frameworks.fixtures(args.out / "frameworks")
+    elif args.command == "compare-frameworks":
+        from formats import frameworks
+        if not frameworks.compare(args.clipserve, args.seeds):
+            sys.exit(1)
+    elif args.command == "pipelines":
+        from formats import pipelines
+        if not pipelines.compare(args.clipserve, args.checkpoint, args.images, args.out, report):
             sys.exit(1)
     elif not (args.clipserve or args.url):
         parser.error("compare wants --clipserve, --url or both")

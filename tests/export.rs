@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails loudly, in its helpers too")]
 
+#[path = "export/frameworks.rs"]
+mod frameworks;
+
 use std::{
     collections::{BTreeMap, HashMap},
     fs::{self, File},
@@ -205,6 +208,11 @@ fn check_outputs(path: &Path, inputs: &[(&'static str, SessionInputValue)], pref
     };
     for output in Output::ALL {
         let name = output.name();
+        // `FlaxCLIPTextModelWithProjection` gives none.
+        if output == Output::PoolerOutput && !golden.has(&format!("{prefix}.{name}")) {
+            assert!(golden.has("text_embeds"));
+            continue;
+        }
         let expected: ArrayD<f32> = golden.get(&format!("{prefix}.{name}"));
         if !output.is_per_block() {
             check(name, &get(name), &expected);
@@ -327,6 +335,7 @@ fn of_two_libraries_files_in_one_folder_those_of_transformers_count() {
         fs::copy(fixture("export/open-clip").join(file), source.path().join(file)).unwrap();
     }
     fs::copy(fixture("export/openai/ViT-tiny.pt"), source.path().join("ViT-tiny.pt")).unwrap();
+    fs::write(source.path().join("preprocessor_config.json"), "{}").unwrap();
     let out = tempfile::tempdir().unwrap();
     let towers = |name: &str| {
         let model = export_checkpoint(source.path(), &out.path().join(name), Precision::F32).unwrap();
@@ -359,7 +368,7 @@ fn what_of_open_clip_and_openai_is_not_served_is_named() {
     let error = with("\"layers\": 2", "\"layers\": 3");
     assert!(error.contains("`vision_model.encoder.layers.2."), "{error}");
     let error = with("0.6", "0");
-    assert!(error.contains("`preprocess_cfg.std`"), "{error}");
+    assert!(error.contains("`std` is"), "{error}");
     fs::remove_file(source.path().join("open_clip_config.json")).unwrap();
     assert!(refusal(source.path()).contains("open_clip_config.json"));
 

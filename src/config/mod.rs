@@ -175,7 +175,7 @@ pub struct ModelConfig {
 pub struct PreprocessConfig {
     /// Threads that decode and resize.
     pub threads: usize,
-    /// Whether a picture is turned as its EXIF orientation says.
+    /// Whether a picture is turned as its EXIF orientation says, where the library does so whose rules the model follows.
     pub exif_orientation: bool,
     /// Whether a large JPEG is decoded at a part of its size, which changes embeddings a little.
     pub fast_decode: bool,

@@ -44,6 +44,7 @@ pub struct ModelInfo {
 
 /// What each tower has, where it has it.
 #[derive(Clone, Debug, PartialEq, Eq, schemars::JsonSchema, serde::Serialize)]
+#[schemars(rename = "TowersOf{T}")]
 pub struct Towers<T> {
     /// That of images.
     pub vision: Option<T>,

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, path::PathBuf};
 
-use crate::model::{ModelError, clip_config::ConfigError};
+use crate::model::{ModelError, Weights, clip_config::ConfigError};
 
 /// Why a checkpoint could not be exported.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +83,8 @@ pub enum ExportError {
     },
     /// No weights that we read.
     #[error(
-        "{path} has no weights: none of model.safetensors, pytorch_model.bin, open_clip_model.safetensors and open_clip_pytorch_model.bin, no \
-         index of shards of those, and not one file that ends in .pt; other formats are not read, `save_pretrained` of transformers writes \
-         the first", path = .0.display()
+        "{path} has no weights: none of {names}, no index of the shards of one, and not one file that ends in .pt; other formats are not \
+         read, `save_pretrained` of transformers writes the first", path = .0.display(), names = Weights::ALL.map(Weights::file).join(", ")
     )]
     NoWeights(PathBuf),
     /// The checkpoint has neither tower.

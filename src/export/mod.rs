@@ -1,10 +1,11 @@
-//! A checkpoint of `transformers` (`config.json` + `model.safetensors`) to the ONNX graphs we serve, without Python.
+//! A checkpoint of `transformers`, of open_clip or of OpenAI to the ONNX graphs we serve, without Python.
 //!
 //! Owns the graphs: what CLIP computes, written as ONNX nodes and driven by every field of the configuration that changes the
 //! arithmetic. Does not own running them, and never names the runtime's API. What comes out is a model folder:
 //!
 //! ```text
-//! config.json  processor and tokenizer files                 as they were
+//! config.json                 as it was; of open_clip's and OpenAI's checkpoints, what `transformers` would say of them
+//! processor and tokenizer files, open_clip_config.json        as they were
 //! onnx/vision_model.onnx      pixel_values u8 [batch, side, side, channels] -> image_embeds [batch, projection]
 //! onnx/vision_outputs.onnx    the same -> image_embeds and every output of `outputs`
 //! onnx/vision_model.onnx_data the weights of both
@@ -47,5 +48,5 @@ pub use self::{
     model::{export_checkpoint, write_synthetic_model},
     normalization::PixelNormalization,
     synthetic::SyntheticWeights,
-    weights::WeightSource,
+    weights::{Half, WeightSource},
 };

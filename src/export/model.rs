@@ -23,7 +23,7 @@ use crate::{
         CheckpointFiles,
         clip_config::{Architecture, ClipConfig},
         graph_info::LEAST_GROUP,
-        open_clip::OPEN_CLIP_FILE,
+        open_clip::{ImageTransform, OPEN_CLIP_FILE},
         preprocessor, preprocessor_of,
         rules::Rules,
     },
@@ -94,7 +94,10 @@ pub(super) fn export_opened(
     };
     let logit_scale = match config.architecture {
         Architecture::Clip if checkpoint.contains("logit_scale") => {
-            checkpoint.read("logit_scale", &[])?.first().copied()
+            let logarithm = checkpoint.read("logit_scale", &[])?.first().copied();
+            // What is rounded is the exponential.
+            let half = checkpoint.rounding(&["logit_scale"]);
+            logarithm.map(|value| half.map_or(value, |half| half.round(value.exp()).ln()))
         }
         Architecture::Clip => {
             let logit_scale = config.logit_scale_init_value as f32;
@@ -138,16 +141,15 @@ fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportE
 
 fn read_normalization(files: &CheckpointFiles, channels: usize) -> Result<PixelNormalization, ExportError> {
     let fault = |file: &Path, reason: String| ExportError::Json { file: file.display().to_string(), reason };
-    let read = |path: &Path, parse: fn(&str, usize) -> Result<PixelNormalization, String>| {
-        let text = fs::read_to_string(path).map_err(ExportError::io(path))?;
-        parse(&text, channels).map_err(|reason| fault(path, reason))
-    };
+    let read = |path: &Path| fs::read_to_string(path).map_err(ExportError::io(path));
     let CheckpointFiles::Folder { directory, .. } = files else { return Ok(PixelNormalization::default()) };
     if files.rules() == Rules::OpenClip {
-        return read(&directory.join(OPEN_CLIP_FILE), PixelNormalization::from_open_clip);
+        let path = directory.join(OPEN_CLIP_FILE);
+        let transform = ImageTransform::from_json(&read(&path)?).map_err(|error| fault(&path, error.to_string()))?;
+        return Ok(transform.into());
     }
     match preprocessor_of(directory)? {
-        Some(path) => read(&path, PixelNormalization::from_json),
+        Some(path) => PixelNormalization::from_json(&read(&path)?, channels).map_err(|reason| fault(&path, reason)),
         // Checkpoints of a single tower often come without; then `CLIPImageProcessor`'s defaults hold.
         None => PixelNormalization::from_json("{}", channels).map_err(|reason| fault(directory, reason)),
     }

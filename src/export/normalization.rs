@@ -6,7 +6,7 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::model::preprocessor::image_processor;
+use crate::model::{open_clip::ImageTransform, preprocessor::image_processor};
 
 /// `pixel = (u8 * rescale_factor - mean[channel]) / std[channel]`.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,18 +27,6 @@ struct Raw {
     do_normalize: Option<bool>,
     image_mean: Option<Channels>,
     image_std: Option<Channels>,
-}
-
-/// The part of an `open_clip_config.json`.
-#[derive(Deserialize)]
-struct OpenClip {
-    preprocess_cfg: Option<OpenClipPreprocess>,
-}
-
-#[derive(Default, Deserialize)]
-struct OpenClipPreprocess {
-    mean: Option<Channels>,
-    std: Option<Channels>,
 }
 
 /// One number stands for all channels, as in `transformers`' `normalize`.
@@ -69,6 +57,13 @@ impl Default for PixelNormalization {
     }
 }
 
+impl From<ImageTransform> for PixelNormalization {
+    fn from(ImageTransform { mean, std, .. }: ImageTransform) -> Self {
+        let each = |values: [f32; 3]| values.map(f64::from).to_vec();
+        Self { mean: each(mean), std: each(std), ..Self::default() }
+    }
+}
+
 impl PixelNormalization {
     /// Reads the text of a `preprocessor_config.json`, or of a `processor_config.json` that has an image processor, for a model of
     /// `channels` channels.
@@ -89,38 +84,15 @@ impl PixelNormalization {
             Some(false) => 1.0,
             Some(true) | None => raw.rescale_factor.unwrap_or(default.rescale_factor),
         };
-        Self { rescale_factor, mean, std }.checked(["image_mean", "image_std"], channels)
-    }
-
-    /// Reads the text of an `open_clip_config.json`, for a model of `channels` channels. As open_clip does, nothing and zero mean OpenAI's.
-    ///
-    /// # Errors
-    /// Says which field has the wrong type or length, or that a standard deviation is zero.
-    pub fn from_open_clip(text: &str, channels: usize) -> Result<Self, String> {
-        let OpenClip { preprocess_cfg } = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        let OpenClipPreprocess { mean, std } = preprocess_cfg.unwrap_or_default();
-        let default = Self::default();
-        let values = |own: Option<Channels>, default| match own {
-            None => default,
-            Some(Channels::All(0.0)) => default,
-            Some(Channels::Each(values)) if values.is_empty() => default,
-            Some(values) => values.of(channels),
-        };
-        let (mean, std) = (values(mean, default.mean), values(std, default.std));
-        Self { mean, std, ..Self::default() }.checked(["preprocess_cfg.mean", "preprocess_cfg.std"], channels)
-    }
-
-    /// If there is a value for each channel; `fields` is what the file calls mean and standard deviation.
-    fn checked(self, fields: [&str; 2], channels: usize) -> Result<Self, String> {
-        for (field, values) in fields.into_iter().zip([&self.mean, &self.std]) {
+        for (field, values) in [("image_mean", &mean), ("image_std", &std)] {
             if values.len() != channels {
                 return Err(format!("field `{field}` has {} values, the model has {channels} channels", values.len()));
             }
         }
-        if let Some(bad) = self.std.iter().find(|s| !s.is_normal()) {
-            return Err(format!("field `{}` has the value {bad}, expected positive numbers", fields[1]));
+        if let Some(bad) = std.iter().find(|s| !s.is_normal()) {
+            return Err(format!("field `image_std` has the value {bad}, expected positive numbers"));
         }
-        Ok(self)
+        Ok(Self { rescale_factor, mean, std })
     }
 
     /// A `preprocessor_config.json` with these values for a model of `side` pixels.
@@ -151,19 +123,6 @@ mod tests {
         for text in ["{}", r#"{"image_mean": null, "do_rescale": null, "size": {"shortest_edge": 224}}"#] {
             assert_eq!(PixelNormalization::from_json(text, 3).unwrap(), PixelNormalization::default());
         }
-    }
-
-    #[test]
-    fn open_clip_s_values_are_its_own_or_openai_s() {
-        let read = |text| PixelNormalization::from_open_clip(text, 3);
-        for text in ["{}", r#"{"preprocess_cfg": null}"#, r#"{"preprocess_cfg": {"mean": 0, "std": [], "size": 7}}"#] {
-            assert_eq!(read(text).unwrap(), PixelNormalization::default(), "{text}");
-        }
-        let own = read(r#"{"preprocess_cfg": {"mean": 0.5, "std": [0.1, 0.2, 0.3]}}"#).unwrap();
-        assert_eq!((own.mean, own.std, own.rescale_factor), (vec![0.5; 3], vec![0.1, 0.2, 0.3], 1.0 / 255.0));
-        let error = read(r#"{"preprocess_cfg": {"std": [1, 0, 1]}}"#).unwrap_err();
-        assert!(error.contains("`preprocess_cfg.std`"), "{error}");
-        assert!(read(r#"{"preprocess_cfg": {"mean": [1]}}"#).unwrap_err().contains("has 1 values"));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! that ONNX declares and we never write are left out; a reader skips what it does not know. Scalars whose presence matters
 //! to readers generated from the proto2 form (attribute values, dimensions) are `optional`, so that a zero is written.
 
-use half::f16;
+use half::{bf16, f16};
 
 /// Format version of the files we write; 8 is the one that belongs to [`OPSET_VERSION`], and every later runtime reads it.
 pub(crate) const IR_VERSION: i64 = 8;
@@ -20,6 +20,7 @@ pub(crate) enum DataType {
     Int8 = 3,
     Int64 = 7,
     Float16 = 10,
+    BFloat16 = 16,
 }
 
 impl DataType {
@@ -27,7 +28,7 @@ impl DataType {
     pub(crate) fn size(self) -> u64 {
         match self {
             Self::Uint8 | Self::Int8 => 1,
-            Self::Float16 => 2,
+            Self::Float16 | Self::BFloat16 => 2,
             Self::Float => 4,
             Self::Int64 => 8,
         }
@@ -38,13 +39,14 @@ impl DataType {
         if self == Self::Float16 { f16::MIN.to_f32() } else { f32::MIN }
     }
 
-    /// Appends `value` in this type, little-endian: rounded to f16, or, for the whole numbers of a quantised tensor, as it is.
+    /// Appends `value` in this type, little-endian: rounded to half precision, or, for the whole numbers of a quantised tensor, as it is.
     pub(crate) fn encode(self, value: f32, bytes: &mut Vec<u8>) {
         match self {
             Self::Uint8 => bytes.push(value as u8),
             Self::Int8 => bytes.extend((value as i8).to_le_bytes()),
             Self::Int64 => bytes.extend((value as i64).to_le_bytes()),
             Self::Float16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
+            Self::BFloat16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
             Self::Float => bytes.extend(value.to_le_bytes()),
         }
     }

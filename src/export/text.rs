@@ -116,17 +116,27 @@ fn project(g: &mut GraphBuilder, config: &Projected<TextConfig>, pooled: &Value)
     Ok(())
 }
 
-/// `CLIPTextEmbeddings.forward`: tokens and positions, `[batch, sequence, hidden]`.
+/// `CLIPTextEmbeddings.forward`: tokens and positions, `[batch, sequence, hidden]`. `FlaxCLIPTextEmbeddings` adds them in the type of its
+/// weights, and computes in f32 from there on.
 fn embed(g: &mut GraphBuilder, config: &TextConfig, input_ids: &Value, length: &Value) -> Result<Value, ExportError> {
     let hidden = config.transformer.hidden_size;
-    let tokens = g.weight("text_model.embeddings.token_embedding.weight", &[config.vocab_size, hidden])?;
+    let tokens = g.weight(TOKENS, &[config.vocab_size, hidden])?;
     let tokens = g.op("Gather", [&tokens, input_ids]);
-    let positions =
-        g.weight("text_model.embeddings.position_embedding.weight", &[config.max_position_embeddings, hidden])?;
+    let positions = g.weight(POSITIONS, &[config.max_position_embeddings, hidden])?;
     let (start, axis) = (g.ints(&[0]), g.ints(&[0]));
     let positions = g.op("Slice", [&positions, &start, length, &axis]);
-    Ok(g.op("Add", [&tokens, &positions]))
+    let sum = g.op("Add", [&tokens, &positions]);
+    Ok(match g.source().rounding(&[TOKENS, POSITIONS]) {
+        Some(half) => {
+            let rounded = g.cast(&sum, half.data_type());
+            g.cast(&rounded, g.float())
+        }
+        None => sum,
+    })
 }
+
+const TOKENS: &str = "text_model.embeddings.token_embedding.weight";
+const POSITIONS: &str = "text_model.embeddings.position_embedding.weight";
 
 /// `[sequence, keys]`: zero where the column is not after the row, the lowest finite number elsewhere. Both are `i64` `[1]`; there
 /// may be more keys than positions, up to [`padded`] of them.

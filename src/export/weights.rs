@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::{
     error::ExportError,
@@ -27,6 +27,39 @@ pub trait WeightSource {
 
     /// Whether there is a tensor of that name.
     fn contains(&self, name: &str) -> bool;
+
+    /// To which type the class that wrote the weights rounds what it computes of these tensors alone; f32 where there is none.
+    fn rounding(&self, names: &[&str]) -> Option<Half> {
+        let _ = names;
+        None
+    }
+}
+
+/// A float of 16 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Half {
+    /// IEEE 754's binary16.
+    F16,
+    /// The upper half of f32.
+    BF16,
+}
+
+impl Half {
+    /// The nearest number that the type holds.
+    pub(crate) fn round(self, value: f32) -> f32 {
+        match self {
+            Self::F16 => f16::from_f32(value).to_f32(),
+            Self::BF16 => bf16::from_f32(value).to_f32(),
+        }
+    }
+
+    /// The type as an element of a graph.
+    pub(crate) fn data_type(self) -> DataType {
+        match self {
+            Self::F16 => DataType::Float16,
+            Self::BF16 => DataType::BFloat16,
+        }
+    }
 }
 
 /// A tensor's start in the file, bytes: the widest vector load, and what ONNX Runtime's own writer uses at least.

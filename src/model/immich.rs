@@ -70,7 +70,8 @@ impl ImmichTransform {
             Some("squash") => true,
             Some(other) => return Err(wrong("resize_mode", other, "shortest or squash")),
         };
-        let (mean, std) = checked_scaling(raw.mean.each(), raw.std.each())?;
+        let each = |field, values: Channels| values.each().ok_or_else(|| wrong(field, "[]", "a number or three"));
+        let (mean, std) = checked_scaling(each("mean", raw.mean)?, each("std", raw.std)?)?;
         Ok(Self { size, squash, resample, mean, std })
     }
 }

@@ -170,6 +170,10 @@ pub enum Weights {
     Safetensors,
     /// `pytorch_model.bin`, by `torch.save`.
     PyTorch,
+    /// `tf_model.h5`, by the TensorFlow classes.
+    TensorFlow,
+    /// `flax_model.msgpack`, by the Flax classes.
+    Flax,
     /// `open_clip_model.safetensors`, by open_clip.
     OpenClipSafetensors,
     /// `open_clip_pytorch_model.bin`, by open_clip and `torch.save`.
@@ -177,13 +181,31 @@ pub enum Weights {
 }
 
 impl Weights {
-    /// All formats; where a directory has several, the first counts: those of `transformers`, then open_clip's.
-    pub const ALL: [Self; 4] = [Self::Safetensors, Self::PyTorch, Self::OpenClipSafetensors, Self::OpenClipPyTorch];
+    /// All formats, in the order in which they count: those of `transformers`, then open_clip's.
+    pub const ALL: [Self; 6] = [
+        Self::Safetensors,
+        Self::PyTorch,
+        Self::TensorFlow,
+        Self::Flax,
+        Self::OpenClipSafetensors,
+        Self::OpenClipPyTorch,
+    ];
 
     /// The format that counts in `directory`, whole or in shards.
     pub fn of(directory: &Path) -> Option<Self> {
-        let has = |file: &str| directory.join(file).is_file();
-        Self::ALL.into_iter().find(|weights| has(weights.file()) || has(weights.index()))
+        Self::among(|file| directory.join(file).is_file())
+    }
+
+    /// The format that counts where these files are: the first, unless it looks like one of `transformers` and is timm's, which leaves
+    /// `config.json` and `model.safetensors` of the one tower beside open_clip's of the whole, but no image processor.
+    pub fn among(has: impl Fn(&str) -> bool) -> Option<Self> {
+        let there = || Self::ALL.into_iter().filter(|weights| has(weights.file()) || has(weights.index()));
+        let is_open_clip = |weights: &Self| weights.config() == OPEN_CLIP_FILE && has(OPEN_CLIP_FILE);
+        let first = there().next()?;
+        if has(PREPROCESSOR_FILE) || has(PROCESSOR_FILE) {
+            return Some(first);
+        }
+        Some(there().find(is_open_clip).unwrap_or(first))
     }
 
     /// The file of the whole.
@@ -191,6 +213,8 @@ impl Weights {
         match self {
             Self::Safetensors => "model.safetensors",
             Self::PyTorch => "pytorch_model.bin",
+            Self::TensorFlow => "tf_model.h5",
+            Self::Flax => "flax_model.msgpack",
             Self::OpenClipSafetensors => "open_clip_model.safetensors",
             Self::OpenClipPyTorch => "open_clip_pytorch_model.bin",
         }
@@ -201,6 +225,8 @@ impl Weights {
         match self {
             Self::Safetensors => "model.safetensors.index.json",
             Self::PyTorch => "pytorch_model.bin.index.json",
+            Self::TensorFlow => "tf_model.h5.index.json",
+            Self::Flax => "flax_model.msgpack.index.json",
             Self::OpenClipSafetensors => "open_clip_model.safetensors.index.json",
             Self::OpenClipPyTorch => "open_clip_pytorch_model.bin.index.json",
         }
@@ -211,6 +237,8 @@ impl Weights {
         match self {
             Self::Safetensors => ("model-", ".safetensors"),
             Self::PyTorch => ("pytorch_model-", ".bin"),
+            Self::TensorFlow => ("tf_model-", ".h5"),
+            Self::Flax => ("flax_model-", ".msgpack"),
             Self::OpenClipSafetensors => ("open_clip_model-", ".safetensors"),
             Self::OpenClipPyTorch => ("open_clip_pytorch_model-", ".bin"),
         }
@@ -219,7 +247,7 @@ impl Weights {
     /// The file that describes the model.
     pub fn config(self) -> &'static str {
         match self {
-            Self::Safetensors | Self::PyTorch => "config.json",
+            Self::Safetensors | Self::PyTorch | Self::TensorFlow | Self::Flax => "config.json",
             Self::OpenClipSafetensors | Self::OpenClipPyTorch => OPEN_CLIP_FILE,
         }
     }
@@ -259,8 +287,10 @@ impl CheckpointFiles {
     /// Whose rules prepare the inputs of the model.
     pub fn rules(&self) -> Rules {
         match self {
-            Self::Folder { weights: Weights::Safetensors | Weights::PyTorch, .. } => Rules::Transformers,
-            Self::Folder { weights: Weights::OpenClipSafetensors | Weights::OpenClipPyTorch, .. } => Rules::OpenClip,
+            Self::Folder { weights, .. } => match weights {
+                Weights::Safetensors | Weights::PyTorch | Weights::TensorFlow | Weights::Flax => Rules::Transformers,
+                Weights::OpenClipSafetensors | Weights::OpenClipPyTorch => Rules::OpenClip,
+            },
             Self::Bare(_) => Rules::OpenAi,
         }
     }
@@ -280,5 +310,48 @@ pub fn is_checkpoint(place: &Path) -> bool {
         Some(CheckpointFiles::Folder { directory, weights }) => directory.join(weights.config()).is_file(),
         Some(CheckpointFiles::Bare(_)) => true,
         None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_several_formats_the_first_counts_unless_it_is_timm_s() {
+        let all =
+            ["open_clip_pytorch_model.bin", "open_clip_model.safetensors", "pytorch_model.bin", "model.safetensors"];
+        let among = |files: &[&str]| Weights::among(|file| files.contains(&file));
+        for (files, expected) in [
+            (&all[..1], Some(Weights::OpenClipPyTorch)),
+            (&all[..2], Some(Weights::OpenClipSafetensors)),
+            (&all[..3], Some(Weights::PyTorch)),
+            (&all, Some(Weights::Safetensors)),
+            (&["model.safetensors.index.json"], Some(Weights::Safetensors)),
+            (&[], None),
+        ] {
+            assert_eq!(among(files), expected, "{files:?}");
+        }
+        let described = [&all[..], &[OPEN_CLIP_FILE]].concat();
+        assert_eq!(among(&described), Some(Weights::OpenClipSafetensors));
+        assert_eq!(among(&[&described[..], &[PREPROCESSOR_FILE]].concat()), Some(Weights::Safetensors));
+    }
+
+    #[test]
+    fn one_file_alone_is_a_checkpoint_and_two_are_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ViT-B-32.pt");
+        fs::write(&file, "").unwrap();
+        for place in [dir.path(), &file] {
+            assert_eq!(CheckpointFiles::of(place), Some(CheckpointFiles::Bare(file.clone())));
+            assert!(is_checkpoint(place));
+        }
+        fs::write(dir.path().join("other.pt"), "").unwrap();
+        assert_eq!(CheckpointFiles::of(dir.path()), None);
+        fs::write(dir.path().join("open_clip_model.safetensors"), "").unwrap();
+        assert!(!is_checkpoint(dir.path()), "nothing describes it");
+        fs::write(dir.path().join(OPEN_CLIP_FILE), "").unwrap();
+        assert!(is_checkpoint(dir.path()));
+        assert_eq!(CheckpointFiles::of(dir.path()).map(|files| files.rules()), Some(Rules::OpenClip));
     }
 }

@@ -111,14 +111,16 @@ enum RawSize {
 pub(super) enum Channels {
     All(f32),
     Each([f32; 3]),
+    None([f32; 0]),
 }
 
 impl Channels {
-    /// All three.
-    pub(super) fn each(self) -> [f32; 3] {
+    /// All three, where there are any.
+    pub(super) fn each(self) -> Option<[f32; 3]> {
         match self {
-            Self::All(value) => [value; 3],
-            Self::Each(values) => values,
+            Self::All(value) => Some([value; 3]),
+            Self::Each(values) => Some(values),
+            Self::None([]) => None,
         }
     }
 }
@@ -182,8 +184,11 @@ impl ImageTransform {
             Some("squash") => (ResizeMode::Squash, resample),
             Some(other) => return Err(wrong("resize_mode", other, "shortest, longest or squash")),
         };
-        let mean = raw.mean.map_or(DEFAULT_MEAN, Channels::each);
-        let (mean, std) = checked_scaling(mean, raw.std.map_or(DEFAULT_STD, Channels::each))?;
+        // `mean or OPENAI_DATASET_MEAN`, so nought is none.
+        let own = |values: Option<Channels>, default| {
+            values.filter(|values| !matches!(values, Channels::All(0.0))).and_then(Channels::each).unwrap_or(default)
+        };
+        let (mean, std) = checked_scaling(own(raw.mean, DEFAULT_MEAN), own(raw.std, DEFAULT_STD))?;
         Ok(Self { size: Size { height, width }, resize, resample, mean, std })
     }
 
@@ -323,6 +328,8 @@ mod tests {
     #[test]
     fn each_resize_mode_is_read_with_its_filter() {
         let read = |json| ImageTransform::from_json(json).expect("valid");
+        let none = ImageTransform::from_json(r#"{"mean": 0, "std": []}"#).expect("valid");
+        assert_eq!((none.mean, none.std), (DEFAULT_MEAN, DEFAULT_STD));
         let config = read(r#"{"size": [240, 320], "resize_mode": "squash", "interpolation": "bilinear", "mean": 0.5}"#);
         assert_eq!(config.size, Size { height: 240, width: 320 });
         assert_eq!((config.resize, config.resample, config.mean), (ResizeMode::Squash, Resample::Bilinear, [0.5; 3]));

@@ -202,3 +202,88 @@ fn add_tokens(tokenizer: &mut Tokenizer, tokens: &[AddedToken]) -> tokenizers::R
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs, path::Path};
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Deserialize)]
+    struct Goldens {
+        texts: Vec<Golden>,
+    }
+
+    /// By each way that differs from open_clip's usual one, and that one.
+    #[derive(Deserialize)]
+    struct Golden {
+        text: String,
+        ids: BTreeMap<String, Vec<u32>>,
+    }
+
+    fn fixture(name: &str) -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    }
+
+    fn ways() -> [(&'static str, Tokenization); 7] {
+        let tokenizer = || fixture("tiny-clip/tokenizer.json");
+        let immich = |canonicalize| Tokenization::Immich { tokenizer: tokenizer(), canonicalize };
+        [
+            ("open_clip", Tokenization::OpenClip(Clean::Lower)),
+            ("open_clip_whitespace", Tokenization::OpenClip(Clean::Whitespace)),
+            ("open_clip_canonicalize", Tokenization::OpenClip(Clean::Canonicalize)),
+            ("open_clip_hf", Tokenization::OpenClipHuggingFace(tokenizer(), Clean::Whitespace)),
+            ("openai", Tokenization::OpenAi),
+            ("immich", immich(false)),
+            ("immich_canonicalize", immich(true)),
+        ]
+    }
+
+    /// The texts whose ids differ from the golden's, by way.
+    fn differing(goldens: &Path) -> Vec<(&'static str, String)> {
+        let Goldens { texts } = serde_json::from_str(&fs::read_to_string(goldens).expect("goldens")).expect("goldens");
+        assert!(texts.len() > 500);
+        let mut differing = Vec::new();
+        for (name, tokenization) in ways() {
+            let pipeline = Pipeline::open(&tokenization, &[]).expect("a tokenizer");
+            for Golden { text, ids: expected } in &texts {
+                let mut ids = pipeline.ids(text).expect("ids");
+                if let (Some(&end), true) = (ids.last(), ids.len() > 77) {
+                    ids.truncate(76);
+                    ids.push(end);
+                }
+                if Some(&ids) != expected.get(name).or(expected.get("open_clip")) {
+                    differing.push((name, text.clone()));
+                }
+            }
+        }
+        differing
+    }
+
+    #[test]
+    fn the_ids_are_those_of_each_library() {
+        assert_eq!(differing(&fixture("golden/rules.json")), []);
+    }
+
+    #[test]
+    fn a_text_that_is_cleaned_without_end_is_refused_and_no_other() {
+        let pipeline = Pipeline::open(&Tokenization::OpenClip(Clean::Lower), &[]).expect("constants");
+        let nested = |times| format!("&{}lt;", "amp;".repeat(times));
+        assert!(matches!(pipeline.ids(&nested(5000)), Err(Fault::TooManyPasses)));
+        assert_eq!(pipeline.ids(&nested(20)).expect("ids"), pipeline.ids("<").expect("ids"));
+    }
+
+    #[test]
+    fn places_are_those_in_the_text_unless_cleaning_has_changed_it() {
+        let pipeline = Pipeline::open(&Tokenization::OpenClip(Clean::Lower), &[]).expect("constants");
+        let spans = |text: &str| -> Vec<_> {
+            pipeline.pieces(text, false).expect("a text").into_iter().map(|piece| piece.span).collect()
+        };
+        assert_eq!(spans("A Cat!"), [Some((0, 1)), Some((2, 5)), Some((5, 6))]);
+        assert_eq!(spans("a  b"), [Some((0, 4)), Some((0, 4))]);
+        let framed = pipeline.pieces("a", true).expect("a text");
+        assert_eq!(framed.iter().map(|piece| piece.span).collect::<Vec<_>>(), [None, Some((0, 1)), None]);
+    }
+}

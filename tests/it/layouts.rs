@@ -141,6 +141,39 @@ async fn immichs_layout_serves() {
     assert_serves(&[at("model.path", root.path())], Bound::Exact).await;
 }
 
+/// The embedding of one text.
+async fn embedding(server: &TestServer, text: &str) -> Vec<f32> {
+    let body = json(server.post_json("/embed/text", &json!({"texts": text})).await, 200).await;
+    matrix(&body["embeddings"]).remove(0)
+}
+
+/// The same graphs beside the files of each library: its rules are followed, named, and part of the fingerprint.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_beside_the_graphs_say_whose_rules_are_followed() {
+    let (of_immich, of_open_clip, of_transformers) = (immich(), immich(), folder());
+    // As open_clip's exports have it: at the root.
+    for (from, to) in
+        [("visual/preprocess_cfg.json", "preprocess_cfg.json"), ("textual/tokenizer.json", "tokenizer.json")]
+    {
+        fs::rename(of_open_clip.path().join(from), of_open_clip.path().join(to)).expect("moved");
+    }
+    copy(&["config.json", "preprocessor_config.json", "tokenizer.json"], of_transformers.path());
+    copy(&["onnx/vision_model.onnx", "onnx/text_model.onnx"], &with_onnx(of_transformers.path()));
+    let mut fingerprints = std::collections::BTreeSet::new();
+    for (root, name, unescapes) in
+        [(&of_immich, "immich", false), (&of_open_clip, "open_clip", true), (&of_transformers, "transformers", false)]
+    {
+        let server = TestServer::start(&[&at("model.path", root.path())]).await;
+        let info = json(server.get("/info").await, 200).await;
+        assert_eq!(info["model"]["preprocessing"], json!({"vision": name, "text": name}));
+        fingerprints.insert(info["model"]["fingerprint"].to_string());
+        let (escaped, plain) = (embedding(&server, "caf&eacute;").await, embedding(&server, "caf\u{e9}").await);
+        assert_eq!(escaped == plain, unescapes, "{name}");
+        server.stop().await;
+    }
+    assert_eq!(fingerprints.len(), 3);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn immichs_layout_with_a_text_tower_that_is_not_clips_is_refused() {
     let root = immich();

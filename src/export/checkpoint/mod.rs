@@ -1,10 +1,12 @@
 //! A checkpoint folder's weights, whole or in shards with an index, as a [`WeightSource`].
 //!
 //! Owns which files are taken, checking shapes, and the digest of the source. How a file holds its tensors is its container's
-//! (`safetensors`, `pickle`, `torchscript`); what other libraries and training scripts call them, `naming` turns into the
-//! names of `CLIPModel`. Nothing in a file is trusted: offsets are checked against its length before anything is allocated.
+//! (`safetensors`, `pickle`, `torchscript`, `hdf5`, `msgpack`); what other libraries and training scripts call them, `naming` turns into
+//! the names of `CLIPModel`. Nothing in a file is trusted: offsets are checked against its length before anything is allocated.
 
+mod hdf5;
 mod instructions;
+mod msgpack;
 mod naming;
 mod pickle;
 mod pickle_globals;
@@ -26,8 +28,14 @@ use std::{
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use self::stored::{Element, Stored};
-use super::{error::ExportError, weights::WeightSource};
+use self::{
+    naming::Family,
+    stored::{Element, Stored},
+};
+use super::{
+    error::ExportError,
+    weights::{Half, WeightSource},
+};
 use crate::model::{CheckpointFiles, Weights, clip_config::ClipConfig, open_clip_config};
 
 /// An opened checkpoint: it is known what there is, and the weights are still on disk.
@@ -36,6 +44,7 @@ pub struct Checkpoint {
     files: CheckpointFiles,
     paths: Vec<PathBuf>,
     tensors: BTreeMap<String, Stored>,
+    family: Family,
     read: RefCell<BTreeSet<String>>,
 }
 
@@ -45,6 +54,8 @@ enum Container {
     Safetensors,
     /// By `torch.save` or by `torch.jit.save`.
     OfTorch,
+    Hdf5,
+    Msgpack,
 }
 
 /// An index of shards; its other field, the total size, is of no use here.
@@ -61,12 +72,13 @@ impl Checkpoint {
     /// tower that is not served.
     pub fn open(source: &Path) -> Result<Self, ExportError> {
         let files = CheckpointFiles::of(source).ok_or_else(|| ExportError::NoWeights(source.to_owned()))?;
-        let mut checkpoint = Self { files, paths: Vec::new(), tensors: BTreeMap::new(), read: RefCell::default() };
+        let (paths, tensors, read) = (Vec::new(), BTreeMap::new(), RefCell::default());
+        let mut checkpoint = Self { files, paths, tensors, family: Family::PyTorch, read };
         match checkpoint.files.clone() {
             CheckpointFiles::Folder { directory, weights } => checkpoint.add_folder(&directory, weights)?,
             CheckpointFiles::Bare(path) => checkpoint.add(path, Container::OfTorch)?,
         }
-        checkpoint.tensors = naming::of_transformers(mem::take(&mut checkpoint.tensors))?;
+        checkpoint.tensors = checkpoint.family.renamed(mem::take(&mut checkpoint.tensors), source)?;
         Ok(checkpoint)
     }
 
@@ -80,11 +92,15 @@ impl Checkpoint {
         let container = match weights {
             Weights::Safetensors | Weights::OpenClipSafetensors => Container::Safetensors,
             Weights::PyTorch | Weights::OpenClipPyTorch => Container::OfTorch,
+            Weights::TensorFlow => Container::Hdf5,
+            Weights::Flax => Container::Msgpack,
         };
         for file in files {
             self.add(directory.join(file), container)?;
         }
-        match index.iter().flat_map(|i| i.weight_map.keys()).find(|name| !self.tensors.contains_key(*name)) {
+        let there: BTreeSet<_> = self.tensors.keys().map(|name| self.family.indexed(name)).collect();
+        let mut indexed = index.iter().flat_map(|index| index.weight_map.keys());
+        match indexed.find(|name| !there.contains(&self.family.indexed(name))) {
             Some(missing) => Err(ExportError::MissingTensor(missing.clone())),
             None => Ok(()),
         }
@@ -93,11 +109,18 @@ impl Checkpoint {
     /// Adds the tensors of one file.
     fn add(&mut self, path: PathBuf, container: Container) -> Result<(), ExportError> {
         refuse_pointer(&path)?;
-        let tensors = match container {
+        let (tensors, family) = match container {
             Container::Safetensors => safetensors::open(&path)?,
-            Container::OfTorch if torchscript::is_one(&path)? => torchscript::open(&path)?,
-            Container::OfTorch => pickle::open(&path)?,
+            Container::OfTorch if torchscript::is_one(&path)? => (torchscript::open(&path)?, Family::PyTorch),
+            Container::OfTorch => (pickle::open(&path)?, Family::PyTorch),
+            Container::Hdf5 => (hdf5::open(&path)?, Family::TensorFlow),
+            Container::Msgpack => (msgpack::open(&path)?, Family::Flax),
         };
+        if !self.paths.is_empty() && self.family != family {
+            let reason = format!("its names are those of {family:?}, and another shard's are not");
+            return Err(ExportError::malformed(&path, reason));
+        }
+        self.family = family;
         for (name, tensor) in tensors {
             if self.tensors.contains_key(&name) {
                 return Err(ExportError::malformed(
@@ -128,7 +151,9 @@ impl Checkpoint {
         let path = directory.join(weights.config());
         let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
         let config = match weights {
-            Weights::Safetensors | Weights::PyTorch => ClipConfig::from_json(&text),
+            Weights::Safetensors | Weights::PyTorch | Weights::TensorFlow | Weights::Flax => {
+                ClipConfig::from_json(&text)
+            }
             Weights::OpenClipSafetensors | Weights::OpenClipPyTorch => open_clip_config::clip_config(&text),
         };
         config.map_err(|error| ExportError::Config { file: weights.config(), error })
@@ -198,13 +223,23 @@ impl WeightSource for Checkpoint {
         if let Element::Other(dtype) = &tensor.element {
             return Err(ExportError::TensorType { name: name.to_owned(), dtype: dtype.clone() });
         }
-        let values = tensor.read()?;
+        let values = tensor.values()?;
         self.read.borrow_mut().insert(name.to_owned());
         Ok(values)
     }
 
     fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    fn rounding(&self, names: &[&str]) -> Option<Half> {
+        // PyTorch and TensorFlow load weights of any type as f32; Flax keeps them as they are, and numpy's rules make the result's type.
+        let all = |element| names.iter().all(|name| self.tensors.get(*name).is_some_and(|t| t.element == element));
+        match self.family {
+            Family::Flax if all(Element::F16) => Some(Half::F16),
+            Family::Flax if all(Element::BF16) => Some(Half::BF16),
+            _ => None,
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! The container safetensors: a header that says where each tensor lies, then their bytes.
 //!
+//! Owns what the field `format` of a header says of the names: `tf` and `flax` are written by the TensorFlow and Flax classes. Anything
+//! else, `pt` and `mlx` and no such field among it, means the names of the PyTorch classes.
+//!
 //! Invariant: what is read lies within the file, by a header that was checked as a whole.
 
 use std::{
@@ -12,14 +15,17 @@ use std::{
 
 use safetensors::{Dtype, tensor::Metadata};
 
-use super::stored::{Element, Stored};
+use super::{
+    naming::Family,
+    stored::{Element, Stored},
+};
 use crate::export::error::ExportError;
 
 /// The format's own limit on a header, bytes.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// The tensors of one file, by name.
-pub(super) fn open(path: &Path) -> Result<Vec<(String, Stored)>, ExportError> {
+/// The tensors of one file, by name, and whose names they are.
+pub(super) fn open(path: &Path) -> Result<(Vec<(String, Stored)>, Family), ExportError> {
     let malformed = |reason: String| ExportError::malformed(path, format!("not a safetensors file: {reason}"));
     let begin = || -> io::Result<(File, u64, u64)> {
         let file = File::open(path)?;
@@ -42,16 +48,23 @@ pub(super) fn open(path: &Path) -> Result<Vec<(String, Stored)>, ExportError> {
     if expected != size {
         return Err(malformed(format!("its header describes {expected} bytes, the file has {size}")));
     }
-    let (path, file) = (Arc::new(PathBuf::from(path)), Arc::new(file));
+    let (path, file, begin) = (Arc::new(PathBuf::from(path)), Arc::new(file), 8 + header_length);
     let tensors = metadata.tensors().into_iter().map(|(name, info)| {
+        let (start, end) = info.data_offsets;
         let element = match info.dtype {
             Dtype::F32 => Element::F32,
             Dtype::F16 => Element::F16,
             Dtype::BF16 => Element::BF16,
             other => Element::Other(format!("{other:?}")),
         };
-        let offset = 8 + header_length + info.data_offsets.0 as u64;
-        (name, Stored::at(&path, element, info.shape.clone(), &file, offset))
+        let part = begin + start as u64..begin + end as u64;
+        (name, Stored::within(&path, &file, element, info.shape.clone(), vec![part]))
     });
-    Ok(tensors.collect())
+    let format = metadata.metadata().as_ref().and_then(|fields| fields.get("format"));
+    let family = match format.map(String::as_str) {
+        Some("tf") => Family::TensorFlow,
+        Some("flax") => Family::Flax,
+        _ => Family::PyTorch,
+    };
+    Ok((tensors.collect(), family))
 }

@@ -3,8 +3,8 @@
 //! Owns the choice, as a pure function of the repository's list of files and of what is wanted. Does not download.
 //!
 //! A checkpoint goes before graphs that somebody made from it: `logit_scale` is in no such graph, so without the weights
-//! `/similarity` and `/classify` would have the wrong scale. Whoever names a variant or a tower means the graphs, though; and one by
-//! `torch.save` or by open_clip goes behind them, lest a model that was served from its graphs before such files were read gets another
+//! `/similarity` and `/classify` would have the wrong scale. Whoever names a variant or a tower means the graphs, though; and one in
+//! any other format than `model.safetensors` goes behind them, lest a model that was served from its graphs before such files were read gets another
 //! fingerprint.
 //!
 //! Invariants: graphs or a checkpoint, never both; only names spelt out here and in `tower` are ever chosen, so that no name a
@@ -45,10 +45,9 @@ pub(super) struct Selection {
 /// # Errors
 /// In one line, what is missing.
 pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Selection, String> {
-    if wanted.checkpoint
-        && let Some(weights) = weights(files, Weights::Safetensors)?
-    {
-        return checkpoint(files, Weights::Safetensors, weights);
+    let format = Weights::among(|file| files.contains(file)).filter(|_| wanted.checkpoint);
+    if format == Some(Weights::Safetensors) {
+        return checkpoint(files, Weights::Safetensors);
     }
     // Two towers may share files, and a graph.
     let (mut small, mut graphs, mut absent) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
@@ -66,19 +65,17 @@ pub(super) fn select(files: &BTreeSet<String>, wanted: &Wanted) -> Result<Select
         [] => None,
         [tower] if wanted.checkpoint && !graphs.is_empty() && graphs_of(&[tower], files).is_empty() => Some(tower),
         _ => {
-            for format in Weights::ALL.into_iter().filter(|_| wanted.checkpoint) {
-                if let Some(weights) = weights(files, format)? {
-                    return checkpoint(files, format, weights);
-                }
-            }
-            return Err(missing(&absent, files, wanted));
+            return match format {
+                Some(format) => checkpoint(files, format),
+                None => Err(missing(&absent, files, wanted)),
+            };
         }
     };
     Ok(Selection { files: small.into_iter().chain(graphs).collect(), checkpoint: false, absent })
 }
 
-/// The checkpoint with these weights in this format, and what belongs to it.
-fn checkpoint(files: &BTreeSet<String>, format: Weights, weights: Vec<String>) -> Result<Selection, String> {
+/// The checkpoint with weights in this format, and what belongs to it.
+fn checkpoint(files: &BTreeSet<String>, format: Weights) -> Result<Selection, String> {
     let config = format.config();
     if !files.contains(config) {
         return Err(format!("it has no {config}"));
@@ -93,7 +90,7 @@ fn checkpoint(files: &BTreeSet<String>, format: Weights, weights: Vec<String>) -
             }
         }
     }
-    chosen.extend(weights);
+    chosen.extend(weights(files, format)?);
     Ok(Selection { files: chosen, checkpoint: true, absent: None })
 }
 
@@ -136,14 +133,11 @@ fn beside(graph: &str, ways: &[&[&str]], files: &BTreeSet<String>) -> Option<Vec
 }
 
 /// The weights in this format: whole, or the index and all shards.
-fn weights(files: &BTreeSet<String>, format: Weights) -> Result<Option<Vec<String>>, String> {
+fn weights(files: &BTreeSet<String>, format: Weights) -> Result<Vec<String>, String> {
     if files.contains(format.file()) {
-        return Ok(Some(vec![format.file().to_owned()]));
+        return Ok(vec![format.file().to_owned()]);
     }
     let index = format.index();
-    if !files.contains(index) {
-        return Ok(None);
-    }
     let shards: Vec<(&String, &str)> =
         files.iter().filter_map(|file| Some((file, shard_count(file, format)?))).collect();
     let whole = shards
@@ -152,7 +146,7 @@ fn weights(files: &BTreeSet<String>, format: Weights) -> Result<Option<Vec<Strin
     if !whole {
         return Err(format!("it has {index} and {} of its shards, not all", shards.len()));
     }
-    Ok(Some(shards.into_iter().map(|(file, _)| file.clone()).chain([index.to_owned()]).collect()))
+    Ok(shards.into_iter().map(|(file, _)| file.clone()).chain([index.to_owned()]).collect())
 }
 
 /// The `00002` of `model-00001-of-00002.safetensors`.
@@ -215,7 +209,8 @@ mod tests {
         names.sort_unstable();
         let sorted = BTreeSet::from_iter(chosen.files.iter().map(String::as_str));
         assert_eq!((&*Vec::from_iter(sorted), chosen.files.len()), (&*names, names.len()), "{wanted:?} of {files}");
-        let large = |name: &&String| name.contains(".onnx") || name.contains("safetensors") || name.contains(".bin");
+        let large =
+            |name: &&String| [".onnx", ".safetensors", ".bin", ".h5", ".msgpack"].iter().any(|end| name.contains(end));
         assert!(chosen.files.iter().skip_while(|name| !large(name)).all(|name| large(&name)), "{:?}", chosen.files);
         chosen
     }
@@ -265,6 +260,13 @@ mod tests {
                 &format!("{SMALL} pytorch_model.bin"),
             ),
             (&format!("{SMALL} pytorch_model.bin"), "", &format!("{SMALL} pytorch_model.bin")),
+            (&format!("{SMALL} flax_model.msgpack tf_model.h5"), "", &format!("{SMALL} tf_model.h5")),
+            (&format!("{SMALL} flax_model.msgpack"), "", &format!("{SMALL} flax_model.msgpack")),
+            (
+                &format!("{SMALL} tf_model.h5.index.json tf_model-00001-of-00001.h5 model-00001-of-00001.h5"),
+                "",
+                &format!("{SMALL} tf_model.h5.index.json tf_model-00001-of-00001.h5"),
+            ),
             (
                 OF_OPEN_CLIP,
                 "",
@@ -274,6 +276,11 @@ mod tests {
                 &format!("{OF_OPEN_CLIP} {SMALL} pytorch_model.bin"),
                 "",
                 &format!("{SMALL} tokenizer_config.json pytorch_model.bin"),
+            ),
+            (
+                &format!("{OF_OPEN_CLIP} config.json model.safetensors pytorch_model.bin"),
+                "",
+                "open_clip_config.json tokenizer.json tokenizer_config.json open_clip_model.safetensors",
             ),
             (
                 "open_clip_config.json open_clip_pytorch_model.bin",
@@ -329,7 +336,7 @@ mod tests {
             ),
         ] {
             let chosen = assert_chosen(files, &wanted(set, &Tower::BOTH, true), expected);
-            let is_checkpoint = expected.contains("safetensors") || expected.contains(".bin");
+            let is_checkpoint = [".safetensors", ".bin", ".h5", ".msgpack"].iter().any(|end| expected.contains(end));
             assert_eq!((chosen.checkpoint, chosen.absent), (is_checkpoint, None), "{files}");
         }
     }
@@ -391,14 +398,16 @@ mod tests {
                 "",
                 both,
                 &[
-                    "no model.safetensors or pytorch_model.bin or open_clip_model.safetensors or open_clip_pytorch_model.bin or \
-                     onnx/vision_model.onnx or ",
+                    "no model.safetensors or pytorch_model.bin or tf_model.h5 or flax_model.msgpack or open_clip_model.safetensors or \
+                     open_clip_pytorch_model.bin or onnx/vision_model.onnx or ",
                     "no such graph at all",
                 ][..],
             ),
             ("model.safetensors", "", both, &["no config.json"]),
             ("config.json open_clip_pytorch_model.bin", "", both, &["no open_clip_config.json"]),
-            ("config.json tf_model.h5", "", both, &["onnx/text_model.onnx", "no such graph at all"]),
+            ("config.json tf_model.keras", "", both, &["onnx/text_model.onnx", "no such graph at all"]),
+            ("tf_model.h5", "", both, &["no config.json"]),
+            ("config.json flax_model.msgpack.index.json", "", both, &["0 of its shards"]),
             (
                 "config.json onnx/vision_model.onnx",
                 "engine.precision=f16",

@@ -45,7 +45,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
         *entry = *colour;
     }
     let mode = match limits.kept_modes {
-        Some(fill) if !mode::is_grey_ramp(&colours, 3) => Mode::Stepped { fill: palette[usize::from(fill)] },
+        Some(fill) if !mode::is_grey_ramp(&colours, 3) => Mode::Stepped { fill: mode::entry(Some(&colours), fill) },
         _ => Mode::Plain,
     };
     let mut indices = memory::zeroed(Vec::new(), frame_width * frame_height)?;

@@ -49,10 +49,10 @@ impl Mode {
     }
 }
 
-/// The colour of that number in a palette of three bytes each; the grey of the number where it has fewer.
+/// The colour of that number in a palette of three bytes each; black where it has fewer.
 pub(super) fn entry(palette: Option<&[u8]>, number: u8) -> [u8; 3] {
     let colours = palette.unwrap_or_default().as_chunks().0;
-    colours.get(usize::from(number)).copied().unwrap_or([number; 3])
+    colours.get(usize::from(number)).copied().unwrap_or_default()
 }
 
 /// Whether colours of `stride` bytes, of which three count, are the greys of their numbers: Pillow opens such a palette as L.

@@ -62,7 +62,7 @@ fn palette_mode(bytes: &[u8], fill: u8) -> Option<Mode> {
     }
     // Blue first.
     let entry =
-        palette.chunks_exact(stride).nth(fill.into()).map_or([fill; 3], |colour| [colour[2], colour[1], colour[0]]);
+        palette.chunks_exact(stride).nth(fill.into()).map_or([0; 3], |colour| [colour[2], colour[1], colour[0]]);
     Some(Mode::Stepped { fill: entry })
 }
 

@@ -9,6 +9,7 @@ use super::*;
 use crate::model::{pictures::PicturePreparation, preprocessor::PreprocessorConfig};
 
 mod fast_decode;
+mod rules;
 
 fn fixtures() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"))

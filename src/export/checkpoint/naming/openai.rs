@@ -182,7 +182,7 @@ mod tests {
             ("context_length", &[]),
         ])
         .unwrap();
-        let value = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("{name}: {tensors:?}")).read().unwrap();
+        let value = |name: &str| tensors.get(name).unwrap_or_else(|| panic!("{name}: {tensors:?}")).values().unwrap();
         let attention = "vision_model.encoder.layers.11.self_attn";
         assert_eq!(value(&format!("{attention}.q_proj.weight")), [0.0, 1.0, 2.0, 3.0]);
         assert_eq!(value(&format!("{attention}.v_proj.weight")), [8.0, 9.0, 10.0, 11.0]);
@@ -219,8 +219,8 @@ mod tests {
         let names = ["mlp.c_proj.weight", "mlp.c_proj.bias", "ls_2.gamma", "ls_1.gamma"].map(name);
         let tensors = named(&[(&names[0], &[3, 2]), (&names[1], &[3]), (&names[2], &[3]), (&names[3], &[3])]).unwrap();
         let layer = "vision_model.encoder.layers.0.mlp.fc2";
-        assert_eq!(tensors[&format!("{layer}.weight")].read().unwrap(), [0.0, 0.0, 2.0, 3.0, 8.0, 10.0]);
-        assert_eq!(tensors[&format!("{layer}.bias")].read().unwrap(), [0.0, 1.0, 4.0]);
+        assert_eq!(tensors[&format!("{layer}.weight")].values().unwrap(), [0.0, 0.0, 2.0, 3.0, 8.0, 10.0]);
+        assert_eq!(tensors[&format!("{layer}.bias")].values().unwrap(), [0.0, 1.0, 4.0]);
         // Without the layer that it scales it stays, and is refused as a tensor that nothing reads.
         assert!(tensors.contains_key(&names[3]) && !tensors.contains_key(&names[2]), "{tensors:?}");
     }

@@ -1,11 +1,12 @@
 //! What training scripts wrap their weights in.
 //!
-//! Owns the dictionary around them and the `module.` before each name; whose names are inside, the other files of this folder know.
+//! Owns the dictionaries around them and the `module.` before each name; whose names are inside, the other files of this folder know.
 
 use std::collections::BTreeMap;
 
 /// Under these a training script keeps the weights, beside its optimizer's state and whatever else it wants back.
-const WRAPPERS: [&str; 2] = ["state_dict.", "model_state_dict."];
+/// Flax has `params` twice, the outer one of its `TrainState`.
+const WRAPPERS: [&str; 4] = ["state_dict.", "model_state_dict.", "params.", "params."];
 /// What `DistributedDataParallel` and `DataParallel` put before each name.
 const PARALLEL: &str = "module.";
 
@@ -41,6 +42,7 @@ mod tests {
             (&["model_state_dict.encoder.x", "epoch"], &["encoder.x"]),
             (&["module.logit_scale", "module.text_model.a"], &["logit_scale", "text_model.a"]),
             (&["module.a", "b"], &["b", "module.a"]),
+            (&["params.params.logit_scale", "opt_state.0.mu.logit_scale", "step"], &["logit_scale"]),
         ] {
             let named = unwrapped(given.iter().map(|name| ((*name).to_owned(), ())).collect());
             assert_eq!(named.keys().map(String::as_str).collect::<Vec<_>>(), expected, "{given:?}");

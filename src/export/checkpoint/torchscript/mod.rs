@@ -110,10 +110,12 @@ impl Archive {
         let Tensor { storage, offset, shape, strides } = tensor;
         let &(start, bytes) = self.storages.get(&storage.key).ok_or("has no storage")?;
         let element = storage.element.clone();
-        let Some(size) = element.size() else {
+        let size = element.size();
+        if size == 0 {
             // Never read, so where it lies does not matter.
-            return Ok(Stored::at(path, element, shape.clone(), file, start));
-        };
+            let nothing = start..start;
+            return Ok(Stored::within(path, file, element, shape.clone(), [nothing]));
+        }
         let outside = || "reaches outside of its storage".to_owned();
         let count = shape.iter().try_fold(1, |count: u64, &side| count.checked_mul(side as u64)).ok_or_else(outside)?;
         let last = shape.iter().zip(strides).try_fold(0, |last: u64, (&side, &stride)| {
@@ -125,21 +127,11 @@ impl Archive {
             return Err(outside());
         }
         let start = start + offset.min(&there) * size as u64;
-        if count == 0 || is_packed(shape, strides) {
-            return Ok(Stored::at(path, element, shape.clone(), file, start));
-        }
         // Not negative, as it is what the tensor has between its first element and its last.
-        let span = usize::try_from(end - offset).map_err(|_| outside())?;
-        Ok(Stored::at(path, element, vec![span], file, start).viewed(shape.clone(), strides))
+        let span = if count == 0 { 0 } else { end - offset };
+        let elements = usize::try_from(span).map_err(|_| outside())?;
+        let part = start..start + span * size as u64;
+        let all = Stored::within(path, file, element, vec![elements], [part]);
+        Ok(all.viewed(shape.clone(), strides))
     }
-}
-
-/// Whether elements of these strides lie one after the other, as nothing lies otherwise that has one element a side.
-fn is_packed(shape: &[usize], strides: &[usize]) -> bool {
-    let mut packed = 1;
-    shape.iter().zip(strides).rev().all(|(&side, &stride)| {
-        let here = side == 1 || stride == packed;
-        packed *= side;
-        here
-    })
 }

@@ -36,8 +36,8 @@ fn step(text: &str, passes: &mut Passes) -> Result<Option<String>, TooManyPasses
     if text.is_ascii() || !is_bad(text) {
         return Ok(None);
     }
-    let encodings = [&*LATIN_1, &*WINDOWS_1252].into_iter().chain(OTHERS.iter());
-    if let Some(fixed) = encodings.filter_map(|encoding| decoded_again(text, encoding)).next() {
+    let mut encodings = [&*LATIN_1, &*WINDOWS_1252].into_iter().chain(OTHERS.iter());
+    if let Some(fixed) = encodings.find_map(|encoding| decoded_again(text, encoding)) {
         return Ok(Some(fixed));
     }
     let fixed = fix_parts(text, passes)?;

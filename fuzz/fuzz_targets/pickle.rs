@@ -1,0 +1,5 @@
+#![no_main]
+
+use clipserve::model::Weights;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clipserve_fuzz::open(Weights::PyTorch, bytes));
