@@ -170,6 +170,8 @@ pub enum Weights {
     Safetensors,
     /// `pytorch_model.bin`, by `torch.save`.
     PyTorch,
+    /// `model.fp16.safetensors`, as `save_pretrained(variant="fp16")` names it: pipelines often have nothing else.
+    Fp16Variant,
     /// `tf_model.h5`, by the TensorFlow classes.
     TensorFlow,
     /// `flax_model.msgpack`, by the Flax classes.
@@ -182,9 +184,10 @@ pub enum Weights {
 
 impl Weights {
     /// All formats, in the order in which they count: those of `transformers`, then open_clip's.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Safetensors,
         Self::PyTorch,
+        Self::Fp16Variant,
         Self::TensorFlow,
         Self::Flax,
         Self::OpenClipSafetensors,
@@ -213,6 +216,7 @@ impl Weights {
         match self {
             Self::Safetensors => "model.safetensors",
             Self::PyTorch => "pytorch_model.bin",
+            Self::Fp16Variant => "model.fp16.safetensors",
             Self::TensorFlow => "tf_model.h5",
             Self::Flax => "flax_model.msgpack",
             Self::OpenClipSafetensors => "open_clip_model.safetensors",
@@ -225,6 +229,7 @@ impl Weights {
         match self {
             Self::Safetensors => "model.safetensors.index.json",
             Self::PyTorch => "pytorch_model.bin.index.json",
+            Self::Fp16Variant => "model.safetensors.index.fp16.json",
             Self::TensorFlow => "tf_model.h5.index.json",
             Self::Flax => "flax_model.msgpack.index.json",
             Self::OpenClipSafetensors => "open_clip_model.safetensors.index.json",
@@ -237,6 +242,7 @@ impl Weights {
         match self {
             Self::Safetensors => ("model-", ".safetensors"),
             Self::PyTorch => ("pytorch_model-", ".bin"),
+            Self::Fp16Variant => ("model.fp16-", ".safetensors"),
             Self::TensorFlow => ("tf_model-", ".h5"),
             Self::Flax => ("flax_model-", ".msgpack"),
             Self::OpenClipSafetensors => ("open_clip_model-", ".safetensors"),
@@ -247,7 +253,7 @@ impl Weights {
     /// The file that describes the model.
     pub fn config(self) -> &'static str {
         match self {
-            Self::Safetensors | Self::PyTorch | Self::TensorFlow | Self::Flax => "config.json",
+            Self::Safetensors | Self::PyTorch | Self::Fp16Variant | Self::TensorFlow | Self::Flax => "config.json",
             Self::OpenClipSafetensors | Self::OpenClipPyTorch => OPEN_CLIP_FILE,
         }
     }
@@ -287,10 +293,8 @@ impl CheckpointFiles {
     /// Whose rules prepare the inputs of the model.
     pub fn rules(&self) -> Rules {
         match self {
-            Self::Folder { weights, .. } => match weights {
-                Weights::Safetensors | Weights::PyTorch | Weights::TensorFlow | Weights::Flax => Rules::Transformers,
-                Weights::OpenClipSafetensors | Weights::OpenClipPyTorch => Rules::OpenClip,
-            },
+            Self::Folder { weights: Weights::OpenClipSafetensors | Weights::OpenClipPyTorch, .. } => Rules::OpenClip,
+            Self::Folder { .. } => Rules::Transformers,
             Self::Bare(_) => Rules::OpenAi,
         }
     }
@@ -328,6 +332,8 @@ mod tests {
             (&all[..3], Some(Weights::PyTorch)),
             (&all, Some(Weights::Safetensors)),
             (&["model.safetensors.index.json"], Some(Weights::Safetensors)),
+            (&["model.fp16.safetensors"], Some(Weights::Fp16Variant)),
+            (&["model.fp16.safetensors", "pytorch_model.bin"], Some(Weights::PyTorch)),
             (&[], None),
         ] {
             assert_eq!(among(files), expected, "{files:?}");

@@ -90,7 +90,7 @@ impl Checkpoint {
             (index.weight_map.values().cloned().collect(), Some(index))
         };
         let container = match weights {
-            Weights::Safetensors | Weights::OpenClipSafetensors => Container::Safetensors,
+            Weights::Safetensors | Weights::Fp16Variant | Weights::OpenClipSafetensors => Container::Safetensors,
             Weights::PyTorch | Weights::OpenClipPyTorch => Container::OfTorch,
             Weights::TensorFlow => Container::Hdf5,
             Weights::Flax => Container::Msgpack,
@@ -151,10 +151,8 @@ impl Checkpoint {
         let path = directory.join(weights.config());
         let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
         let config = match weights {
-            Weights::Safetensors | Weights::PyTorch | Weights::TensorFlow | Weights::Flax => {
-                ClipConfig::from_json(&text)
-            }
             Weights::OpenClipSafetensors | Weights::OpenClipPyTorch => open_clip_config::clip_config(&text),
+            _ => ClipConfig::from_json(&text),
         };
         config.map_err(|error| ExportError::Config { file: weights.config(), error })
     }

@@ -398,7 +398,7 @@ mod tests {
                 "",
                 both,
                 &[
-                    "no model.safetensors or pytorch_model.bin or tf_model.h5 or flax_model.msgpack or open_clip_model.safetensors or \
+                    "no model.safetensors or pytorch_model.bin or model.fp16.safetensors or tf_model.h5 or flax_model.msgpack or open_clip_model.safetensors or \
                      open_clip_pytorch_model.bin or onnx/vision_model.onnx or ",
                     "no such graph at all",
                 ][..],
