@@ -606,6 +606,29 @@ fn weights_by_torch_save_are_those_of_the_same_checkpoint_in_safetensors() {
 }
 
 #[test]
+fn what_open_clip_s_training_leaves_is_read_by_the_configuration_beside_it() {
+    let name = "open-clip-custom-quick-gelu";
+    let (_dir, expected) = export(&format!("export/{name}"), Precision::F32);
+    let model = copy_of(name);
+    let path = model.path().join("epoch_10.pt");
+    fs::rename(model.path().join("open_clip_pytorch_model.bin"), &path).unwrap();
+    for source in [model.path(), &path] {
+        let dir = tempfile::tempdir().unwrap();
+        let exported = export_checkpoint(source, &dir.path().join("model"), Precision::F32).unwrap();
+        let data = |model: &ExportedModel| fs::read(model.dir.join("onnx/vision_model.onnx_data")).unwrap();
+        assert!(
+            data(&exported) == data(&expected) && exported.dir.join("open_clip_config.json").is_file(),
+            "{source:?}"
+        );
+    }
+    // Of transformers' names nothing is told by their shapes.
+    fs::remove_file(model.path().join("open_clip_config.json")).unwrap();
+    fs::copy(fixture("export/pickles/wrapped.bin"), &path).unwrap();
+    let error = export_checkpoint(&path, &model.path().join("out"), Precision::F32).unwrap_err().to_string();
+    assert!(error.contains("epoch_10.pt") && error.contains("pytorch_model.bin"), "{error}");
+}
+
+#[test]
 fn a_pickle_that_asks_for_something_else_is_refused_by_its_name() {
     let model = copy_of("gelu-relu-old-eos");
     fs::remove_file(model.path().join("model.safetensors")).unwrap();

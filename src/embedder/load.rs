@@ -88,7 +88,9 @@ fn open_export(
     Ok(Model::open(config, ModelFiles::beside(&origin, vision, text)?, info.logit_scale)?)
 }
 
-fn origin(directory: &Path, exported: &ExportedModel, info: &GraphInfo, weights: Option<String>) -> Origin {
+/// Of the graphs of the checkpoint at `place`, a folder or a file in one.
+fn origin(place: &Path, exported: &ExportedModel, info: &GraphInfo, weights: Option<String>) -> Origin {
+    let directory = place.parent().filter(|_| place.is_file()).unwrap_or(place);
     let config = exported.dir.join("config.json");
     Origin { directory: directory.to_owned(), config, rules: info.rules, weights }
 }
@@ -168,7 +170,7 @@ fn own_export(
     let own = graphs_of(&there, tower).map(|graphs| own_graph(graphs.first(), None)).transpose()?.flatten();
     let (exported, weights) = if own.is_some() {
         (there, None)
-    } else if is_checkpoint(place) && !ModelFiles::has_graph(config, place, tower, precision) {
+    } else if is_checkpoint(place) && (place.is_file() || !ModelFiles::has_graph(config, place, tower, precision)) {
         (export(config, place, precision)?, weights_of(place))
     } else {
         return Ok(None);

@@ -141,6 +141,12 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let source = hub::local(&config.model, graphs)?;
     let model = load(&source, graphs)?;
     let towers = [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.graphs)];
+    let without_projection: Vec<Modality> = [Modality::Image, Modality::Text]
+        .into_iter()
+        .zip(towers)
+        .filter(|(_, graphs)| graphs.is_some_and(|graphs| graphs.embedding().is_none()))
+        .map(|(modality, _)| modality)
+        .collect();
     let graph_files: Vec<PathBuf> = towers.into_iter().flatten().map(|graphs| graphs.first().to_owned()).collect();
     let rules = Towers {
         vision: model.vision.as_ref().map(|vision| vision.preparation.rules()),
@@ -197,8 +203,8 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
         }
     }
-    if parts.info.dim.is_none() {
-        tracing::warn!("the model has no projection: it answers `outputs`, and no embeddings");
+    for modality in without_projection {
+        tracing::warn!("the {modality} encoder has no projection: it answers `outputs`, and no embeddings");
     }
     tracing::info!(
         model = parts.info.name,

@@ -38,10 +38,10 @@ const OF_OPEN_CLIP: [&str; 7] = [
 
 /// The files that say how inputs are made for these weights: they are copied beside the graphs, and what an export depends on.
 pub(super) fn companions(files: &CheckpointFiles) -> Vec<PathBuf> {
-    match (files, files.rules()) {
-        (CheckpointFiles::Folder { directory, .. }, Rules::OpenClip) => those_of(directory, &OF_OPEN_CLIP),
-        (CheckpointFiles::Folder { directory, .. }, _) => files_of_transformers(directory),
-        (CheckpointFiles::Bare(_), _) => Vec::new(),
+    match (files.description(), files.rules()) {
+        (Some((directory, _)), Rules::OpenClip) => those_of(directory, &OF_OPEN_CLIP),
+        (Some((directory, _)), _) => files_of_transformers(directory),
+        (None, _) => Vec::new(),
     }
 }
 

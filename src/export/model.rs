@@ -142,7 +142,7 @@ fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportE
 fn read_normalization(files: &CheckpointFiles, channels: usize) -> Result<PixelNormalization, ExportError> {
     let fault = |file: &Path, reason: String| ExportError::Json { file: file.display().to_string(), reason };
     let read = |path: &Path| fs::read_to_string(path).map_err(ExportError::io(path));
-    let CheckpointFiles::Folder { directory, .. } = files else { return Ok(PixelNormalization::default()) };
+    let Some((directory, _)) = files.description() else { return Ok(PixelNormalization::default()) };
     if files.rules() == Rules::OpenClip {
         let path = directory.join(OPEN_CLIP_FILE);
         let transform = ImageTransform::from_json(&read(&path)?).map_err(|error| fault(&path, error.to_string()))?;

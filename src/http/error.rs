@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::connection::body::BodyError;
 use crate::{
     embedder::{EmbedError, Lack},
-    encoder::{InputError, InputErrorKind},
+    encoder::{InputError, InputErrorKind, Output},
     telemetry::Reject,
 };
 
@@ -383,8 +383,9 @@ fn not_supported(lack: Lack) -> String {
             format!("the model that is served has no {modality} encoder; GET /info says what it has")
         }
         Lack::Projection(modality) => format!(
-            "the {modality} encoder that is served has no projection, so it has no embeddings; ask for its `outputs`, which GET \
-             /info lists"
+            "the {modality} encoder that is served has no projection, so it has no embeddings; ask for its `outputs` ({}); GET /info says \
+             what it has",
+            Output::ALL.map(Output::name).join(", ")
         ),
         Lack::PixelValues => "the vision graph that is served takes no pixel_values: it computes with bytes (engine.precision = \"int8\"), or \
                               normalises inside; send the pictures themselves as images"

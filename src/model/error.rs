@@ -23,8 +23,7 @@ pub enum ModelError {
     },
     /// Nothing that could be run.
     #[error(
-        "model directory {directory} has no {file}{hint}, nor a checkpoint to make it from (config.json with model.safetensors or \
-         pytorch_model.bin, open_clip_config.json with open_clip_model.safetensors or open_clip_pytorch_model.bin, or one .pt of OpenAI's)",
+        "model directory {directory} has no {file}{hint}, nor weights to make it from ({weights}, or one file *.pt)",
         directory = .directory.display()
     )]
     NoGraphs {
@@ -34,6 +33,8 @@ pub enum ModelError {
         file: String,
         /// What to do, or nothing.
         hint: String,
+        /// The names under which weights were looked for.
+        weights: String,
     },
     /// A file of the layout is not there.
     #[error("model directory {directory} has no {file}{hint}", directory = .directory.display())]

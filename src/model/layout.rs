@@ -269,24 +269,46 @@ pub enum CheckpointFiles {
         /// The format that counts.
         weights: Weights,
     },
-    /// One file of weights as OpenAI's code names them, which has nothing beside it.
+    /// One file of weights as open_clip's training leaves it, beside the [`OPEN_CLIP_FILE`] of its model.
+    Trained {
+        /// The folder of both.
+        directory: PathBuf,
+        /// The weights.
+        path: PathBuf,
+    },
+    /// One file of weights as OpenAI's code names them, which nothing beside it describes.
     Bare(PathBuf),
 }
 
 impl CheckpointFiles {
     /// Those at `place`: a folder with weights of a known name; one that has none of them but one file that ends in `.pt`; or such a file.
     pub fn of(place: &Path) -> Option<Self> {
-        let is_bare = |path: &Path| path.extension().is_some_and(|extension| extension == "pt") && path.is_file();
-        if is_bare(place) {
-            return Some(Self::Bare(place.to_owned()));
+        let is_single = |path: &Path| path.extension().is_some_and(|extension| extension == "pt") && path.is_file();
+        let single = |path: PathBuf| match path.parent() {
+            Some(directory) if directory.join(OPEN_CLIP_FILE).is_file() => {
+                Self::Trained { directory: directory.to_owned(), path }
+            }
+            _ => Self::Bare(path),
+        };
+        if is_single(place) {
+            return Some(single(place.to_owned()));
         }
         if let Some(weights) = Weights::of(place) {
             return Some(Self::Folder { directory: place.to_owned(), weights });
         }
-        let mut bare = fs::read_dir(place).ok()?.flatten().map(|entry| entry.path()).filter(|path| is_bare(path));
-        match (bare.next(), bare.next()) {
-            (Some(only), None) => Some(Self::Bare(only)),
+        let mut singles = fs::read_dir(place).ok()?.flatten().map(|entry| entry.path()).filter(|path| is_single(path));
+        match (singles.next(), singles.next()) {
+            (Some(only), None) => Some(single(only)),
             _ => None,
+        }
+    }
+
+    /// The folder with what describes the weights, and its configuration's name there.
+    pub fn description(&self) -> Option<(&Path, &'static str)> {
+        match self {
+            Self::Folder { directory, weights } => Some((directory, weights.config())),
+            Self::Trained { directory, .. } => Some((directory, OPEN_CLIP_FILE)),
+            Self::Bare(_) => None,
         }
     }
 
@@ -295,6 +317,7 @@ impl CheckpointFiles {
         match self {
             Self::Folder { weights: Weights::OpenClipSafetensors | Weights::OpenClipPyTorch, .. } => Rules::OpenClip,
             Self::Folder { .. } => Rules::Transformers,
+            Self::Trained { .. } => Rules::OpenClip,
             Self::Bare(_) => Rules::OpenAi,
         }
     }
@@ -303,18 +326,17 @@ impl CheckpointFiles {
     pub fn weights(&self) -> &Path {
         match self {
             Self::Folder { weights, .. } => Path::new(weights.file()),
-            Self::Bare(path) => path,
+            Self::Trained { path, .. } | Self::Bare(path) => path,
         }
     }
 }
 
 /// Whether there is a checkpoint at `place`: weights, and what describes them.
 pub fn is_checkpoint(place: &Path) -> bool {
-    match CheckpointFiles::of(place) {
-        Some(CheckpointFiles::Folder { directory, weights }) => directory.join(weights.config()).is_file(),
-        Some(CheckpointFiles::Bare(_)) => true,
-        None => false,
-    }
+    CheckpointFiles::of(place).is_some_and(|files| match files.description() {
+        Some((directory, config)) => directory.join(config).is_file(),
+        None => true,
+    })
 }
 
 #[cfg(test)]

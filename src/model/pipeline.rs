@@ -157,13 +157,13 @@ fn encoder(pipeline: &Path, index: &ModelIndex, tower: Tower) -> Option<PathBuf>
 /// Why a pipeline has no `tower` to serve, and what may be tried.
 fn nothing_for(pipeline: &Path, index: &ModelIndex, tower: Tower) -> String {
     let (folder, class) = encoder_folder(tower);
-    let is = index.class(folder).map_or_else(|| format!("it has no {folder}"), |is| format!("its {folder} is a {is}"));
+    let is = index.class(folder).map_or_else(|| format!("there is no {folder}"), |is| format!("{folder} is a {is}"));
     let other = index
         .0
         .keys()
         .find(|other| other.starts_with(folder) && index.class(other).is_some_and(|other| other.starts_with(class)));
     let hint = other.map(|other| format!("; name its folder to serve another: {}", pipeline.join(other).display()));
-    format!("{is}, and its {} tower is a {class} there{}", tower.name(), hint.unwrap_or_default())
+    format!("no {class} to serve as its {} tower, {is}{}", tower.name(), hint.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -243,7 +243,7 @@ mod tests {
             assert!(error.contains("a T5EncoderModel") && error.contains("text_encoder_2"), "{error}");
         }
         let error = towers_of(&config(&[("vision", root.path())])).expect_err("no CLIP").to_string();
-        assert!(error.contains("no image_encoder") && error.contains("CLIPVisionModel"), "{error}");
+        assert!(error.contains("no image_encoder") && error.contains("no CLIPVisionModel"), "{error}");
         let error = checkpoint_in(root.path()).expect_err("no single one").to_string();
         assert!(error.contains("one by one") && error.contains("text_encoder_2"), "{error}");
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     error::{ModelError, read},
-    layout::{Graphs, ModelFiles, TextFiles, VisionFiles},
+    layout::{CheckpointFiles, Graphs, ModelFiles, TextFiles, VisionFiles, Weights, is_checkpoint},
     open_clip::{OPEN_CLIP_FILE, PREPROCESS_FILE, has_text_cfg},
     preprocessor,
     rules::{PictureRules, TextRules},
@@ -37,7 +37,7 @@ impl ModelFiles {
         let (vision, text) = (find(&config.vision, Tower::Vision), find(&config.text, Tower::Text));
         if let (Err(_), Err(_), Some(directory), None, None) = (&vision, &text, whole, &config.vision, &config.text) {
             let (file, hint) = (suffixes.graphs(&Tower::BOTH).join(" or "), suffixes.hint.to_owned());
-            return Err(ModelError::NoGraphs { directory: directory.to_owned(), file, hint });
+            return Err(no_graphs(directory, file, hint));
         }
         let (vision, text) = (vision?, text?);
         let beside = |graph: &Option<PathBuf>, name| graph.as_deref().and_then(|graph| file_of(graph, [name]).ok());
@@ -80,6 +80,22 @@ pub(super) fn source(config: &ModelConfig) -> &Path {
     match place.parent() {
         Some(folder) if place.is_file() => folder_above(folder).unwrap_or(folder),
         _ => place,
+    }
+}
+
+/// Why nothing in `directory` can be served, where graphs called `file` are not there: what a checkpoint lacks, if there is one.
+fn no_graphs(directory: &Path, file: String, hint: String) -> ModelError {
+    let directory = directory.to_owned();
+    match CheckpointFiles::of(&directory).filter(|_| !is_checkpoint(&directory)) {
+        Some(files) => {
+            let config = files.description().map_or("config.json", |(_, config)| config);
+            let hint = format!(" beside its {}", files.weights().display());
+            ModelError::MissingFile { directory, file: config.to_owned(), hint }
+        }
+        None => {
+            let weights = Weights::ALL.map(Weights::file).join(", ");
+            ModelError::NoGraphs { directory, file, hint, weights }
+        }
     }
 }
 
@@ -152,7 +168,9 @@ fn check_directory(path: &Path) -> Result<(), ModelError> {
     let fault = |reason: String| ModelError::Directory { path: path.to_owned(), reason };
     match path.metadata() {
         Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(fault("not a directory".to_owned())),
+        Ok(_) => Err(fault(
+            "not a directory; name the folder that it is in, or a graph by --vision-model or --text-model".to_owned(),
+        )),
         Err(error) => Err(fault(error.to_string())),
     }
 }
@@ -267,6 +285,12 @@ mod tests {
         for name in Tower::BOTH.into_iter().flat_map(Tower::graphs) {
             assert_eq!(error.to_string().matches(&format!(" {name}.onnx")).count(), 1, "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn weights_that_nothing_describes_are_told() {
+        let error = locate(directory(&["tf_model.h5"]).path(), Precision::F32).expect_err("no configuration");
+        assert!(error.to_string().ends_with("has no config.json beside its tf_model.h5"), "{error}");
     }
 
     #[test]

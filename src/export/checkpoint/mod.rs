@@ -36,7 +36,7 @@ use super::{
     error::ExportError,
     weights::{Half, WeightSource},
 };
-use crate::model::{CheckpointFiles, Weights, clip_config::ClipConfig, open_clip_config};
+use crate::model::{CheckpointFiles, Weights, clip_config::ClipConfig, open_clip_config, rules::Rules};
 
 /// An opened checkpoint: it is known what there is, and the weights are still on disk.
 #[derive(Debug)]
@@ -76,7 +76,11 @@ impl Checkpoint {
         let mut checkpoint = Self { files, paths, tensors, family: Family::PyTorch, read };
         match checkpoint.files.clone() {
             CheckpointFiles::Folder { directory, weights } => checkpoint.add_folder(&directory, weights)?,
-            CheckpointFiles::Bare(path) => checkpoint.add(path, Container::OfTorch)?,
+            CheckpointFiles::Trained { path, .. } => checkpoint.add(path, Container::OfTorch)?,
+            CheckpointFiles::Bare(path) => {
+                checkpoint.add(path.clone(), Container::OfTorch)?;
+                checkpoint.check_bare(&path)?;
+            }
         }
         checkpoint.tensors = checkpoint.family.renamed(mem::take(&mut checkpoint.tensors), source)?;
         Ok(checkpoint)
@@ -134,6 +138,20 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// Refuses weights whose shapes do not say what they compute: those of OpenAI's code do.
+    fn check_bare(&self, path: &Path) -> Result<(), ExportError> {
+        let has = |part: &str| self.tensors.keys().any(|name| name.contains(part));
+        let reason = if has("text_model.") || has("vision_model.") {
+            "its tensors are named as those of transformers; call it pytorch_model.bin, beside its config.json"
+        } else if self.tensors.keys().any(|name| name.starts_with("state_dict.")) {
+            "open_clip's training leaves weights under state_dict, and which activation and heads they have is in its model's configuration \
+             alone; put that beside it as open_clip_config.json, or save the state_dict by itself if OpenAI's code trained it"
+        } else {
+            return Ok(());
+        };
+        Err(ExportError::malformed(path, reason.to_owned()))
+    }
+
     /// What describes the weights, and is copied with them.
     pub(crate) fn files(&self) -> &CheckpointFiles {
         &self.files
@@ -144,17 +162,16 @@ impl Checkpoint {
     /// # Errors
     /// Names the field that is unknown, or not served.
     pub(crate) fn config(&self) -> Result<ClipConfig, ExportError> {
-        let (directory, weights) = match &self.files {
-            CheckpointFiles::Folder { directory, weights } => (directory, weights),
-            CheckpointFiles::Bare(path) => return shapes::clip_config(path, &self.tensors),
+        let Some((directory, file)) = self.files.description() else {
+            return shapes::clip_config(self.files.weights(), &self.tensors);
         };
-        let path = directory.join(weights.config());
+        let path = directory.join(file);
         let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
-        let config = match weights {
-            Weights::OpenClipSafetensors | Weights::OpenClipPyTorch => open_clip_config::clip_config(&text),
+        let config = match self.files.rules() {
+            Rules::OpenClip => open_clip_config::clip_config(&text),
             _ => ClipConfig::from_json(&text),
         };
-        config.map_err(|error| ExportError::Config { file: weights.config(), error })
+        config.map_err(|error| ExportError::Config { file, error })
     }
 
     /// Whether any tensor's name starts with `prefix`.
