@@ -201,6 +201,8 @@ def make_pickles(out):
     weights = load_file(out / "gelu-relu-old-eos" / "model.safetensors")
     torch.save(weights, folder / "legacy.bin", _use_new_zipfile_serialization=False)
     tar_of(weights, folder / "tar.bin")
+    # Of one number, in a file of two kilobytes.
+    torch.save({"text_model.a": torch.zeros(1).expand(1 << 20, 64)}, folder / "expanded.bin")
     # Two tensors of one storage, one that is not contiguous, a parameter, and what is beside the weights.
     shared = torch.cat([weights["logit_scale"].reshape(1), weights["text_model.final_layer_norm.bias"]])
     weights["logit_scale"], weights["text_model.final_layer_norm.bias"] = shared[0], shared[1:]

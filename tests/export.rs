@@ -649,6 +649,19 @@ fn a_pickle_that_asks_for_something_else_is_refused_by_its_name() {
             assert!(message.contains("pytorch_model.bin") && message.contains("`models.clip.Net`"), "{message}");
         }
     }
+    let expanded = fs::read(fixture("export/pickles/expanded.bin")).unwrap();
+    assert!(refusal(&expanded).contains("larger than the file"), "{}", refusal(&expanded));
+    // A storage that is compressed, whichever folder it is in.
+    for folder in ["archive/", ""] {
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        for (file, bytes) in [("data.pkl", &b"\x80\x02}q\x00."[..]), ("data/0", &[0; 64])] {
+            archive.start_file(format!("{folder}{file}"), options).unwrap();
+            std::io::Write::write_all(&mut archive, bytes).unwrap();
+        }
+        let message = refusal(&archive.finish().unwrap().into_inner());
+        assert!(message.contains("compressed"), "{message}");
+    }
     assert!(refusal(b"PK\x03\x04").contains("not weights by torch.save"));
     assert!(refusal(b"").contains("not weights by torch.save"));
 }

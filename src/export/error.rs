@@ -8,12 +8,12 @@ use crate::model::{ModelError, Weights, clip_config::ConfigError};
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// A file could not be read or written.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {error}", path = path.display())]
     Io {
         /// Which file.
         path: PathBuf,
         /// What the system said.
-        source: io::Error,
+        error: io::Error,
     },
     /// The configuration does not describe a CLIP model that can be built.
     #[error("{file}: {error}")]
@@ -116,6 +116,6 @@ impl ExportError {
     /// For `map_err` on file operations: keeps which file it was about.
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |source| Self::Io { path, source }
+        move |error| Self::Io { path, error }
     }
 }

@@ -24,7 +24,7 @@ use crate::{
         clip_config::{Architecture, ClipConfig},
         graph_info::LEAST_GROUP,
         open_clip::{ImageTransform, OPEN_CLIP_FILE},
-        preprocessor, preprocessor_of,
+        preprocessor, preprocessor_of, read_text,
         rules::Rules,
     },
 };
@@ -141,7 +141,7 @@ fn check_groups(config: &ClipConfig, precision: Precision) -> Result<(), ExportE
 
 fn read_normalization(files: &CheckpointFiles, channels: usize) -> Result<PixelNormalization, ExportError> {
     let fault = |file: &Path, reason: String| ExportError::Json { file: file.display().to_string(), reason };
-    let read = |path: &Path| fs::read_to_string(path).map_err(ExportError::io(path));
+    let read = |path: &Path| read_text(path).map_err(ExportError::io(path));
     let Some((directory, _)) = files.description() else { return Ok(PixelNormalization::default()) };
     if files.rules() == Rules::OpenClip {
         let path = directory.join(OPEN_CLIP_FILE);

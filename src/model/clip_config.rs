@@ -334,7 +334,19 @@ fn read_text(
     // First, so that a misspelt field is called unknown, not its default a contradiction.
     fields.finish()?;
     check_transformer(fields, &tower.transformer)?;
+    check_context("max_position_embeddings", fields, tower.max_position_embeddings)?;
     Ok(Projected { tower, projection_dim })
+}
+
+/// The longest text, ids: the causal mask in a graph is its square. CLIPs have 77, those for long texts 248 and 512.
+const MAX_CONTEXT: usize = 4096;
+
+/// What `field` says is the longest text, if a mask for it can be made.
+pub(super) fn check_context(field: &str, fields: &Fields, length: usize) -> Result<(), ConfigError> {
+    if length <= MAX_CONTEXT {
+        return Ok(());
+    }
+    Err(field_error(&fields.path(field), &json!(length), &format!("at most {MAX_CONTEXT}")))
 }
 
 fn read_vision(

@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Display,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -63,9 +63,58 @@ impl ModelError {
     }
 }
 
+/// Bytes of a file of JSON. A `tokenizer.json` of 900,000 tokens has some 70 million.
+const MAX_JSON: u64 = 256 << 20;
+/// Characters of what a parser says, which may hold words of the file.
+const MAX_REASON: usize = 300;
+
+/// The text of one JSON file, however it comes to stand where it is.
+///
+/// # Errors
+/// When it cannot be read, is no plain file, or is larger than a description of a model is.
+pub fn read_text(path: &Path) -> io::Result<String> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no plain file"));
+    }
+    if metadata.len() > MAX_JSON {
+        return Err(io::Error::other(format!("it has {} bytes, expected at most {MAX_JSON}", metadata.len())));
+    }
+    fs::read_to_string(path)
+}
+
+/// What another has to say, in one line.
+pub(super) fn one_line(text: &str) -> String {
+    let mut shown = String::new();
+    for char in text.chars().take(MAX_REASON) {
+        if char.is_control() {
+            shown.extend(char.escape_default());
+        } else {
+            shown.push(char);
+        }
+    }
+    shown
+}
+
 /// Reads and parses one JSON file.
 pub(super) fn read<T, E: Display>(path: &Path, parse: impl Fn(&str) -> Result<T, E>) -> Result<T, ModelError> {
     let fault = |reason: String| ModelError::File { path: path.to_owned(), reason };
-    let text = fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-    parse(&text).map_err(|error| fault(error.to_string()))
+    let text = read_text(path).map_err(|error| fault(error.to_string()))?;
+    parse(&text).map_err(|error| fault(one_line(&error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_plain_file_or_says_much_is_one_short_line() {
+        let root = tempfile::tempdir().expect("a folder");
+        let error = read(root.path(), |_| Ok::<_, String>(())).expect_err("a folder").to_string();
+        assert!(error.ends_with("no plain file"), "{error}");
+        let path = root.path().join("config.json");
+        fs::write(&path, "{}").expect("written");
+        let error = read(&path, |_| Err::<(), _>("a\nb".repeat(1000))).expect_err("much").to_string();
+        assert!(!error.contains('\n') && error.len() < 1000, "{error}");
+    }
 }

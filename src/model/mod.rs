@@ -31,7 +31,7 @@ mod tower;
 use std::path::Path;
 
 pub use companions::{companion, preprocessor_of};
-pub use error::ModelError;
+pub use error::{ModelError, read_text};
 pub use fingerprint::Fingerprint;
 pub use int8_scale::UNIT_SCALE;
 pub use layout::{CheckpointFiles, Graphs, ModelFiles, Origin, TextFiles, VisionFiles, Weights, is_checkpoint};

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::{
     clip_config::{
         Activation, Architecture, ClipConfig, Family, Projected, TextConfig, TextPooling, TransformerConfig,
-        VisionConfig,
+        VisionConfig, check_context,
     },
     fields::{ConfigError, Fields, MAX_SIZE, as_size, field_error},
 };
@@ -150,6 +150,7 @@ fn read_text(fields: &mut Fields, quick_gelu: bool) -> Result<TextConfig, Config
         pooling: if at_end { TextPooling::FirstOf(eos_id) } else { TextPooling::HighestId },
     };
     fields.finish_but(HARMLESS_IN_TEXT)?;
+    check_context("context_length", fields, tower.max_position_embeddings)?;
     Ok(tower)
 }
 

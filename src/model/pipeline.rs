@@ -18,7 +18,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    error::{ModelError, read},
+    error::{ModelError, one_line, read},
     search::{self, directory_name},
     tower::Tower,
 };
@@ -113,7 +113,7 @@ fn module(directory: &Path) -> Result<Option<PathBuf>, ModelError> {
         return Ok(None);
     }
     let modules: Vec<Module> = read(&path, |text| serde_json::from_str(text))?;
-    let fault = |reason: String| ModelError::File { path: path.clone(), reason };
+    let fault = |reason: String| ModelError::File { path: path.clone(), reason: one_line(&reason) };
     let class = |module: &Module| module.r#type.rsplit('.').next().unwrap_or_default().to_owned();
     let mut clip = None;
     for module in &modules {
@@ -163,6 +163,7 @@ fn nothing_for(pipeline: &Path, index: &ModelIndex, tower: Tower) -> String {
         .keys()
         .find(|other| other.starts_with(folder) && index.class(other).is_some_and(|other| other.starts_with(class)));
     let hint = other.map(|other| format!("; name its folder to serve another: {}", pipeline.join(other).display()));
+    let is = one_line(&is);
     format!("no {class} to serve as its {} tower, {is}{}", tower.name(), hint.unwrap_or_default())
 }
 

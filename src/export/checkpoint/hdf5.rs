@@ -270,15 +270,11 @@ impl Walk {
     /// What a dataset's elements are.
     fn element(&self, name: &str, datatype: &Datatype) -> Result<Element, String> {
         Ok(match datatype {
-            Datatype::FloatingPoint { size: 4, .. } => Element::F32,
-            // Two types have this size, and the crate does not say which it is: bits of the exponent, in the type as it is stored.
-            Datatype::FloatingPoint { size: 2, .. } => {
+            // Several types have one size, and the crate does not say which it is: their fields, in the type as it is stored.
+            Datatype::FloatingPoint { size: 2 | 4, .. } => {
                 let stored = self.hdf5.dataset(name).and_then(|dataset| dataset.raw_datatype()).map_err(text)?;
-                match stored.get(13) {
-                    Some(5) => Element::F16,
-                    Some(8) => Element::BF16,
-                    _ => Element::Other("a float of 2 bytes that is neither F16 nor BF16".to_owned()),
-                }
+                let known = FLOATS.iter().find(|(fields, _)| stored.get(8..20).is_some_and(|own| own == fields));
+                known.map_or_else(|| Element::Other("a float of another kind".to_owned()), |(_, known)| known.clone())
             }
             Datatype::FloatingPoint { size, .. } => Element::Other(format!("F{}", u32::from(*size) * 8)),
             Datatype::FixedPoint { size, signed, .. } => {
@@ -292,6 +288,13 @@ impl Walk {
         self.hdf5.superblock().offset_size
     }
 }
+
+/// A float's first bit and its bits, where its exponent is and how long, where its mantissa is and how long, and the exponent's bias.
+const FLOATS: [([u8; 12], Element); 3] = [
+    ([0, 0, 32, 0, 23, 8, 0, 23, 127, 0, 0, 0], Element::F32),
+    ([0, 0, 16, 0, 10, 5, 0, 10, 15, 0, 0, 0], Element::F16),
+    ([0, 0, 16, 0, 7, 8, 0, 7, 127, 0, 0, 0], Element::BF16),
+];
 
 fn is_little(datatype: &Datatype) -> bool {
     matches!(datatype, Datatype::FloatingPoint { byte_order: ByteOrder::LittleEndian, .. })

@@ -19,7 +19,7 @@ mod torchscript;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
+    fs::File,
     io::{self, Read},
     mem,
     path::{Path, PathBuf},
@@ -36,7 +36,7 @@ use super::{
     error::ExportError,
     weights::{Half, WeightSource},
 };
-use crate::model::{CheckpointFiles, Weights, clip_config::ClipConfig, open_clip_config, rules::Rules};
+use crate::model::{CheckpointFiles, Weights, clip_config::ClipConfig, open_clip_config, read_text, rules::Rules};
 
 /// An opened checkpoint: it is known what there is, and the weights are still on disk.
 #[derive(Debug)]
@@ -166,7 +166,7 @@ impl Checkpoint {
             return shapes::clip_config(self.files.weights(), &self.tensors);
         };
         let path = directory.join(file);
-        let text = fs::read_to_string(&path).map_err(ExportError::io(&path))?;
+        let text = read_text(&path).map_err(ExportError::io(&path))?;
         let config = match self.files.rules() {
             Rules::OpenClip => open_clip_config::clip_config(&text),
             _ => ClipConfig::from_json(&text),
@@ -218,7 +218,7 @@ fn refuse_pointer(path: &Path) -> Result<(), ExportError> {
 }
 
 fn read_index(path: &Path) -> Result<Index, ExportError> {
-    let text = fs::read_to_string(path).map_err(ExportError::io(path))?;
+    let text = read_text(path).map_err(ExportError::io(path))?;
     let error = |reason: String| ExportError::Json { file: path.display().to_string(), reason };
     let index: Index = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
     match index.weight_map.values().find(|f| Path::new(f).file_name().is_none_or(|n| n != f.as_str())) {
@@ -285,7 +285,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{collections::HashMap, fs};
 
     use ::safetensors::{Dtype, View, serialize_to_file, tensor::TensorView};
     use half::{bf16, f16};

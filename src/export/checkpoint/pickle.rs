@@ -31,6 +31,7 @@ pub(super) fn open(path: &Path) -> Result<Vec<(String, Stored)>, ExportError> {
     let malformed = |reason: String| ExportError::malformed(path, format!("not weights by torch.save: {reason}"));
     check_globals(path).map_err(malformed)?;
     let tensors = PytorchReader::new(path).map_err(|error| malformed(error.to_string()))?.into_tensors();
+    let length = path.metadata().map_err(ExportError::io(path))?.len();
     let path = Arc::new(PathBuf::from(path));
     let stored = tensors.into_iter().map(|(name, tensor)| {
         let (_, dtype, shape, read) = tensor.into_parts();
@@ -40,9 +41,14 @@ pub(super) fn open(path: &Path) -> Result<Vec<(String, Stored)>, ExportError> {
             DType::BF16 => Element::BF16,
             other => Element::Other(format!("{other:?}")),
         };
-        (name, Stored::new(&path, element, shape, read))
+        // A view may repeat its storage, which is in the file, as often as it likes.
+        let size = shape.iter().try_fold(element.size() as u64, |size, &side| size.checked_mul(side as u64));
+        match size.filter(|size| *size <= length) {
+            Some(_) => Ok((name, Stored::new(&path, element, shape, read))),
+            None => Err(malformed(format!("a tensor of the shape {shape:?} is larger than the file"))),
+        }
     });
-    Ok(stored.collect())
+    stored.collect()
 }
 
 /// Looks through every pickle in the file.
@@ -83,7 +89,7 @@ fn check_archive(file: File) -> Result<(), String> {
             let start = bytes.len();
             entry.take(rest + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
             pickle_globals::check(bytes.get(start..).unwrap_or_default())?;
-        } else if entry.compression() != zip::CompressionMethod::Stored && name.contains("/data/") {
+        } else if entry.compression() != zip::CompressionMethod::Stored && name.split('/').any(|part| part == "data") {
             return Err("its storages are compressed, which those of torch.save are not".to_owned());
         }
     }

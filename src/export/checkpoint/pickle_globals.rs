@@ -8,12 +8,14 @@
 //!
 //! Invariant: work and memory are bounded by `MAX_PICKLE` and [`MAX_INSTRUCTIONS`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::instructions::{Instruction, MAX_INSTRUCTIONS, Pickle};
 
 /// Instructions in one tuple. A tensor has its shape in one, and its reader would copy it each time that the tensor is recalled.
 const MAX_TUPLE: usize = 256;
+/// How often collections are recalled. Weights share none; their reader would copy each with all that is in it.
+const MAX_RECALLS: usize = 64;
 /// Bytes of a text: each tensor is given all keys that lead to it.
 const MAX_TEXT: usize = 1024;
 /// The longest name that is told.
@@ -96,12 +98,29 @@ pub(super) fn check(bytes: &[u8]) -> Result<&[u8], String> {
     let mut pushed: [Option<&[u8]>; 2] = [None; 2];
     let mut memo: HashMap<u64, Option<&[u8]>> = HashMap::new();
     let mut marks = Vec::new();
+    // Whether the last instruction left a collection on top, which of what is kept are some, and how often those were recalled.
+    let (mut on_top, mut collections, mut recalls) = (false, HashSet::new(), 0);
     for number in 0..MAX_INSTRUCTIONS {
-        let value = match pickle.instruction()? {
+        let instruction = pickle.instruction()?;
+        let is_collection = matches!(
+            instruction,
+            Instruction::Empty
+                | Instruction::SetItem
+                | Instruction::SetItems
+                | Instruction::Append
+                | Instruction::Appends
+                | Instruction::OtherFromMark
+                | Instruction::Build
+        );
+        let value = match instruction {
             Instruction::End => return Ok(pickle.rest()),
             Instruction::Nothing => continue,
             Instruction::Memo(key) => {
-                memo.insert(key.unwrap_or(memo.len() as u64), pushed[1]);
+                let key = key.unwrap_or(memo.len() as u64);
+                memo.insert(key, pushed[1]);
+                if on_top {
+                    collections.insert(key);
+                }
                 continue;
             }
             Instruction::Global { module, name } => check_global(module, name).map(|()| None)?,
@@ -132,10 +151,19 @@ pub(super) fn check(bytes: &[u8]) -> Result<&[u8], String> {
                 marks.pop();
                 None
             }
-            Instruction::Recall(key) => memo.get(&key).copied().flatten(),
+            Instruction::Recall(key) => {
+                recalls += usize::from(collections.contains(&key));
+                if recalls > MAX_RECALLS {
+                    return Err(format!(
+                        "collections in it are used again more than {MAX_RECALLS} times, and weights share none"
+                    ));
+                }
+                memo.get(&key).copied().flatten()
+            }
             _ => None,
         };
         pushed = [pushed[1], value];
+        on_top = is_collection;
     }
     Err(format!("a pickle in it has more than {MAX_INSTRUCTIONS} instructions, and weights take some thirty a tensor"))
 }
@@ -159,6 +187,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn collections_are_not_used_again_and_again() {
+        let again = |times: usize| [b"\x80\x02}q\x00".as_slice(), &b"h\x00".repeat(times), b"."].concat();
+        assert!(check(&again(MAX_RECALLS)).is_ok());
+        assert!(check(&again(MAX_RECALLS + 1)).unwrap_err().contains("used again"));
+        // Other things are: a class, a text.
+        let class = [b"\x80\x02ctorch\nFloatStorage\nq\x00".as_slice(), &b"h\x00".repeat(1000), b"."].concat();
+        assert!(check(&class).is_ok());
+    }
 
     #[test]
     fn what_weights_need_is_passed_and_what_lies_behind_the_end_is_left() {

@@ -78,6 +78,7 @@ fn errors_name_the_field() {
         (json!({"vision_config": {"patch_size": 225}}), "at most image_size (224)"),
         (json!({"text_config": {"num_attention_heads": 7}}), "divisor of hidden_size (512)"),
         (json!({"text_config": {"hidden_act": "swiglu"}}), "text_config.hidden_act"),
+        (json!({"text_config": {"max_position_embeddings": 4097}}), "text_config.max_position_embeddings"),
         (json!({"text_config": {"eos_token_id": [1, 2]}}), "text_config.eos_token_id"),
         (json!({"text_config": {"layer_norm_eps": null}}), "text_config.layer_norm_eps"),
         (json!({"text_config": {"hidden_sise": 3}}), "unknown field `text_config.hidden_sise`"),
