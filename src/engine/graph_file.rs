@@ -183,3 +183,12 @@ pub(super) fn damaged() -> io::Error {
 pub(super) fn is_damaged(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
 }
+
+/// A message's field `number` as it stands in a file, for tests.
+#[cfg(test)]
+pub(super) fn field(number: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    prost::encoding::encode_key(number, WireType::LengthDelimited, &mut bytes);
+    prost::encoding::encode_varint(payload.len() as u64, &mut bytes);
+    [bytes.as_slice(), payload].concat()
+}

@@ -81,16 +81,7 @@ fn quantizes_dynamically<R: Read + Seek>(file: &mut GraphFile<R>) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use prost::encoding::{WireType, encode_key, encode_varint};
-
-    use super::*;
-
-    fn field(number: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        encode_key(number, WireType::LengthDelimited, &mut bytes);
-        encode_varint(payload.len() as u64, &mut bytes);
-        [bytes.as_slice(), payload].concat()
-    }
+    use super::{super::graph_file::field, *};
 
     fn graph(nodes: &[Vec<u8>]) -> Vec<u8> {
         // The version, a number, in front, and weights behind.

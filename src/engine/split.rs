@@ -191,14 +191,7 @@ fn reachable(nodes: &[(u64, Node)], output: &str) -> (HashSet<u64>, HashSet<Stri
 mod tests {
     use std::fs;
 
-    use super::*;
-
-    fn field(number: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        encode_key(number, WireType::LengthDelimited, &mut bytes);
-        encode_varint(payload.len() as u64, &mut bytes);
-        [bytes.as_slice(), payload].concat()
-    }
+    use super::{super::graph_file::field, *};
 
     fn node(input: &[&str], output: &[&str], attribute: Vec<Attribute>) -> Vec<u8> {
         let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();

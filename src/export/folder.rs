@@ -13,21 +13,10 @@ use std::{
 use super::error::ExportError;
 use crate::model::{CheckpointFiles, companion, open_clip::OPEN_CLIP_FILE, preprocessor, rules::Rules};
 
-/// What `transformers` leaves beside its weights, as far as it is there.
-const OF_TRANSFORMERS: [&str; 9] = [
-    "config.json",
-    preprocessor::PREPROCESSOR_FILE,
-    preprocessor::PROCESSOR_FILE,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-];
-/// What open_clip does; a tokenizer, where `hf_tokenizer_name` stands for it.
-const OF_OPEN_CLIP: [&str; 7] = [
-    OPEN_CLIP_FILE,
+/// What `transformers` leaves beside its weights, as far as it is there, before its tokenizer.
+const OF_TRANSFORMERS: [&str; 3] = ["config.json", preprocessor::PREPROCESSOR_FILE, preprocessor::PROCESSOR_FILE];
+/// A tokenizer's files; of open_clip, where `hf_tokenizer_name` stands for one.
+const OF_TOKENIZER: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -39,7 +28,7 @@ const OF_OPEN_CLIP: [&str; 7] = [
 /// The files that say how inputs are made for these weights: they are copied beside the graphs, and what an export depends on.
 pub(super) fn companions(files: &CheckpointFiles) -> Vec<PathBuf> {
     match (files.description(), files.rules()) {
-        (Some((directory, _)), Rules::OpenClip) => those_of(directory, &OF_OPEN_CLIP),
+        (Some((directory, _)), Rules::OpenClip) => those_of(directory, &[OPEN_CLIP_FILE]),
         (Some((directory, _)), _) => files_of_transformers(directory),
         (None, _) => Vec::new(),
     }
@@ -50,8 +39,9 @@ pub(super) fn files_of_transformers(directory: &Path) -> Vec<PathBuf> {
     those_of(directory, &OF_TRANSFORMERS)
 }
 
+/// These files and those of a tokenizer, as far as they are there.
 fn those_of(directory: &Path, names: &[&str]) -> Vec<PathBuf> {
-    names.iter().filter_map(|name| companion(directory, name)).collect()
+    names.iter().chain(&OF_TOKENIZER).filter_map(|name| companion(directory, name)).collect()
 }
 
 /// A model folder that was written.
