@@ -17,6 +17,7 @@
 //! may differ by two levels, by the decoder.
 
 mod convert;
+mod directory;
 mod error;
 mod gif;
 mod jpeg;

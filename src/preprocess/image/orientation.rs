@@ -2,7 +2,7 @@
 //!
 //! Owns reading one tag and moving pixels. Does not own finding the metadata in a file: each format's decoder hands it over.
 
-use super::RgbImage;
+use super::{RgbImage, directory::Directory};
 use crate::preprocess::memory::{self, OutOfMemory};
 
 /// One of the eight ways of EXIF tag 274, as its number says.
@@ -99,41 +99,14 @@ fn turn(
     Ok(())
 }
 
-/// Tag 274 of the first directory of a TIFF structure, which an EXIF block is; `Some(0)` for a value of no use. As in Pillow,
-/// the last of several wins, and whatever follows damage is not read.
+/// Tag 274 of the first directory of an EXIF block, its first value; `Some(0)` for a value that is no number or no whole one.
 fn exif_orientation(block: &[u8]) -> Option<u32> {
     const ORIENTATION: u16 = 274;
-    const SHORT: u16 = 3;
-    const LONG: u16 = 4;
-    let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
-    let big_endian = match block.get(..4)? {
-        b"MM\0*" => true,
-        b"II*\0" => false,
-        _ => return None,
-    };
-    let u16_at = |at: usize| {
-        let bytes: [u8; 2] = block.get(at..at.checked_add(2)?)?.try_into().ok()?;
-        Some(if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
-    };
-    let u32_at = |at: usize| {
-        let bytes: [u8; 4] = block.get(at..at.checked_add(4)?)?.try_into().ok()?;
-        Some(if big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
-    };
-    let directory = u32_at(4)? as usize;
-    let mut found = None;
-    for entry in 0..usize::from(u16_at(directory)?) {
-        let at = directory + 2 + entry * 12;
-        let (Some(tag), Some(kind), Some(count)) = (u16_at(at), u16_at(at + 2), u32_at(at + 4)) else { break };
-        if tag == ORIENTATION {
-            let value = match (kind, count) {
-                (SHORT, 1) => u16_at(at + 8).map(u32::from),
-                (LONG, 1) => u32_at(at + 8),
-                _ => Some(0),
-            };
-            found = value.or(found);
-        }
-    }
-    found
+    const PREFIX: &[u8] = b"Exif\0\0";
+    let block = block.strip_prefix(PREFIX).unwrap_or(block);
+    let block = block.strip_prefix(PREFIX).unwrap_or(block);
+    let number = Directory::first(block)?.find(ORIENTATION)?.number(0);
+    Some(number.filter(|number| number.fract() == 0.0).map_or(0, |number| number as u32))
 }
 
 /// The first `tiff:Orientation="n` or `tiff:Orientation>n`.
@@ -163,7 +136,7 @@ mod tests {
         assert_eq!(exif_orientation(&exif(true, 3, 1, [0, 6, 0, 0])), Some(6));
         assert_eq!(exif_orientation(&exif(false, 3, 1, [6, 0, 0, 0])), Some(6));
         assert_eq!(exif_orientation(&exif(false, 4, 1, [8, 0, 0, 0])), Some(8));
-        assert_eq!(exif_orientation(&exif(true, 3, 2, [0, 6, 0, 6])), Some(0));
+        assert_eq!(exif_orientation(&exif(true, 3, 2, [0, 6, 0, 6])), Some(6));
     }
 
     #[test]
