@@ -254,7 +254,7 @@ mod tests {
     fn file(big_endian: bool, fields: &[(u16, u16, u32, [u8; 4])], rest: &[u8]) -> Vec<u8> {
         let b16 = |value: u16| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
         let b32 = |value: u32| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
-        let mut bytes = [if big_endian { b"MM\0*" } else { b"II*\0" }, &b32(8)].concat();
+        let mut bytes = [if big_endian { b"MM\0*".as_slice() } else { b"II*\0" }, &b32(8)].concat();
         bytes.extend(b16(fields.len() as u16));
         for &(tag, kind, count, value) in fields {
             bytes.extend([&b16(tag)[..], &b16(kind), &b32(count), &value].concat());
