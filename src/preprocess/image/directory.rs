@@ -166,7 +166,11 @@ pub(super) struct Directory<'a> {
 impl<'a> Directory<'a> {
     /// The first directory of `file`; `None` where that is no TIFF structure, or its directory is not in it.
     pub(super) fn first(file: &'a [u8]) -> Option<Self> {
-        let layout = Layout::of(file)?;
+        Self::with_layout(file, Layout::of(file)?)
+    }
+
+    /// The same, whatever layout its header says.
+    pub(super) fn with_layout(file: &'a [u8], layout: Layout) -> Option<Self> {
         let offset_at = if layout.is_big { 8 } else { 4 };
         let number = |at: usize, length: usize| Some(layout.number(file.get(at..at.checked_add(length)?)?));
         let directory = usize::try_from(number(offset_at, layout.offset_bytes())?).ok()?;
@@ -224,12 +228,15 @@ impl<'a> Iterator for Fields<'a> {
             let values = layout.number(&entry[4..4 + offset_bytes]);
             let size = values.saturating_mul(kind.bytes() as u64);
             let data = if size > offset_bytes as u64 {
+                let offset = layout.number(&entry[4 + offset_bytes..]);
+                if offset > i64::MAX as u64 {
+                    continue;
+                }
                 let taken = self.taken.saturating_add(size);
                 self.taken = taken;
                 if taken > file.len() as u64 {
                     continue;
                 }
-                let offset = layout.number(&entry[4 + offset_bytes..]);
                 let range = offset.checked_add(size).map(|end| offset as usize..end as usize);
                 // Pillow reads no further once values are missing.
                 file.get(range?)?

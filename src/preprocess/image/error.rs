@@ -83,10 +83,12 @@ pub enum ImageError {
         format: ImageFormatName,
     },
     /// A JPEG that redraws itself more often than any encoder makes it, to cost time.
-    #[error("the JPEG image has more than {limit} scans; save it again with an ordinary encoder")]
+    #[error(
+        "the {scans} scans of the JPEG image cost many times what its pixels do; save it again with an ordinary encoder"
+    )]
     TooManyScans {
-        /// How many are allowed.
-        limit: u32,
+        /// How many it has.
+        scans: u32,
     },
     /// Decoding needs much more memory than the pixels do.
     #[error("the {} image needs too much memory to decode; save it again without its metadata", .format.title())]

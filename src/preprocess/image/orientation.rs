@@ -2,7 +2,10 @@
 //!
 //! Owns reading one tag and moving pixels. Does not own finding the metadata in a file: each format's decoder hands it over.
 
-use super::{RgbImage, directory::Directory};
+use super::{
+    RgbImage,
+    directory::{Directory, Layout},
+};
 use crate::preprocess::memory::{self, OutOfMemory};
 
 /// One of the eight ways of EXIF tag 274, as its number says.
@@ -99,13 +102,20 @@ fn turn(
     Ok(())
 }
 
-/// Tag 274 of the first directory of an EXIF block, its first value; `Some(0)` for a value that is no number or no whole one.
+/// Tag 274 of the first directory of an EXIF block, its first value; `Some(0)` for a value that is no number or no whole one, and for a
+/// block that is no TIFF structure, of which Pillow hears no more, or fails.
 fn exif_orientation(block: &[u8]) -> Option<u32> {
     const ORIENTATION: u16 = 274;
     const PREFIX: &[u8] = b"Exif\0\0";
     let block = block.strip_prefix(PREFIX).unwrap_or(block);
     let block = block.strip_prefix(PREFIX).unwrap_or(block);
-    let number = Directory::first(block)?.find(ORIENTATION)?.number(0);
+    if block.is_empty() {
+        return None;
+    }
+    let Some(layout) = Layout::of(block).filter(|_| block.len() >= 8) else { return Some(0) };
+    // Pillow takes the third byte for the version, so that a big-endian BigTIFF is none to it.
+    let layout = Layout { is_big: layout.is_big && !layout.big_endian, ..layout };
+    let number = Directory::with_layout(block, layout)?.find(ORIENTATION)?.number(0);
     Some(number.filter(|number| number.fract() == 0.0).map_or(0, |number| number as u32))
 }
 
@@ -152,7 +162,10 @@ mod tests {
     fn xmp_speaks_only_where_exif_is_silent() {
         let xmp = b"<rdf:Description tiff:Orientation=\"6\"/>".as_slice();
         assert_eq!(Orientation::find(None, Some(xmp)), Orientation::Rotate90Clockwise);
-        assert_eq!(Orientation::find(Some(b"II*\0"), Some(xmp)), Orientation::Rotate90Clockwise);
+        assert_eq!(Orientation::find(Some(b"Exif\0\0"), Some(xmp)), Orientation::Rotate90Clockwise);
+        assert_eq!(Orientation::find(Some(b"II*\0\xff\xff\xff\xff"), Some(xmp)), Orientation::Rotate90Clockwise);
+        assert_eq!(Orientation::find(Some(b"II*\0"), Some(xmp)), Orientation::Upright);
+        assert_eq!(Orientation::find(Some(b"nothing!"), Some(xmp)), Orientation::Upright);
         assert_eq!(Orientation::find(Some(&exif(true, 3, 1, [0, 3, 0, 0])), Some(xmp)), Orientation::Rotate180);
         assert_eq!(Orientation::find(Some(&exif(true, 3, 1, [0, 9, 0, 0])), Some(xmp)), Orientation::Upright);
         let element = b"tiff:Orientation tiff:Orientation>8</tiff:Orientation>".as_slice();

@@ -331,7 +331,7 @@ mod refusals {
     }
 
     #[test]
-    fn a_jpeg_may_have_32_scans_and_the_largest_12() {
+    fn a_jpeg_may_have_more_scans_than_encoders_make_but_not_many_times_as_many() {
         let bytes = picture("coffee_progressive.jpg");
         let scans: Vec<usize> =
             bytes.windows(4).enumerate().filter(|(_, w)| w[..3] == [0xff, 0xda, 0]).map(|(i, _)| i).collect();
@@ -339,13 +339,30 @@ mod refusals {
         let (last, count) = (*scans.last().unwrap(), scans.len());
         let with_scans =
             |scans: usize| [&bytes[..end], &bytes[last..end].repeat(scans - count), &bytes[end..]].concat();
-        assert!(clip().decode(&with_scans(32)).is_ok());
-        assert_eq!(refusal(&with_scans(33)), ImageError::TooManyScans { limit: 32 });
-        assert_eq!(refusal(&with_scans(2000)).reason(), "too_many_scans");
-        let image = clip().decode(&bytes).unwrap();
-        let mut largest = with_limit(u64::from(image.width()) * u64::from(image.height()));
-        assert!(largest.decode(&with_scans(12)).is_ok());
-        assert_eq!(largest.decode(&with_scans(13)), Err(ImageError::TooManyScans { limit: 12 }));
+        assert!(clip().decode(&with_scans(count + 4)).is_ok());
+        for scans in [40, 2000] {
+            assert_eq!(refusal(&with_scans(scans)), ImageError::TooManyScans { scans: scans as u32 });
+        }
+    }
+
+    #[test]
+    fn a_jpeg_without_an_end_is_a_picture_if_its_rows_are_there_and_else_is_not() {
+        let whole = picture("cat_420.jpg");
+        let expected = clip().decode(&whole).unwrap();
+        let data = &whole[..whole.len() - 2];
+        let zeros = [0; 64].as_slice();
+        // A table cut short, as other data behind the pixels.
+        for rest in [zeros, &[0x55; 64], b"\xff\xdb\0\x43\0", b"\xff\xda", b"\xff\xd0"] {
+            assert_eq!(clip().decode(&[data, rest].concat()).unwrap(), expected, "{rest:?}");
+        }
+        let truncated = ImageError::Truncated { format: ImageFormatName::Jpeg };
+        // Rows are missing, though nothing but their end can tell.
+        for kept in [data.len() / 2, data.len() - 40] {
+            assert_eq!(refusal(&data[..kept]), truncated, "{kept}");
+        }
+        // Pixels of several scans are not there before the end is.
+        let progressive = picture("coffee_progressive.jpg");
+        assert_eq!(refusal(&[&progressive[..progressive.len() - 2], zeros].concat()), truncated);
     }
 
     #[test]

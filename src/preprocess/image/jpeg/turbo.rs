@@ -13,7 +13,7 @@ use std::{
 
 use turbojpeg::{PixelFormat, raw};
 
-use super::FORMAT;
+use super::{FORMAT, markers::End};
 use crate::preprocess::{
     image::{error::ImageError, reduction::Reduction},
     memory,
@@ -29,7 +29,7 @@ const WARNINGS: &[&str] = &[
     "Invalid SOS parameters for sequential JPEG",
 ];
 
-/// The one warning that Pillow refuses, by its own account of the data.
+/// What libjpeg says when it has asked for more than there is, and got an end marker.
 const PREMATURE_END: &str = "Premature end of JPEG file";
 
 /// What libjpeg, and what drives it, say where the system has no memory to give. No limit of theirs is set that would say the same.
@@ -50,6 +50,8 @@ pub(super) struct Jpeg<'a> {
     pub(super) four_channels: bool,
     /// Whether it is coded without loss, not by frequencies.
     pub(super) lossless: bool,
+    /// Whether it has one channel.
+    grey: bool,
 }
 
 struct Handle(NonNull<std::ffi::c_void>);
@@ -80,15 +82,27 @@ impl<'a> Jpeg<'a> {
         let four_channels =
             [raw::TJCS_TJCS_CMYK, raw::TJCS_TJCS_YCCK].iter().any(|&space| space as c_int == colour_space);
         let lossless = parameter(raw::TJPARAM_TJPARAM_LOSSLESS) != 0;
-        Ok(Self { handle, bytes, width, height, four_channels, lossless })
+        let grey = colour_space == raw::TJCS_TJCS_GRAY as c_int;
+        Ok(Self { handle, bytes, width, height, four_channels, lossless, grey })
     }
 
-    /// Decodes to RGB, or to CMYK where the picture has [`four_channels`](Self::four_channels), into the memory of `buffer`. Gives
-    /// up after `max_scans` scans.
+    /// Whether it is decoded to grey: what is lossless is never converted.
+    pub(super) fn answers_grey(&self) -> bool {
+        self.lossless && self.grey
+    }
+
+    /// Decodes to RGB, to CMYK where the picture has [`four_channels`](Self::four_channels), or to [grey](Self::answers_grey), into the
+    /// memory of `buffer`. Gives up after `max_scans` scans, and when the data of a picture without an end ends before its last row.
     ///
     /// # Panics
     /// When a [`lossless`](Self::lossless) picture is to be reduced: the decoder would not, and so write more than it was given.
-    pub(super) fn decode(self, max_scans: u32, reduction: Reduction, buffer: Vec<u8>) -> Result<Vec<u8>, ImageError> {
+    pub(super) fn decode(
+        self,
+        end: End,
+        max_scans: u32,
+        reduction: Reduction,
+        buffer: Vec<u8>,
+    ) -> Result<Vec<u8>, ImageError> {
         assert!(reduction == Reduction::Whole || !self.lossless, "a lossless JPEG cannot be reduced");
         let max_scans = c_int::try_from(max_scans).unwrap_or(c_int::MAX);
         // SAFETY: the handle is live.
@@ -99,26 +113,65 @@ impl<'a> Jpeg<'a> {
         let factor = raw::tjscalingfactor { num: 1, denom: denominator as c_int };
         // SAFETY: the handle is live.
         self.handle.check(unsafe { raw::tj3SetScalingFactor(self.handle.0.as_ptr(), factor) })?;
-        let format = if self.four_channels { PixelFormat::CMYK } else { PixelFormat::RGB };
+        let format = match (self.four_channels, self.answers_grey()) {
+            (true, _) => PixelFormat::CMYK,
+            (false, true) => PixelFormat::GRAY,
+            (false, false) => PixelFormat::RGB,
+        };
         // Both sides are at most 65,535.
         let pitch = self.width.div_ceil(denominator as usize) * format.size();
         let rows = self.height.div_ceil(denominator as usize);
         // What the last picture left there is never seen: a decoding that succeeds writes every row.
         let mut data = memory::any(buffer, pitch * rows)?;
+        let bytes = match end {
+            // A marker cut short would be completed with what libjpeg makes up for an end.
+            End::Stopped { whole } => &self.bytes[..whole],
+            End::Marked | End::Open | End::Missing => self.bytes,
+        };
+        let watches = end == End::Open;
+        if watches {
+            // SAFETY: the handle is live.
+            self.handle.check(unsafe {
+                raw::tj3Set(self.handle.0.as_ptr(), raw::TJPARAM_TJPARAM_STOPONWARNING as c_int, 1)
+            })?;
+            mark(&mut data, pitch);
+        }
         // SAFETY: the handle is live; the pointer and length are of one slice; the decoder reads the same header again and divides
         // its sides by the denominator, rounding up, so it writes `rows` rows of `pitch` bytes, and `data` holds just that.
-        self.handle.check(unsafe {
+        let status = unsafe {
             raw::tj3Decompress8(
                 self.handle.0.as_ptr(),
-                self.bytes.as_ptr(),
-                self.bytes.len() as _,
+                bytes.as_ptr(),
+                bytes.len() as _,
                 data.as_mut_ptr(),
                 pitch as c_int,
                 format as c_int,
             )
-        })?;
+        };
+        match (self.handle.check(status), end) {
+            (Err(ImageError::Truncated { .. }), End::Stopped { .. }) => {}
+            // Where libjpeg was to stop at the first warning, it stopped because the data had ended, after the last row.
+            (Err(ImageError::Truncated { .. }), End::Open) if !is_marked(&data, pitch) => {}
+            (Ok(()), End::Open) if status != 0 => return Err(ImageError::Truncated { format: FORMAT }),
+            (result, _) => result?,
+        }
         Ok(data)
     }
+}
+
+/// Writes into the last row what no picture has there but by design, for [`is_marked`] to tell whether it has been decoded.
+fn mark(data: &mut [u8], pitch: usize) {
+    let row = data.len().saturating_sub(pitch);
+    data[row..].iter_mut().zip(marks()).for_each(|(sample, mark)| *sample = mark);
+}
+
+fn is_marked(data: &[u8], pitch: usize) -> bool {
+    let row = data.len().saturating_sub(pitch);
+    data[row..].iter().zip(marks()).all(|(&sample, mark)| sample == mark)
+}
+
+fn marks() -> impl Iterator<Item = u8> {
+    (0u8..=255).cycle().map(|index| index.wrapping_mul(101) ^ 0x5a)
 }
 
 impl Handle {
