@@ -30,6 +30,13 @@ impl Layout {
         MAGICS.iter().find(|(magic, _)| bytes.starts_with(*magic)).map(|&(_, layout)| layout)
     }
 
+    /// That of an EXIF block, of which Pillow reads 8 bytes as the header: too few for a BigTIFF. It takes the third for the version, so
+    /// that one with the most significant byte first is read as any other.
+    pub(super) fn of_exif(block: &[u8]) -> Option<Self> {
+        let layout = Self::of(block).filter(|layout| block.len() >= 8 && (layout.big_endian || !layout.is_big))?;
+        Some(Self { is_big: false, ..layout })
+    }
+
     /// An unsigned number of at most 8 bytes.
     fn number(self, bytes: &[u8]) -> u64 {
         let add = |number: u64, &byte: &u8| number << 8 | u64::from(byte);
@@ -169,7 +176,7 @@ impl<'a> Directory<'a> {
         Self::with_layout(file, Layout::of(file)?)
     }
 
-    /// The same, whatever layout its header says.
+    /// The first directory of `file`, whatever layout its header says.
     pub(super) fn with_layout(file: &'a [u8], layout: Layout) -> Option<Self> {
         let offset_at = if layout.is_big { 8 } else { 4 };
         let number = |at: usize, length: usize| Some(layout.number(file.get(at..at.checked_add(length)?)?));

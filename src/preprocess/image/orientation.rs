@@ -24,7 +24,15 @@ pub(super) enum Orientation {
 impl Orientation {
     /// As Pillow decides: EXIF's word if it has the tag at all, else XMP's; a number out of range means upright.
     pub(super) fn find(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
-        let number = exif.and_then(exif_orientation).or_else(|| xmp.and_then(xmp_orientation));
+        Self::from_number(exif.and_then(exif_orientation).or_else(|| xmp.and_then(xmp_orientation)))
+    }
+
+    /// That of a TIFF file, by its first directory.
+    pub(super) fn of_directory(directory: Directory) -> Self {
+        Self::from_number(orientation_tag(directory))
+    }
+
+    fn from_number(number: Option<u32>) -> Self {
         match number {
             Some(2) => Self::FlipLeftRight,
             Some(3) => Self::Rotate180,
@@ -102,20 +110,22 @@ fn turn(
     Ok(())
 }
 
-/// Tag 274 of the first directory of an EXIF block, its first value; `Some(0)` for a value that is no number or no whole one, and for a
-/// block that is no TIFF structure, of which Pillow hears no more, or fails.
+/// Tag 274 of an EXIF block; `Some(0)` for a block that is no TIFF structure, after which Pillow asks nobody else.
 fn exif_orientation(block: &[u8]) -> Option<u32> {
-    const ORIENTATION: u16 = 274;
     const PREFIX: &[u8] = b"Exif\0\0";
     let block = block.strip_prefix(PREFIX).unwrap_or(block);
     let block = block.strip_prefix(PREFIX).unwrap_or(block);
     if block.is_empty() {
         return None;
     }
-    let Some(layout) = Layout::of(block).filter(|_| block.len() >= 8) else { return Some(0) };
-    // Pillow takes the third byte for the version, so that a big-endian BigTIFF is none to it.
-    let layout = Layout { is_big: layout.is_big && !layout.big_endian, ..layout };
-    let number = Directory::with_layout(block, layout)?.find(ORIENTATION)?.number(0);
+    let Some(layout) = Layout::of_exif(block) else { return Some(0) };
+    orientation_tag(Directory::with_layout(block, layout)?)
+}
+
+/// Tag 274, its first value; `Some(0)` for a value that is no number or no whole one.
+fn orientation_tag(directory: Directory) -> Option<u32> {
+    const ORIENTATION: u16 = 274;
+    let number = directory.find(ORIENTATION)?.number(0);
     Some(number.filter(|number| number.fract() == 0.0).map_or(0, |number| number as u32))
 }
 
@@ -153,9 +163,25 @@ mod tests {
     fn a_damaged_block_has_no_orientation() {
         let whole = exif(true, 3, 1, [0, 6, 0, 0]);
         for end in 0..whole.len() - 2 {
-            assert_eq!(exif_orientation(&whole[..end]), None, "{end} bytes");
+            // Without a whole header nobody else is asked, but for a block of nothing.
+            let expected = (end < 14 && end != 0 && end != 6).then_some(0);
+            assert_eq!(exif_orientation(&whole[..end]), expected, "{end} bytes");
         }
         assert_eq!(exif_orientation(b"II*\0\xff\xff\xff\xff"), None);
+    }
+
+    #[test]
+    fn a_block_is_read_as_pillow_reads_its_header() {
+        let block = |big_endian, value| exif(big_endian, 3, 1, value).split_off(6);
+        let plain = block(true, [0, 6, 0, 0]);
+        let with = |magic: &[u8], rest: &[u8]| [magic, rest].concat();
+        assert_eq!(exif_orientation(&with(b"MM*\0", &plain[4..])), Some(6));
+        // Not taken for a BigTIFF.
+        assert_eq!(exif_orientation(&with(b"MM\0+", &plain[4..])), Some(6));
+        assert_eq!(exif_orientation(&with(b"II+\0", &block(false, [6, 0, 0, 0])[4..])), Some(0));
+        assert_eq!(exif_orientation(&with(b"Exif\0\0", &plain)), Some(6));
+        assert_eq!(exif_orientation(&with(b"Exif\0\0Exif\0\0", &plain)), Some(6));
+        assert_eq!(exif_orientation(&with(b"Exif\0\0Exif\0\0Exif\0\0", &plain)), Some(0));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use image::{
 
 use super::{
     Decoded, Limits, RgbImage, convert,
+    directory::Directory,
     error::{ImageError, ImageFormatName},
     mode::{self, Mode},
     orientation::Orientation,
@@ -72,8 +73,8 @@ pub(super) fn tiff(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Dec
     let decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| refuse(format, error))?;
     // The decoder makes a picture of its own first, in which CMYK still has its fourth channel.
     let besides = decoder.total_bytes().saturating_add(decoder.total_bytes() / 3);
-    // An EXIF block is a TIFF file: the file's own first directory has the tag.
-    read(format, decoder, besides, limits, Orientation::find(Some(bytes), None), buffer)
+    let orientation = Directory::first(bytes).map_or(Orientation::Upright, Orientation::of_directory);
+    read(format, decoder, besides, limits, orientation, buffer)
 }
 
 /// Decodes what `decoder` has read the header of, to RGB, into the memory of `buffer`. Of its own it takes `besides` bytes at most,

@@ -65,13 +65,16 @@ impl<'a> Markers<'a> {
             if matches!(marker, ..0xc0 | 0xd0..=0xd8) {
                 continue;
             }
-            let Some(&length) = bytes.get(position..).and_then(<[u8]>::first_chunk) else { break start };
+            // libjpeg refuses any other behind a scan, whether its segment is there or not.
+            let may_follow = matches!(marker, 0xc4 | 0xcc | 0xda..=0xdd | 0xe0..=0xef | 0xfe);
+            let cut = if may_follow { start } else { bytes.len() };
+            let Some(&length) = bytes.get(position..).and_then(<[u8]>::first_chunk) else { break cut };
             let length = usize::from(u16::from_be_bytes(length));
             if length < 2 {
                 // libjpeg says what it makes of that.
                 break bytes.len();
             }
-            let Some(segment) = bytes.get(position + 2..position + length) else { break start };
+            let Some(segment) = bytes.get(position + 2..position + length) else { break cut };
             position += length;
             match marker {
                 0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => frame = Frame::read(marker, segment),
@@ -129,6 +132,7 @@ mod tests {
             (b"dat\xff\0\0\0\0\xff", End::Open),
             (b"dat\xff\0\xff\xdb\0\x43", End::Stopped { whole }),
             (b"dat\xff\0\xff\xdb", End::Stopped { whole }),
+            (b"dat\xff\0\xff\xc0", End::Stopped { whole: whole + 2 }),
             (b"dat\xff\0\xff\xd3", End::Stopped { whole: whole + 2 }),
             (b"dat\xff\0\xff\xdb\0\x02", End::Stopped { whole: whole + 4 }),
         ] {

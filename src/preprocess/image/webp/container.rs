@@ -32,7 +32,7 @@ pub(super) struct Frame<'a> {
     pub(super) lossless: bool,
     /// The body of its chunk.
     pub(super) image: &'a [u8],
-    /// The body of its chunk of alpha, which only a lossy frame needs.
+    /// The body of its chunk of alpha, which only a lossy frame has.
     pub(super) alpha: Option<&'a [u8]>,
 }
 
@@ -60,8 +60,9 @@ impl<'a> Container<'a> {
             b"VP8X" => Self::extended(first.body, chunks),
             b"VP8 " | b"VP8L" => {
                 let (frame, has_alpha) = Frame::of(first)?;
-                // A second chunk of the picture belongs to it, and has to be whole.
-                Stored::read(&mut Chunks(&file[12..]))?;
+                // What belongs to the picture has to be whole; alpha that is not announced also silences its own.
+                let stored = Stored::read(&mut Chunks(&file[12..]))?;
+                let has_alpha = has_alpha && stored.alpha.is_none();
                 let canvas = (frame.width, frame.height);
                 Ok(Self { canvas, has_alpha, exif: None, xmp: None, frame })
             }
@@ -70,8 +71,8 @@ impl<'a> Container<'a> {
     }
 
     fn extended(header: &'a [u8], mut chunks: Chunks<'a>) -> Result<Self, ImageError> {
-        let Some(&[flags, _, _, _, a, b, c, d, e, f]) = header.first_chunk() else {
-            return Err(damaged("a short extended header"));
+        let &[flags, _, _, _, a, b, c, d, e, f] = header else {
+            return Err(damaged("an extended header of another length"));
         };
         let canvas = (side([a, b, c]), side([d, e, f]));
         let (is_animation, has_alpha) = (flags & ANIMATION != 0, flags & ALPHA != 0);
@@ -89,7 +90,7 @@ impl<'a> Container<'a> {
             let stored = match &chunk.name {
                 b"VP8X" => return Err(damaged("two extended headers")),
                 b"ALPH" | b"VP8 " | b"VP8L" => {
-                    if animated || frame.is_some() {
+                    if is_animation || animated || frame.is_some() {
                         return Err(damaged("a picture among frames"));
                     }
                     let mut stored = Stored::read(&mut at_chunk)?;
@@ -222,6 +223,7 @@ impl<'a> Stored<'a> {
                     stored.alpha = Some(chunk.body);
                     stored.in_order = stored.image.is_none();
                 }
+                b"VP8L" if stored.alpha.is_some() => return Err(damaged("alpha beside what has its own")),
                 b"VP8 " | b"VP8L" if stored.image.is_none() => stored.image = Some(Frame::of(chunk)?.0),
                 _ => return Ok(stored),
             }
@@ -242,7 +244,7 @@ impl<'a> Stored<'a> {
         if alpha.is_some() && !in_order {
             return Err(damaged("alpha behind its picture"));
         }
-        Ok(Frame { alpha: alpha.filter(|_| !image.lossless), ..image })
+        Ok(Frame { alpha, ..image })
     }
 }
 
@@ -324,6 +326,13 @@ mod tests {
         assert_eq!(of(&[header(0, 3, 2), lossy(), alpha()]), Some(false));
         assert_eq!(of(&[lossy(), alpha()]), Some(false));
         assert_eq!(of(&[header(ALPHA, 3, 2), alpha()]), None);
+        // What is lossless has its own.
+        let lossless = || chunk(b"VP8L", &[0x2f, 2, 0x40, 0, 0x10]);
+        assert_eq!(of(&[header(ALPHA, 3, 2), alpha(), lossless()]), None);
+        for (chunks, has_alpha) in [(vec![lossless()], true), (vec![lossless(), alpha()], false)] {
+            assert_eq!(Container::read(&file(&chunks)).unwrap().has_alpha, has_alpha);
+        }
+        assert!(!Container::read(&file(&[header(0, 3, 2), lossless()])).unwrap().has_alpha);
     }
 
     #[test]
@@ -334,7 +343,7 @@ mod tests {
         assert!(!reads(&[header(ANIMATION, 5, 2), frame(1, &[lossy()])]));
         assert!(!reads(&[header(0, 5, 2), animation(), frame(1, &[lossy()])]));
         assert!(!reads(&[header(ANIMATION, 5, 2), animation(), frame(1, &[lossy()]), lossy()]));
-        assert!(reads(&[header(ANIMATION, 5, 2), lossy()]));
+        assert!(!reads(&[header(ANIMATION, 3, 2), lossy()]));
         assert!(!reads(&[header(0, 5, 2), lossy()]));
         let second = [header(ANIMATION, 5, 2), animation(), frame(0, &[lossy()]), frame(2, &[lossy()])];
         assert!(!reads(&second), "the second is beside the canvas");

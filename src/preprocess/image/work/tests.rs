@@ -71,6 +71,7 @@ fn a_pixel_of_each_kind_has_its_cost() {
     for (name, cost) in [
         ("cat_420.jpg", 1),
         ("coffee_progressive.jpg", 3),
+        ("coffee_cmyk.jpg", 3),
         ("camera_gray.png", 1),
         ("cat_palette.png", 1),
         ("astronaut.png", 2),
