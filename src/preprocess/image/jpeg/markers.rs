@@ -25,6 +25,9 @@ pub(super) struct Markers<'a> {
 ///
 /// Pillow feeds libjpeg what there is, and refuses the picture if libjpeg asks for more before it has given the last row. What it asks
 /// for afterwards does not matter. Of a picture in one scan it gives rows as it reads; of another when it has met the end marker.
+///
+/// It reads up to 8 bytes ahead. Where those decide, the last rows being there, Pillow may answer otherwise for a file of more than 64 KiB:
+/// it reads in blocks of that size, and where one begins, so does the reading ahead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// With its marker.

@@ -34,7 +34,7 @@ const SCAN: u64 = 4096;
 
 /// How many coefficients the scans may go over for each block. A block has 64. The scans that libjpeg makes of a picture, of four channels
 /// too, cost 239; the costliest that mozjpeg tries, some 300. A refinement takes up to 9 ns for a coefficient, so that the worst file takes
-/// 5 times as long as the same picture in one scan, where an ordinary progressive one takes 2.5 times as long.
+/// 6 times as long as the same picture in one scan, where an ordinary progressive one takes 2.5 times as long.
 const PER_BLOCK: u64 = 384;
 
 /// Scans that a picture of few pixels may have in any case.
