@@ -5,6 +5,11 @@
 
 use crate::preprocess::memory::OutOfMemory;
 
+/// What is decoded only by a build that is made for it.
+pub(super) const HEIC: &str = "HEIC";
+/// Likewise.
+pub(super) const JPEG_XL: &str = "JPEG XL";
+
 /// The formats that are decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ImageFormatName {
@@ -20,11 +25,31 @@ pub enum ImageFormatName {
     Bmp,
     /// The first page.
     Tiff,
+    /// Stills, and of a sequence the first picture.
+    Avif,
+    /// The primary picture, whole or in tiles.
+    #[cfg(feature = "heic")]
+    Heic,
+    /// The first frame, in sRGB.
+    #[cfg(feature = "jxl")]
+    JpegXl,
 }
 
 impl ImageFormatName {
     /// All of them, for a metric to start at zero.
-    pub const ALL: [Self; 6] = [Self::Jpeg, Self::Png, Self::WebP, Self::Gif, Self::Bmp, Self::Tiff];
+    pub const ALL: &[Self] = &[
+        Self::Jpeg,
+        Self::Png,
+        Self::WebP,
+        Self::Gif,
+        Self::Bmp,
+        Self::Tiff,
+        Self::Avif,
+        #[cfg(feature = "heic")]
+        Self::Heic,
+        #[cfg(feature = "jxl")]
+        Self::JpegXl,
+    ];
 
     /// The name as a metric label.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +60,11 @@ impl ImageFormatName {
             Self::Gif => "gif",
             Self::Bmp => "bmp",
             Self::Tiff => "tiff",
+            Self::Avif => "avif",
+            #[cfg(feature = "heic")]
+            Self::Heic => "heic",
+            #[cfg(feature = "jxl")]
+            Self::JpegXl => "jpegxl",
         }
     }
 
@@ -46,6 +76,11 @@ impl ImageFormatName {
             Self::Gif => "GIF",
             Self::Bmp => "BMP",
             Self::Tiff => "TIFF",
+            Self::Avif => "AVIF",
+            #[cfg(feature = "heic")]
+            Self::Heic => HEIC,
+            #[cfg(feature = "jxl")]
+            Self::JpegXl => JPEG_XL,
         }
     }
 }
@@ -57,7 +92,7 @@ pub enum ImageError {
     #[error("the image is empty")]
     Empty,
     /// The first bytes are of no format that is served.
-    #[error("{}; send JPEG, PNG, WebP, GIF, BMP or TIFF", unsupported(.recognised))]
+    #[error("{}; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF", unsupported(.recognised))]
     UnsupportedFormat {
         /// What it is, where that is known.
         recognised: Option<&'static str>,
@@ -125,6 +160,9 @@ pub enum ImageError {
 
 fn unsupported(recognised: &Option<&'static str>) -> String {
     match recognised {
+        Some(name @ (HEIC | JPEG_XL)) => {
+            format!("{name} is not a supported image format: this build was made without it")
+        }
         Some(name) => format!("{name} is not a supported image format"),
         None => "the data is not in a supported image format".into(),
     }

@@ -1,7 +1,7 @@
 //! A picture's bytes to the `u8` crop that the vision encoder takes, equal to Pillow and the model's library to the byte.
 //!
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
-//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster` decode, `orientation` turns, `convert` makes RGB,
+//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster`, `avif` decode, `orientation` turns, `convert` makes RGB,
 //! `placement` says where the crop lies, `mode` what is resized before it is RGB, `reduction` where `fast_decode` leaves the reference,
 //! `preprocess::memory` gives one picture's to the next, `preprocess::resample` resizes; `work` tells beforehand how much all that is.
 //! Does not catch panics of the decoders: whoever calls does, once for all steps.
@@ -16,6 +16,7 @@
 //! Differences from the reference, all deliberate: 16-bit grey is scaled (see `convert`); a 1x1 picture is accepted; lossy WebP
 //! may differ by two levels, by the decoder.
 
+mod avif;
 mod convert;
 mod directory;
 mod error;
@@ -196,6 +197,7 @@ impl ImageProcessor {
             ImageFormatName::Gif => gif::decode(bytes, &limits),
             ImageFormatName::Bmp => raster::bmp(bytes, &limits, buffer),
             ImageFormatName::Tiff => raster::tiff(bytes, &limits, buffer),
+            ImageFormatName::Avif => avif::decode(bytes, &limits, buffer),
         }?;
         let Decoded { mut image, orientation } = decoded;
         if self.turns {

@@ -129,6 +129,11 @@ fn orientation_tag(directory: Directory) -> Option<u32> {
     Some(number.filter(|number| number.fract() == 0.0).map_or(0, |number| number as u32))
 }
 
+/// Whether that directory has the tag at all, of whatever value.
+pub(super) fn is_in_exif(block: &[u8]) -> bool {
+    exif_orientation(block).is_some()
+}
+
 /// The first `tiff:Orientation="n` or `tiff:Orientation>n`.
 fn xmp_orientation(packet: &[u8]) -> Option<u32> {
     const NAME: &[u8] = b"tiff:Orientation";

@@ -2,7 +2,9 @@
 //!
 //! Owns the table of magic numbers, of what is served and of what is often sent in vain, so that the refusal can name it.
 
-use super::error::{ImageError, ImageFormatName};
+use super::error::{HEIC, ImageError, ImageFormatName, JPEG_XL};
+
+const AVIF: &str = "AVIF";
 
 /// The format of `bytes`.
 ///
@@ -26,7 +28,14 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<ImageFormatName, ImageError> {
     } else if [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| starts(*magic)) {
         Ok(ImageFormatName::Tiff)
     } else {
-        Err(ImageError::UnsupportedFormat { recognised: recognise(bytes) })
+        match recognise(bytes) {
+            Some(AVIF) => Ok(ImageFormatName::Avif),
+            #[cfg(feature = "heic")]
+            Some(HEIC) => Ok(ImageFormatName::Heic),
+            #[cfg(feature = "jxl")]
+            Some(JPEG_XL) => Ok(ImageFormatName::JpegXl),
+            recognised => Err(ImageError::UnsupportedFormat { recognised }),
+        }
     }
 }
 
@@ -36,10 +45,10 @@ fn is_bitmap_header(bytes: &[u8]) -> bool {
     matches!(length, Some(12 | 16 | 40 | 52 | 56 | 64 | 108 | 124))
 }
 
-/// Formats that are not served, by what they begin with.
+/// Formats that are not served, or not in every build, by what they begin with.
 const OTHERS: &[(&[u8], &str)] = &[
-    (b"\xff\x0a", "JPEG XL"),
-    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
+    (b"\xff\x0a", JPEG_XL),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", JPEG_XL),
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"8BPS", "PSD"),
@@ -89,12 +98,16 @@ fn iso_media(bytes: &[u8]) -> &'static str {
     let length = bytes.get(..4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_be_bytes) as usize;
     let brands = bytes.get(8..length.clamp(12, 256).min(bytes.len())).unwrap_or_default();
     let has = |known: &[&[u8; 4]]| brands.chunks_exact(4).any(|brand| known.iter().any(|known| brand == *known));
-    if has(&[b"avif", b"avis"]) {
-        "AVIF"
-    } else if has(&[b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"]) {
-        "HEIC"
+    let is_heic = |brand: &[u8]| matches!(brand, b"heic" | b"heix" | b"hevc" | b"hevx" | b"heim" | b"heis");
+    // Files of one codec claim to be compatible with another one's now and then, but not first.
+    if brands.get(..4).is_some_and(is_heic) {
+        HEIC
+    } else if has(&[b"avif", b"avis"]) {
+        AVIF
+    } else if brands.chunks_exact(4).any(is_heic) || has(&[b"mif1", b"msf1"]) {
+        HEIC
     } else if has(&[b"jxl "]) {
-        "JPEG XL"
+        JPEG_XL
     } else {
         "MP4 or QuickTime video"
     }
@@ -118,6 +131,18 @@ mod tests {
             (b"II*\0", Tiff),
             (b"MM\0*", Tiff),
             (b"II+\0", Tiff),
+            (b"\0\0\0\x1cftypavif\0\0\0\0", Avif),
+            (b"\0\0\0\x1cftypavis\0\0\0\0", Avif),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", Avif),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0avifheic", Avif),
+            #[cfg(feature = "heic")]
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", Heic),
+            #[cfg(feature = "heic")]
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", Heic),
+            #[cfg(feature = "jxl")]
+            (b"\xff\x0a", JpegXl),
+            #[cfg(feature = "jxl")]
+            (b"\0\0\0\x0cJXL \r\n\x87\n", JpegXl),
         ] {
             assert_eq!(sniff(bytes), Ok(format));
         }
@@ -126,11 +151,13 @@ mod tests {
     #[test]
     fn what_is_not_served_is_named_where_known() {
         for (bytes, name) in [
-            (b"\0\0\0\x1cftypavif\0\0\0\0".as_slice(), Some("AVIF")),
-            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", Some("HEIC")),
-            (b"\0\0\0\x18ftypmif1\0\0\0\0avifheic", Some("AVIF")),
+            #[cfg(not(feature = "heic"))]
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic".as_slice(), Some(HEIC)),
+            #[cfg(not(feature = "heic"))]
+            (b"\0\0\0\x18ftypheic\0\0\0\0heicavif", Some(HEIC)),
             (b"\0\0\0\x18ftypisom\0\0\0\0mp42", Some("MP4 or QuickTime video")),
-            (b"\0\0\0\x0cJXL \r\n\x87\n", Some("JPEG XL")),
+            #[cfg(not(feature = "jxl"))]
+            (b"\0\0\0\x0cJXL \r\n\x87\n", Some(JPEG_XL)),
             (b"%PDF-1.7", Some("PDF")),
             (b"8BPS\0\x01", Some("PSD")),
             (b"\n <?xml version='1.0'?><!-- --> <svg>", Some("SVG")),

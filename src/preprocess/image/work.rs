@@ -6,7 +6,7 @@
 //! Invariant: a picture that is decoded is never taken for a smaller one. Of two sizes that a file states the larger counts, and one
 //! that hides its size behind more metadata than any encoder writes is taken for the largest there is.
 
-use super::{error::ImageFormatName, sniff::sniff, webp::frame_size};
+use super::{avif, error::ImageFormatName, sniff::sniff, webp::frame_size};
 
 /// Segments, chunks or tags that are looked at, at most, for the size of a picture: many times what cameras and editors write.
 const MAX_STEPS: usize = 256;
@@ -44,6 +44,9 @@ const LZW_TIFF: u64 = 7;
 
 /// As PNG, which inflates as much.
 const OTHER_TIFF: u64 = 3;
+
+/// XX ns.
+const AVIF: u64 = 5;
 
 /// The work of decoding the picture in `bytes`, in pixels of a baseline JPEG, from 1 (also for what is no picture, which is refused
 /// as fast) to `u64::MAX`: a header may claim any size, so whoever sums or compares bounds it by the limit that it knows.
@@ -105,6 +108,7 @@ fn header(bytes: &[u8]) -> Option<Header> {
         ImageFormatName::Gif => gif(bytes),
         ImageFormatName::Bmp => bmp(bytes),
         ImageFormatName::Tiff => tiff(bytes),
+        ImageFormatName::Avif => avif(bytes),
     }
 }
 
@@ -303,6 +307,12 @@ fn tiff(bytes: &[u8]) -> Option<Header> {
     }
     let unseen = entries > MAX_STEPS && (width == 0 || height == 0);
     Some(if unseen { Header::HIDDEN } else { Header::new(width, height, bits.saturating_mul(samples), cost) })
+}
+
+/// The boxes say it all, but for what a pixel costs.
+fn avif(bytes: &[u8]) -> Option<Header> {
+    let avif::Announced { width, height, bits, times } = avif::announced(bytes)?;
+    Some(Header::new(width, height, bits, AVIF.saturating_mul(times)))
 }
 
 #[cfg(test)]

@@ -1,0 +1,143 @@
+//! The first sample of an image sequence: a `moov` box with a track of colours and perhaps one of alpha.
+
+use super::{
+    FORMAT,
+    boxes::{Kind, Reader, boxes, find},
+    container::{Cicp, Coded, Container, Tile, is_alpha, orientation, pixel_bits, required},
+    damaged,
+    items::{Items, Metadata},
+};
+use crate::preprocess::image::error::ImageError;
+
+/// Tracks that are looked at.
+const MAX_TRACKS: usize = 64;
+
+/// Bytes of a sample's description before its boxes.
+const VISUAL_SAMPLE_ENTRY: usize = 78;
+
+struct Track<'a> {
+    id: u32,
+    width: u32,
+    height: u32,
+    meta: Option<&'a [u8]>,
+    /// The boxes that describe its samples.
+    properties: Vec<(Kind, &'a [u8])>,
+    /// Bits of a pixel.
+    bits: u32,
+    /// Its first sample.
+    sample: &'a [u8],
+    /// The track that it is the alpha of.
+    alpha_for: Option<u32>,
+    premultiplied_by: Option<u32>,
+}
+
+/// Reads the first picture of the first track of pictures.
+pub(super) fn read<'a>(file: &'a [u8], moov: &'a [u8]) -> Result<Container<'a>, ImageError> {
+    let mut tracks = Vec::new();
+    for next in boxes(moov, false) {
+        let (kind, body) = next?;
+        if kind == *b"trak" && tracks.len() < MAX_TRACKS {
+            tracks.extend(track(file, body)?);
+        }
+    }
+    let colour = tracks.iter().find(|track| track.alpha_for.is_none());
+    let colour = colour.ok_or_else(|| damaged("no track of pictures"))?;
+    let is_alpha = |track: &&Track| {
+        let kind = track.properties.iter().find(|(kind, _)| kind == b"auxi");
+        track.alpha_for == Some(colour.id) && kind.is_none_or(|(_, body)| is_alpha(body))
+    };
+    let alpha = tracks.iter().find(is_alpha);
+    let metadata = match colour.meta {
+        Some(meta) => Items::read(file, meta)?.metadata(0)?,
+        None => Metadata::default(),
+    };
+    let properties = || colour.properties.iter().copied();
+    Ok(Container {
+        colour: colour.coded(),
+        alpha: alpha.map(Track::coded),
+        premultiplied: alpha.is_some_and(|alpha| colour.premultiplied_by == Some(alpha.id)),
+        cicp: Cicp::find(properties())?,
+        orientation: orientation(properties(), metadata.exif.as_deref(), metadata.xmp.as_deref())?,
+    })
+}
+
+impl<'a> Track<'a> {
+    fn coded(&self) -> Coded<'a> {
+        let &Self { width, height, bits, sample, .. } = self;
+        let tile = Tile { width, height, data: vec![sample], bits, operating_point: 0, layer: None };
+        Coded { width, height, columns: 1, tiles: vec![tile], is_grid: false }
+    }
+}
+
+/// A track of AV1 pictures; `None` for any other.
+fn track<'a>(file: &'a [u8], trak: &'a [u8]) -> Result<Option<Track<'a>>, ImageError> {
+    let (Some(tkhd), Some(mdia)) = (find(trak, b"tkhd")?, find(trak, b"mdia")?) else { return Ok(None) };
+    let Some(minf) = find(mdia, b"minf")? else { return Ok(None) };
+    let Some(stbl) = find(minf, b"stbl")? else { return Ok(None) };
+    let Some(description) = description(required(stbl, b"stsd")?)? else { return Ok(None) };
+    let properties: Vec<_> = boxes(description, false).collect::<Result<_, _>>()?;
+    let configuration = properties.iter().find(|(kind, _)| kind == b"av1C").map(|&(_, body)| pixel_bits(body));
+    let bits = configuration.unwrap_or_else(|| Err(damaged("AV1 pictures without their configuration")))?;
+    let Some(sample) = first_sample(file, stbl)? else { return Ok(None) };
+    let mut reader = Reader(tkhd);
+    let (version, _) = reader.version()?;
+    reader.take(if version == 1 { 16 } else { 8 })?;
+    let id = reader.u32()?;
+    // The duration, and what else lies before the size, in 1/65536 of a pixel.
+    reader.take(if version == 1 { 12 } else { 8 })?;
+    reader.take(52)?;
+    let (width, height) = (reader.u32()? >> 16, reader.u32()? >> 16);
+    if width == 0 || height == 0 {
+        return Err(ImageError::NoPixels { format: FORMAT });
+    }
+    let reference = |kind: &Kind| -> Result<Option<u32>, ImageError> {
+        let Some(tref) = find(trak, b"tref")? else { return Ok(None) };
+        find(tref, kind)?.map(|ids| Reader(ids).u32()).transpose()
+    };
+    let (alpha_for, premultiplied_by) = (reference(b"auxl")?, reference(b"prem")?);
+    Ok(Some(Track {
+        id,
+        width,
+        height,
+        meta: find(trak, b"meta")?,
+        properties,
+        bits,
+        sample,
+        alpha_for,
+        premultiplied_by,
+    }))
+}
+
+/// The boxes of the first kind of AV1 sample.
+fn description(stsd: &[u8]) -> Result<Option<&[u8]>, ImageError> {
+    let mut reader = Reader(stsd);
+    reader.version()?;
+    reader.u32()?;
+    find(reader.0, b"av01")?
+        .map(|entry| {
+            let mut reader = Reader(entry);
+            reader.take(VISUAL_SAMPLE_ENTRY)?;
+            Ok(reader.0)
+        })
+        .transpose()
+}
+
+fn first_sample<'a>(file: &'a [u8], stbl: &[u8]) -> Result<Option<&'a [u8]>, ImageError> {
+    let (chunks, offset_size) = match (find(stbl, b"stco")?, find(stbl, b"co64")?) {
+        (Some(chunks), _) => (chunks, 4),
+        (None, Some(chunks)) => (chunks, 8),
+        (None, None) => return Ok(None),
+    };
+    let mut chunks = Reader(chunks);
+    chunks.version()?;
+    if chunks.u32()? == 0 {
+        return Ok(None);
+    }
+    let offset = chunks.number(offset_size)? as usize;
+    let mut sizes = Reader(required(stbl, b"stsz")?);
+    sizes.version()?;
+    let (of_all, _count) = (sizes.u32()?, sizes.u32()?);
+    let size = if of_all == 0 { sizes.u32()? } else { of_all } as usize;
+    let sample = file.get(offset..).and_then(|rest| rest.get(..size));
+    sample.filter(|sample| !sample.is_empty()).map(Some).ok_or(ImageError::Truncated { format: FORMAT })
+}
