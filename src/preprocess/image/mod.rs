@@ -21,7 +21,11 @@ mod convert;
 mod directory;
 mod error;
 mod gif;
+#[cfg(feature = "heic")]
+mod heic;
 mod jpeg;
+#[cfg(feature = "jxl")]
+mod jxl;
 mod mode;
 mod orientation;
 mod placement;
@@ -198,6 +202,10 @@ impl ImageProcessor {
             ImageFormatName::Bmp => raster::bmp(bytes, &limits, buffer),
             ImageFormatName::Tiff => raster::tiff(bytes, &limits, buffer),
             ImageFormatName::Avif => avif::decode(bytes, &limits, buffer),
+            #[cfg(feature = "heic")]
+            ImageFormatName::Heic => heic::decode(bytes, &limits),
+            #[cfg(feature = "jxl")]
+            ImageFormatName::JpegXl => jxl::decode(bytes, &limits, buffer),
         }?;
         let Decoded { mut image, orientation } = decoded;
         if self.turns {

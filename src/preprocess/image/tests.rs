@@ -433,7 +433,7 @@ mod refusals {
         }
         assert_eq!(
             errors[2].to_string(),
-            "PDF is not a supported image format; send JPEG, PNG, WebP, GIF, BMP or TIFF"
+            "PDF is not a supported image format; send JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
         );
         assert!(
             errors[0].format().is_none() && errors[1].is_unsupported_format() && !errors[3].is_unsupported_format()

@@ -170,14 +170,18 @@ impl Alpha<'_> {
     }
 }
 
-/// Undoes the multiplication of a pixel by its alpha.
+/// Undoes the multiplication of a pixel by its alpha, as libyuv's vector code does: what comes out 128 times too light comes out black.
 fn divide(pixel: &mut [u8; 3], alpha: u8) {
     let inverse = match alpha {
         0 => 0,
         1 => 0xffff,
+        255 => 0x100,
         _ => 0x1_0000 / u32::from(alpha),
     };
-    *pixel = pixel.map(|level| ((u32::from(level) * 0x101 * inverse) >> 16).min(255) as u8);
+    *pixel = pixel.map(|level| match (u32::from(level) * 0x101 * inverse) >> 16 {
+        0x8000.. => 0,
+        level => level.min(255) as u8,
+    });
 }
 
 /// Memory for a row of each.

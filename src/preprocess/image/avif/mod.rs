@@ -107,3 +107,5 @@ pub(super) fn announced(bytes: &[u8]) -> Option<Announced> {
     let times = area.div_ceil((u64::from(width) * u64::from(height)).max(1));
     Some(Announced { width, height, bits, times })
 }
+#[cfg(test)]
+mod tests;
