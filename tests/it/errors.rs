@@ -69,12 +69,12 @@ async fn a_bad_picture_is_422_or_415_names_its_index_and_harms_no_other_request(
     let good = BASE64_STANDARD.encode(picture("exact_224.png"));
     let truncated = BASE64_STANDARD.encode(&picture("cat_420.jpg")[..9000]);
     let large = BASE64_STANDARD.encode(picture("photo_640x480.jpg"));
-    let avif = BASE64_STANDARD.encode(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf");
+    let psd = BASE64_STANDARD.encode(b"8BPS\0\x01\0\0\0\0\0\0");
     let text = BASE64_STANDARD.encode("<svg xmlns='http://www.w3.org/2000/svg'/>");
     for (bad, status, code, expected) in [
         (&truncated, 422, "invalid_image", ""),
         (&large, 422, "invalid_image", "150000"),
-        (&avif, 415, "unsupported_media_type", "AVIF"),
+        (&psd, 415, "unsupported_media_type", "PSD"),
         (&text, 415, "unsupported_media_type", "JPEG"),
     ] {
         let request = json!({"images": [good, bad, good]});

@@ -151,11 +151,11 @@ mod tests {
     #[test]
     fn what_is_not_served_is_named_where_known() {
         for (bytes, name) in [
+            (b"\0\0\0\x18ftypisom\0\0\0\0mp42".as_slice(), Some("MP4 or QuickTime video")),
             #[cfg(not(feature = "heic"))]
-            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic".as_slice(), Some(HEIC)),
+            (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", Some(HEIC)),
             #[cfg(not(feature = "heic"))]
             (b"\0\0\0\x18ftypheic\0\0\0\0heicavif", Some(HEIC)),
-            (b"\0\0\0\x18ftypisom\0\0\0\0mp42", Some("MP4 or QuickTime video")),
             #[cfg(not(feature = "jxl"))]
             (b"\0\0\0\x0cJXL \r\n\x87\n", Some(JPEG_XL)),
             (b"%PDF-1.7", Some("PDF")),

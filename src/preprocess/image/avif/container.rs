@@ -81,7 +81,11 @@ impl Cicp {
             if let (b"colr", Some(numbers)) = (&kind, body.strip_prefix(b"nclx")) {
                 let mut numbers = Reader(numbers);
                 let (primaries, _transfer, matrix) = (numbers.u16()?, numbers.u16()?, numbers.u16()?);
-                return Ok(Some(Self { primaries, matrix, full_range: numbers.u8()? & 0x80 != 0 }));
+                let range = numbers.u8()?;
+                if range & 0x7f != 0 {
+                    return Err(damaged("a colour box with more than it has"));
+                }
+                return Ok(Some(Self { primaries, matrix, full_range: range != 0 }));
             }
         }
         Ok(None)
@@ -189,15 +193,41 @@ pub(super) fn exif_block(item: &[u8]) -> Result<&[u8], ImageError> {
     }
 }
 
-/// Bits of a pixel by the body of an `av1C` box.
-pub(super) fn pixel_bits(configuration: &[u8]) -> Result<u32, ImageError> {
-    let flags = Reader(configuration.get(2..).unwrap_or_default()).u8()?;
-    let depth = match flags >> 5 & 3 {
-        0 | 1 => 8,
-        2 => 10,
-        _ => 12,
-    };
-    Ok(if flags & 0x10 == 0 { 3 * depth } else { depth })
+/// Bits of a pixel, by the boxes that describe it: `av1C` has to be there, and `pixi` to agree.
+pub(super) fn pixel_bits<'a>(properties: impl Iterator<Item = (Kind, &'a [u8])>) -> Result<u32, ImageError> {
+    let (mut bits, mut stated) = (None, None);
+    for (kind, body) in properties {
+        let mut reader = Reader(body);
+        match &kind {
+            b"av1C" if bits.is_none() => {
+                let [marker, _, flags] = [reader.u8()?, reader.u8()?, reader.u8()?];
+                let depth = match flags >> 5 & 3 {
+                    0 | 1 => 8,
+                    2 => 10,
+                    _ => 12,
+                };
+                if marker != 0x81 {
+                    return Err(damaged("an AV1 configuration of an unknown version"));
+                }
+                bits = Some((depth, if flags & 0x10 == 0 { 3 * depth } else { depth }));
+            }
+            b"pixi" if stated.is_none() => {
+                let (version, _) = reader.version()?;
+                let count = reader.u8()?;
+                let depths = reader.take(count.into())?;
+                if version != 0 || depths.is_empty() {
+                    return Err(damaged("a number of bits of an unknown version"));
+                }
+                stated = Some(depths);
+            }
+            _ => {}
+        }
+    }
+    let (depth, bits) = bits.ok_or_else(|| damaged("an AV1 picture without its configuration"))?;
+    if stated.is_some_and(|depths| depths.iter().any(|&stated| u32::from(stated) != depth)) {
+        return Err(damaged("other bits than the AV1 configuration says"));
+    }
+    Ok(bits)
 }
 
 /// The box of that kind, without which nothing goes on.

@@ -61,7 +61,10 @@ pub(super) struct Metadata<'a> {
 impl<'a> Items<'a> {
     pub(super) fn read(file: &'a [u8], meta: &'a [u8]) -> Result<Self, ImageError> {
         let mut reader = Reader(meta);
-        reader.version()?;
+        let (version, _) = reader.version()?;
+        if version != 0 || !holds_pictures(reader.0)? {
+            return Err(damaged("items that are no pictures"));
+        }
         let (items, properties) = (BTreeMap::new(), Vec::new());
         let mut this = Self { file, idat: &[], primary: 0, items, properties, entries: 0 };
         let mut seen: Vec<Kind> = Vec::new();
@@ -162,7 +165,9 @@ impl<'a> Items<'a> {
             let _protection = reader.u16()?;
             let kind = *reader.take(4)?.first_chunk().ok_or_else(|| damaged("an item without a kind"))?;
             // Its name ends with a zero, then comes the media type.
-            let media_type = reader.0.iter().position(|&byte| byte == 0).map_or(&[][..], |end| &reader.0[end + 1..]);
+            let name_end =
+                reader.0.iter().position(|&byte| byte == 0).ok_or_else(|| damaged("a name without an end"))?;
+            let media_type = &reader.0[name_end + 1..];
             let is_xmp = kind == *b"mime" && media_type.starts_with(b"application/rdf+xml\0");
             let item = self.item(id)?;
             (item.kind, item.is_xmp) = (kind, is_xmp);
@@ -271,8 +276,10 @@ impl<'a> Items<'a> {
         self.property(item, b"ispe")
             .map(|body| {
                 let mut reader = Reader(body);
-                reader.version()?;
-                Ok((reader.u32()?, reader.u32()?))
+                match reader.version()? {
+                    (0, _) => Ok((reader.u32()?, reader.u32()?)),
+                    _ => Err(damaged("a size of an unknown version")),
+                }
             })
             .transpose()
     }
@@ -318,8 +325,7 @@ impl<'a> Items<'a> {
         if item.kind != *b"av01" || item.is_foreign {
             return Err(damaged("an item that is no AV1 picture"));
         }
-        let configuration = self.property(item, b"av1C");
-        let bits = pixel_bits(configuration.ok_or_else(|| damaged("an AV1 picture without its configuration"))?)?;
+        let bits = pixel_bits(self.properties(item))?;
         let (width, height) =
             self.size(item)?.or(size).ok_or_else(|| damaged("a picture that does not state its size"))?;
         let operating_point = self.property(item, b"a1op").and_then(|body| body.first().copied()).unwrap_or(0);
@@ -398,6 +404,15 @@ impl<'a> Items<'a> {
         }
         Ok(pieces)
     }
+}
+
+/// Whether the first of the boxes says that they are about pictures.
+fn holds_pictures(meta: &[u8]) -> Result<bool, ImageError> {
+    let first = boxes(meta, false).next().transpose()?;
+    let Some((_, body)) = first.filter(|(kind, _)| kind == b"hdlr") else { return Ok(false) };
+    let mut reader = Reader(body);
+    let (version, _) = reader.version()?;
+    Ok((version, reader.u32()?, reader.take(4)?) == (0, 0, b"pict"))
 }
 
 /// Pieces that follow each other as one.

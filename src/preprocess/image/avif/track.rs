@@ -76,8 +76,7 @@ fn track<'a>(file: &'a [u8], trak: &'a [u8]) -> Result<Option<Track<'a>>, ImageE
     let Some(stbl) = find(minf, b"stbl")? else { return Ok(None) };
     let Some(description) = description(required(stbl, b"stsd")?)? else { return Ok(None) };
     let properties: Vec<_> = boxes(description, false).collect::<Result<_, _>>()?;
-    let configuration = properties.iter().find(|(kind, _)| kind == b"av1C").map(|&(_, body)| pixel_bits(body));
-    let bits = configuration.unwrap_or_else(|| Err(damaged("AV1 pictures without their configuration")))?;
+    let bits = pixel_bits(properties.iter().copied())?;
     let Some(sample) = first_sample(file, stbl)? else { return Ok(None) };
     let mut reader = Reader(tkhd);
     let (version, _) = reader.version()?;
