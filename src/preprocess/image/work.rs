@@ -48,11 +48,11 @@ const OTHER_TIFF: u64 = 3;
 /// 20 to 25 ns of 8 bits at the usual qualities; twice that of 10 bits, and near lossless.
 const AVIF: u64 = 8;
 
-/// 25 to 40 ns.
+/// 58 ns.
 #[cfg(feature = "heic")]
-const HEIC: u64 = 10;
+const HEIC: u64 = 20;
 
-/// 25 to 40 ns.
+/// 20 ns lossy, more without loss.
 #[cfg(feature = "jxl")]
 const JPEG_XL: u64 = 10;
 
