@@ -6,6 +6,33 @@
 
 use crate::preprocess::memory::{self, OutOfMemory};
 
+/// Takes red, green and blue from their places in pixels of `BYTES`.
+pub(super) fn channels<const BYTES: usize, const RED: usize, const GREEN: usize, const BLUE: usize>(
+    row: &[u8],
+    line: &mut [u8],
+) {
+    for (out, pixel) in line.as_chunks_mut().0.iter_mut().zip(row.as_chunks::<BYTES>().0) {
+        *out = [pixel[RED], pixel[GREEN], pixel[BLUE]];
+    }
+}
+
+/// Looks up the colours of pixels of `BITS` each (1, 2, 4 or 8), the first in the highest.
+pub(super) fn numbers<const BITS: usize>(row: &[u8], colours: &[[u8; 3]; 256], line: &mut [u8]) {
+    let look_up = |pixels: &mut [[u8; 3]], byte: u8| {
+        for (number, pixel) in pixels.iter_mut().enumerate() {
+            *pixel = colours[usize::from(byte << (number * BITS) >> (8 - BITS))];
+        }
+    };
+    let mut whole = line.as_chunks_mut().0.chunks_exact_mut(8 / BITS);
+    let mut bytes = row.iter();
+    for (pixels, &byte) in whole.by_ref().zip(bytes.by_ref()) {
+        look_up(pixels, byte);
+    }
+    if let Some(&byte) = bytes.next() {
+        look_up(whole.into_remainder(), byte);
+    }
+}
+
 /// Replicates each grey sample.
 pub(super) fn grey(samples: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
     let mut rgb = memory::room(samples.len() * 3)?;
@@ -68,6 +95,20 @@ pub(super) fn multiply(a: u8, b: u8) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_any_size_are_looked_up() {
+        let colours = std::array::from_fn(|number| [number as u8, 0, 255]);
+        let looked_up = |numbers: fn(&[u8], &[[u8; 3]; 256], &mut [u8]), pixels: usize| {
+            let mut line = vec![9; pixels * 3];
+            numbers(&[0b1101_0010, 0b0100_0001], &colours, &mut line);
+            line.chunks(3).map(|pixel| pixel[0]).collect::<Vec<_>>()
+        };
+        assert_eq!(looked_up(numbers::<1>, 10), [1, 1, 0, 1, 0, 0, 1, 0, 0, 1]);
+        assert_eq!(looked_up(numbers::<2>, 7), [3, 1, 0, 2, 1, 0, 0]);
+        assert_eq!(looked_up(numbers::<4>, 3), [13, 2, 4]);
+        assert_eq!(looked_up(numbers::<8>, 2), [210, 65]);
+    }
 
     #[test]
     fn alpha_is_dropped_and_never_composited() {

@@ -1,7 +1,7 @@
 //! A picture's bytes to the `u8` crop that the vision encoder takes, equal to Pillow and the model's library to the byte.
 //!
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
-//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `raster`, `avif` decode, `orientation` turns, `convert` makes RGB,
+//! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`, `avif` decode, `orientation` turns, `convert` makes RGB,
 //! `placement` says where the crop lies, `mode` what is resized before it is RGB, `reduction` where `fast_decode` leaves the reference,
 //! `preprocess::memory` gives one picture's to the next, `preprocess::resample` resizes; `work` tells beforehand how much all that is.
 //! Does not catch panics of the decoders: whoever calls does, once for all steps.
@@ -17,6 +17,7 @@
 //! may differ by two levels, by the decoder.
 
 mod avif;
+mod bmp;
 mod convert;
 mod directory;
 mod error;
@@ -198,8 +199,8 @@ impl ImageProcessor {
             }
             ImageFormatName::Png => png::decode(bytes, &limits, buffer),
             ImageFormatName::WebP => webp::decode(bytes, &limits, buffer),
-            ImageFormatName::Gif => gif::decode(bytes, &limits),
-            ImageFormatName::Bmp => raster::bmp(bytes, &limits, buffer),
+            ImageFormatName::Gif => gif::decode(bytes, &limits, buffer),
+            ImageFormatName::Bmp => bmp::decode(bytes, &limits, buffer),
             ImageFormatName::Tiff => raster::tiff(bytes, &limits, buffer),
             ImageFormatName::Avif => avif::decode(bytes, &limits, buffer),
             #[cfg(feature = "heic")]

@@ -1,4 +1,4 @@
-//! BMP and TIFF, by the `image` crate's decoders, and what `webp` shares with them.
+//! TIFF, by the `image` crate's decoders, and what `webp` shares with them.
 //!
 //! Owns the order of things around them: the size is checked from the header, the answer's and the decoder's memory are bounded,
 //! and only then are pixels decoded.
@@ -7,7 +7,7 @@ use std::io::{Cursor, ErrorKind};
 
 use image::{
     ColorType, ExtendedColorType, ImageDecoder,
-    codecs::{bmp::BmpDecoder, tiff::TiffDecoder},
+    codecs::tiff::TiffDecoder,
     error::{ImageError as Cause, LimitErrorKind},
 };
 
@@ -22,50 +22,6 @@ use crate::preprocess::memory;
 
 /// Memory that a decoder may take besides the pixels it answers: another copy of 8 bytes a pixel, and this.
 const MAX_OVERHEAD: u64 = 16 << 20;
-
-/// Decodes a BMP.
-pub(super) fn bmp(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
-    let format = ImageFormatName::Bmp;
-    let decoder = BmpDecoder::new(Cursor::new(bytes)).map_err(|error| refuse(format, error))?;
-    // It holds single rows besides.
-    let mut decoded = read(format, decoder, 0, limits, Orientation::Upright, buffer)?;
-    if let Some(mode) = limits.kept_modes.and_then(|fill| palette_mode(bytes, fill)) {
-        decoded.image = decoded.image.in_mode(mode);
-    }
-    Ok(decoded)
-}
-
-/// The mode of a BMP with a palette, as Pillow finds it: one of greys is none.
-fn palette_mode(bytes: &[u8], fill: u8) -> Option<Mode> {
-    const FILE_HEADER: usize = 14;
-    let number = |at: usize, length: usize| -> Option<usize> {
-        let bytes = bytes.get(FILE_HEADER + at..)?.get(..length)?;
-        Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte)))
-    };
-    let header = number(0, 4)?;
-    let core = header == 12;
-    let bits = if core { number(10, 2)? } else { number(14, 2)? };
-    if !matches!(bits, 1 | 4 | 8) {
-        return None;
-    }
-    let colours = if core { 0 } else { number(32, 4)? };
-    let colours = if colours == 0 { 1 << bits } else { colours.min(256) };
-    let stride = if core { 3 } else { 4 };
-    let palette = bytes.get(FILE_HEADER + header..)?;
-    let palette = palette.get(..colours * stride).unwrap_or(palette);
-    let is_black_and_white =
-        colours == 2 && palette.get(..3) == Some(&[0; 3]) && palette.get(stride..stride + 3) == Some(&[255; 3]);
-    if is_black_and_white || colours == 1 && mode::is_grey_ramp(palette, stride) {
-        return Some(Mode::bilevel(fill));
-    }
-    if colours != 2 && mode::is_grey_ramp(palette, stride) {
-        return None;
-    }
-    // Blue first.
-    let entry =
-        palette.chunks_exact(stride).nth(fill.into()).map_or([0; 3], |colour| [colour[2], colour[1], colour[0]]);
-    Some(Mode::Stepped { fill: entry })
-}
 
 /// Decodes the first page of a TIFF.
 pub(super) fn tiff(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {

@@ -6,13 +6,19 @@
 //! Invariant: a picture that is decoded is never taken for a smaller one. Of two sizes that a file states the larger counts, and one
 //! that hides its size behind more metadata than any encoder writes is taken for the largest there is.
 
-use super::{avif, error::ImageFormatName, sniff::sniff, webp::frame_size};
+use super::{
+    avif, bmp,
+    error::ImageFormatName,
+    gif::{Frame, NoFrame},
+    sniff::sniff,
+    webp::frame_size,
+};
 
 /// Segments, chunks or tags that are looked at, at most, for the size of a picture: many times what cameras and editors write.
 const MAX_STEPS: usize = 256;
 
-/// Sub-blocks of a GIF, which hold 255 bytes at most, that are passed over on the way to the first frame.
-const MAX_SUB_BLOCKS: usize = 1024;
+/// Blocks of a GIF, which hold 255 bytes at most, that are passed over on the way to the first frame.
+const MAX_BLOCKS: usize = 1024;
 
 /// Bytes between two segments of a JPEG that are passed over. There should be none; some cameras leave a few.
 const MAX_STRAY_BYTES: usize = 4096;
@@ -222,49 +228,20 @@ fn webp(bytes: &[u8]) -> Option<Header> {
 
 /// The logical screen, which the first frame enlarges where it sticks out.
 fn gif(bytes: &[u8]) -> Option<Header> {
-    let u16_at = |at| bytes_at(bytes, at).map(u16::from_le_bytes).map(usize::from);
-    let (width, height) = (u16_at(6)?, u16_at(8)?);
-    let [flags] = bytes_at(bytes, 10)?;
-    let (palette, bits) = if flags & 0x80 == 0 { (0, 8) } else { (3 << ((flags & 7) + 1), (flags & 7) + 1) };
-    let mut at = 13 + palette;
-    let mut sub_blocks = 0;
-    loop {
-        at = match bytes.get(at)? {
-            0x2c => {
-                let right = u16_at(at + 1)? + u16_at(at + 5)?;
-                let bottom = u16_at(at + 3)? + u16_at(at + 7)?;
-                return Some(Header::new(width.max(right) as u64, height.max(bottom) as u64, bits, GIF));
-            }
-            0x3b => return None,
-            // An extension and its label, or something that the decoder passes over likewise.
-            0x21 => at + 2,
-            _ => at + 1,
-        };
-        loop {
-            sub_blocks += 1;
-            if sub_blocks > MAX_SUB_BLOCKS {
-                return Some(Header::HIDDEN);
-            }
-            let length = usize::from(*bytes.get(at)?);
-            at += 1 + length;
-            if length == 0 {
-                break;
-            }
+    match Frame::first(bytes, MAX_BLOCKS) {
+        Ok(frame) => {
+            let (width, height) = frame.canvas();
+            Some(Header::new(width, height, frame.bits, GIF))
         }
+        Err(NoFrame::TooFar) => Some(Header::HIDDEN),
+        Err(NoFrame::Ended | NoFrame::Damaged) => None,
     }
 }
 
-/// The information header; rows stored from the top down have a negative height.
+/// The information header.
 fn bmp(bytes: &[u8]) -> Option<Header> {
-    const CORE: u32 = 12;
-    if bytes_at(bytes, 14).map(u32::from_le_bytes)? == CORE {
-        let [width, height] = [18, 20].map(|at| bytes_at(bytes, at).map(u16::from_le_bytes));
-        let bits = bytes_at(bytes, 24).map(u16::from_le_bytes);
-        return Some(Header::new(width?, height?, bits.unwrap_or(0), BMP));
-    }
-    let [width, height] = [18, 22].map(|at| bytes_at(bytes, at).map(i32::from_le_bytes));
-    let bits = bytes_at(bytes, 28).map(u16::from_le_bytes);
-    Some(Header::new(width?.max(0).unsigned_abs(), height?.unsigned_abs(), bits.unwrap_or(0), BMP))
+    let bmp::Header { width, height, bits, .. } = bmp::Header::parse(bytes).ok()?;
+    Some(Header::new(width, height, bits, BMP))
 }
 
 /// The first directory.

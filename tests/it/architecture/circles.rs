@@ -38,7 +38,7 @@ const KNOWN: [(&str, &[&str]); 11] = [
     ("src/engine", &["environment", "openvino", "provider"]),
     ("src/engine", &["environment", HEAD, "openvino", "provider"]),
     ("src/model/hub", &["cache", "client", "download", HEAD]),
-    ("src/preprocess/image", &["gif", "jpeg", HEAD, "orientation", "png", "raster", "webp"]),
+    ("src/preprocess/image", &["bmp", "gif", "jpeg", HEAD, "orientation", "png", "raster", "webp"]),
     ("src/preprocess/image/jpeg", &[HEAD, "turbo"]),
     ("src/preprocess/resample", &[HEAD, "nearest"]),
     ("src/tune", &["measure", HEAD]),

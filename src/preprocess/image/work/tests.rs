@@ -151,7 +151,7 @@ fn metadata_before_the_frame_header_of_a_jpeg_is_passed_and_a_heap_of_it_hides_t
 
 #[test]
 fn the_first_frame_counts_where_it_is_larger_than_what_the_file_announces() {
-    let frame = b"\x21\xfe\x03abc\0,\x05\0\x06\0\x0a\0\x14\0\0";
+    let frame = b"\x21\xfe\x03abc\0,\x05\0\x06\0\x0a\0\x14\0\0\x02";
     let gif = [b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff".as_slice(), frame].concat();
     assert_eq!(sides(&gif), (15, 26));
     let comments = [b"\x21\xfe".as_slice(), &b"\x01a".repeat(2000), b"\0"].concat();

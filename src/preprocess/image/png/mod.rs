@@ -1,0 +1,221 @@
+//! PNG: every colour type and depth to RGB, by the rules of Pillow's reader.
+//!
+//! Owns what pixels become, and where they lie. `chunks` goes through the file, `metadata` keeps what tells the orientation, `rows`
+//! inflates and `unfilter` undoes what rows were filtered by. Profiles are skipped, so that none can be a bomb.
+//!
+//! As in Pillow: a colour that the palette lacks, also where there is none, is black.
+
+mod chunks;
+mod metadata;
+mod refusal;
+mod rows;
+mod unfilter;
+
+use self::{
+    chunks::{Area, Chunks, Kind},
+    refusal::{FORMAT, damaged},
+    rows::{Input, Rows},
+};
+use super::{
+    Decoded, Limits, RgbImage, convert,
+    error::ImageError,
+    mode::{self, Mode},
+};
+use crate::preprocess::memory;
+
+/// Decodes a PNG; of an APNG the default picture, as Pillow's first frame.
+pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
+    let mut chunks = Chunks::new(bytes);
+    let opened = chunks.open();
+    let header = chunks.header.clone();
+    let size = limits.check(FORMAT, header.width.into(), header.height.into());
+    let (width, height) = match (opened, size) {
+        // Whatever else is wrong with it.
+        (_, Err(error @ ImageError::TooManyPixels { .. })) => return Err(error),
+        (opened, size) => {
+            opened?;
+            size?
+        }
+    };
+    let Some(kind) = header.kind else { return Err(damaged("no such depth and colour type")) };
+    let layout = Layout::of(kind, header.palette)?;
+    let whole = Area { left: 0, top: 0, width, height };
+    let area = match header.area {
+        Some(area) if area.width == 0 || area.height == 0 => return Err(damaged("a frame of no pixels")),
+        // Pillow forgets where it lies.
+        Some(area) if header.interlaced => Area { left: 0, top: 0, ..area },
+        area => area.unwrap_or(whole),
+    };
+    let line_bytes = width as usize * 3;
+    let mut data = memory::any(buffer, line_bytes * height as usize)?;
+    if area != whole {
+        data.as_chunks_mut().0.fill(layout.colours[0]);
+    }
+    let alpha = layout.alpha.filter(|_| limits.kept_modes.is_some());
+    let mut alphas = match alpha {
+        Some(_) => memory::zeroed(Vec::new(), data.len())?,
+        None => Vec::new(),
+    };
+    let passes: &[Pass] = if header.interlaced { &ADAM7 } else { &[Pass { x: 0, y: 0, dx: 1, dy: 1 }] };
+    let passes = passes.iter().filter(|pass| pass.columns(area.width) > 0 && pass.rows(area.height) > 0);
+    let stored =
+        |pass: &Pass| (layout.row_bytes(pass.columns(area.width)) as u64 + 1) * u64::from(pass.rows(area.height));
+    let mut rows = Rows::new(layout.row_bytes(area.width), passes.clone().map(stored).sum())?;
+    let mut input = Input::new(&mut chunks);
+    let mut spread = memory::zeroed(Vec::new(), if header.interlaced { line_bytes } else { 0 })?;
+    for pass in passes {
+        rows.begin_pass();
+        let columns = pass.columns(area.width);
+        let row_bytes = layout.row_bytes(columns);
+        for number in 0..pass.rows(area.height) {
+            let row = rows.next(&mut input, row_bytes, layout.pixel_bytes())?;
+            let y = (area.top + pass.y + number * pass.dy) as usize;
+            let place = y * line_bytes + area.left as usize * 3..;
+            let mut put = |plane: &mut [u8], unpack: &dyn Fn(&mut [u8])| {
+                let line = &mut plane[place.clone()][..area.width as usize * 3];
+                if pass.dx == 1 && pass.x == 0 {
+                    return unpack(line);
+                }
+                let pixels = &mut spread[..columns as usize * 3];
+                unpack(pixels);
+                let places = line.as_chunks_mut::<3>().0.iter_mut().skip(pass.x as usize).step_by(pass.dx as usize);
+                for (place, pixel) in places.zip(pixels.as_chunks().0) {
+                    *place = *pixel;
+                }
+            };
+            put(&mut data, &|line| layout.unpack(row, line));
+            if let Some(alpha) = alpha {
+                put(&mut alphas, &|line| layout.unpack_alpha(alpha, row, line));
+            }
+        }
+    }
+    rows.finish(&mut input)?;
+    chunks.finish()?;
+    let mode = match (limits.kept_modes, kind) {
+        (Some(fill), (_, INDEXED)) => Mode::Stepped { fill: layout.colours[usize::from(fill)] },
+        (Some(fill), (1, GREY)) => Mode::bilevel(fill),
+        // Nothing is weighed where all is opaque.
+        _ if alphas.iter().any(|&alpha| alpha != 255) => Mode::Alpha(alphas),
+        _ => Mode::Plain,
+    };
+    let orientation = chunks.metadata.orientation();
+    Ok(Decoded { image: RgbImage::new(width, height, data).in_mode(mode), orientation })
+}
+
+/// Which pixels of a picture come together.
+struct Pass {
+    x: u32,
+    y: u32,
+    dx: u32,
+    dy: u32,
+}
+
+/// Those of an interlaced picture.
+const ADAM7: [Pass; 7] = [
+    Pass { x: 0, y: 0, dx: 8, dy: 8 },
+    Pass { x: 4, y: 0, dx: 8, dy: 8 },
+    Pass { x: 0, y: 4, dx: 4, dy: 8 },
+    Pass { x: 2, y: 0, dx: 4, dy: 4 },
+    Pass { x: 0, y: 2, dx: 2, dy: 4 },
+    Pass { x: 1, y: 0, dx: 2, dy: 2 },
+    Pass { x: 0, y: 1, dx: 1, dy: 2 },
+];
+
+impl Pass {
+    fn columns(&self, width: u32) -> u32 {
+        width.saturating_sub(self.x).div_ceil(self.dx)
+    }
+
+    fn rows(&self, height: u32) -> u32 {
+        height.saturating_sub(self.y).div_ceil(self.dy)
+    }
+}
+
+const GREY: u8 = 0;
+const INDEXED: u8 = 3;
+
+/// How pixels are stored.
+struct Layout {
+    /// Of a pixel.
+    bits: usize,
+    /// What the numbers of pixels stand for, where these are numbers.
+    colours: [[u8; 3]; 256],
+    unpack: Unpack,
+    /// Of a pixel's bytes that of alpha, or its higher one.
+    alpha: Option<usize>,
+}
+
+/// A row to RGB.
+enum Unpack {
+    Numbers(fn(&[u8], &[[u8; 3]; 256], &mut [u8])),
+    /// The bytes of each channel, of which the higher ones count.
+    Channels(fn(&[u8], &mut [u8])),
+}
+
+impl Layout {
+    fn of((depth, colour): Kind, palette: Option<&[u8]>) -> Result<Self, ImageError> {
+        const MAX_COLOURS: usize = 256;
+        let bits = usize::from(depth);
+        let numbers = match depth {
+            1 => convert::numbers::<1>,
+            2 => convert::numbers::<2>,
+            4 => convert::numbers::<4>,
+            _ => convert::numbers::<8>,
+        };
+        let channels = |count, unpack, alpha| Self {
+            bits: bits * count,
+            colours: [[0; 3]; 256],
+            unpack: Unpack::Channels(unpack),
+            alpha,
+        };
+        Ok(match (colour, depth) {
+            (INDEXED, _) => {
+                let palette = palette.unwrap_or_default();
+                if palette.len() / 3 > MAX_COLOURS {
+                    return Err(damaged("too many colours in the palette"));
+                }
+                let colours = std::array::from_fn(|number| mode::entry(Some(palette), number as u8));
+                Self { bits, colours, unpack: Unpack::Numbers(numbers), alpha: None }
+            }
+            (GREY, 1 | 2 | 4) => {
+                let most = (1 << depth) - 1;
+                let colours = std::array::from_fn(|number| [(number * 255 / most).min(255) as u8; 3]);
+                Self { bits, colours, unpack: Unpack::Numbers(numbers), alpha: None }
+            }
+            (GREY, 16) => channels(1, convert::channels::<2, 0, 0, 0>, None),
+            (GREY, _) => channels(1, convert::channels::<1, 0, 0, 0>, None),
+            (2, 16) => channels(3, convert::channels::<6, 0, 2, 4>, None),
+            (2, _) => channels(3, convert::channels::<3, 0, 1, 2>, None),
+            (4, 16) => channels(2, convert::channels::<4, 0, 0, 0>, Some(2)),
+            (4, _) => channels(2, convert::channels::<2, 0, 0, 0>, Some(1)),
+            (_, 16) => channels(4, convert::channels::<8, 0, 2, 4>, Some(6)),
+            _ => channels(4, convert::channels::<4, 0, 1, 2>, Some(3)),
+        })
+    }
+
+    fn row_bytes(&self, columns: u32) -> usize {
+        (columns as usize * self.bits).div_ceil(8)
+    }
+
+    /// What filters take for a pixel.
+    fn pixel_bytes(&self) -> usize {
+        self.bits.div_ceil(8)
+    }
+
+    fn unpack(&self, row: &[u8], line: &mut [u8]) {
+        match self.unpack {
+            Unpack::Numbers(unpack) => unpack(row, &self.colours, line),
+            Unpack::Channels(unpack) => unpack(row, line),
+        }
+    }
+
+    /// Of each pixel alpha, three times.
+    fn unpack_alpha(&self, alpha: usize, row: &[u8], line: &mut [u8]) {
+        for (out, pixel) in line.as_chunks_mut().0.iter_mut().zip(row.chunks_exact(self.pixel_bytes())) {
+            *out = [pixel[alpha]; 3];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! The rows of a PNG: inflated as they are wanted, and their filters undone.
+//!
+//! Invariant: memory for a few rows and what the inflater looks back to, however much the stream holds; time for the file and for the
+//! rows that are wanted.
+//!
+//! As in Pillow: pixels are whole with the last row, whatever follows; a stream that ends properly with a row leaves the others zero;
+//! its checksum counts where it lies in the same piece as the end of the last row.
+
+use fdeflate::Decompressor;
+
+use super::{
+    chunks::Chunks,
+    refusal::{damaged, truncated},
+    unfilter,
+};
+use crate::preprocess::{image::ImageError, memory};
+
+/// How far back a stream may refer.
+const LOOK_BACK: usize = 32 << 10;
+
+/// What is inflated at a time, so that it stays near.
+const AT_A_TIME: usize = 128 << 10;
+
+/// Room behind the last row: without any the inflater does not go on to the checksum.
+const SPARE: usize = 1;
+
+/// The rows of a stream.
+pub(super) struct Rows {
+    inflater: Box<Decompressor>,
+    buffer: Vec<u8>,
+    /// Of the row that comes next, in the buffer.
+    start: usize,
+    /// Of the buffer.
+    filled: usize,
+    /// Bytes of all rows that are not inflated yet.
+    missing: u64,
+    ended: Option<Ended>,
+    /// Whether the piece of input that is read has given bytes.
+    gave: bool,
+    row: Vec<u8>,
+    above: Vec<u8>,
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, PartialEq)]
+enum Ended {
+    /// In the piece that its last bytes were in.
+    WithThem,
+    Later,
+}
+
+impl Rows {
+    /// For rows of `longest` bytes at most, `all` of them in all, without their filters.
+    pub(super) fn new(longest: usize, all: u64) -> Result<Self, ImageError> {
+        let length = (longest + 1 + LOOK_BACK + AT_A_TIME + SPARE)
+            .min(usize::try_from(all).map_or(usize::MAX, |all| all.saturating_add(SPARE)));
+        Ok(Self {
+            inflater: Box::new(Decompressor::new()),
+            buffer: memory::zeroed(Vec::new(), length)?,
+            start: 0,
+            filled: 0,
+            missing: all,
+            ended: None,
+            gave: false,
+            row: memory::zeroed(Vec::new(), longest)?,
+            above: memory::zeroed(Vec::new(), longest)?,
+        })
+    }
+
+    /// Begins a pass: above its first row there is nothing.
+    pub(super) fn begin_pass(&mut self) {
+        self.row.fill(0);
+    }
+
+    /// The next row, of `length` bytes and pixels of `pixel_bytes`.
+    pub(super) fn next(&mut self, input: &mut Input, length: usize, pixel_bytes: usize) -> Result<&[u8], ImageError> {
+        while self.filled - self.start <= length {
+            if let Some(ended) = self.ended {
+                // Of a row that has begun nothing is shown, nor of a stream that has none.
+                if self.filled != self.start || self.filled == 0 || ended == Ended::Later {
+                    return Err(truncated());
+                }
+                self.row.fill(0);
+                return Ok(&self.row[..length]);
+            }
+            self.inflate(input)?;
+        }
+        std::mem::swap(&mut self.row, &mut self.above);
+        let (filter, stored) = (self.buffer[self.start], &self.buffer[self.start + 1..][..length]);
+        let (row, above) = (&mut self.row[..length], &self.above[..length]);
+        unfilter::undo(filter, pixel_bytes, stored, above, row).ok_or_else(|| damaged("an unknown filter"))?;
+        self.start += length + 1;
+        Ok(row)
+    }
+
+    /// Goes on to the end of the piece that the last row ended in, unless the stream holds more than was wanted.
+    pub(super) fn finish(&mut self, input: &mut Input) -> Result<(), ImageError> {
+        let wanted = self.filled;
+        while self.ended.is_none() && self.filled == wanted && !input.piece.is_empty() {
+            self.read(input, SPARE)?;
+        }
+        Ok(())
+    }
+
+    fn inflate(&mut self, input: &mut Input) -> Result<(), ImageError> {
+        if self.buffer.len() - self.filled < LOOK_BACK && self.buffer.len() > LOOK_BACK + AT_A_TIME {
+            let kept = self.start.min(self.filled.saturating_sub(LOOK_BACK));
+            self.buffer.copy_within(kept..self.filled, 0);
+            self.start -= kept;
+            self.filled -= kept;
+        }
+        let more = !input.piece.is_empty() || {
+            self.gave = false;
+            input.advance()
+        };
+        let room = self.buffer.len() - SPARE - self.filled;
+        let given = self.read(input, usize::try_from(self.missing).map_or(room, |missing| missing.min(room)))?;
+        self.missing -= given as u64;
+        // It may still hold what it has not given.
+        if !more && given == 0 && self.ended.is_none() {
+            return Err(truncated());
+        }
+        Ok(())
+    }
+
+    /// Inflates into `room` bytes. Returns how many that gave.
+    fn read(&mut self, input: &mut Input, room: usize) -> Result<usize, ImageError> {
+        let buffer = &mut self.buffer[..self.filled + room];
+        let read = self.inflater.read(input.piece, buffer, self.filled, false);
+        let (taken, given) = read.map_err(|error| damaged(&format!("{error:?}")))?;
+        if taken == 0 && given == 0 && !input.piece.is_empty() && !self.inflater.is_done() {
+            return Err(damaged("a stream that does not go on"));
+        }
+        input.piece = &input.piece[taken..];
+        self.filled += given;
+        self.gave |= given > 0;
+        if self.inflater.is_done() {
+            self.ended = Some(if self.gave { Ended::WithThem } else { Ended::Later });
+        }
+        Ok(given)
+    }
+}
+
+/// The data of pixels, by the piece.
+pub(super) struct Input<'c, 'a> {
+    chunks: &'c mut Chunks<'a>,
+    /// What is left of the piece that is read.
+    piece: &'a [u8],
+}
+
+impl<'c, 'a> Input<'c, 'a> {
+    pub(super) fn new(chunks: &'c mut Chunks<'a>) -> Self {
+        Self { chunks, piece: &[] }
+    }
+
+    /// Goes to the next piece, if there is one.
+    fn advance(&mut self) -> bool {
+        self.piece = self.chunks.data().unwrap_or_default();
+        !self.piece.is_empty()
+    }
+}

@@ -1,0 +1,99 @@
+//! The five filters of PNG, undone.
+
+/// Makes `row` of what is stored of it and the row above. `None` where there is no such filter.
+pub(super) fn undo(filter: u8, pixel_bytes: usize, stored: &[u8], above: &[u8], row: &mut [u8]) -> Option<()> {
+    match filter {
+        0 => row.copy_from_slice(stored),
+        2 => {
+            for ((value, stored), above) in row.iter_mut().zip(stored).zip(above) {
+                *value = stored.wrapping_add(*above);
+            }
+        }
+        1 | 3 | 4 => {
+            let undo = match pixel_bytes {
+                1 => undo_by_pixel::<1>,
+                2 => undo_by_pixel::<2>,
+                3 => undo_by_pixel::<3>,
+                4 => undo_by_pixel::<4>,
+                6 => undo_by_pixel::<6>,
+                _ => undo_by_pixel::<8>,
+            };
+            undo(filter, stored, above, row);
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// Those that look to the left.
+fn undo_by_pixel<const N: usize>(filter: u8, stored: &[u8], above: &[u8], row: &mut [u8]) {
+    let pixels = row.as_chunks_mut::<N>().0.iter_mut().zip(stored.as_chunks::<N>().0);
+    let mut left = [0; N];
+    match filter {
+        1 => {
+            for (pixel, stored) in pixels {
+                left = std::array::from_fn(|i| stored[i].wrapping_add(left[i]));
+                *pixel = left;
+            }
+        }
+        3 => {
+            for ((pixel, stored), above) in pixels.zip(above.as_chunks::<N>().0) {
+                left = std::array::from_fn(|i| {
+                    let mean = (u16::from(left[i]) + u16::from(above[i])) / 2;
+                    stored[i].wrapping_add(mean as u8)
+                });
+                *pixel = left;
+            }
+        }
+        _ => {
+            // All in the width that is reckoned in, so that a pixel waits for nothing but the one before.
+            let (mut left, mut corner) = ([0i16; N], [0; N]);
+            for ((pixel, stored), above) in pixels.zip(above.as_chunks::<N>().0) {
+                let (stored, above) = (stored.map(i16::from), above.map(i16::from));
+                left = std::array::from_fn(|i| (stored[i] + paeth(left[i], above[i], corner[i])) & 0xff);
+                *pixel = left.map(|value| value as u8);
+                corner = above;
+            }
+        }
+    }
+}
+
+/// The neighbour that is nearest to left + above - corner; of equals the first in this order.
+///
+/// Without a branch: the further the corner lies to one side of the other two, the further their sum goes to the other, until the
+/// lower of them is nearest, or the higher.
+fn paeth(left: i16, above: i16, corner: i16) -> i16 {
+    let (low, high) = (left.min(above), left.max(above));
+    let edge = 3 * corner - left - above;
+    let inner = if high <= edge { low } else { corner };
+    if edge <= low { high } else { inner }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_filter_is_undone_by_the_pixel() {
+        let undone = |filter, pixel_bytes| {
+            let mut row = [0; 6];
+            undo(filter, pixel_bytes, &[1, 2, 3, 4, 5, 250], &[10, 20, 30, 40, 50, 60], &mut row).map(|()| row)
+        };
+        assert_eq!(undone(0, 3), Some([1, 2, 3, 4, 5, 250]));
+        assert_eq!(undone(1, 3), Some([1, 2, 3, 5, 7, 253]));
+        assert_eq!(undone(1, 2), Some([1, 2, 4, 6, 9, 0]));
+        assert_eq!(undone(2, 1), Some([11, 22, 33, 44, 55, 54]));
+        assert_eq!(undone(3, 3), Some([6, 12, 18, 27, 36, 33]));
+        assert_eq!(undone(4, 3), Some([11, 22, 33, 44, 55, 54]));
+        assert_eq!(undone(4, 6), Some([11, 22, 33, 44, 55, 54]));
+        assert_eq!(undone(5, 3), None);
+    }
+
+    #[test]
+    fn paeth_takes_the_first_of_the_nearest() {
+        assert_eq!(
+            [paeth(5, 5, 5), paeth(1, 9, 9), paeth(9, 1, 9), paeth(1, 3, 2), paeth(0, 255, 128)],
+            [5, 1, 1, 2, 128]
+        );
+    }
+}
