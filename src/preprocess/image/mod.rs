@@ -34,6 +34,7 @@ mod png;
 mod raster;
 mod reduction;
 mod sniff;
+mod tiff;
 mod webp;
 mod work;
 
