@@ -6,7 +6,7 @@
 
 mod markers;
 mod scans;
-mod turbo;
+pub(super) mod turbo;
 
 use super::{
     Decoded, Limits, RgbImage, convert,
@@ -32,7 +32,7 @@ pub(super) struct Jpeg<'a> {
 
 /// Reads everything but the pixels.
 pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Jpeg<'a>, ImageError> {
-    let inner = turbo::Jpeg::open(bytes)?;
+    let inner = turbo::Jpeg::open(bytes, FORMAT)?;
     let (width, height) = limits.check(FORMAT, inner.width as u64, inner.height as u64)?;
     let markers = Markers::walk(bytes)?;
     let scans = markers.scans.count;

@@ -13,9 +13,12 @@ use std::{
 
 use turbojpeg::{PixelFormat, raw};
 
-use super::{FORMAT, markers::End};
+use super::markers::End;
 use crate::preprocess::{
-    image::{error::ImageError, reduction::Reduction},
+    image::{
+        error::{ImageError, ImageFormatName},
+        reduction::Reduction,
+    },
     memory,
 };
 
@@ -39,19 +42,53 @@ const SHORTAGES: [&str; 2] = ["Insufficient memory (case ", "Memory allocation f
 ///
 /// Each picture has a handle of its own: one that is kept also keeps the tables of the last picture, and would decode with them a
 /// JPEG that lacks its own. A new one takes a fraction of a microsecond.
-pub(super) struct Jpeg<'a> {
+pub(in crate::preprocess::image) struct Jpeg<'a> {
     handle: Handle,
     bytes: &'a [u8],
+    /// What the picture is to the client, whose JPEG may be inside something else.
+    format: ImageFormatName,
     /// Columns.
-    pub(super) width: usize,
+    pub(in crate::preprocess::image) width: usize,
     /// Rows.
-    pub(super) height: usize,
+    pub(in crate::preprocess::image) height: usize,
     /// Whether it has the four channels of CMYK or YCCK.
-    pub(super) four_channels: bool,
+    pub(in crate::preprocess::image) four_channels: bool,
     /// Whether it is coded without loss, not by frequencies.
-    pub(super) lossless: bool,
+    pub(in crate::preprocess::image) lossless: bool,
     /// Whether it has one channel.
     grey: bool,
+}
+
+/// How pixels are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::preprocess::image) enum Samples {
+    Grey,
+    Rgb,
+    Cmyk,
+}
+
+impl Samples {
+    fn pixel_format(self) -> PixelFormat {
+        match self {
+            Self::Grey => PixelFormat::GRAY,
+            Self::Rgb => PixelFormat::RGB,
+            Self::Cmyk => PixelFormat::CMYK,
+        }
+    }
+}
+
+/// How colours of fewer samples than the picture has pixels are spread over them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::preprocess::image) enum Upsampling {
+    Smooth,
+    Repeated,
+}
+
+/// What the decoder said of data that it made sense of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::preprocess::image) enum Verdict {
+    Sound,
+    Damaged,
 }
 
 struct Handle(NonNull<std::ffi::c_void>);
@@ -65,17 +102,18 @@ impl Drop for Handle {
 
 impl<'a> Jpeg<'a> {
     /// Reads the header.
-    pub(super) fn open(bytes: &'a [u8]) -> Result<Self, ImageError> {
+    pub(in crate::preprocess::image) fn open(bytes: &'a [u8], format: ImageFormatName) -> Result<Self, ImageError> {
         // SAFETY: no precondition.
         let handle = unsafe { raw::tj3Init(raw::TJINIT_TJINIT_DECOMPRESS as c_int) };
         let handle = NonNull::new(handle).map(Handle).ok_or(ImageError::OutOfMemory)?;
         // SAFETY: the handle is live, and the pointer and length are of one slice.
-        handle.check(unsafe { raw::tj3DecompressHeader(handle.0.as_ptr(), bytes.as_ptr(), bytes.len() as _) })?;
+        let status = unsafe { raw::tj3DecompressHeader(handle.0.as_ptr(), bytes.as_ptr(), bytes.len() as _) };
+        handle.check(status, format)?;
         // SAFETY: the handle is live.
         let parameter = |which: raw::TJPARAM| unsafe { raw::tj3Get(handle.0.as_ptr(), which as c_int) };
         let side = |which| {
             usize::try_from(parameter(which))
-                .map_err(|_| ImageError::Corrupt { format: FORMAT, detail: "no frame header".into() })
+                .map_err(|_| ImageError::Corrupt { format, detail: "no frame header".into() })
         };
         let (width, height) = (side(raw::TJPARAM_TJPARAM_JPEGWIDTH)?, side(raw::TJPARAM_TJPARAM_JPEGHEIGHT)?);
         let colour_space = parameter(raw::TJPARAM_TJPARAM_COLORSPACE);
@@ -83,7 +121,7 @@ impl<'a> Jpeg<'a> {
             [raw::TJCS_TJCS_CMYK, raw::TJCS_TJCS_YCCK].iter().any(|&space| space as c_int == colour_space);
         let lossless = parameter(raw::TJPARAM_TJPARAM_LOSSLESS) != 0;
         let grey = colour_space == raw::TJCS_TJCS_GRAY as c_int;
-        Ok(Self { handle, bytes, width, height, four_channels, lossless, grey })
+        Ok(Self { handle, bytes, format, width, height, four_channels, lossless, grey })
     }
 
     /// Whether it is decoded to grey: what is lossless is never converted.
@@ -95,67 +133,99 @@ impl<'a> Jpeg<'a> {
     /// memory of `buffer`. Gives up after `max_scans` scans, and when the data of a picture without an end ends before its last row.
     ///
     /// # Panics
-    /// When a [`lossless`](Self::lossless) picture is to be reduced: the decoder would not, and so write more than it was given.
+    /// As [`decode_into`](Self::decode_into).
     pub(super) fn decode(
-        self,
+        mut self,
         end: End,
         max_scans: u32,
         reduction: Reduction,
         buffer: Vec<u8>,
     ) -> Result<Vec<u8>, ImageError> {
-        assert!(reduction == Reduction::Whole || !self.lossless, "a lossless JPEG cannot be reduced");
-        let max_scans = c_int::try_from(max_scans).unwrap_or(c_int::MAX);
-        // SAFETY: the handle is live.
-        self.handle.check(unsafe {
-            raw::tj3Set(self.handle.0.as_ptr(), raw::TJPARAM_TJPARAM_SCANLIMIT as c_int, max_scans)
-        })?;
-        let denominator = reduction.denominator();
-        let factor = raw::tjscalingfactor { num: 1, denom: denominator as c_int };
-        // SAFETY: the handle is live.
-        self.handle.check(unsafe { raw::tj3SetScalingFactor(self.handle.0.as_ptr(), factor) })?;
-        let format = match (self.four_channels, self.answers_grey()) {
-            (true, _) => PixelFormat::CMYK,
-            (false, true) => PixelFormat::GRAY,
-            (false, false) => PixelFormat::RGB,
+        let samples = match (self.four_channels, self.answers_grey()) {
+            (true, _) => Samples::Cmyk,
+            (false, true) => Samples::Grey,
+            (false, false) => Samples::Rgb,
         };
-        // Both sides are at most 65,535.
-        let pitch = self.width.div_ceil(denominator as usize) * format.size();
-        let rows = self.height.div_ceil(denominator as usize);
+        let (columns, rows) = self.size(reduction);
+        let pitch = columns * samples.pixel_format().size();
         // What the last picture left there is never seen: a decoding that succeeds writes every row.
         let mut data = memory::any(buffer, pitch * rows)?;
-        let bytes = match end {
+        match end {
             // A marker cut short would be completed with what libjpeg makes up for an end.
-            End::Stopped { whole } => &self.bytes[..whole],
-            End::Marked | End::Open | End::Missing => self.bytes,
-        };
-        let watches = end == End::Open;
-        if watches {
-            // SAFETY: the handle is live.
-            self.handle.check(unsafe {
-                raw::tj3Set(self.handle.0.as_ptr(), raw::TJPARAM_TJPARAM_STOPONWARNING as c_int, 1)
-            })?;
-            mark(&mut data, pitch);
+            End::Stopped { whole } => self.bytes = &self.bytes[..whole],
+            End::Open => {
+                // SAFETY: the handle is live.
+                let status =
+                    unsafe { raw::tj3Set(self.handle.0.as_ptr(), raw::TJPARAM_TJPARAM_STOPONWARNING as c_int, 1) };
+                self.handle.check(status, self.format)?;
+                mark(&mut data, pitch);
+            }
+            End::Marked | End::Missing => {}
         }
-        // SAFETY: the handle is live; the pointer and length are of one slice; the decoder reads the same header again and divides
-        // its sides by the denominator, rounding up, so it writes `rows` rows of `pitch` bytes, and `data` holds just that.
-        let status = unsafe {
-            raw::tj3Decompress8(
-                self.handle.0.as_ptr(),
-                bytes.as_ptr(),
-                bytes.len() as _,
-                data.as_mut_ptr(),
-                pitch as c_int,
-                format as c_int,
-            )
-        };
-        match (self.handle.check(status), end) {
+        let format = self.format;
+        let decoded = self.decode_into(samples, max_scans, reduction, Upsampling::Smooth, pitch, &mut data);
+        match (decoded, end) {
             (Err(ImageError::Truncated { .. }), End::Stopped { .. }) => {}
             // Where libjpeg was to stop at the first warning, it stopped because the data had ended, after the last row.
             (Err(ImageError::Truncated { .. }), End::Open) if !is_marked(&data, pitch) => {}
-            (Ok(()), End::Open) if status != 0 => return Err(ImageError::Truncated { format: FORMAT }),
-            (result, _) => result?,
+            (Ok(Verdict::Damaged), End::Open) => return Err(ImageError::Truncated { format }),
+            (Err(error), _) => return Err(error),
+            (Ok(_), _) => {}
         }
         Ok(data)
+    }
+
+    /// Decodes into the first rows of `out`, `pitch` bytes each, of which what is right of the picture is left as it is. Gives up after
+    /// `max_scans` scans.
+    ///
+    /// # Panics
+    /// When a [`lossless`](Self::lossless) picture is to be reduced (the decoder would not, and so write more than it was given), and
+    /// when `out` is too small.
+    pub(in crate::preprocess::image) fn decode_into(
+        self,
+        samples: Samples,
+        max_scans: u32,
+        reduction: Reduction,
+        upsampling: Upsampling,
+        pitch: usize,
+        out: &mut [u8],
+    ) -> Result<Verdict, ImageError> {
+        assert!(reduction == Reduction::Whole || !self.lossless, "a lossless JPEG cannot be reduced");
+        let pixel_format = samples.pixel_format();
+        let (columns, rows) = self.size(reduction);
+        assert!(columns * pixel_format.size() <= pitch && rows * pitch <= out.len(), "no room for a JPEG");
+        let limit = c_int::try_from(max_scans).unwrap_or(c_int::MAX);
+        let repeats = (upsampling == Upsampling::Repeated) as c_int;
+        let parameters = [(raw::TJPARAM_TJPARAM_SCANLIMIT, limit), (raw::TJPARAM_TJPARAM_FASTUPSAMPLE, repeats)];
+        for (which, value) in parameters {
+            // SAFETY: the handle is live.
+            let status = unsafe { raw::tj3Set(self.handle.0.as_ptr(), which as c_int, value) };
+            self.handle.check(status, self.format)?;
+        }
+        let factor = raw::tjscalingfactor { num: 1, denom: reduction.denominator() as c_int };
+        // SAFETY: the handle is live.
+        let status = unsafe { raw::tj3SetScalingFactor(self.handle.0.as_ptr(), factor) };
+        self.handle.check(status, self.format)?;
+        let pitch = c_int::try_from(pitch).map_err(|_| ImageError::TooMuchMemory { format: self.format })?;
+        // SAFETY: the handle is live; the pointer and length are of one slice; the decoder reads the same header again and divides
+        // its sides by the denominator, rounding up, so it writes `columns` pixels of `rows` rows, and `out` has room for them.
+        let status = unsafe {
+            raw::tj3Decompress8(
+                self.handle.0.as_ptr(),
+                self.bytes.as_ptr(),
+                self.bytes.len() as _,
+                out.as_mut_ptr(),
+                pitch,
+                pixel_format as c_int,
+            )
+        };
+        self.handle.check(status, self.format)
+    }
+
+    /// Columns and rows that are written. Both sides are at most 65,535.
+    fn size(&self, reduction: Reduction) -> (usize, usize) {
+        let denominator = reduction.denominator() as usize;
+        (self.width.div_ceil(denominator), self.height.div_ceil(denominator))
     }
 }
 
@@ -176,21 +246,21 @@ fn marks() -> impl Iterator<Item = u8> {
 
 impl Handle {
     /// What a call came to: a warning is no failure.
-    fn check(&self, status: c_int) -> Result<(), ImageError> {
+    fn check(&self, status: c_int, format: ImageFormatName) -> Result<Verdict, ImageError> {
         if status == 0 {
-            return Ok(());
+            return Ok(Verdict::Sound);
         }
         // SAFETY: the handle is live, its message is a C string that lasts until the next call, and it is copied here. The last
         // thing said is an error's text if there was one: only the first warning is kept, and an error overwrites it.
         let message = unsafe { CStr::from_ptr(raw::tj3GetErrorStr(self.0.as_ptr())) }.to_string_lossy();
         if WARNINGS.iter().any(|warning| message.starts_with(warning)) {
-            Ok(())
+            Ok(Verdict::Damaged)
         } else if message.starts_with(PREMATURE_END) {
-            Err(ImageError::Truncated { format: FORMAT })
+            Err(ImageError::Truncated { format })
         } else if SHORTAGES.iter().any(|shortage| message.contains(shortage)) {
             Err(ImageError::OutOfMemory)
         } else {
-            Err(ImageError::Corrupt { format: FORMAT, detail: message.into_owned() })
+            Err(ImageError::Corrupt { format, detail: message.into_owned() })
         }
     }
 }

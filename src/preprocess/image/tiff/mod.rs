@@ -3,3 +3,4 @@
 #![expect(dead_code, reason = "the reader that calls them comes with the next change")]
 
 mod ccitt;
+mod jpeg;
