@@ -4,3 +4,4 @@
 
 mod ccitt;
 mod jpeg;
+mod lab;
