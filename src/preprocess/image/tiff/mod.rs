@@ -5,3 +5,4 @@
 mod ccitt;
 mod jpeg;
 mod lab;
+mod ojpeg;

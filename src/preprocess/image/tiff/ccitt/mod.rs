@@ -444,11 +444,13 @@ impl Bits<'_> {
 
     /// Moves behind the next end of a line, whatever is before it. Where the zeros of one were read already, only its last bit is.
     fn skip_end_of_line(&mut self, zeros_are_read: bool) -> EndOfLine {
-        while !zeros_are_read {
-            match self.peek(11) {
-                None => return EndOfLine::OutOfData,
-                Some(0) => break,
-                Some(_) => self.skip(1),
+        if !zeros_are_read {
+            loop {
+                match self.peek(11) {
+                    None => return EndOfLine::OutOfData,
+                    Some(0) => break,
+                    Some(_) => self.skip(1),
+                }
             }
         }
         loop {
