@@ -4,7 +4,8 @@
 //!
 //! Invariants: as in Pillow, of several fields of one tag the first that can be read counts; a field whose type is unknown, that is empty,
 //! or whose values lie outside the file is passed over; the values of all fields together are no larger than the file; whatever
-//! follows the end of the file is not there. A walk takes time in the number of fields, which are all in the file, and no memory but a bit for each tag.
+//! follows the end of the file is not there. libtiff has other rules, which [`Directory::fields_past_gaps`] keeps. A walk takes time in
+//! the number of fields, which are all in the file, and no memory but a bit for each tag.
 
 /// The byte order, and how wide the structure's own numbers are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +112,7 @@ pub(super) struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    /// How many values it has: at least one.
+    /// How many values it has: at least one, where gaps end the directory.
     pub(super) fn count(&self) -> usize {
         self.data.len() / self.kind.bytes()
     }
@@ -198,7 +199,19 @@ impl<'a> Directory<'a> {
 
     /// Its fields in the order of the file, each tag once.
     pub(super) fn fields(&self) -> Fields<'a> {
-        Fields { directory: *self, index: 0, taken: 0, seen: [0; 1024] }
+        Fields { directory: *self, index: 0, taken: 0, seen: [0; 1024], ends_at_gap: true }
+    }
+
+    /// The same as libtiff reads them: a field whose type is unknown, or whose values are not in the file, is there, without values.
+    pub(super) fn fields_past_gaps(&self) -> Fields<'a> {
+        Fields { ends_at_gap: false, ..self.fields() }
+    }
+
+    /// Whether all its fields are in the file.
+    pub(super) fn is_whole(&self) -> bool {
+        let field_bytes = 4 + 2 * self.layout.offset_bytes() as u64;
+        let end = self.count.checked_mul(field_bytes).and_then(|bytes| bytes.checked_add(self.start as u64));
+        end.is_some_and(|end| end <= self.file.len() as u64)
     }
 
     /// The field of that tag.
@@ -216,6 +229,8 @@ pub(super) struct Fields<'a> {
     taken: u64,
     /// A bit for each tag.
     seen: [u64; 1024],
+    /// Whether values that are not in the file end the directory.
+    ends_at_gap: bool,
 }
 
 impl<'a> Iterator for Fields<'a> {
@@ -231,7 +246,16 @@ impl<'a> Iterator for Fields<'a> {
             self.index += 1;
             let (tag, kind) = (layout.number(&entry[..2]) as u16, layout.number(&entry[2..4]));
             let (word, bit) = (usize::from(tag / 64), 1 << (tag % 64));
-            let Some(kind) = Kind::from_number(kind).filter(|_| self.seen[word] & bit == 0) else { continue };
+            if self.seen[word] & bit != 0 {
+                continue;
+            }
+            let Some(kind) = Kind::from_number(kind) else {
+                if self.ends_at_gap {
+                    continue;
+                }
+                self.seen[word] |= bit;
+                return Some(Field { tag, kind: Kind::Undefined, layout, data: &[] });
+            };
             let values = layout.number(&entry[4..4 + offset_bytes]);
             let size = values.saturating_mul(kind.bytes() as u64);
             let data = if size > offset_bytes as u64 {
@@ -241,16 +265,20 @@ impl<'a> Iterator for Fields<'a> {
                 }
                 let taken = self.taken.saturating_add(size);
                 self.taken = taken;
-                if taken > file.len() as u64 {
+                if self.ends_at_gap && taken > file.len() as u64 {
                     continue;
                 }
                 let range = offset.checked_add(size).map(|end| offset as usize..end as usize);
-                // Pillow reads no further once values are missing.
-                file.get(range?)?
+                match range.and_then(|range| file.get(range)) {
+                    Some(data) => data,
+                    // Pillow reads no further once values are missing.
+                    None if self.ends_at_gap => return None,
+                    None => &[],
+                }
             } else {
                 &entry[4 + offset_bytes..][..size as usize]
             };
-            if data.is_empty() {
+            if data.is_empty() && self.ends_at_gap {
                 continue;
             }
             self.seen[word] |= bit;

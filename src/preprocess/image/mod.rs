@@ -14,7 +14,7 @@
 //! on no picture before it.
 //!
 //! Differences from the reference, all deliberate: 16-bit grey is scaled (see `convert`); a 1x1 picture is accepted; lossy WebP
-//! may differ by two levels, by the decoder.
+//! may differ by two levels, by the decoder; those of `tiff`.
 
 mod avif;
 mod bmp;
@@ -31,7 +31,6 @@ mod mode;
 mod orientation;
 mod placement;
 mod png;
-mod raster;
 mod reduction;
 mod sniff;
 mod tiff;
@@ -65,7 +64,8 @@ use crate::{
 /// What the operator chose.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageOptions {
-    /// Whether a picture is turned as its EXIF (or XMP) orientation says, where the model's library does.
+    /// Whether a picture is turned as its EXIF (or XMP) orientation says, where the model's library does. A TIFF always is: Pillow turns
+    /// it while it loads it, whoever asks.
     pub exif_orientation: bool,
     /// Whether a JPEG much larger than the resized picture is decoded at 1/2, 1/4 or 1/8 of its sides, which changes the crop a
     /// little (see `reduction`).
@@ -202,7 +202,7 @@ impl ImageProcessor {
             ImageFormatName::WebP => webp::decode(bytes, &limits, buffer),
             ImageFormatName::Gif => gif::decode(bytes, &limits, buffer),
             ImageFormatName::Bmp => bmp::decode(bytes, &limits, buffer),
-            ImageFormatName::Tiff => raster::tiff(bytes, &limits, buffer),
+            ImageFormatName::Tiff => tiff::decode(bytes, &limits, buffer, &mut self.scratch.spare),
             ImageFormatName::Avif => avif::decode(bytes, &limits, buffer),
             #[cfg(feature = "heic")]
             ImageFormatName::Heic => heic::decode(bytes, &limits),

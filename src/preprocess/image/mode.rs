@@ -63,9 +63,13 @@ pub(super) fn is_grey_ramp(colours: &[u8], stride: usize) -> bool {
 /// The colours of RGBA, and its alpha as the mode.
 pub(super) fn of_rgba(samples: Vec<u8>) -> Result<(Vec<u8>, Mode), OutOfMemory> {
     let alpha = fourth(&samples)?;
-    // Nothing is weighed then.
-    let mode = if alpha.iter().all(|&alpha| alpha == 255) { Mode::Plain } else { Mode::Alpha(alpha) };
-    Ok((convert::rgba(samples), mode))
+    Ok((convert::rgba(samples), of_alpha(alpha)))
+}
+
+/// That of alpha, of each pixel three times.
+pub(super) fn of_alpha(alpha: Vec<u8>) -> Mode {
+    // Nothing is weighed where all is opaque.
+    if alpha.iter().all(|&alpha| alpha == 255) { Mode::Plain } else { Mode::Alpha(alpha) }
 }
 
 /// The same of grey with alpha.

@@ -16,6 +16,7 @@ use super::{
     reduction::Reduction,
 };
 use markers::{End, Markers};
+use scans::Scans;
 
 const FORMAT: ImageFormatName = ImageFormatName::Jpeg;
 
@@ -35,10 +36,7 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Jpeg<'a>, Ima
     let inner = turbo::Jpeg::open(bytes, FORMAT)?;
     let (width, height) = limits.check(FORMAT, inner.width as u64, inner.height as u64)?;
     let markers = Markers::walk(bytes)?;
-    let scans = markers.scans.count;
-    if markers.scans.are_too_many() {
-        return Err(ImageError::TooManyScans { scans });
-    }
+    let scans = checked(&markers.scans)?;
     let end = markers.end;
     if end == End::Missing {
         return Err(ImageError::Truncated { format: FORMAT });
@@ -46,6 +44,15 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Jpeg<'a>, Ima
     let orientation = Orientation::find(markers.exif.as_deref(), markers.xmp);
     let keeps_mode = limits.kept_modes.is_some();
     Ok(Jpeg { inner, width, height, scans, end, orientation, keeps_mode })
+}
+
+/// How many scans a JPEG within another file has, if they do not cost too much.
+pub(super) fn count_scans(bytes: &[u8]) -> Result<u32, ImageError> {
+    checked(&Markers::walk(bytes)?.scans)
+}
+
+fn checked(scans: &Scans) -> Result<u32, ImageError> {
+    if scans.are_too_many() { Err(ImageError::TooManyScans { scans: scans.count }) } else { Ok(scans.count) }
 }
 
 impl Jpeg<'_> {

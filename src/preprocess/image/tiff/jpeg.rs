@@ -14,7 +14,10 @@ use memchr::memmem;
 use crate::preprocess::{
     image::{
         error::{ImageError, ImageFormatName},
-        jpeg::turbo::{Jpeg, Samples, Upsampling, Verdict},
+        jpeg::{
+            count_scans,
+            turbo::{Jpeg, Samples, Upsampling, Verdict},
+        },
         reduction::Reduction,
     },
     memory::{self, OutOfMemory},
@@ -82,15 +85,10 @@ pub(super) fn sampling(data: &[u8]) -> Option<(u8, u8)> {
     }
 }
 
-/// Decodes one strip or tile into `out`, rows of `width * samples` bytes. Gives up after `max_scans` scans.
-pub(super) fn decode(
-    tables: &Tables<'_>,
-    data: &[u8],
-    layout: &Layout,
-    max_scans: u32,
-    out: &mut [u8],
-) -> Result<(), ImageError> {
+/// Decodes one strip or tile into `out`, rows of `width * samples` bytes.
+pub(super) fn decode(tables: &Tables<'_>, data: &[u8], layout: &Layout, out: &mut [u8]) -> Result<(), ImageError> {
     let whole = Whole::assemble(tables, data, layout)?;
+    let max_scans = count_scans(&whole.bytes)?;
     let jpeg = Jpeg::open(&whole.bytes, FORMAT)?;
     let samples = match layout.samples {
         1 => Samples::Grey,

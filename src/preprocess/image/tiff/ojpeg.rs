@@ -43,7 +43,7 @@ pub(super) struct OldJpeg<'a> {
 }
 
 /// Decodes the picture into `out`: YCbCr, three bytes a pixel, the samples of colour being repeated.
-pub(super) fn decode(old: &OldJpeg<'_>, max_scans: u32, out: &mut [u8]) -> Result<(), ImageError> {
+pub(super) fn decode(old: &OldJpeg<'_>, out: &mut [u8]) -> Result<(), ImageError> {
     let (bytes, sampling) = old.assemble()?;
     let layout = Layout {
         width: old.width,
@@ -52,7 +52,7 @@ pub(super) fn decode(old: &OldJpeg<'_>, max_scans: u32, out: &mut [u8]) -> Resul
         colour: Colour::Ycbcr { sampling },
         may_be_higher: true,
     };
-    jpeg::decode(&Tables::default(), &bytes, &layout, max_scans, out)
+    jpeg::decode(&Tables::default(), &bytes, &layout, out)
 }
 
 fn corrupt(detail: &str) -> ImageError {

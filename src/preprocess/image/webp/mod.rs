@@ -6,21 +6,23 @@
 
 mod container;
 
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 
 use container::{Container, Frame};
-use image::{ColorType, ImageDecoder, codecs::webp::WebPDecoder};
+use image_webp::{DecodingError, WebPDecoder};
 
 use super::{
-    Decoded, Limits, RgbImage,
+    Decoded, Limits, RgbImage, convert,
     error::{ImageError, ImageFormatName},
-    mode::Mode,
+    mode::{self, Mode},
     orientation::Orientation,
-    raster,
 };
 use crate::preprocess::memory::{self, OutOfMemory};
 
 const FORMAT: ImageFormatName = ImageFormatName::WebP;
+
+/// Memory that the decoder may take besides what its pixels need.
+const MAX_OVERHEAD: usize = 16 << 20;
 
 /// Decodes a WebP; of an animation the first frame.
 pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
@@ -62,22 +64,49 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
 
 /// Decodes a frame.
 fn still(frame: &Frame, limits: &Limits, buffer: Vec<u8>) -> Result<RgbImage, ImageError> {
-    limits.check(FORMAT, frame.width.into(), frame.height.into())?;
+    let (width, height) = limits.check(FORMAT, frame.width.into(), frame.height.into())?;
     let file = file(frame)?;
-    let decoder = WebPDecoder::new(Cursor::new(&file)).map_err(|error| raster::refuse(FORMAT, error))?;
+    let mut decoder = WebPDecoder::new(Cursor::new(&file)).map_err(refuse)?;
     // What the decoder takes of its own, by its source: lossless, the pixels with alpha where the answer has none, and transforms;
     // lossy, the planes, in whole blocks, and alpha as a lossless picture of one channel. Not in it: the code tables of a lossless
     // picture, which are small unless it is made to have many.
-    let pixel_bytes = match (frame.lossless, decoder.color_type()) {
-        (true, ColorType::Rgb8) => 5,
-        (true, _) => 1,
-        (false, ColorType::Rgb8) => 2,
-        (false, _) => 7,
+    let has_alpha = decoder.has_alpha();
+    let pixel_bytes = match (frame.lossless, has_alpha) {
+        (true, false) => 5,
+        (true, true) => 1,
+        (false, false) => 2,
+        (false, true) => 7,
     };
     let blocks = u64::from(frame.width.next_multiple_of(16)) * u64::from(frame.height.next_multiple_of(16));
     let besides = blocks * pixel_bytes + frame.image.len() as u64;
-    let decoded = raster::read(FORMAT, decoder, besides, limits, Orientation::Upright, buffer)?;
-    Ok(decoded.image)
+    // Of the size that has been checked, or it is not decoded.
+    let length = decoder.output_buffer_size().filter(|_| decoder.dimensions() == (width, height));
+    let other_size = || ImageError::Corrupt { format: FORMAT, detail: "a frame of another size".into() };
+    let mut data = memory::zeroed(buffer, length.ok_or_else(other_size)?)?;
+    memory::ask(besides)?;
+    decoder.set_memory_limit(besides as usize + MAX_OVERHEAD);
+    decoder.read_image(&mut data).map_err(refuse)?;
+    let (data, mode) = match (has_alpha, limits.kept_modes) {
+        (true, Some(_)) => mode::of_rgba(data)?,
+        (true, None) => (convert::rgba(data), Mode::Plain),
+        (false, _) => (data, Mode::Plain),
+    };
+    Ok(RgbImage::new(width, height, data).in_mode(mode))
+}
+
+/// A decoder's error in the client's terms.
+fn refuse(error: DecodingError) -> ImageError {
+    match error {
+        DecodingError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            ImageError::Truncated { format: FORMAT }
+        }
+        // Both that the limit is too small and that the system gave nothing; asking again tells which.
+        DecodingError::MemoryLimitExceeded => match memory::ask(MAX_OVERHEAD as u64) {
+            Ok(()) => ImageError::TooMuchMemory { format: FORMAT },
+            Err(shortage) => shortage.into(),
+        },
+        other => ImageError::Corrupt { format: FORMAT, detail: other.to_string() },
+    }
 }
 
 /// The frame as a file of its own: with a header that announces alpha, where it has a chunk of that.

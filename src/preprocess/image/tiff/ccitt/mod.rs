@@ -4,7 +4,7 @@
 //! to its end in white where a code word makes no sense, and the next is tried. Data that end before the rows do are refused. Knows
 //! neither the order of bits in a byte nor what black means: whoever calls does.
 //!
-//! Invariants: takes [`Decoder::bytes`] of memory; time is that of the rows and of the data, which are read twice at most.
+//! Invariants: takes 16 bytes of memory for a pixel of a line; time is that of the rows and of the data, which are read twice at most.
 
 mod codes;
 
@@ -58,11 +58,6 @@ impl Decoder {
         let mut runs = memory::room(2 * capacity + 1)?;
         runs.resize(2 * capacity + 1, 0);
         Ok(Self { scheme, width, lacks_ends: false, runs, capacity })
-    }
-
-    /// What [`new`](Self::new) takes.
-    pub(super) fn bytes(scheme: Scheme, width: usize) -> usize {
-        (2 * Self::capacity(scheme, width.min(MAX_WIDTH)) + 1) * size_of::<u32>()
     }
 
     /// As many as libtiff has room for: a line of more is refused.

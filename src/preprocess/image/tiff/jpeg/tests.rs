@@ -10,7 +10,7 @@ const LAYOUT: Layout =
 
 fn decoded(data: &[u8], layout: &Layout) -> Result<Vec<u8>, ImageError> {
     let mut out = vec![0x55; layout.width * layout.rows * layout.samples];
-    decode(&Tables::read(TABLES)?, data, layout, 32, &mut out).map(|()| out)
+    decode(&Tables::read(TABLES)?, data, layout, &mut out).map(|()| out)
 }
 
 fn reason(data: &[u8], layout: &Layout) -> &'static str {
@@ -91,7 +91,7 @@ fn what_the_directory_does_not_say_is_refused() {
     // A JPEG of its own needs no tables.
     let own = [&TABLES[..TABLES.len() - 2], &STRIP[2..]].concat();
     let mut out = vec![0; PIXELS.len()];
-    decode(&Tables::default(), &own, &LAYOUT, 32, &mut out).unwrap();
+    decode(&Tables::default(), &own, &LAYOUT, &mut out).unwrap();
     assert_eq!(out, PIXELS);
 }
 

@@ -5,7 +5,7 @@ const STRIP: &[u8] = include_bytes!("../../../../../tests/fixtures/pictures/tiff
 
 fn decoded(old: &OldJpeg<'_>) -> Result<Vec<u8>, ImageError> {
     let mut out = vec![0x55; 20 * 16 * 3];
-    decode(old, 1, &mut out).map(|()| out)
+    decode(old, &mut out).map(|()| out)
 }
 
 /// The same by compression 7.
@@ -13,7 +13,7 @@ fn expected() -> Vec<u8> {
     let colour = Colour::Ycbcr { sampling: (2, 2) };
     let layout = Layout { width: 20, rows: 16, samples: 3, colour, may_be_higher: false };
     let mut out = vec![0; 20 * 16 * 3];
-    jpeg::decode(&Tables::read(TABLES).unwrap(), STRIP, &layout, 1, &mut out).unwrap();
+    jpeg::decode(&Tables::read(TABLES).unwrap(), STRIP, &layout, &mut out).unwrap();
     out
 }
 

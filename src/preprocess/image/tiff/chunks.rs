@@ -1,0 +1,231 @@
+//! How a picture is cut into strips and tiles, and where those lie in the file.
+//!
+//! Owns the order and the size of chunks, and the two ways to find one's bytes: Pillow's own for what is not compressed, and libtiff's for
+//! what is, since they forgive different things. Does not own what is in the bytes.
+//!
+//! Invariants: chunks cover the picture, each pixel of a plane once; those beyond the picture take less than as many pixels more and a
+//! constant, whatever the file says; no list is made, so that millions of chunks take no memory.
+
+use super::{
+    FORMAT, corrupt,
+    samples::Samples,
+    tags::{
+        Numbers, ROWS_PER_STRIP, STRIP_BYTES, STRIP_OFFSETS, TILE_BYTES, TILE_HEIGHT, TILE_OFFSETS, TILE_WIDTH, Tags,
+    },
+    unsupported,
+};
+use crate::preprocess::image::error::ImageError;
+
+/// Pixels that the tiles of a picture may have beyond it, besides as many as it has itself.
+const MAX_BEYOND: u64 = 1 << 22;
+
+/// Chunks that each may be small: every one takes some microseconds to set its decoder up, and there are as many more as pixels by that
+/// many.
+const MAX_SMALL: usize = 1 << 15;
+const PIXELS_OF_MORE: usize = 256;
+
+/// How a plane is cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// Of the picture.
+    pub(super) size: (usize, usize),
+    /// Of a chunk; a strip is as wide as the picture.
+    pub(super) width: usize,
+    pub(super) height: usize,
+    pub(super) is_tiled: bool,
+}
+
+/// One chunk of one plane.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chunk {
+    pub(super) plane: usize,
+    /// Its number in its plane.
+    pub(super) index: usize,
+    pub(super) left: usize,
+    pub(super) top: usize,
+    /// Of what is in the picture.
+    pub(super) width: usize,
+    pub(super) height: usize,
+}
+
+impl Cut {
+    fn strips(size: (usize, usize), rows: u64) -> Result<Self, ImageError> {
+        if rows == 0 {
+            return Err(corrupt("strips without rows"));
+        }
+        let height = usize::try_from(rows).map_or(size.1, |rows| rows.min(size.1));
+        Ok(Self { size, width: size.0, height, is_tiled: false })
+    }
+
+    fn tiles(size: (usize, usize), tags: &Tags<'_>) -> Result<Self, ImageError> {
+        let side = |tag| tags.number(tag)?.filter(|&side| side > 0).ok_or_else(|| corrupt("tiles without a size"));
+        let (width, height) = (side(TILE_WIDTH)?, side(TILE_HEIGHT)?);
+        let pixels = size.0 as u64 * size.1 as u64;
+        let padded = |side: usize, tile: u64| (side as u64).div_ceil(tile).saturating_mul(tile);
+        let padded = padded(size.0, width).saturating_mul(padded(size.1, height));
+        if padded > 2 * pixels + MAX_BEYOND {
+            return Err(ImageError::TooMuchMemory { format: FORMAT });
+        }
+        // Both are now less than what is bounded.
+        Ok(Self { size, width: width as usize, height: height as usize, is_tiled: true })
+    }
+
+    /// Chunks side by side, and one above the other.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.size.0.div_ceil(self.width), self.size.1.div_ceil(self.height))
+    }
+
+    /// Chunks of a plane.
+    pub(super) fn per_plane(&self) -> usize {
+        let (across, down) = self.counts();
+        across * down
+    }
+
+    /// The chunks of a picture of that many planes.
+    pub(super) fn chunks(self, planes: usize) -> impl Iterator<Item = Chunk> {
+        let across = self.counts().0;
+        (0..planes).flat_map(move |plane| {
+            (0..self.per_plane()).map(move |index| {
+                let (left, top) = (index % across * self.width, index / across * self.height);
+                let (width, height) = (self.width.min(self.size.0 - left), self.height.min(self.size.1 - top));
+                Chunk { plane, index, left, top, width, height }
+            })
+        })
+    }
+}
+
+/// What is not compressed, by Pillow's rules: what counts are the offsets, and each row follows the one above.
+pub(super) struct Stored<'a> {
+    pub(super) cut: Cut,
+    file: &'a [u8],
+    offsets: Numbers<'a>,
+    samples: Samples,
+    /// Whether one strip or tile is the whole picture: then the last offset counts.
+    is_whole: bool,
+}
+
+impl<'a> Stored<'a> {
+    pub(super) fn find(tags: &Tags<'a>, size: (usize, usize), samples: Samples) -> Result<Self, ImageError> {
+        let (cut, offsets) = match tags.bytes_or_numbers(STRIP_OFFSETS)? {
+            Some(offsets) => (Cut::strips(size, tags.number_or(ROWS_PER_STRIP, size.1 as u64)?)?, offsets),
+            None => {
+                let offsets = tags.bytes_or_numbers(TILE_OFFSETS)?.ok_or_else(|| corrupt("no strips and no tiles"))?;
+                (Cut::tiles(size, tags)?, offsets)
+            }
+        };
+        let planes = samples.planes();
+        let is_whole = (cut.width, cut.height) == size && !samples.planar;
+        // Pillow shows black where strips are missing, and has no name for the planes of more.
+        let needed = cut.per_plane() * planes;
+        if offsets.count() < needed || samples.planar && offsets.count() > cut.per_plane() * samples.count {
+            return Err(corrupt(format!("{} strips or tiles of {needed}", offsets.count())));
+        }
+        Ok(Self { cut, file: tags.file, offsets, samples, is_whole })
+    }
+
+    /// The bytes of a chunk, and those from one row to the next.
+    pub(super) fn rows(&self, chunk: &Chunk) -> Result<(&'a [u8], usize), ImageError> {
+        let bits = self.samples.pixel_bits();
+        let row = (chunk.width * bits).div_ceil(8);
+        let mut stride = row;
+        if chunk.width < self.cut.width {
+            // As Pillow counts them: rounded down, and over what the photometric kind has.
+            let all = self.cut.width * self.samples.depth.bits() * self.samples.count;
+            let planes = if self.samples.planar { self.samples.nominal_count } else { 1 };
+            stride = all / 8 / planes;
+            if stride < row {
+                return Err(corrupt("rows that are longer than those of their tile"));
+            }
+        }
+        let start = usize::try_from(self.offset(chunk)?).ok();
+        let length = (chunk.height - 1) * stride + row;
+        let end = start.and_then(|start| start.checked_add(length));
+        let bytes = start.zip(end).and_then(|(start, end)| self.file.get(start..end));
+        Ok((bytes.ok_or(ImageError::Truncated { format: FORMAT })?, stride))
+    }
+
+    /// Pillow draws one chunk over the other where there are several, in the order of the file.
+    fn offset(&self, chunk: &Chunk) -> Result<u64, ImageError> {
+        let count = self.offsets.count();
+        if self.is_whole {
+            return self.offsets.get(count - 1);
+        }
+        let per_plane = self.cut.per_plane();
+        let index = chunk.plane * per_plane + chunk.index;
+        if self.samples.planar {
+            return self.offsets.get(index);
+        }
+        let mut last = self.offsets.get(index)?;
+        for index in (index..count).step_by(per_plane).skip(1) {
+            last = last.max(self.offsets.get(index)?);
+        }
+        Ok(last)
+    }
+}
+
+/// What is compressed, by libtiff's rules: offsets and lengths count.
+pub(super) struct Compressed<'a> {
+    pub(super) cut: Cut,
+    file: &'a [u8],
+    offsets: Numbers<'a>,
+    /// Without them, what follows the offset counts.
+    lengths: Option<Numbers<'a>>,
+    is_single: bool,
+}
+
+impl<'a> Compressed<'a> {
+    pub(super) fn find(tags: &Tags<'a>, size: (usize, usize)) -> Result<Self, ImageError> {
+        let is_tiled = tags.field(TILE_WIDTH).is_some() || tags.field(TILE_HEIGHT).is_some();
+        let either = |first, second| match tags.bytes_or_numbers(first) {
+            Ok(None) => tags.bytes_or_numbers(second),
+            found => found,
+        };
+        let (cut, offsets, lengths) = if is_tiled {
+            let offsets = either(TILE_OFFSETS, STRIP_OFFSETS)?;
+            (Cut::tiles(size, tags)?, offsets, either(TILE_BYTES, STRIP_BYTES)?)
+        } else {
+            let rows = tags.number_or(ROWS_PER_STRIP, u32::MAX.into())?;
+            let offsets = either(STRIP_OFFSETS, TILE_OFFSETS)?;
+            (Cut::strips(size, rows)?, offsets, either(STRIP_BYTES, TILE_BYTES)?)
+        };
+        let offsets = offsets.ok_or_else(|| corrupt("no strips and no tiles"))?;
+        if cut.per_plane() > MAX_SMALL + size.0 * size.1 / PIXELS_OF_MORE {
+            return Err(unsupported(format!("{} strips or tiles, compressed one by one", cut.per_plane())));
+        }
+        let is_single = cut.per_plane() == 1;
+        if lengths.is_none() && !is_single {
+            return Err(corrupt("strips or tiles without lengths"));
+        }
+        Ok(Self { cut, file: tags.file, offsets, lengths, is_single })
+    }
+
+    /// Where a chunk begins, and its length: both as the file says.
+    pub(super) fn place(&self, chunk: &Chunk) -> Result<(u64, u64), ImageError> {
+        let index = chunk.plane * self.cut.per_plane() + chunk.index;
+        let length = self.lengths.map_or(Ok(u64::MAX), |lengths| lengths.get(index))?;
+        Ok((self.offsets.get(index)?, length))
+    }
+
+    /// The compressed bytes of a chunk, which becomes `size` bytes, and where they are in the file.
+    pub(super) fn bytes(&self, chunk: &Chunk, size: usize) -> Result<(&'a [u8], usize), ImageError> {
+        let truncated = ImageError::Truncated { format: FORMAT };
+        let index = chunk.plane * self.cut.per_plane() + chunk.index;
+        let offset = self.offsets.get(index)?;
+        let rest = usize::try_from(offset).ok().and_then(|offset| self.file.get(offset..)).ok_or(truncated.clone())?;
+        let Some(lengths) = self.lengths else { return Ok((rest, offset as usize)) };
+        let mut length = lengths.get(index)?;
+        if length == 0 && self.is_single && !self.cut.is_tiled && chunk.plane == 0 && offset != 0 {
+            return Ok((rest, offset as usize));
+        }
+        // libtiff believes no length much larger than what comes of it.
+        let believed = size as u64 * 10 + 4096;
+        if length > 1 << 20 && length > believed {
+            length = believed;
+        }
+        let bytes = usize::try_from(length).ok().and_then(|length| rest.get(..length)).ok_or(truncated)?;
+        if bytes.is_empty() {
+            return Err(corrupt("an empty strip or tile"));
+        }
+        Ok((bytes, offset as usize))
+    }
+}

@@ -1,0 +1,241 @@
+//! Pictures of every kind beside what Pillow shows, and files made to hurt.
+
+use super::*;
+use crate::preprocess::image::{RgbImage, mode::Mode};
+
+/// Each a TIFF, and the same as Pillow's `convert("RGB")`.
+macro_rules! fixtures {
+    ($($name:literal),* $(,)?) => {
+        [$((
+            $name,
+            include_bytes!(concat!("../../../../tests/fixtures/pictures/tiff/", $name, ".tif")).as_slice(),
+            include_bytes!(concat!("../../../../tests/fixtures/pictures/tiff/", $name, ".ppm")).as_slice(),
+        )),*]
+    };
+}
+
+const FIXTURES: [(&str, &[u8], &[u8]); 15] = fixtures![
+    "bilevel_group4",
+    "cmyk_extra_ink_lzma",
+    "float_predictor",
+    "grey2_inverted_reversed",
+    "lab_planes",
+    "palette4",
+    "palette_alpha",
+    "rgb_deflate_planes_big_endian_turned",
+    "rgb_lzw_predictor_tiles",
+    "rgb_premultiplied_planes_lzw",
+    "rgba16_premultiplied_zstd",
+    "signed16_packbits",
+    "ycbcr",
+    "ycbcr_4x2_deflate",
+    "ycbcr_lzw",
+];
+
+fn decoded(bytes: &[u8], max_pixels: u64, kept_modes: Option<u8>) -> Result<RgbImage, ImageError> {
+    let limits = Limits { max_pixels, kept_modes };
+    decode(bytes, &limits, Vec::new(), &mut Vec::new()).map(|decoded| {
+        assert_eq!(decoded.orientation, Orientation::Upright);
+        decoded.image
+    })
+}
+
+fn refused(bytes: &[u8]) -> &'static str {
+    decoded(bytes, 1 << 20, None).expect_err("no picture").reason()
+}
+
+/// A little-endian file of these fields, the values of each being of 32 bits, and of what follows its header.
+fn file(data: &[u8], fields: &[(u16, &[u32])]) -> Vec<u8> {
+    let mut bytes = [b"II*\0\0\0\0\0", data].concat();
+    let mut entries = (fields.len() as u16).to_le_bytes().to_vec();
+    for &(tag, values) in fields {
+        let stored: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        entries.extend([tag, 4].map(u16::to_le_bytes).concat());
+        entries.extend((values.len() as u32).to_le_bytes());
+        if let [value] = values {
+            entries.extend(value.to_le_bytes());
+        } else {
+            entries.extend((bytes.len() as u32).to_le_bytes());
+            bytes.extend(stored);
+        }
+    }
+    let directory = bytes.len() as u32;
+    bytes[4..8].copy_from_slice(&directory.to_le_bytes());
+    [bytes, entries, vec![0; 4]].concat()
+}
+
+/// A grey file of 8 bits, by those fields and more.
+fn grey(data: &[u8], width: u32, height: u32, compression: u32, more: &[(u16, &[u32])]) -> Vec<u8> {
+    let sides = [[width], [height], [compression], [data.len() as u32]];
+    let mut fields: Vec<(u16, &[u32])> = vec![
+        (tags::WIDTH, &sides[0]),
+        (tags::HEIGHT, &sides[1]),
+        (tags::BITS, &[8]),
+        (tags::COMPRESSION, &sides[2]),
+        (tags::PHOTOMETRIC, &[1]),
+        (tags::STRIP_OFFSETS, &[8]),
+        (tags::STRIP_BYTES, &sides[3]),
+    ];
+    fields.retain(|(tag, _)| more.iter().all(|(other, _)| other != tag));
+    fields.extend(more.iter().filter(|(_, values)| !values.is_empty()));
+    file(data, &fields)
+}
+
+#[test]
+fn every_kind_is_what_pillow_shows() {
+    for (name, bytes, expected) in FIXTURES {
+        let image = decoded(bytes, 1 << 20, None).expect(name);
+        let header = format!("P6\n{} {}\n255\n", image.width(), image.height());
+        let pixels = expected.strip_prefix(header.as_bytes()).expect(name);
+        // LittleCMS rounds otherwise.
+        let tolerance = if name.starts_with("lab") { 1 } else { 0 };
+        let worst = image.as_bytes().iter().zip(pixels).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(image.as_bytes().len() == pixels.len() && worst <= Some(tolerance), "{name}: {worst:?}");
+    }
+}
+
+#[test]
+fn no_part_of_a_file_panics_and_none_that_lacks_pixels_is_a_picture() {
+    for (name, bytes, _) in FIXTURES {
+        for end in 0..bytes.len() {
+            let cut = decoded(&bytes[..end], 1 << 20, None);
+            // Those of this writer end with their pixels; few bytes more may be lost where the code has ended before.
+            if name == "rgb_lzw_predictor_tiles" && end + 4 < bytes.len() {
+                assert!(cut.is_err(), "{name}, {end} bytes");
+            }
+        }
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.to_vec();
+            damaged[at] ^= 1 << (at % 8);
+            let _ = decoded(&damaged, 1 << 16, Some(0));
+        }
+    }
+}
+
+#[test]
+fn a_picture_keeps_its_mode_where_that_is_asked_for() {
+    let image = |name| {
+        let bytes = FIXTURES.iter().find(|fixture| fixture.0 == name).expect(name).1;
+        decoded(bytes, 1 << 20, Some(255)).expect(name)
+    };
+    assert_eq!(image("bilevel_group4").mode, Mode::Stepped { fill: [255; 3] });
+    assert!(matches!(image("palette4").mode, Mode::Stepped { .. }));
+    assert!(matches!(image("rgb_premultiplied_planes_lzw").mode, Mode::Alpha(plane) if plane.len() == 19 * 11 * 3));
+    assert!(matches!(image("cmyk_extra_ink_lzma").mode, Mode::Cmyk(plane) if plane.len() == 19 * 11 * 3));
+    assert_eq!(image("ycbcr").mode, Mode::Plain);
+}
+
+#[test]
+fn alpha_is_turned_with_the_colours() {
+    let alpha = |orientation: u32| {
+        let sides = [orientation];
+        let more: [(u16, &[u32]); 4] =
+            [(tags::SAMPLES, &[2]), (tags::EXTRA_SAMPLES, &[2]), (274, &sides), (tags::ROWS_PER_STRIP, &[1])];
+        let image = decoded(&grey(&[1, 10, 2, 20], 2, 1, 1, &more), 9, Some(0)).expect("a picture");
+        let plane = image.mode.fourth().expect("alpha").to_vec();
+        ((image.width(), image.height()), [image.as_bytes()[0], image.as_bytes()[3]], [plane[0], plane[3]])
+    };
+    assert_eq!(alpha(1), ((2, 1), [1, 2], [10, 20]));
+    assert_eq!(alpha(2), ((2, 1), [2, 1], [20, 10]));
+    assert_eq!(alpha(8), ((1, 2), [2, 1], [20, 10]));
+}
+
+#[test]
+fn what_is_stored_is_found_by_its_offsets_alone() {
+    let expected: Vec<u8> = [1, 2, 3, 4].iter().flat_map(|&level| [level; 3]).collect();
+    let picture = |bytes: &[u8]| decoded(bytes, 1 << 20, None).map(|image| image.as_bytes().to_vec());
+    let data = [1, 2, 3, 4];
+    assert_eq!(picture(&grey(&data, 2, 2, 1, &[])), Ok(expected.clone()));
+    assert_eq!(picture(&grey(&data, 2, 2, 1, &[(tags::STRIP_BYTES, &[])])), Ok(expected.clone()));
+    assert_eq!(picture(&grey(&data, 2, 2, 1, &[(tags::STRIP_BYTES, &[99])])), Ok(expected.clone()));
+    // Of two that each are the whole picture, the last.
+    let twice = (tags::STRIP_OFFSETS, [9, 8].as_slice());
+    assert_eq!(picture(&grey(&data, 2, 2, 1, &[twice])), Ok(expected.clone()));
+    let rows: [(u16, &[u32]); 2] = [(tags::STRIP_OFFSETS, &[10, 8]), (tags::ROWS_PER_STRIP, &[1])];
+    assert_eq!(picture(&grey(&[3, 4, 1, 2], 2, 2, 1, &rows)), Ok(expected));
+    assert_eq!(refused(&grey(&data, 2, 2, 1, &[(tags::ROWS_PER_STRIP, &[1])])), "corrupt");
+    assert_eq!(refused(&grey(&data, 2, 2, 1, &[(tags::STRIP_OFFSETS, &[1000])])), "truncated");
+    assert_eq!(refused(&grey(&data, 2, 2, 1, &[(tags::ROWS_PER_STRIP, &[0])])), "corrupt");
+}
+
+#[test]
+fn what_is_compressed_needs_its_lengths_unless_it_is_one_strip() {
+    let packed = [3, 1, 2, 3, 4];
+    assert!(decoded(&grey(&packed, 2, 2, 32773, &[]), 9, None).is_ok());
+    assert!(decoded(&grey(&packed, 2, 2, 32773, &[(tags::STRIP_BYTES, &[])]), 9, None).is_ok());
+    assert!(decoded(&grey(&packed, 2, 2, 32773, &[(tags::STRIP_BYTES, &[0])]), 9, None).is_ok());
+    assert_eq!(refused(&grey(&packed, 2, 2, 32773, &[(tags::STRIP_BYTES, &[4])])), "truncated");
+    assert_eq!(refused(&grey(&packed, 2, 2, 32773, &[(tags::STRIP_BYTES, &[9999])])), "truncated");
+    let rows: [(u16, &[u32]); 3] =
+        [(tags::ROWS_PER_STRIP, &[1]), (tags::STRIP_OFFSETS, &[8, 8]), (tags::STRIP_BYTES, &[])];
+    assert_eq!(refused(&grey(&packed, 2, 2, 32773, &rows)), "corrupt");
+    assert_eq!(refused(&grey(&packed, 2, 2, 32773, &[(tags::PLANAR, &[3])])), "corrupt");
+}
+
+#[test]
+fn sizes_are_refused_before_memory_is_taken() {
+    assert_eq!(refused(&grey(&[0], u32::MAX, u32::MAX, 1, &[])), "too_many_pixels");
+    assert_eq!(refused(&grey(&[0], 0, 5, 1, &[])), "no_pixels");
+    for side in [u32::MAX, 1 << 20] {
+        let sides = [side];
+        let tiles: [(u16, &[u32]); 4] = [
+            (tags::STRIP_OFFSETS, &[]),
+            (tags::TILE_WIDTH, &sides),
+            (tags::TILE_HEIGHT, &sides),
+            (tags::TILE_OFFSETS, &[8]),
+        ];
+        assert_eq!(refused(&grey(&[0], 1, 1, 1, &tiles)), "too_much_memory");
+        assert_eq!(refused(&grey(&[0], 1, 1, 5, &tiles)), "too_much_memory");
+    }
+    assert_eq!(refused(&grey(&[0; 9], 1, 1, 1, &[(tags::SAMPLES, &[7])])), "corrupt");
+    assert_eq!(refused(&grey(&[0; 9], 1, 1, 1, &[(tags::SAMPLES, &[2])])), "unsupported_variant");
+    assert_eq!(refused(&grey(&[0; 9], 1, 1, 50001, &[])), "unsupported_variant");
+    let lines: [(u16, &[u32]); 1] = [(tags::ROWS_PER_STRIP, &[1])];
+    assert_eq!(refused(&grey(&[0; 9], 1, 200_000, 5, &lines)), "unsupported_variant");
+}
+
+#[test]
+fn codes_stop_at_the_bytes_that_are_needed() {
+    for (codec, data) in [
+        // Runs of 128 that would go on.
+        (Codec::PackBits, [0x81, 7].repeat(1000)),
+        (Codec::Lzw, vec![0x80, 0x01, 0xc0, 0xe0, 0x70, 0x38, 0, 0]),
+    ] {
+        let mut out = [0; 4];
+        codec.decode(&data, &mut out).expect("enough data");
+        assert_eq!(out, [7; 4], "{codec:?}");
+        assert_eq!(codec.decode(&data[..1], &mut out).expect_err("too few").reason(), "truncated");
+    }
+}
+
+#[test]
+fn deep_grey_is_scaled_where_it_has_no_sign() {
+    let bytes: Vec<u8> = [0x00ff_u16, 0x1234, 0xffff].iter().flat_map(|level| level.to_le_bytes()).collect();
+    let image = decoded(&grey(&bytes, 3, 1, 1, &[(tags::BITS, &[16])]), 9, None).expect("a picture");
+    assert_eq!(image.as_bytes(), [0, 0, 0, 0x12, 0x12, 0x12, 255, 255, 255]);
+    let image = decoded(&grey(&[0xab, 0xcd, 0xef], 2, 1, 1, &[(tags::BITS, &[12])]), 9, None).expect("a picture");
+    assert_eq!(image.as_bytes(), [0xab, 0xab, 0xab, 0xde, 0xde, 0xde]);
+    let signed: [(u16, &[u32]); 2] = [(tags::BITS, &[16]), (tags::SAMPLE_FORMAT, &[2])];
+    let bytes: Vec<u8> = [-5i16, 200, 300].iter().flat_map(|level| level.to_le_bytes()).collect();
+    let image = decoded(&grey(&bytes, 3, 1, 1, &signed), 9, None).expect("a picture");
+    assert_eq!(image.as_bytes(), [0, 0, 0, 200, 200, 200, 255, 255, 255]);
+}
+
+#[test]
+fn fields_that_are_not_in_the_file_hide_the_rest_from_pillow_and_not_from_libtiff() {
+    // The values of tag 270 would lie behind the end.
+    let gap = |compression| {
+        let mut bytes = grey(&[3, 1, 2, 3, 4], 2, 2, compression, &[(270, &[1, 2]), (tags::ROWS_PER_STRIP, &[2])]);
+        let directory = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]) as usize;
+        // It comes before the strips then.
+        let entries = &mut bytes[directory + 2..];
+        let (strips, description) = (5 * 12, 7 * 12);
+        let entry: Vec<u8> = entries[description..description + 12].to_vec();
+        entries.copy_within(strips..description, strips + 12);
+        entries[strips..strips + 12].copy_from_slice(&entry);
+        entries[strips + 8..strips + 12].copy_from_slice(&u32::MAX.to_le_bytes());
+        bytes
+    };
+    assert_eq!(refused(&gap(1)), "corrupt");
+    assert!(decoded(&gap(32773), 9, None).is_ok());
+}
