@@ -4,8 +4,8 @@
 MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
-# More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers, bench-recall) or the
-# attacks (attack).
+# More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers, bench-recall), the
+# comparison (pictures) or the attacks (attack).
 ARGS ?=
 
 # rustup's installer puts cargo here, and a shell that was open before does not know it yet.
@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api lint bench bench-peers bench-recall attack fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api lint bench bench-peers bench-recall pictures attack fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -48,6 +48,10 @@ bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## mea
 bench-recall: build ## measure how many nearest neighbours stay in each type of embeddings (5 minutes; ARGS="--help")
 	@benches/recall/install.sh
 	target/bench/recall/bin/python -B benches/recall/recall.py $(ARGS)
+
+pictures: deps ## compare our pictures with Pillow's and write docs/pictures.md (ARGS="FOLDER..."; ARGS="--random 20", ARGS="--help")
+	@benches/pictures/install.sh
+	target/bench/pictures/bin/python -B benches/pictures/compare.py $(ARGS)
 
 test-api: build ## try the API by its OpenAPI document (schemathesis; EXAMPLES=200 for each operation)
 	@tests/api/run.sh $(ARGS)

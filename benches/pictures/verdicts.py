@@ -1,0 +1,115 @@
+"""What is said of one file that both sides were asked for, and everything that may differ, with its reason: the one list of it."""
+
+import dataclasses
+from typing import Callable
+
+import numpy
+
+from reference import FLAT
+
+# By Pillow's names. Of these it is promised that what Pillow reads is read; AVIF among them, HEIC and JPEG XL are not Pillow's.
+PROMISED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+EQUAL, DIFFERENT, ONLY_PILLOW, ONLY_OURS, NEITHER = "equal", "different", "only Pillow", "only ours", "neither"
+
+
+@dataclasses.dataclass
+class Verdict:
+    path: str
+    # Of the file.
+    magic: bytes
+    verdict: str
+    format: str
+    mode: str
+    kind: str
+    size: tuple
+    theirs: str
+    ours: str
+    # Of the values of the two: the largest difference, and the share of those that differ. None where the sizes do.
+    levels: int | None = 0
+    share: float = 0.0
+
+    @property
+    def exception(self):
+        return next((exception for exception in EXCEPTIONS if exception.holds(self)), None)
+
+    @property
+    def departs(self):
+        """Whether it is not as promised, or not as Pillow has it."""
+        return self.verdict not in (EQUAL, NEITHER) and self.format in PROMISED
+
+    @property
+    def unexplained(self):
+        return self.departs and self.exception is None
+
+    @property
+    def described(self):
+        size = "" if self.size == (0, 0) else f"{self.size[0]} x {self.size[1]}"
+        return " ".join(filter(None, (self.format, self.mode, size))) + (f" ({self.kind})" if self.kind else "")
+
+    @property
+    def difference(self):
+        if self.verdict == DIFFERENT:
+            return "another size" if self.levels is None else f"{self.levels} levels, {self.share:.2%} of the values"
+        return self.ours if self.verdict == ONLY_PILLOW else self.theirs
+
+
+def verdict(file, path, theirs, ours):
+    """Of the `file`, that is to be named `path`."""
+    with open(file, "rb") as opened:
+        magic = opened.read(4)
+    made = lambda what, **more: Verdict(
+        path, magic, what, theirs.format or ours.format.upper() or "?", theirs.mode, theirs.kind, tuple(theirs.size), theirs.reason,
+        f"died: {ours.reason}" if ours.outcome == "died" else ours.reason, **more,
+    )
+    if not (theirs.read and ours.read):
+        return made(ONLY_PILLOW if theirs.read else ONLY_OURS if ours.read else NEITHER)
+    if theirs.pixels.shape != ours.pixels.shape:
+        return made(DIFFERENT, levels=None)
+    if numpy.array_equal(theirs.pixels, ours.pixels):
+        return made(EQUAL)
+    distances = numpy.abs(theirs.pixels.astype(numpy.int16) - ours.pixels)
+    return made(DIFFERENT, levels=int(distances.max()), share=float(numpy.mean(distances > 0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Decided:
+    """A kind of pictures of which ours is not what Pillow and transformers make."""
+
+    what: str
+    reason: str
+    holds: Callable[[Verdict], bool]
+
+
+EXCEPTIONS = [
+    Decided(
+        "pictures 1 or 3 pixels high",
+        "`CLIPImageProcessor` takes their rows for channels, and fails or answers noise, unless it is told `input_data_format`, as it is here",
+        lambda v: v.verdict == EQUAL and v.kind.endswith(FLAT),
+    ),
+    Decided(
+        "16-bit grey",
+        "`convert(\"RGB\")` clips at 255, so that nearly every pixel is white; here it is scaled, `value >> 8`",
+        lambda v: v.verdict == DIFFERENT and v.mode.startswith("I;16"),
+    ),
+    Decided(
+        "big-endian BigTIFF",
+        "Pillow looks for its number in the other byte",
+        lambda v: v.verdict == ONLY_OURS and v.magic == b"MM\0\x2b",
+    ),
+    Decided(
+        "BMP of 2 bits, or with other masks",
+        "Pillow has no rule for them; here they are read as their headers say",
+        lambda v: v.verdict == ONLY_OURS and v.theirs.startswith("OSError: Unsupported BMP"),
+    ),
+    Decided(
+        "16-bit planar TIFF",
+        "Pillow shows noise; here it is the picture",
+        lambda v: v.verdict == DIFFERENT and v.format == "TIFF" and v.kind.endswith("16 bits, planar"),
+    ),
+    Decided(
+        "lossy WebP, AVIF",
+        "another decoder, whose arithmetic may round otherwise: 2 levels at most",
+        lambda v: v.verdict == DIFFERENT and v.format in ("WEBP", "AVIF") and v.levels is not None and v.levels <= 2,
+    ),
+]
