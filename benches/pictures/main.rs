@@ -45,7 +45,7 @@ struct Pixels {
 fn main() {
     // Cargo adds one of its own.
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let [what, max_pixels] = &arguments[..] else { unimplemented!("arguments: crop or picture, the limit of pixels") };
+    let [what, max_pixels] = <[String; 2]>::try_from(arguments).unwrap();
     let cuts = what == "crop";
     let max_pixels = max_pixels.parse().unwrap();
     // Its message is in the answer.

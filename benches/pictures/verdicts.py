@@ -11,6 +11,8 @@ from reference import FLAT
 PROMISED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
 EQUAL, DIFFERENT, ONLY_PILLOW, ONLY_OURS, NEITHER = "equal", "different", "only Pillow", "only ours", "neither"
+# Ours panicked, where Pillow refuses.
+DIED = "died"
 
 
 @dataclasses.dataclass
@@ -51,7 +53,7 @@ class Verdict:
     def difference(self):
         if self.verdict == DIFFERENT:
             return "another size" if self.levels is None else f"{self.levels} levels, {self.share:.2%} of the values"
-        return self.ours if self.verdict == ONLY_PILLOW else self.theirs
+        return self.theirs if self.verdict == ONLY_OURS else self.ours
 
 
 def verdict(file, path, theirs, ours):
@@ -63,7 +65,7 @@ def verdict(file, path, theirs, ours):
         f"died: {ours.reason}" if ours.outcome == "died" else ours.reason, **more,
     )
     if not (theirs.read and ours.read):
-        return made(ONLY_PILLOW if theirs.read else ONLY_OURS if ours.read else NEITHER)
+        return made(ONLY_PILLOW if theirs.read else ONLY_OURS if ours.read else DIED if ours.outcome == "died" else NEITHER)
     if theirs.pixels.shape != ours.pixels.shape:
         return made(DIFFERENT, levels=None)
     if numpy.array_equal(theirs.pixels, ours.pixels):

@@ -21,7 +21,7 @@ def value(order, kind, number, count):
 def exif(make, kind=3, plain=False):
     """A block that starts with the header of TIFF: the orientation is alone, or among others."""
     order = make.choose("<>")
-    number = make.between(1, 8) if plain or make.chance(0.9) else make.choose((0, 9, 200))
+    number = make.between(1, 8) if plain or make.chance(0.9) else make.choose((0, 9, 100))
     count = 1 if plain or make.chance(0.8) else 2
     data = value(order, kind, number, count)
     entries = [(ORIENTATION, kind, len(data) if kind in (2, 7) else count, data)]
