@@ -50,10 +50,10 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 2] = [Self::Clip, Self::MetaClip2];
+    pub(super) const ALL: [Self; 2] = [Self::Clip, Self::MetaClip2];
 
     /// `model_type` of the whole model, of its text tower, of its vision tower.
-    fn model_types(self) -> [&'static str; 3] {
+    pub(super) fn model_types(self) -> [&'static str; 3] {
         match self {
             Self::Clip => ["clip", "clip_text_model", "clip_vision_model"],
             Self::MetaClip2 => ["metaclip_2", "metaclip_2_text_model", "metaclip_2_vision_model"],

@@ -23,8 +23,9 @@ pub enum ModelError {
     },
     /// Nothing that could be run.
     #[error(
-        "model directory {directory} has no {file}{hint}, nor weights to make it from ({weights}, or one file *.pt)",
-        directory = .directory.display()
+        "model directory {directory} has no {file}{hint}, nor weights to make it from ({weights}, or one file *.pt){kind}",
+        directory = .directory.display(),
+        kind = .kind.as_ref().map(|kind| format!("; {kind}")).unwrap_or_default()
     )]
     NoGraphs {
         /// The directory.
@@ -35,6 +36,8 @@ pub enum ModelError {
         hint: String,
         /// The names under which weights were looked for.
         weights: String,
+        /// What it is instead, with the way out, where that is known.
+        kind: Option<String>,
     },
     /// A file of the layout is not there.
     #[error("model directory {directory} has no {file}{hint}", directory = .directory.display())]

@@ -15,6 +15,7 @@ pub mod graph_info;
 pub mod hub;
 pub mod immich;
 pub mod int8_scale;
+mod kind;
 mod layout;
 mod logit_scale;
 pub mod open_clip;

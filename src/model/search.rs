@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     error::{ModelError, read},
+    kind,
     layout::{CheckpointFiles, Graphs, ModelFiles, TextFiles, VisionFiles, Weights, is_checkpoint},
     open_clip::{OPEN_CLIP_FILE, PREPROCESS_FILE, has_text_cfg},
     preprocessor,
@@ -94,7 +95,8 @@ fn no_graphs(directory: &Path, file: String, hint: String) -> ModelError {
         }
         None => {
             let weights = Weights::ALL.map(Weights::file).join(", ");
-            ModelError::NoGraphs { directory, file, hint, weights }
+            let kind = kind::of(&directory);
+            ModelError::NoGraphs { directory, file, hint, weights, kind }
         }
     }
 }

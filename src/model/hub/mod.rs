@@ -105,6 +105,16 @@ pub enum HubError {
         /// The revision, where that may be what is not there.
         revision: Option<String>,
     },
+    /// Not had, and perhaps never meant.
+    #[error("{error}; if it was meant as a path: the folder {} is here, and {} in it", .folder.display(), .names)]
+    Mistyped {
+        /// Why it cannot be had from the hub.
+        error: Box<HubError>,
+        /// The folder that is called like the owner.
+        folder: PathBuf,
+        /// The folders in it.
+        names: String,
+    },
     /// The model is there, the revision is not.
     #[error("{repo} has no revision {revision}")]
     NoRevision {
@@ -152,6 +162,25 @@ pub enum HubError {
 }
 
 impl HubError {
+    /// With what is in the folder here that is called like the owner of `repo`, which was meant as a path then, perhaps.
+    fn if_mistyped(self, repo: &RepoId) -> Self {
+        const MOST: usize = 5;
+        let owner = repo.0.split_once('/').map_or(&*repo.0, |(owner, _)| owner);
+        let could_be_path = matches!(self, Self::NotFound { .. } | Self::Unavailable { .. } | Self::Offline { .. });
+        let Some(entries) = could_be_path.then(|| fs::read_dir(owner).ok()).flatten() else { return self };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .take(1000)
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| entry.file_name().to_string_lossy().escape_debug().to_string())
+            .collect();
+        names.sort();
+        let more = if names.len() > MOST { ", and more" } else { "" };
+        names.truncate(MOST);
+        let names = if names.is_empty() { "no folder".to_owned() } else { format!("{}{more}", names.join(", ")) };
+        Self::Mistyped { error: Box::new(self), folder: PathBuf::from(owner), names }
+    }
+
     fn storage(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Storage { path: path.to_owned(), reason: error.to_string() }
     }
@@ -219,7 +248,8 @@ pub fn local(config: &ModelConfig, precision: Precision) -> Result<LocalModel, H
             local.config.path = PathBuf::new();
         } else {
             let checkpoint = towers == Tower::BOTH && config.variant.is_none();
-            let snapshot = Snapshot::get(&repo, config, &wanted(towers, checkpoint))?;
+            let snapshot =
+                Snapshot::get(&repo, config, &wanted(towers, checkpoint)).map_err(|error| error.if_mistyped(&repo))?;
             local.config.path = snapshot.path;
             local.is_checkpoint = snapshot.is_checkpoint;
         }
