@@ -405,7 +405,7 @@ impl From<BodyError> for ApiError {
             BodyError::BudgetExhausted => Self::new(Code::Overloaded, message).retry_after(Duration::from_secs(1)),
             BodyError::TimedOut { .. } | BodyError::Ended => Self::new(Code::RequestTimeout, message),
             BodyError::UnsupportedEncoding => Self::new(Code::UnsupportedMediaType, message),
-            BodyError::Disconnected | BodyError::Malformed => Self::invalid(message),
+            BodyError::Disconnected | BodyError::Malformed | BodyError::BadEncoding => Self::invalid(message),
         }
     }
 }

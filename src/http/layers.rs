@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::{
     ApiError, AppState, Code,
-    connection::{held::Held, seat::Seat},
+    connection::{accept::AmbiguousBody, held::Held, seat::Seat},
     door,
     error::Shaped,
     owners::Routes,
@@ -66,7 +66,11 @@ pub(super) async fn observe(
     let held = request.extensions_mut().get_or_insert_default::<Held>().clone();
     let mut guard = RequestGuard { metrics: Arc::clone(&state.metrics), route, method, status: 499, started };
 
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = if request.extensions().get::<AmbiguousBody>().is_some() {
+        ApiError::invalid("the request has both Content-Length and Transfer-Encoding; send one of them").into_response()
+    } else {
+        next.run(request).instrument(span.clone()).await
+    };
 
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let _entered = span.enter();
@@ -95,7 +99,7 @@ pub(super) async fn observe(
 /// Wants `Authorization: Bearer <server.api_key>`, where one is configured.
 pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let Some(key) = &state.config.server.api_key else { return next.run(request).await };
-    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer_token(value.as_bytes()));
     // Compared in constant time: how long it takes must not tell how much of a guess was right.
     if sent.is_some_and(|sent| bool::from(sent.ct_eq(key.expose().as_bytes()))) {
         next.run(request).await
@@ -103,6 +107,14 @@ pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Re
         ApiError::new(Code::Unauthorized, "this server wants the header Authorization: Bearer <api key>")
             .into_response()
     }
+}
+
+/// The token of an `Authorization` header; the scheme's case does not count (RFC 9110, section 11.1).
+fn bearer_token(value: &[u8]) -> Option<&[u8]> {
+    const SCHEME: &[u8] = b"bearer";
+    let (scheme, token) = value.split_at_checked(SCHEME.len())?;
+    let separated = scheme.eq_ignore_ascii_case(SCHEME) && token.first() == Some(&b' ');
+    separated.then(|| token.trim_ascii())
 }
 
 /// The first gate, before a byte of the body is read: is there a model, a place for the connection, and one for the request.

@@ -21,6 +21,7 @@ mod logs;
 mod memory;
 mod mutations;
 mod neighbours;
+mod odd_requests;
 mod oip;
 mod onnx;
 mod openai;

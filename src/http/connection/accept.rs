@@ -92,6 +92,10 @@ pub struct AcceptOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerAddr(pub SocketAddr);
 
+/// In the extensions of a request whose head says in two ways how long its body is. It is to be refused; the connection closes behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct AmbiguousBody;
+
 /// The connection of a request, for whoever reads its body.
 #[derive(Clone, Debug)]
 pub struct Link(Arc<ConnState>);
@@ -426,12 +430,15 @@ where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     let held = Held::default();
-    let may_drain = !request.headers().contains_key(EXPECT);
+    let may_drain = !request.headers().contains_key(EXPECT) && !exchange.is_ambiguous();
     let mut request = request.map(|body| Body::new(RequestBody::new(body, Arc::clone(state), may_drain)));
     request.extensions_mut().insert(PeerAddr(peer));
     request.extensions_mut().insert(Link(Arc::clone(state)));
     request.extensions_mut().insert(held.clone());
     request.extensions_mut().insert(Arc::clone(seat));
+    if exchange.is_ambiguous() {
+        request.extensions_mut().insert(AmbiguousBody);
+    }
     let mut response = {
         let mut response = pin!(service.oneshot(request));
         poll_fn(|cx| {

@@ -3,8 +3,7 @@
 //! Owns the byte limit of one body, the two clocks of its arrival and the budget over all of them. Does not own what the bytes
 //! mean, nor the status an error becomes.
 //!
-//! What can be refused is refused before a byte is read: a declared length over the limit, an encoding, a length the budget has
-//! no room for. A body holds bytes of the budget as they come, so that one which is only announced takes them from nobody. Where
+//! What can be refused is refused before a byte is read: a declared length over the limit, a length the budget has no room for. A body holds bytes of the budget as they come, so that one which is only announced takes them from nobody. Where
 //! the budget has no room, the slowest upload is ended for it ([`Peers`]).
 //!
 //! Invariants: bytes that have come for bodies <= the budget's capacity; nothing here waits for budget unless somebody has just been
@@ -21,7 +20,6 @@ use std::{
 
 use axum::BoxError;
 use bytes::Bytes;
-use http::{HeaderMap, header::CONTENT_ENCODING};
 use tokio::time::{Instant, sleep_until};
 
 use super::{accept::Link, peers::Peers};
@@ -65,9 +63,14 @@ pub enum BodyError {
         "the request body came slower than others could wait, and the server has no room for all; send faster, or later"
     )]
     Ended,
-    /// Compressed.
-    #[error("Content-Encoding is not supported; send the request body as it is")]
+    /// Compressed otherwise, or more than once.
+    #[error(
+        "the request body has a Content-Encoding that is not read; send one of gzip, deflate, br and zstd, or none"
+    )]
     UnsupportedEncoding,
+    /// Not compressed as it says.
+    #[error("the request body is not whole in the coding that Content-Encoding names; send it again, or without one")]
+    BadEncoding,
     /// The client, or its network, went away.
     #[error("the connection ended before the request body did")]
     Disconnected,
@@ -107,6 +110,11 @@ impl BodyBytes {
         &self.bytes
     }
 
+    /// Bytes, and what they take of the budget.
+    pub(super) fn new(bytes: Bytes, reservation: Reservation) -> Self {
+        Self { bytes, reservation }
+    }
+
     /// The bytes, and the reservation to hold for as long as they, or slices of them, are held.
     pub fn into_parts(self) -> (Bytes, Reservation) {
         (self.bytes, self.reservation)
@@ -115,13 +123,12 @@ impl BodyBytes {
 
 /// Reads `body` to its end.
 ///
-/// `headers` are those of the request, for Content-Encoding; the declared length is what `body` says of itself, which for
-/// hyper's is the Content-Length that frames it. To drop the future gives its reservation back.
+/// The declared length is what `body` says of itself, which for hyper's is the Content-Length that frames it. To drop the future gives its
+/// reservation back.
 ///
 /// # Errors
 /// See [`BodyError`]; the rest of the body is then unread, and the connection of a hyper body closes after the answer.
 pub async fn read_body<B>(
-    headers: &HeaderMap,
     body: B,
     limits: &BodyLimits,
     budget: &ByteBudget,
@@ -132,9 +139,6 @@ where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    if !is_identity(headers) {
-        return Err(BodyError::UnsupportedEncoding);
-    }
     let size = body.size_hint();
     if size.lower() > limits.max_bytes as u64 {
         return Err(BodyError::TooLarge { limit: limits.max_bytes });
@@ -176,15 +180,6 @@ where
             }
         }
     }
-}
-
-/// Whether every coding named by the headers is "identity", which is to say none.
-fn is_identity(headers: &HeaderMap) -> bool {
-    headers.get_all(CONTENT_ENCODING).iter().all(|value| {
-        value.to_str().is_ok_and(|codings| {
-            codings.split(',').map(str::trim).all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case("identity"))
-        })
-    })
 }
 
 /// hyper reports bad framing as an `io::Error` of invalid input or data somewhere in the chain; all else is a peer that went.

@@ -31,6 +31,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    framing::HeadScan,
     peers::{Awaited, Peer, Peers, Spot},
     progress::{Progress, WINDOW},
     seat::Seat,
@@ -60,6 +61,8 @@ struct Inner {
     reading: Option<Progress>,
     /// The socket side, which keeps the end of the client's side to itself.
     holding: Option<Waker>,
+    /// Of the head that is coming, or of the last one.
+    head: HeadScan,
 }
 
 /// A request body that is coming.
@@ -117,7 +120,7 @@ impl ConnState {
             let number = peers.add(state.clone());
             let phase = Phase::Silent { until: Instant::now() + header_timeout };
             let spot = Some(peers.waits(number, Awaited::Any, None));
-            let inner = Inner { phase, spot, upload: None, reading: None, holding: None };
+            let inner = Inner { phase, spot, upload: None, reading: None, holding: None, head: HeadScan::default() };
             Self {
                 header_timeout,
                 keep_alive_timeout,
@@ -157,16 +160,19 @@ impl ConnState {
     }
 
     /// The socket gave bytes: where a head is awaited, its clock starts with the first of them.
-    pub(super) fn bytes_arrived(&self, bytes: usize) {
+    pub(super) fn bytes_arrived(&self, bytes: &[u8]) {
         let mut inner = self.lock();
         match inner.phase {
             Phase::Silent { .. } | Phase::Idle { .. } => {
                 let until = Instant::now() + self.header_timeout;
+                inner.head = HeadScan::default();
+                inner.head.feed(bytes);
                 self.enter(&mut inner, Phase::Head { until });
             }
+            Phase::Head { .. } => inner.head.feed(bytes),
             Phase::Busy { body_unread: true, .. } => {
                 if let Some(upload) = &mut inner.upload {
-                    upload.progress.moved(bytes, Instant::now());
+                    upload.progress.moved(bytes.len(), Instant::now());
                 }
             }
             _ => {}
@@ -243,7 +249,8 @@ impl ConnState {
             &mut inner,
             Phase::Busy { body_unread: has_body, drains: false, waits: false, exchanges: before + 1 },
         );
-        Exchange { state: Arc::clone(self) }
+        let is_ambiguous = std::mem::take(&mut inner.head).is_ambiguous();
+        Exchange { state: Arc::clone(self), is_ambiguous }
     }
 
     /// What is left of the body is read behind the answer, by nobody who could give it up; false when the answer is on its way already.
@@ -334,9 +341,15 @@ impl Drop for ConnState {
 #[derive(Debug)]
 pub(super) struct Exchange {
     state: Arc<ConnState>,
+    is_ambiguous: bool,
 }
 
 impl Exchange {
+    /// Whether its head says in two ways how long its body is.
+    pub(super) fn is_ambiguous(&self) -> bool {
+        self.is_ambiguous
+    }
+
     /// Whether the request body has not been read to its end and is not going to be, so that the connection cannot carry another
     /// request.
     pub(super) fn body_lost(&self) -> bool {
@@ -378,27 +391,27 @@ mod tests {
         let accepted = Instant::now();
         assert_eq!(state.read_limit(), Some(ReadLimit::Head(accepted + HEAD)));
         tokio::time::advance(Duration::from_secs(9)).await;
-        state.bytes_arrived(1);
+        state.bytes_arrived(b"G");
         let first_byte = Instant::now();
         tokio::time::advance(Duration::from_secs(5)).await;
-        state.bytes_arrived(1);
+        state.bytes_arrived(b"G");
         assert_eq!(state.read_limit(), Some(ReadLimit::Head(first_byte + HEAD)), "later bytes move nothing");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_request_in_work_has_no_read_limit_and_an_idle_connection_the_keep_alive_one() {
         let state = state();
-        state.bytes_arrived(1);
+        state.bytes_arrived(b"G");
         let exchange = state.begin(false, None);
         assert!(state.in_request());
         assert_eq!(state.read_limit(), None);
-        state.bytes_arrived(1);
+        state.bytes_arrived(b"G");
         assert_eq!(state.read_limit(), None, "pipelined bytes start no clock");
         tokio::time::advance(Duration::from_secs(20)).await;
         drop(exchange);
         assert!(!state.in_request());
         assert_eq!(state.read_limit(), Some(ReadLimit::Idle(Instant::now() + KEEP_ALIVE)));
-        state.bytes_arrived(1);
+        state.bytes_arrived(b"G");
         assert_eq!(state.read_limit(), Some(ReadLimit::Head(Instant::now() + HEAD)));
     }
 
@@ -409,7 +422,7 @@ mod tests {
         assert!(exchange.body_lost());
         drop(exchange);
         assert!(state.has_unread_input());
-        state.bytes_arrived(1);
+        state.bytes_arrived(b"G");
         assert_eq!(state.read_limit(), None);
         assert!(!state.in_request(), "answered: nothing is lost when it is cut");
 

@@ -1,8 +1,8 @@
 //! A socket with clocks: no peer holds a connection by sending or taking nothing.
 //!
 //! Owns the waiting: a read that stays pending past the limit that [`ConnState`] gives, a write that stays pending for
-//! `write_timeout`, and the linger at the end. Does not own the state machine (see [`exchange`](super::exchange)) and never
-//! looks at a byte.
+//! `write_timeout`, and the linger at the end. Does not own the state machine (see [`exchange`](super::exchange)), to
+//! which it shows the bytes, and never looks at one itself.
 //!
 //! * **Read.** Bytes are reported to the state, which starts the head clock with the first of them. While a read is pending the
 //!   state's limit is watched: past the limit of a head the read fails with `TimedOut`, past that of an idle connection it says
@@ -103,11 +103,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for GuardedIo<T> {
         if !this.read_ended
             && let Poll::Ready(result) = Pin::new(&mut this.io).poll_read(cx, buf)
         {
-            let bytes = buf.filled().len() - before;
-            if bytes > 0 {
+            let bytes = &buf.filled()[before..];
+            if !bytes.is_empty() {
                 this.state.bytes_arrived(bytes);
             }
-            this.read_ended = bytes == 0 && result.is_ok() && buf.remaining() > 0;
+            this.read_ended = bytes.is_empty() && result.is_ok() && buf.remaining() > 0;
             if !this.read_ended {
                 return Poll::Ready(result);
             }

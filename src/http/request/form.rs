@@ -1,19 +1,20 @@
 //! The parts of a multipart body.
 //!
-//! Owns which parts are pictures and which are texts, how many parts there may be and how long their heads. Does not look into a
-//! picture or a text.
+//! Owns which parts are pictures and which are texts, and how many parts there may be. Does not own how parts are told apart
+//! (`multipart`). Does not look into a picture or a text.
 //!
-//! Invariants: the bytes of all parts are those of one copy of the body, which has room in the budget of bodies before it is made
-//! and for as long as any picture of it is anywhere; a message is ours, not the parser's.
+//! Invariants: pictures are slices of the body, whose room in the budget of bodies lasts for as long as any of them is anywhere; texts
+//! have room before they are made.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::FutureExt;
-use memchr::memmem;
 use serde_json::{Value, json};
 
-use super::room::Claim;
+use super::{
+    multipart::{Part, Parts},
+    room::Claim,
+};
 use crate::{
     budget::Reservation,
     http::{
@@ -22,9 +23,6 @@ use crate::{
         quoted::Quoted,
     },
 };
-
-/// Bytes of a part's head: the parser copies it a few times.
-const MAX_PART_HEAD: usize = 8 * 1024;
 
 /// Which parts of a form are pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,62 +69,32 @@ impl Form {
         max_parts: usize,
         claim: &mut Claim<'_>,
     ) -> Result<Self, ApiError> {
-        let parse = async {
-            check_heads(body.bytes(), boundary)?;
-            // The parser copies the whole body once; what it hands out are slices of that copy.
-            let room = Arc::new(claim.reserve(body.bytes().len())?);
-            let bytes = body.bytes().clone();
-            let stream = futures_util::stream::once(async move { Ok::<_, std::convert::Infallible>(bytes) });
-            let mut multipart = multer::Multipart::new(stream, boundary);
-            let (mut files, mut texts, mut parts) = (Vec::new(), Vec::new(), 0);
-            while let Some(mut part) = multipart.next_field().await.map_err(|error| malformed(&error))? {
-                if parts == max_parts {
-                    let message = format!("the multipart body has more than {max_parts} parts, which is the limit");
-                    return Err(ApiError::new(Code::PayloadTooLarge, message));
-                }
-                parts += 1;
-                let name = part.name().unwrap_or_default();
-                let is_picture = match pictures {
-                    Pictures::Named(picture) => name == picture,
-                    Pictures::Files => {
-                        let kind = part.content_type();
-                        part.file_name().is_some()
-                            || kind.is_some_and(|mime| mime.type_() == "image" || mime.subtype() == "octet-stream")
-                    }
-                };
-                let known = fields.iter().copied().find(|field| *field == name);
-                if !is_picture && known.is_none() {
-                    if pictures != Pictures::Files {
-                        continue;
-                    }
-                    let expected = if fields.is_empty() { "file parts only".to_owned() } else { fields.join(", ") };
-                    return Err(ApiError::invalid(format!(
-                        "the multipart body has a field \"{}\" that is not a file; expected {expected} (a picture needs a file name \
-                         or an image content type)",
-                        Quoted(name)
-                    )));
-                }
-                // All of the body is there, so a part comes in one piece.
-                let bytes = part.chunk().await.map_err(|error| malformed(&error))?.unwrap_or_default();
-                if part.chunk().await.map_err(|error| malformed(&error))?.is_some() {
-                    return Err(ApiError::internal("a part of a multipart body came in pieces"));
-                }
-                match known {
-                    Some(name) if !is_picture => texts.push((name, bytes)),
-                    _ => files.push(owning(bytes, Arc::clone(&room))),
-                }
+        let (body, room) = body.into_parts();
+        let room = Arc::new(room);
+        let (mut files, mut texts) = (Vec::new(), Vec::new());
+        for (index, part) in Parts::of(&body, boundary).enumerate() {
+            let part = part.map_err(|error| ApiError::invalid(format!("the multipart body: {error}")))?;
+            if index == max_parts {
+                let message = format!("the multipart body has more than {max_parts} parts, which is the limit");
+                return Err(ApiError::new(Code::PayloadTooLarge, message));
             }
-            let room = claim.reserve(texts.iter().map(|(_, text)| text.len()).sum())?;
-            let text = |(name, bytes): (&'static str, Bytes)| match std::str::from_utf8(&bytes) {
-                Ok(text) => Ok((name, text.to_owned())),
-                Err(_) => Err(ApiError::invalid(format!("the field \"{name}\" of the multipart body is not UTF-8"))),
-            };
-            let fields = texts.into_iter().map(text).collect::<Result<_, _>>()?;
-            Ok(Self { files, fields, room })
+            let known = fields.iter().copied().find(|field| *field == part.name);
+            match known {
+                _ if pictures.have(&part) => {
+                    files.push(owning(body.slice(part.content), Arc::clone(&room)));
+                }
+                Some(name) => texts.push((name, part.content)),
+                None if pictures == Pictures::Files => return Err(unknown_field(&part.name, fields)),
+                None => {}
+            }
+        }
+        let room = claim.reserve(texts.iter().map(|(_, text)| text.len()).sum())?;
+        let text = |(name, range): (&'static str, _)| match std::str::from_utf8(&body[range]) {
+            Ok(text) => Ok((name, text.to_owned())),
+            Err(_) => Err(ApiError::invalid(format!("the field \"{name}\" of the multipart body is not UTF-8"))),
         };
-        // All of the body is there, so the parser never waits.
-        let never = || ApiError::internal("a multipart body that is there was waited for");
-        parse.now_or_never().ok_or_else(never)?
+        let fields = texts.into_iter().map(text).collect::<Result<_, _>>()?;
+        Ok(Self { files, fields, room })
     }
 
     /// Takes out the values of the fields of that name, in order.
@@ -135,45 +103,29 @@ impl Form {
     }
 }
 
-/// Looks at the length of every head before the parser takes one of them apart.
-fn check_heads(body: &[u8], boundary: &str) -> Result<(), ApiError> {
-    let delimiter = format!("--{boundary}");
-    for (part, at) in memmem::find_iter(body, &delimiter).enumerate() {
-        // Within a part only a line of its own is a delimiter.
-        if part > 0 && !body[..at].ends_with(b"\r\n") {
-            continue;
-        }
-        let head = &body[at + delimiter.len()..];
-        let is_last = head.starts_with(b"--");
-        let within = &head[..head.len().min(MAX_PART_HEAD)];
-        if !is_last && within.len() < head.len() && memmem::find(within, b"\r\n\r\n").is_none() {
-            return Err(ApiError::invalid(format!(
-                "a part of the multipart body has a head of more than {MAX_PART_HEAD} bytes, which is the limit; the content goes \
-                 behind an empty line"
-            )));
+impl Pictures {
+    fn have(self, part: &Part<'_>) -> bool {
+        match self {
+            Self::Named(picture) => part.name == picture,
+            Self::Files => {
+                let kind = &*part.content_type;
+                part.has_file_name || kind.starts_with("image/") || kind.ends_with("/octet-stream")
+            }
         }
     }
-    Ok(())
 }
 
-fn malformed(error: &multer::Error) -> ApiError {
-    let what = match error {
-        multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream => {
-            "it ends before its last boundary, or has none; check the boundary in the content type"
-        }
-        multer::Error::IncompleteHeaders
-        | multer::Error::ReadHeaderFailed(_)
-        | multer::Error::DecodeHeaderName { .. }
-        | multer::Error::DecodeHeaderValue { .. } => "the head of a part cannot be read",
-        _ => "it cannot be read",
-    };
-    ApiError::invalid(format!("the multipart body: {what}"))
+fn unknown_field(name: &str, fields: &[&str]) -> ApiError {
+    let expected = if fields.is_empty() { "file parts only".to_owned() } else { fields.join(", ") };
+    ApiError::invalid(format!(
+        "the multipart body has a field \"{}\" that is not a file; expected {expected} (a picture needs a file name or an image content \
+         type; options go into the query, as in ?name=value)",
+        Quoted(name)
+    ))
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderMap;
-
     use super::*;
     use crate::{
         budget::ByteBudget,
@@ -200,7 +152,7 @@ mod tests {
         let sent = http_body_util::Full::new(Bytes::copy_from_slice(body.as_bytes()));
         let metrics = Arc::new(Metrics::new());
         let peers = Peers::new(Arc::clone(&metrics), second);
-        let body = read_body(&HeaderMap::new(), sent, &limits, budget, &peers, None).await.expect("room for the body");
+        let body = read_body(sent, &limits, budget, &peers, None).await.expect("room for the body");
         let mut claim = claim_on(budget, &metrics, body.bytes().len());
         Form::read(body, "x", fields, pictures, 3, &mut claim)
     }
@@ -209,22 +161,24 @@ mod tests {
     const FIELD: &str = "--x\r\ncontent-disposition: form-data; name=label\r\n\r\n";
 
     #[tokio::test]
-    async fn files_keep_one_copy_of_the_body_and_fields_their_own() {
+    async fn files_are_slices_of_the_body_and_fields_have_their_own_memory() {
         let budget = ByteBudget::new(64 << 10);
         let body = format!("{FILE}{}\r\n{FIELD}cat\r\n{FIELD}dog\r\n--x--\r\n", "p".repeat(8000));
         let mut form = read(&body, &budget, &["label"]).await.expect("a form");
         assert_eq!(form.take("label"), ["cat", "dog"]);
         assert_eq!((form.take("label").len(), form.files.len(), form.files[0].len()), (0, 1, 8000));
-        assert_eq!(64 - budget.left() / 1024, 8 + 1, "the body is gone");
+        let kib = |bytes: usize| bytes.div_ceil(1024) * 1024;
+        assert_eq!(budget.capacity() - budget.left(), kib(body.len()) + kib(6));
         let Form { files, room, .. } = form;
         let slice = files[0].slice(1..2);
         drop((files, room));
-        assert_eq!(64 - budget.left() / 1024, 8);
+        assert_eq!(budget.capacity() - budget.left(), kib(body.len()));
         drop(slice);
-        assert_eq!(64 - budget.left() / 1024, 0);
+        assert_eq!(budget.capacity() - budget.left(), 0);
 
-        let small = ByteBudget::new(15 << 10);
-        let error = read(&body, &small, &["label"]).await.expect_err("no room for the copy");
+        let small = ByteBudget::new(10 << 10);
+        let body = format!("{FIELD}{}\r\n--x--\r\n", "l".repeat(6000));
+        let error = read(&body, &small, &["label"]).await.expect_err("no room for the field");
         assert_eq!(error.code, Code::PayloadTooLarge);
     }
 

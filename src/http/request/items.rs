@@ -7,23 +7,19 @@
 
 use std::borrow::Cow;
 
-use base64::{Engine as _, decoded_len_estimate, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use memchr::memchr_iter;
 use ndarray::{Array2, ArrayView1, ArrayViewMut1};
 
 use super::{
+    data_url::decode_picture,
     each::{Each, OnError},
     json::{Items, fault},
     limit::Limit,
     raw::Raw,
     room::Claim,
 };
-use crate::{
-    budget::Reservation,
-    http::{ApiError, connection::held::owning},
-    similarity,
-};
+use crate::{budget::Reservation, http::ApiError, similarity};
 
 /// Whose memory strings are to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -253,37 +249,6 @@ fn push_row(values: &mut Vec<f32>, name: &str, row: Raw<'_>, dim: usize) -> Resu
     Ok(())
 }
 
-/// A JSON image: base64, or a `data:` URL with base64.
-///
-/// # Errors
-/// 400; a web address is refused with a message of its own, because this service fetches nothing. 413 and 429 as [`Claim::reserve`].
-fn decode_picture(text: &str, claim: &mut Claim<'_>) -> Result<Bytes, ApiError> {
-    let url = text.trim_ascii_start();
-    let encoded = match url.get(..5) {
-        Some(scheme) if scheme.eq_ignore_ascii_case("data:") => {
-            let (meta, data) =
-                url.split_once(',').ok_or_else(|| ApiError::invalid("the data URL has no comma before its data"))?;
-            let last = meta.rsplit_once(';').map_or("", |(_, last)| last);
-            if !last.eq_ignore_ascii_case("base64") {
-                return Err(ApiError::invalid("the data URL is not base64; send data:image/...;base64,..."));
-            }
-            data
-        }
-        _ if url.starts_with("http://") || url.starts_with("https://") => {
-            return Err(ApiError::invalid("web addresses are not fetched; send the picture as base64 or a data URL"));
-        }
-        _ => text,
-    };
-    if encoded.is_empty() {
-        return Err(ApiError::invalid("the picture is empty"));
-    }
-    let room = claim.reserve(decoded_len_estimate(encoded.len()))?;
-    let picture = BASE64_STANDARD
-        .decode(encoded)
-        .map_err(|error| ApiError::invalid(format!("the picture is not standard padded base64: {error}")))?;
-    Ok(owning(picture, room))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -293,37 +258,6 @@ mod tests {
 
     fn items(json: &str) -> Items<'_> {
         serde_json::from_str(json).expect("JSON")
-    }
-
-    #[test]
-    fn base64_and_data_urls_are_pictures_and_nothing_else_is() {
-        let decode = |text: &str| with_claim(1 << 20, |claim| decode_picture(text, claim));
-        for good in [
-            "QUJD",
-            "data:image/png;base64,QUJD",
-            " \n\tdata:image/png;base64,QUJD",
-            "DATA:;BASE64,QUJD",
-            "data:image/png;charset=x;base64,QUJD",
-        ] {
-            assert_eq!(decode(good).expect(good), "ABC");
-        }
-        for (bad, expected) in [
-            ("QUJ", "not standard padded base64"),
-            ("QU JD", "not standard padded base64"),
-            (" QUJD", "not standard padded base64"),
-            ("Q_-D", "not standard padded base64"),
-            ("QUJDR", "not standard padded base64"),
-            ("QUI", "not standard padded base64"),
-            ("", "empty"),
-            ("data:image/png;base64,", "empty"),
-            ("data:image/png,QUJD", "not base64"),
-            ("data:image/png;base64", "no comma"),
-            ("http://169.254.169.254/", "not fetched"),
-        ] {
-            let error = decode(bad).expect_err(bad);
-            assert!(error.message.contains(expected), "{bad}: {}", error.message);
-            assert_eq!(error.code, Code::InvalidRequest);
-        }
     }
 
     #[test]

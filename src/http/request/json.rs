@@ -12,6 +12,7 @@ use memchr::{memchr_iter, memrchr};
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, MapAccess, Visitor, value::MapDeserializer},
+    forward_to_deserialize_any,
 };
 use serde_json::Value;
 
@@ -52,6 +53,9 @@ impl<'a> Unread<'a> {
     /// # Errors
     /// 400 with the place of the fault.
     pub(in crate::http) fn of(body: &'a [u8]) -> Result<Self, ApiError> {
+        if let Some(found) = encoding_fault(body) {
+            return Err(fault(found));
+        }
         check_depth(body)?;
         let kind = body.iter().find(|byte| !byte.is_ascii_whitespace()).and_then(|&byte| kind(byte));
         if let Some(kind) = kind.filter(|kind| *kind != "an object") {
@@ -99,14 +103,60 @@ fn read_members<'a, T: JsonRequest<'a>>(body: &'a [u8], members: &[Member<'a>]) 
             T::ITEMS.join(", ")
         )));
     }
-    // A deserializer that fails is in the member that it took last.
     let current = Cell::new(None);
-    let mut members = members.iter();
-    let pairs = std::iter::from_fn(|| {
-        current.set(members.next());
-        current.get().map(|member| (&*member.key, member.value))
-    });
-    T::deserialize(MapDeserializer::new(pairs)).map_err(|error| explain(body, current.get(), &error))
+    let members = NamedMembers { members, items: T::ITEMS, current: &current };
+    T::deserialize(members).map_err(|error| explain(body, current.get(), &error))
+}
+
+/// The members of a request, for a type that names its fields. An option that is `null` is left out, whose default then counts; a list
+/// of items is not, and what is unknown is not either.
+struct NamedMembers<'m, 'a> {
+    members: &'m [Member<'a>],
+    items: &'static [&'static str],
+    /// A deserializer that fails is in the member that it took last.
+    current: &'m Cell<Option<&'m Member<'a>>>,
+}
+
+impl<'de> Deserializer<'de> for NamedMembers<'_, 'de> {
+    type Error = serde_json::Error;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        let left_out = |member: &Member<'_>| {
+            let key = &*member.key;
+            member.value.get() == "null" && fields.contains(&key) && !self.items.contains(&key)
+        };
+        let mut members = self.members.iter().filter(|member| !left_out(member));
+        let pairs = std::iter::from_fn(|| {
+            self.current.set(members.next());
+            self.current.get().map(|member| (&*member.key, member.value))
+        });
+        MapDeserializer::new(pairs).deserialize_any(visitor)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        self.deserialize_struct("", &[], visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq
+        tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+/// What is said of a body that begins as no UTF-8 text does which a client would send on purpose: in words, with the way out.
+pub(super) fn encoding_fault(body: &[u8]) -> Option<&'static str> {
+    match body {
+        [0xef, 0xbb, 0xbf, ..] => Some("it begins with a byte order mark; send UTF-8 without one"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, ..] | [_, 0, ..] => Some("it is UTF-16 or UTF-32; send UTF-8"),
+        [0x1f, 0x8b, ..] => Some("it is compressed by gzip; say so in the header Content-Encoding: gzip"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("it is compressed by zstd; say so in the header Content-Encoding: zstd"),
+        _ => None,
+    }
 }
 
 /// The depth, which nothing behind it limits: to skip a value takes a byte for each list that is open.
@@ -325,6 +375,8 @@ mod tests {
         assert_eq!(request.outputs.len(), 1);
         let more: Request<'_> = read(br#"{"texts": "a", "more": null}"#).expect("an optional list");
         assert!(more.more.is_none());
+        let null: Request<'_> = read(br#"{"texts": "a", "truncate": null, "outputs": null}"#).expect("the defaults");
+        assert!(!null.truncate && null.outputs.is_empty());
         let escaped: Request<'_> = read(br#"{"te\u0078ts": "a"}"#).expect("a key may be escaped");
         assert_eq!(escaped.texts.value().get(), "\"a\"");
     }
@@ -345,7 +397,7 @@ mod tests {
                 "{\"texts\": \"a\", \"top_k\": \"b\"}",
                 "top_k: invalid type: string \"b\", expected usize at line 1 column 27",
             ),
-            ("{\"texts\": \"a\", \"truncate\": null}", "truncate: invalid type: null"),
+            ("{\"texts\": \"a\", \"truncat\": null}", "unknown field `truncat`"),
             (
                 "{\"texts\": \"a\", \"outputs\": [\"b\"]}",
                 "outputs: unknown variant `b`, expected one of `pooler_output`",
@@ -356,6 +408,21 @@ mod tests {
         ] {
             let message = refused(body);
             assert!(message.starts_with("the JSON body: ") && message.contains(expected), "{body}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_body_in_another_encoding_is_told_which() {
+        let utf_16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+        for (body, expected) in [
+            ("\u{feff}{}".into(), "byte order mark"),
+            (utf_16("{}"), "UTF-16"),
+            (utf_16("\u{feff}{}"), "UTF-16"),
+            (b"\x1f\x8b\x08\0".to_vec(), "Content-Encoding: gzip"),
+            (b"\x28\xb5\x2f\xfd\0".to_vec(), "Content-Encoding: zstd"),
+        ] {
+            let error = read::<Request<'_>>(&body).expect_err("refused");
+            assert!(error.message.contains(expected), "{}", error.message);
         }
     }
 

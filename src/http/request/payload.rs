@@ -13,7 +13,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::de::DeserializeOwned;
 
 use super::{
-    json::{JsonRequest, Unread},
+    json::{JsonRequest, Unread, encoding_fault},
+    multipart::boundary,
     room::Claim,
 };
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
         connection::{
             accept::Link,
             body::{BodyBytes, BodyError, BodyLimits, read_body},
+            coding::Coding,
             held::{Held, owning},
         },
         quoted::{Quoted, requote},
@@ -69,7 +71,7 @@ impl Payload {
     /// Reads the body of `request`, which may be encoded in one of the `accepted` ways.
     ///
     /// # Errors
-    /// 415 for another content type, 413 and 429 for the body limits, 408 for a body that comes too slowly.
+    /// 415 for another content type or coding, 400 for a damaged coding, 413 and 429 for the body limits, 408 for a body that comes too slowly.
     pub(in crate::http) async fn receive(
         state: &AppState,
         request: Request,
@@ -82,17 +84,26 @@ impl Payload {
             idle_timeout: state.config.server.body_idle_timeout,
             timeout: state.config.server.body_timeout,
         };
+        let refuse = |error| {
+            if matches!(error, BodyError::BudgetExhausted) {
+                state.metrics.reject(Reject::BodyBytes);
+            }
+            ApiError::from(error)
+        };
+        let coding = Coding::of(&parts.headers).map_err(refuse)?;
         let link = parts.extensions.get::<Link>();
-        let body =
-            read_body(&parts.headers, body, &limits, &state.bodies, &state.peers, link).await.map_err(|error| {
-                if matches!(error, BodyError::BudgetExhausted) {
-                    state.metrics.reject(Reject::BodyBytes);
-                }
-                ApiError::from(error)
-            })?;
+        let body = read_body(body, &limits, &state.bodies, &state.peers, link).await.map_err(refuse)?;
         let place = state.gate.enter(&state.peers).await?;
         let held = parts.extensions.get::<Held>().cloned().unwrap_or_default();
         held.keep(place);
+        let body = match coding {
+            None => body,
+            Some(coding) => {
+                let takes = Coding::takes(&body, &limits);
+                let decode = || coding.decode(body, &limits, &state.bodies);
+                state.embedder()?.heavy().run(takes, decode).await.map_err(refuse)?
+            }
+        };
         let no_terms = || ApiError::internal("a request that did not come through the door");
         let terms = *parts.extensions.get::<Terms>().ok_or_else(no_terms)?;
         Ok(Self { encoding, terms, held, headers: parts.headers, uri: parts.uri, body })
@@ -145,20 +156,43 @@ impl Payload {
     /// # Errors
     /// 400 when it is not UTF-8.
     pub(in crate::http) fn text(&self) -> Result<&str, ApiError> {
-        std::str::from_utf8(self.body.bytes()).map_err(|_| ApiError::invalid("the body is not UTF-8"))
+        std::str::from_utf8(self.body.bytes()).map_err(|_| {
+            let way_out = encoding_fault(self.body.bytes()).unwrap_or("send UTF-8");
+            ApiError::invalid(format!("the body is not UTF-8; {way_out}"))
+        })
     }
 
-    /// The shape in which the client wants the answer.
+    /// The shape in which the client wants the answer: of those that it accepts the one it likes best, of equals the first. It gets JSON
+    /// where it names none of them: nobody has to ask for that.
     pub(in crate::http) fn form_of_answer(&self) -> AnswerForm {
-        let accepts = self.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-        let mut kinds = accepts.flat_map(|accept| accept.split(',')).filter_map(|kind| kind.split(';').next());
-        let known = |kind: &str| match kind.trim() {
-            reply::NPY => Some(AnswerForm::Npy),
-            reply::NPZ => Some(AnswerForm::Npz),
-            _ => None,
-        };
-        kinds.find_map(known).unwrap_or(AnswerForm::Json)
+        let accepted = self.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        form_of_answer(accepted)
     }
+}
+
+fn form_of_answer<'a>(accepted: impl Iterator<Item = &'a str>) -> AnswerForm {
+    // What is named goes before what a wildcard stands for.
+    let mut best = ((0.0, true), AnswerForm::Json);
+    for range in accepted.flat_map(|list| list.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let mut named = true;
+        let form = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            reply::NPY => AnswerForm::Npy,
+            reply::NPZ => AnswerForm::Npz,
+            "application/json" => AnswerForm::Json,
+            "application/*" | "*/*" => {
+                named = false;
+                AnswerForm::Json
+            }
+            _ => continue,
+        };
+        let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+        let quality = quality.map_or(1.0, |quality| quality.trim().parse::<f32>().unwrap_or(0.0));
+        if (quality, named) > best.0 {
+            best = ((quality, named), form);
+        }
+    }
+    best.1
 }
 
 /// How an answer is written.
@@ -229,11 +263,12 @@ fn encoding(headers: &HeaderMap, accepted: &[Accepts]) -> Result<Encoding, ApiEr
     match mime.as_str() {
         "application/json" if has(Accepts::Json) => Ok(Encoding::Json),
         other if has(Accepts::AnyJson) && other != "multipart/form-data" => Ok(Encoding::Json),
-        "multipart/form-data" if has(Accepts::Multipart) => multer::parse_boundary(declared.unwrap_or_default())
+        "multipart/form-data" if has(Accepts::Multipart) => boundary(declared.unwrap_or_default())
             .map(Encoding::Multipart)
-            .map_err(|_| ApiError::invalid("the content type multipart/form-data has no boundary")),
+            .ok_or_else(|| ApiError::invalid("the content type multipart/form-data has no boundary of 1 to 70 bytes")),
         "text/plain" if has(Accepts::Text) => Ok(Encoding::Text),
-        "application/octet-stream" if has(Accepts::Image) => Ok(Encoding::Image),
+        // The second is what object stores call what nobody gave a type.
+        "application/octet-stream" | "binary/octet-stream" if has(Accepts::Image) => Ok(Encoding::Image),
         image if has(Accepts::Image) && image.starts_with("image/") => Ok(Encoding::Image),
         _ => {
             let expected = accepted.iter().map(|kind| kind.describe()).collect::<Vec<_>>().join(", ");
@@ -295,6 +330,29 @@ mod tests {
             assert!(error.message.len() <= 1024 && !error.message.contains(&long[..64]), "{}", error.message);
             assert!(!error.message.contains(['\n', '\u{202e}']), "{}", error.message);
         }
+    }
+
+    #[test]
+    fn of_the_accepted_forms_the_one_liked_best_is_written() {
+        use AnswerForm::{Json, Npy, Npz};
+        for (accepted, form) in [
+            ("", Json),
+            ("application/x-npy", Npy),
+            ("Application/X-NPY", Npy),
+            ("application/x-npz, application/x-npy", Npz),
+            ("application/x-npz;q=0.5, application/x-npy", Npy),
+            ("application/x-npy;q=0.5, application/json;q=0.9", Json),
+            ("application/x-npy;q=0.5, */*;q=0.1", Npy),
+            ("application/x-npy;q=0", Json),
+            ("application/x-npy; Q=0.001", Npy),
+            ("application/x-npy;q=much, text/html", Json),
+            ("*/*, application/x-npy;q=0.9", Json),
+            ("*/*, application/x-npy", Npy),
+            ("application/json, application/x-npy", Json),
+        ] {
+            assert_eq!(form_of_answer(std::iter::once(accepted)), form, "{accepted}");
+        }
+        assert_eq!(form_of_answer(["text/html", "application/x-npz"].into_iter()), Npz);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Notify, mpsc},
@@ -148,13 +148,8 @@ async fn held(State(probe): State<Probe>, Extension(held): Extension<Held>) -> V
     vec![b'x'; 64 << 20]
 }
 
-async fn length(
-    State(probe): State<Probe>,
-    Extension(link): Extension<Link>,
-    headers: HeaderMap,
-    body: Body,
-) -> (StatusCode, String) {
-    match read_body(&headers, body, &probe.limits, &ByteBudget::new(1 << 20), &peers(), Some(&link)).await {
+async fn length(State(probe): State<Probe>, Extension(link): Extension<Link>, body: Body) -> (StatusCode, String) {
+    match read_body(body, &probe.limits, &ByteBudget::new(1 << 20), &peers(), Some(&link)).await {
         Ok(body) => (StatusCode::OK, body.bytes().len().to_string()),
         Err(error) => {
             let status = match error {

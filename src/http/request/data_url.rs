@@ -1,0 +1,177 @@
+//! A picture within a string: base64, or a `data:` URL.
+//!
+//! Owns what such a string may look like: RFC 2397 and the Fetch standard's `data:` URLs (base64 or percent-encoded, with line ends and
+//! blanks, padded or not), and the same base64 without a URL around it. Does not fetch anything, nor look at the picture.
+//!
+//! Invariant: a picture has room in the budget of bodies before it is decoded.
+//!
+//! What encoders write, padded base64 without a blank, is decoded by the `base64` crate, many times as fast as the standard's
+//! state machine, which gets what is left.
+
+use base64::{Engine as _, decoded_len_estimate, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use data_url::{DataUrl, DataUrlError, forgiving_base64};
+
+use super::room::Claim;
+use crate::http::{ApiError, connection::held::owning};
+
+/// The picture in `text`.
+///
+/// # Errors
+/// 400; an address is refused with a message of its own, because this service fetches nothing. 413 and 429 as [`Claim::reserve`].
+pub(super) fn decode_picture(text: &str, claim: &mut Claim<'_>) -> Result<Bytes, ApiError> {
+    let trimmed = text.trim_matches(|char: char| char <= ' ');
+    let is_url = starts_with_ignoring_case(trimmed, "data:");
+    let usual = if is_url { usual_base64(trimmed) } else { Some(trimmed) };
+    if let Some(address) = address(trimmed) {
+        return Err(ApiError::invalid(format!("{address}; send the picture itself, as base64 or a data URL")));
+    }
+    // Base64 shrinks to three quarters, what is percent-encoded at least not at all.
+    let most = usual.map_or(trimmed.len(), |base64| decoded_len_estimate(base64.len()));
+    let room = claim.reserve(most)?;
+    let picture = match usual.map(|base64| BASE64_STANDARD.decode(base64)) {
+        Some(Ok(picture)) => picture,
+        _ if is_url => from_data_url(trimmed, most)?,
+        _ => from_base64(trimmed, most)?,
+    };
+    if picture.is_empty() {
+        return Err(ApiError::invalid("the picture is empty"));
+    }
+    Ok(owning(picture, room))
+}
+
+fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
+    text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+/// What is said of an address of something that is elsewhere.
+fn address(text: &str) -> Option<&'static str> {
+    let starts = |scheme| starts_with_ignoring_case(text, scheme);
+    if starts("http://") || starts("https://") {
+        Some("web addresses are not fetched")
+    } else if starts("file:") {
+        Some("files of this server are not read")
+    } else if starts("blob:") {
+        Some("a blob: address means something only within the page that made it")
+    } else if text.get(..text.len().min(16)).is_some_and(|start| start.contains("://")) {
+        Some("addresses of this kind are not fetched")
+    } else {
+        None
+    }
+}
+
+/// The base64 of a data URL as nearly all are written; others may have it too.
+fn usual_base64(url: &str) -> Option<&str> {
+    let (meta, data) = url.split_once(',')?;
+    let end = meta.len().checked_sub(";base64".len())?;
+    meta.get(end..).filter(|last| last.eq_ignore_ascii_case(";base64")).map(|_| data)
+}
+
+fn from_data_url(url: &str, most: usize) -> Result<Vec<u8>, ApiError> {
+    let parsed = DataUrl::process(url).map_err(|error| match error {
+        DataUrlError::NoComma => ApiError::invalid("the data URL has no comma before its data"),
+        DataUrlError::NotADataUrl => ApiError::internal("a data URL that is none"),
+    })?;
+    let mut picture = Vec::with_capacity(most);
+    let decoded = parsed.decode(|bytes| {
+        picture.extend_from_slice(bytes);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    decoded.map(|_| picture).map_err(|_| fault_of_base64(url.split_once(',').map_or(url, |(_, data)| data)))
+}
+
+fn from_base64(text: &str, most: usize) -> Result<Vec<u8>, ApiError> {
+    let mut picture = Vec::with_capacity(most);
+    let mut decoder = forgiving_base64::Decoder::new(|bytes: &[u8]| {
+        picture.extend_from_slice(bytes);
+        Ok::<_, std::convert::Infallible>(())
+    });
+    let decoded = decoder.feed(text.as_bytes()).and_then(|()| decoder.finish());
+    decoded.map(|()| picture).map_err(|_| fault_of_base64(text))
+}
+
+/// Which byte is none of the alphabet, or that its end is wrong.
+fn fault_of_base64(text: &str) -> ApiError {
+    let known = |byte: &u8| byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace() || b"+/=%".contains(byte);
+    ApiError::invalid(match text.bytes().enumerate().find(|(_, byte)| !known(byte)) {
+        Some((_, b'-' | b'_')) => {
+            "the picture is base64 of the alphabet for URLs; send the standard one, with + and /".into()
+        }
+        Some((at, byte)) => format!(
+            "the picture is not base64: byte {at} is `{}`; a picture in JSON is base64 or a data URL",
+            byte.escape_ascii()
+        ),
+        None => "the picture is not base64: its length or its padding is wrong, it may have been cut off".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Code, request::room::tests::with_claim};
+
+    fn decode(text: &str) -> Result<Bytes, ApiError> {
+        with_claim(1 << 20, |claim| decode_picture(text, claim))
+    }
+
+    #[test]
+    fn base64_is_a_picture_padded_or_not_with_blanks_and_line_ends() {
+        for good in ["QUJD", " QUJD\n", "QU\r\nJD", "QU J\tD", "data:image/png;base64,QUJD", "DATA:;BASE64,QUJD"] {
+            assert_eq!(decode(good).expect(good), "ABC", "{good}");
+        }
+        for good in ["QUI=", "QUI", "QU\nI", "data:;base64,QUI", "data:;base64,QUI%3D", "data:;base64,QUI=#fragment"] {
+            assert_eq!(decode(good).expect(good), "AB", "{good}");
+        }
+    }
+
+    #[test]
+    fn data_urls_are_read_as_the_fetch_standard_has_them() {
+        for (url, expected) in [
+            (" \n\tdata:image/png;base64,QUJD \n", "ABC"),
+            ("data:image/png;charset=x;base64,QUJD", "ABC"),
+            ("data:image/png; base64 ,QUJD", "ABC"),
+            ("data:image/png;base64,%51%55%4a%44", "ABC"),
+            ("data:image/png;base64,QU%0AJD", "ABC"),
+            ("data:image/png;base64,QU\nJD", "ABC"),
+            ("data:,A%42C", "ABC"),
+            ("data:image/png,ABC#fragment", "ABC"),
+            ("data:image/png;base64;x=1,ABC", "ABC"),
+        ] {
+            assert_eq!(decode(url).expect(url), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn what_is_neither_is_refused_with_the_way_out() {
+        for (bad, expected) in [
+            ("QUJDR", "its length or its padding is wrong"),
+            ("Q_-D", "the alphabet for URLs"),
+            ("QU!D", "byte 2 is `!`"),
+            ("", "empty"),
+            ("data:image/png;base64,", "empty"),
+            ("data:,", "empty"),
+            ("data:image/png;base64", "no comma"),
+            ("data:;base64,QU\u{e9}D", "byte 2 is"),
+            ("http://169.254.169.254/", "web addresses are not fetched"),
+            ("HTTPS://example.com/a.png", "web addresses are not fetched"),
+            ("file:///etc/passwd", "files of this server are not read"),
+            ("blob:http://x/1", "within the page"),
+            ("s3://bucket/key", "addresses of this kind"),
+        ] {
+            let error = decode(bad).expect_err(bad);
+            assert!(error.message.contains(expected), "{bad}: {}", error.message);
+            assert_eq!(error.code, Code::InvalidRequest);
+        }
+    }
+
+    #[test]
+    fn both_ways_of_decoding_agree() {
+        for len in 0..200 {
+            let bytes: Vec<u8> = (0..len).map(|i| (i * 37 + len) as u8).collect();
+            let text = BASE64_STANDARD.encode(&bytes);
+            let slow = from_base64(&text, bytes.len()).expect("base64");
+            assert_eq!((&slow, slow.capacity()), (&bytes, Vec::<u8>::with_capacity(bytes.len()).capacity()), "{len}");
+            assert_eq!(from_data_url(&format!("data:;base64,{text}"), len as usize).expect("a URL"), bytes);
+        }
+    }
+}
