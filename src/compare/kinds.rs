@@ -12,6 +12,8 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::embedder::picture_header;
+
 /// Whose routes the other service speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
@@ -279,8 +281,8 @@ fn encoded(pictures: &[Bytes]) -> Vec<String> {
 
 fn data_urls(pictures: &[Bytes]) -> Vec<String> {
     let url = |picture: &Bytes| {
-        let kind = image::guess_format(picture).map_or("image/jpeg", |format| format.to_mime_type());
-        format!("data:{kind};base64,{}", BASE64_STANDARD.encode(picture))
+        let kind = picture_header(picture).map_or("jpeg", |header| header.format.as_str());
+        format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(picture))
     };
     pictures.iter().map(url).collect()
 }

@@ -41,6 +41,7 @@ pub(super) fn grey(samples: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
 }
 
 /// Replicates each grey sample and drops its alpha.
+#[cfg(feature = "jxl")]
 pub(super) fn grey_alpha(samples: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
     let pixels = samples.as_chunks::<2>().0;
     let mut rgb = memory::room(pixels.len() * 3)?;
@@ -55,16 +56,6 @@ pub(super) fn rgba(mut samples: Vec<u8>) -> Vec<u8> {
         samples.copy_within(pixel * 4..pixel * 4 + 3, pixel * 3);
     }
     samples.truncate(pixels * 3);
-    samples
-}
-
-/// Keeps the high byte of native-endian 16-bit samples, in place.
-pub(super) fn high_bytes(mut samples: Vec<u8>) -> Vec<u8> {
-    let count = samples.len() / 2;
-    for i in 0..count {
-        samples[i] = (u16::from_ne_bytes([samples[i * 2], samples[i * 2 + 1]]) >> 8) as u8;
-    }
-    samples.truncate(count);
     samples
 }
 
@@ -113,14 +104,9 @@ mod tests {
     #[test]
     fn alpha_is_dropped_and_never_composited() {
         assert_eq!(rgba(vec![1, 2, 3, 0, 4, 5, 6, 255]), [1, 2, 3, 4, 5, 6]);
+        #[cfg(feature = "jxl")]
         assert_eq!(grey_alpha(&[7, 0, 8, 255]).unwrap(), [7, 7, 7, 8, 8, 8]);
         assert_eq!(grey(&[7, 8]).unwrap(), [7, 7, 7, 8, 8, 8]);
-    }
-
-    #[test]
-    fn sixteen_bits_keep_the_high_byte() {
-        let samples = [0x00ffu16, 0x0100, 0xffff].into_iter().flat_map(u16::to_ne_bytes).collect();
-        assert_eq!(high_bytes(samples), [0, 1, 255]);
     }
 
     #[test]

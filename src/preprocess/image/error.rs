@@ -64,7 +64,7 @@ impl ImageFormatName {
             #[cfg(feature = "heic")]
             Self::Heic => "heic",
             #[cfg(feature = "jxl")]
-            Self::JpegXl => "jpegxl",
+            Self::JpegXl => "jxl",
         }
     }
 

@@ -73,6 +73,7 @@ pub(super) fn of_alpha(alpha: Vec<u8>) -> Mode {
 }
 
 /// The same of grey with alpha.
+#[cfg(feature = "jxl")]
 pub(super) fn of_grey_alpha(samples: &[u8]) -> Result<(Vec<u8>, Mode), OutOfMemory> {
     let pixels = samples.as_chunks::<2>().0;
     if pixels.iter().all(|&[_, alpha]| alpha == 255) {
@@ -128,7 +129,9 @@ mod tests {
     fn opaque_pictures_are_plain() {
         let (data, mode) = of_rgba(vec![1, 2, 3, 255, 4, 5, 6, 255]).unwrap();
         assert_eq!((data, mode), (vec![1, 2, 3, 4, 5, 6], Mode::Plain));
+        #[cfg(feature = "jxl")]
         assert_eq!(of_grey_alpha(&[7, 255]).unwrap(), (vec![7; 3], Mode::Plain));
+        #[cfg(feature = "jxl")]
         assert_eq!(of_grey_alpha(&[7, 9]).unwrap(), (vec![7; 3], Mode::Alpha(vec![9; 3])));
     }
 

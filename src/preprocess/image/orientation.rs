@@ -24,16 +24,16 @@ pub(super) enum Orientation {
 impl Orientation {
     /// As Pillow decides: EXIF's word if it has the tag at all, else XMP's; a number out of range means upright.
     pub(super) fn find(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
-        Self::from_number(exif.and_then(exif_orientation).or_else(|| xmp.and_then(xmp_orientation)))
+        Self::by(exif.and_then(exif_orientation), xmp)
     }
 
-    /// That of a TIFF file, by its first directory.
-    pub(super) fn of_directory(directory: Directory) -> Self {
-        Self::from_number(orientation_tag(directory))
+    /// The same of a TIFF file, whose first directory may be one of BigTIFF, as that of an EXIF block is not.
+    pub(super) fn of_directory(directory: Directory, xmp: Option<&[u8]>) -> Self {
+        Self::by(orientation_tag(directory), xmp)
     }
 
-    fn from_number(number: Option<u32>) -> Self {
-        match number {
+    fn by(tag: Option<u32>, xmp: Option<&[u8]>) -> Self {
+        match tag.or_else(|| xmp.and_then(xmp_orientation)) {
             Some(2) => Self::FlipLeftRight,
             Some(3) => Self::Rotate180,
             Some(4) => Self::FlipTopBottom,
@@ -162,6 +162,16 @@ mod tests {
         assert_eq!(exif_orientation(&exif(false, 3, 1, [6, 0, 0, 0])), Some(6));
         assert_eq!(exif_orientation(&exif(false, 4, 1, [8, 0, 0, 0])), Some(8));
         assert_eq!(exif_orientation(&exif(true, 3, 2, [0, 6, 0, 6])), Some(6));
+    }
+
+    #[test]
+    fn a_file_of_64_bits_is_turned_and_a_block_of_them_is_not() {
+        let header = b"MM\0+\0\x08\0\0\0\0\0\0\0\0\0\x10";
+        let entry = [[0, 0, 0, 0, 0, 0, 0, 1, 1, 18, 0, 3], [0, 0, 0, 0, 0, 0, 0, 1, 0, 6, 0, 0]].concat();
+        let file = [&header[..], &entry, &[0; 12]].concat();
+        let directory = Directory::first(&file).unwrap();
+        assert_eq!(Orientation::of_directory(directory, None), Orientation::Rotate90Clockwise);
+        assert_eq!(Orientation::find(Some(&file), None), Orientation::Upright);
     }
 
     #[test]

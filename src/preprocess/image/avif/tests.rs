@@ -76,7 +76,7 @@ fn a_file_that_ends_too_early_is_refused_wherever_it_is_cut() {
 fn no_byte_that_is_changed_makes_it_panic() {
     for name in ["rgba.avif", "sequence.avif", "yuv420_12_bits_alpha.avif"] {
         let whole = fixture(name);
-        for at in 0..whole.len().min(700) {
+        for at in (0..whole.len().min(700)).step_by(5) {
             for value in [0, 0x7f, 0xff, whole[at] ^ 1] {
                 let mut bytes = whole.clone();
                 bytes[at] = value;

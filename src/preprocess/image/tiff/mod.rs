@@ -38,7 +38,7 @@ use self::{
 };
 use super::{
     Decoded, Limits, RgbImage,
-    directory::Kind,
+    directory::{Directory, Kind},
     error::{ImageError, ImageFormatName},
     mode::Mode,
     orientation::Orientation,
@@ -69,7 +69,9 @@ pub(super) fn decode(
     };
     let xmp = tags.field(XMP).filter(|field| matches!(field.kind, Kind::Byte | Kind::Undefined));
     // An EXIF block is a TIFF structure: the file's own first directory has the tag.
-    let orientation = Orientation::find(Some(bytes), xmp.map(|field| field.bytes()));
+    let xmp = xmp.map(|field| field.bytes());
+    let orientation =
+        Directory::first(bytes).map_or(Orientation::Upright, |first| Orientation::of_directory(first, xmp));
     Ok(Decoded { image: upright(picture.finish(), orientation, spare)?, orientation: Orientation::Upright })
 }
 

@@ -68,10 +68,10 @@ fn file(data: &[u8], fields: &[(u16, &[u32])]) -> Vec<u8> {
 fn grey(data: &[u8], width: u32, height: u32, compression: u32, more: &[(u16, &[u32])]) -> Vec<u8> {
     let sides = [[width], [height], [compression], [data.len() as u32]];
     let mut fields: Vec<(u16, &[u32])> = vec![
-        (tags::WIDTH, &sides[0]),
-        (tags::HEIGHT, &sides[1]),
+        (WIDTH, &sides[0]),
+        (HEIGHT, &sides[1]),
         (tags::BITS, &[8]),
-        (tags::COMPRESSION, &sides[2]),
+        (COMPRESSION, &sides[2]),
         (tags::PHOTOMETRIC, &[1]),
         (tags::STRIP_OFFSETS, &[8]),
         (tags::STRIP_BYTES, &sides[3]),
@@ -169,7 +169,7 @@ fn what_is_compressed_needs_its_lengths_unless_it_is_one_strip() {
     let rows: [(u16, &[u32]); 3] =
         [(tags::ROWS_PER_STRIP, &[1]), (tags::STRIP_OFFSETS, &[8, 8]), (tags::STRIP_BYTES, &[])];
     assert_eq!(refused(&grey(&packed, 2, 2, 32773, &rows)), "corrupt");
-    assert_eq!(refused(&grey(&packed, 2, 2, 32773, &[(tags::PLANAR, &[3])])), "corrupt");
+    assert_eq!(refused(&grey(&packed, 2, 2, 32773, &[(PLANAR, &[3])])), "corrupt");
 }
 
 #[test]
