@@ -100,11 +100,6 @@ EXCEPTIONS = [
         lambda v: v.verdict == ONLY_OURS and v.magic == b"MM\0\x2b",
     ),
     Decided(
-        "BMP of 2 bits, or with other masks",
-        "Pillow has no rule for them; here they are read as their headers say",
-        lambda v: v.verdict == ONLY_OURS and v.theirs.startswith("OSError: Unsupported BMP"),
-    ),
-    Decided(
         "16-bit planar TIFF",
         "Pillow shows noise; here it is the picture",
         lambda v: v.verdict == DIFFERENT and v.format == "TIFF" and v.kind.endswith("16 bits, planar"),

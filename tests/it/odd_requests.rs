@@ -116,13 +116,16 @@ async fn an_option_that_is_null_has_its_default() {
             let mut request = items.clone();
             request[*option] = Value::Null;
             let answer = json(server.post_json(path, &request).await, 200).await;
-            assert_eq!(answer, plain, "{path} {option}");
+            // What else is in an answer may name the request or the time.
+            let vectors =
+                |answer: &Value| answer.get("data").map_or_else(|| answer.clone(), |data| data[0]["embedding"].clone());
+            assert_eq!(vectors(&answer), vectors(&plain), "{path} {option}");
         }
         let mut typo = items;
         typo["normalise"] = Value::Null;
         let answer = server.post_json(path, &typo).await;
-        // OpenAI's clients send what they like; all others are told.
-        assert_eq!(answer.status() == 200, path == "/v1/embeddings", "{path}");
+        // OpenAI's and TEI's clients send what they like; ours are told.
+        assert_eq!(answer.status() == 200, ["/v1/embeddings", "/embed"].contains(&path), "{path}");
     }
     server.stop().await;
 }

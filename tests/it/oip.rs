@@ -253,7 +253,7 @@ async fn a_tensor_that_is_none_is_named_with_what_was_expected() {
         (json!([text(json!([1]), json!("a"))]), 400, "texts has data that is a string, expected a list"),
         (json!([texts(), texts()]), 400, "texts is there twice"),
         (json!([tensor("images", "BYTES", json!([3]), json!(["", "", ""]))]), 413, "3 images, the limit is 2"),
-        (json!([tensor("images", "BYTES", json!([1]), json!(["!"]))]), 400, "images[0]: the picture is not standard"),
+        (json!([tensor("images", "BYTES", json!([1]), json!(["!"]))]), 400, "images[0]: the picture is not base64"),
         (json!([tensor("images", "BYTES", json!([1]), json!(["QUJD"]))]), 415, "images[0]: "),
         (json!([ids(json!([3]), json!([1, 2, 3]))]), 400, "input_ids has the shape [3], expected [n, L]"),
         (json!([ids(json!([1, 78]), json!([vec![1; 78]]))]), 400, "[1, 78], expected [n, L] with L from 1 to 77"),

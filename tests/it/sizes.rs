@@ -130,7 +130,7 @@ async fn prompts_are_measured_before_they_are_filled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_read_from_a_body_is_counted_with_it() {
     let server = TestServer::start(&["limits.max_body_bytes=64KiB", "limits.max_inflight_body_bytes=96KiB"]).await;
-    // 60 KiB of base64 are 45 KiB of a picture; a form of 60 KiB is copied once. As the body, it is taken as it is.
+    // 60 KiB of base64 are 45 KiB of a picture; the fields of a form are copied. A part of it is taken as it is, and so is a body.
     let file = vec![0; 45 << 10];
     let message = error(
         server.post_json("/embed/image", &json!({"images": BASE64_STANDARD.encode(&file)})).await,
@@ -139,8 +139,11 @@ async fn what_is_read_from_a_body_is_counted_with_it() {
     )
     .await;
     assert!(message.contains("the limit is 98304 (limits.max_inflight_body_bytes)"), "{message}");
-    let form = Form::new().part("f", Part::bytes(vec![0; 60 << 10]).file_name("f"));
-    let sent = server.post("/embed/image").multipart(form).send().await.expect("an answer");
+    let part = Part::bytes(vec![0; 60 << 10]).file_name("f");
+    let sent = server.post("/embed/image").multipart(Form::new().part("f", part)).send().await.expect("an answer");
+    error(sent, 415, "unsupported_media_type").await;
+    let form = Form::new().text("text", "a".repeat(60 << 10)).part("f", Part::bytes(&b"f"[..]).file_name("f"));
+    let sent = server.post("/similarity").multipart(form).send().await.expect("an answer");
     error(sent, 413, "payload_too_large").await;
     error(server.post_picture("/embed/image", vec![0; 60 << 10]).await, 415, "unsupported_media_type").await;
     // Within the budget each of them is what it was, again and again: nothing is left behind.

@@ -160,7 +160,7 @@ async fn bad_pictures_fail_alone_where_that_is_asked_for() {
     let server = TestServer::start(&[]).await;
     let good = BASE64_STANDARD.encode(picture("cat_420.jpg"));
     let broken = BASE64_STANDARD.encode(&picture("cat_420.jpg")[..500]);
-    let images = json!([good, "no base64", broken, good, "https://example.com/a.jpg", broken]);
+    let images = json!([good, "no base64!", broken, good, "https://example.com/a.jpg", broken]);
     let whole = error(server.post_json("/embed/image", &json!({"images": images})).await, 400).await;
     assert_eq!(whole["index"], 1, "by default the request fails with the first: {whole}");
 

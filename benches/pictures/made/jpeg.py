@@ -3,8 +3,12 @@
 import io
 
 import imagecodecs
+from PIL import ImageFile
 
 from .exif import TYPES, exif
+
+# What is progressive or optimised has to fit in one piece; Pillow's own guess of its size is too small for noise.
+ImageFile.MAXBLOCK = 1 << 22
 
 
 def kinds():

@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is read past the end of what it lies in, and nothing is allocated.
 
-use super::damaged;
+use super::refusal::{FORMAT, damaged};
 use crate::preprocess::image::error::ImageError;
 
 /// A box's kind.
@@ -72,7 +72,7 @@ fn next_box<'a>(rest: &mut Reader<'a>, top: bool) -> Result<(Kind, &'a [u8]), Im
         _ => u64::from(short).checked_sub(8).ok_or_else(|| damaged("a box shorter than its header"))?,
     };
     if top && length > rest.0.len() as u64 {
-        return Err(ImageError::Truncated { format: super::FORMAT });
+        return Err(ImageError::Truncated { format: FORMAT });
     }
     Ok((kind, rest.take(length as usize)?))
 }

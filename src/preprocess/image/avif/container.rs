@@ -1,13 +1,13 @@
-//! The file around the AV1 data: which items or samples make up the picture, its size, its colours and which way up it is.
+//! What the file around the AV1 data says of its picture: size, colours, and which way up it is.
 //!
-//! Owns the rules by which libavif, as Pillow drives it, takes or refuses a file. Does not decode.
+//! Owns the types of that, and the rules by which libavif, as Pillow drives it, takes or refuses what the boxes of items and of samples
+//! have in common. `file` chooses between them. Does not decode.
 //!
 //! Invariant: what a file makes this hold is bounded by [`MAX_ENTRIES`], and all data handed over lies within the file.
 
 use super::{
-    boxes::{Kind, Reader, boxes, find},
-    damaged,
-    items::Items,
+    boxes::{Kind, Reader, find},
+    refusal::damaged,
 };
 use crate::preprocess::image::{
     error::ImageError,
@@ -96,59 +96,6 @@ impl Cicp {
 pub(super) fn is_alpha(body: &[u8]) -> bool {
     const URNS: [&[u8]; 2] = [b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0", b"urn:mpeg:hevc:2015:auxid:1\0"];
     body.get(4..).is_some_and(|urn| URNS.iter().any(|alpha| urn.starts_with(alpha)))
-}
-
-impl<'a> Container<'a> {
-    /// Reads the boxes of a file.
-    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, ImageError> {
-        let mut brands: Option<&[u8]> = None;
-        let (mut meta, mut moov) = (None, None);
-        for next in boxes(bytes, true) {
-            let (kind, body) = next?;
-            match &kind {
-                b"ftyp" if brands.is_none() => brands = Some(body),
-                b"meta" if meta.is_none() => meta = Some(body),
-                b"moov" if moov.is_none() => moov = Some(body),
-                b"ftyp" | b"meta" | b"moov" => return Err(damaged("a box that may be there once is there twice")),
-                _ => {}
-            }
-            let has = |brand| brands.is_some_and(|brands| has_brand(brands, brand));
-            if brands.is_some() && (meta.is_some() || !has(b"avif")) && (moov.is_some() || !has(b"avis")) {
-                break;
-            }
-        }
-        let brands = brands.ok_or_else(|| damaged("no file type"))?;
-        if has_brand(brands, b"avif") && meta.is_none() || has_brand(brands, b"avis") && moov.is_none() {
-            return Err(ImageError::Truncated { format: super::FORMAT });
-        }
-        match (moov, meta) {
-            (Some(moov), _) if brands.starts_with(b"avis") => super::track::read(bytes, moov),
-            (_, Some(meta)) => Self::of_items(&Items::read(bytes, meta)?),
-            (Some(moov), None) => super::track::read(bytes, moov),
-            (None, None) => Err(damaged("neither items nor a track")),
-        }
-    }
-
-    fn of_items(items: &Items<'a>) -> Result<Self, ImageError> {
-        let (id, primary) = items.primary()?;
-        let colour = items.coded(id, None)?;
-        let alpha_id = items.alpha_of(id);
-        let alpha = match alpha_id {
-            Some(alpha) => Some(items.coded(alpha, Some(&colour))?),
-            None if colour.is_grid => items.alpha_of_tiles(id, &colour)?,
-            None => None,
-        };
-        let premultiplied = alpha_id.is_some() && primary.premultiplied_by == alpha_id;
-        let cicp = Cicp::find(items.properties(primary))?;
-        let metadata = items.metadata(id)?;
-        let orientation = orientation(items.properties(primary), metadata.exif.as_deref(), metadata.xmp.as_deref())?;
-        Ok(Self { colour, alpha, premultiplied, cicp, orientation })
-    }
-}
-
-fn has_brand(brands: &[u8], brand: &Kind) -> bool {
-    let (first, rest) = brands.split_at(brands.len().min(8));
-    first.starts_with(brand) || rest.as_chunks().0.contains(brand)
 }
 
 /// Which way up the picture is: as Pillow, by the container, which overrules EXIF; where both say nothing, by XMP.

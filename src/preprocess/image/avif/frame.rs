@@ -6,9 +6,9 @@
 use re_rav1d::dav1d::{Decoder, Error, Picture, PixelLayout, PlanarImageComponent, Plane as DecodedPlane, Settings};
 
 use super::{
-    FORMAT,
     container::{Cicp, Coded, Tile},
-    damaged, obu,
+    obu,
+    refusal::{FORMAT, damaged},
 };
 use crate::preprocess::{image::error::ImageError, memory};
 

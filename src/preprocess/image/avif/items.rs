@@ -3,10 +3,9 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use super::{
-    FORMAT,
     boxes::{Kind, Reader, boxes},
     container::{Coded, MAX_ENTRIES, Tile, exif_block, is_alpha, pixel_bits, required},
-    damaged,
+    refusal::{FORMAT, damaged},
 };
 use crate::preprocess::{image::error::ImageError, memory};
 

@@ -3,9 +3,9 @@
 //! The coefficients are those of H.273, in libyuv rounded to 1/64.
 
 use super::{
-    FORMAT,
     container::Cicp,
     frame::{Frame, Layout},
+    refusal::FORMAT,
 };
 use crate::preprocess::image::error::ImageError;
 

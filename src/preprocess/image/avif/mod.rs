@@ -1,6 +1,6 @@
 //! AVIF: stills, and of a sequence the first picture, as libavif gives them to Pillow.
 //!
-//! Owns the order of things: `container` finds the picture in the file, limits are checked by what it announces, `frame` decodes the
+//! Owns the order of things: `file` finds the picture in the file, limits are checked by what it announces, `frame` decodes the
 //! AV1 data, `colour` makes RGB. Transformations of the container are an orientation, as in Pillow; a clean aperture is not cut out.
 //!
 //! Invariants: everything is decoded on the caller's thread; no more pixels are decoded than the container announces, and tiles cover
@@ -12,10 +12,12 @@
 mod boxes;
 mod colour;
 mod container;
+mod file;
 mod frame;
 mod items;
 mod matrix;
 mod obu;
+mod refusal;
 mod track;
 mod upsample;
 
@@ -23,22 +25,13 @@ use self::{
     colour::Converter,
     container::{Coded, Container, Tile},
     frame::Frame,
+    refusal::{FORMAT, damaged},
 };
-use super::{
-    Decoded, Limits, RgbImage,
-    error::{ImageError, ImageFormatName},
-    mode::Mode,
-};
+use super::{Decoded, Limits, RgbImage, error::ImageError, mode::Mode};
 use crate::preprocess::memory;
-
-const FORMAT: ImageFormatName = ImageFormatName::Avif;
 
 /// How much more AV1 data the tiles of a picture may have in all than the file has bytes, since they may share some.
 const MAX_SHARING: usize = 8;
-
-fn damaged(detail: &str) -> ImageError {
-    ImageError::Corrupt { format: FORMAT, detail: detail.into() }
-}
 
 /// Decodes an AVIF.
 pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {

@@ -1,6 +1,9 @@
 //! What AV1 data say of themselves before they are decoded: what their samples mean, and how many frames there are.
 
-use super::{container::Cicp, damaged};
+use super::{
+    container::Cicp,
+    refusal::{FORMAT, damaged},
+};
 use crate::preprocess::image::error::ImageError;
 
 /// Frames of one picture, at most: a still has one, one in layers has up to four. Each is decoded whole, however few bytes it takes.
@@ -31,7 +34,7 @@ pub(super) fn read(data: &[u8]) -> Result<Cicp, ImageError> {
         rest = next;
     }
     if frames > MAX_FRAMES {
-        return Err(ImageError::UnsupportedVariant { format: super::FORMAT, detail: format!("{frames} frames") });
+        return Err(ImageError::UnsupportedVariant { format: FORMAT, detail: format!("{frames} frames") });
     }
     header.ok_or_else(|| damaged("AV1 data without a sequence header"))
 }

@@ -1,11 +1,10 @@
 //! The first sample of an image sequence: a `moov` box with a track of colours and perhaps one of alpha.
 
 use super::{
-    FORMAT,
     boxes::{Kind, Reader, boxes, find},
     container::{Cicp, Coded, Container, Tile, is_alpha, orientation, pixel_bits, required},
-    damaged,
     items::{Items, Metadata},
+    refusal::{FORMAT, damaged},
 };
 use crate::preprocess::image::error::ImageError;
 

@@ -7,12 +7,11 @@
 //! constant, whatever the file says; no list is made, so that millions of chunks take no memory.
 
 use super::{
-    FORMAT, corrupt,
+    refusal::{FORMAT, corrupt, unsupported},
     samples::Samples,
     tags::{
         Numbers, ROWS_PER_STRIP, STRIP_BYTES, STRIP_OFFSETS, TILE_BYTES, TILE_HEIGHT, TILE_OFFSETS, TILE_WIDTH, Tags,
     },
-    unsupported,
 };
 use crate::preprocess::image::error::ImageError;
 

@@ -9,7 +9,7 @@ use std::io::{ErrorKind, Read};
 use flate2::{Decompress, FlushDecompress, Status};
 use weezl::{BitOrder, LzwStatus, decode::Decoder as LzwDecoder};
 
-use super::{FORMAT, corrupt};
+use super::refusal::{FORMAT, corrupt};
 use crate::preprocess::{image::error::ImageError, memory};
 
 /// Of a dictionary: that of the highest level of `xz`, with what else the decoder takes.

@@ -20,6 +20,7 @@ mod lab;
 mod ojpeg;
 mod picture;
 mod predictor;
+mod refusal;
 mod samples;
 mod tags;
 mod ycbcr;
@@ -29,6 +30,7 @@ use self::{
     codec::Codec,
     picture::Picture,
     predictor::Predictor,
+    refusal::{FORMAT, corrupt, unsupported},
     samples::{Colour, Depth, Samples},
     tags::{
         COMPRESSION, FAX_OPTIONS, HEIGHT, JPEG_AC, JPEG_DC, JPEG_INTERCHANGE, JPEG_INTERCHANGE_BYTES,
@@ -39,13 +41,11 @@ use self::{
 use super::{
     Decoded, Limits, RgbImage,
     directory::{Directory, Kind},
-    error::{ImageError, ImageFormatName},
+    error::ImageError,
     mode::Mode,
     orientation::Orientation,
 };
 use crate::preprocess::memory;
-
-const FORMAT: ImageFormatName = ImageFormatName::Tiff;
 
 /// Decodes the first page, upright, into the memory of `buffer`; where turning takes a second buffer, it is `spare`.
 pub(super) fn decode(
@@ -359,14 +359,6 @@ impl<'a> Coding<'a> {
         };
         Ok(Self::Jpeg { tables, colour })
     }
-}
-
-fn corrupt(detail: impl Into<String>) -> ImageError {
-    ImageError::Corrupt { format: FORMAT, detail: detail.into() }
-}
-
-fn unsupported(detail: impl Into<String>) -> ImageError {
-    ImageError::UnsupportedVariant { format: FORMAT, detail: detail.into() }
 }
 
 #[cfg(test)]

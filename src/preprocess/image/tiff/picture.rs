@@ -7,7 +7,8 @@
 use std::ops::Range;
 
 use super::{
-    corrupt, lab,
+    lab,
+    refusal::corrupt,
     samples::{Colour, Depth, Samples},
     tags::{COLOURS, Tags},
     ycbcr::{self, Tables},

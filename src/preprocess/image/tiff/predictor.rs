@@ -4,10 +4,9 @@
 //! order of the file, whatever the predictor.
 
 use super::{
-    corrupt,
+    refusal::{corrupt, unsupported},
     samples::{Depth, Samples},
     tags::{PREDICTOR, Tags},
-    unsupported,
 };
 use crate::preprocess::image::error::ImageError;
 

@@ -3,12 +3,11 @@
 //! Owns telling the kind from the fields. Does not own where the samples lie, nor what becomes of them.
 
 use super::{
-    corrupt,
+    refusal::{corrupt, unsupported},
     tags::{
         BITS, COMPRESSION, EXTRA_SAMPLES, FILL_ORDER, Numbers, OLD_JPEG, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, SAMPLES,
         Tags,
     },
-    unsupported,
 };
 use crate::preprocess::image::error::ImageError;
 

@@ -2,7 +2,7 @@
 //!
 //! Owns which types of numbers count. Invariant: a field of a type that Pillow takes for no number is an error, not a missing field.
 
-use super::{FORMAT, corrupt};
+use super::refusal::{FORMAT, corrupt};
 use crate::preprocess::image::{
     directory::{Directory, Field, Fields, Kind},
     error::ImageError,

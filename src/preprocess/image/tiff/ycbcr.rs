@@ -4,9 +4,8 @@
 
 use super::{
     chunks::Chunk,
-    corrupt,
+    refusal::{corrupt, unsupported},
     tags::{BLACK_AND_WHITE, COEFFICIENTS, SUBSAMPLING, Tags},
-    unsupported,
 };
 use crate::preprocess::image::{directory::Field, error::ImageError};
 

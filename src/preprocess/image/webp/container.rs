@@ -5,7 +5,9 @@
 //! Invariants: metadata counts only where the header announces it, and need not be there where it does; a frame has the size of the canvas, in
 //! an animation it lies on it; what follows the RIFF chunk is not there. The walk takes time in the number of chunks, and no memory.
 
-use super::{super::error::ImageError, FORMAT, frame_size};
+use crate::preprocess::image::error::{ImageError, ImageFormatName};
+
+pub(super) const FORMAT: ImageFormatName = ImageFormatName::WebP;
 
 /// What a file is made of.
 #[derive(Debug)]
@@ -269,6 +271,16 @@ impl<'a> Chunks<'a> {
         self.0 = rest;
         Ok(Chunk { name: [a, b, c, d], body: &body[..length] })
     }
+}
+
+/// Width and height of a frame, by its own header.
+pub(in crate::preprocess::image) fn frame_size(lossless: bool, frame: &[u8]) -> Option<(u16, u16)> {
+    if lossless {
+        let sides = u32::from_le_bytes(*frame.get(1..)?.first_chunk()?);
+        return Some(((sides & 0x3fff) as u16 + 1, (sides >> 14 & 0x3fff) as u16 + 1));
+    }
+    let [a, b, c, d] = *frame.get(6..)?.first_chunk()?;
+    Some((u16::from_le_bytes([a, b]) & 0x3fff, u16::from_le_bytes([c, d]) & 0x3fff))
 }
 
 #[cfg(test)]

@@ -8,18 +8,17 @@ mod container;
 
 use std::io::{Cursor, ErrorKind};
 
-use container::{Container, Frame};
+pub(super) use container::frame_size;
+use container::{Container, FORMAT, Frame};
 use image_webp::{DecodingError, WebPDecoder};
 
 use super::{
     Decoded, Limits, RgbImage, convert,
-    error::{ImageError, ImageFormatName},
+    error::ImageError,
     mode::{self, Mode},
     orientation::Orientation,
 };
 use crate::preprocess::memory::{self, OutOfMemory};
-
-const FORMAT: ImageFormatName = ImageFormatName::WebP;
 
 /// Memory that the decoder may take besides what its pixels need.
 const MAX_OVERHEAD: usize = 16 << 20;
@@ -130,16 +129,6 @@ fn file(frame: &Frame) -> Result<Vec<u8>, OutOfMemory> {
         file.extend_from_slice(&[0][..body.len() % 2]);
     }
     Ok(file)
-}
-
-/// Width and height of a frame, by its own header.
-pub(super) fn frame_size(lossless: bool, frame: &[u8]) -> Option<(u16, u16)> {
-    if lossless {
-        let sides = u32::from_le_bytes(*frame.get(1..)?.first_chunk()?);
-        return Some(((sides & 0x3fff) as u16 + 1, (sides >> 14 & 0x3fff) as u16 + 1));
-    }
-    let [a, b, c, d] = *frame.get(6..)?.first_chunk()?;
-    Some((u16::from_le_bytes([a, b]) & 0x3fff, u16::from_le_bytes([c, d]) & 0x3fff))
 }
 
 #[cfg(test)]

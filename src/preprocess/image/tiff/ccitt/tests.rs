@@ -1,3 +1,5 @@
+//! Fax codes as encoders write them, and damaged ones.
+
 use super::*;
 
 /// Bytes of ones and zeros, the last filled with zeros.

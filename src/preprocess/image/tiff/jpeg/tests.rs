@@ -1,3 +1,5 @@
+//! Strips as encoders write them, of other sizes, and damaged ones.
+
 use super::*;
 
 /// A strip of 20x16 pixels, a sample of colour for four of brightness, its tables, and the RGB that Pillow makes of it.

@@ -1,3 +1,5 @@
+//! Old JPEG put together, from each of the ways to store it.
+
 use super::*;
 
 const TABLES: &[u8] = include_bytes!("../../../../../tests/fixtures/pictures/tiff_jpeg/tables.jpg");
