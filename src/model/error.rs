@@ -23,9 +23,8 @@ pub enum ModelError {
     },
     /// Nothing that could be run.
     #[error(
-        "model directory {directory} has no {file}{hint}, nor weights to make it from ({weights}, or one file *.pt){kind}",
-        directory = .directory.display(),
-        kind = .kind.as_ref().map(|kind| format!("; {kind}")).unwrap_or_default()
+        "model directory {directory} has no {file}{hint}, nor weights to make it from {weights}",
+        directory = .directory.display()
     )]
     NoGraphs {
         /// The directory.
@@ -34,10 +33,8 @@ pub enum ModelError {
         file: String,
         /// What to do, or nothing.
         hint: String,
-        /// The names under which weights were looked for.
+        /// The names under which weights were looked for; and what the directory holds instead, with the way out, where that is known.
         weights: String,
-        /// What it is instead, with the way out, where that is known.
-        kind: Option<String>,
     },
     /// A file of the layout is not there.
     #[error("model directory {directory} has no {file}{hint}", directory = .directory.display())]

@@ -95,8 +95,9 @@ fn no_graphs(directory: &Path, file: String, hint: String) -> ModelError {
         }
         None => {
             let weights = Weights::ALL.map(Weights::file).join(", ");
-            let kind = kind::of(&directory);
-            ModelError::NoGraphs { directory, file, hint, weights, kind }
+            let kind = kind::of(&directory).map(|kind| format!("; {kind}")).unwrap_or_default();
+            let weights = format!("({weights}, or one file *.pt){kind}");
+            ModelError::NoGraphs { directory, file, hint, weights }
         }
     }
 }

@@ -267,8 +267,10 @@ mod tests {
 
     use super::*;
 
-    /// Name, whether it is a file, type and content of each part.
-    fn read(body: &[u8]) -> Result<Vec<(String, bool, String, Vec<u8>)>, MultipartError> {
+    /// Name, whether it is a file, type and content of a part.
+    type Read = (String, bool, String, Vec<u8>);
+
+    fn read(body: &[u8]) -> Result<Vec<Read>, MultipartError> {
         let part = |part: Part<'_>| {
             (part.name.into_owned(), part.has_file_name, part.content_type, body[part.content].to_vec())
         };

@@ -49,7 +49,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The boxes within `bytes`. At the top of a file one may reach to its end without saying how far that is.
-pub(super) fn boxes<'a>(bytes: &'a [u8], top: bool) -> impl Iterator<Item = Result<(Kind, &'a [u8]), ImageError>> {
+pub(super) fn boxes(bytes: &[u8], top: bool) -> impl Iterator<Item = Result<(Kind, &[u8]), ImageError>> {
     let mut rest = Reader(bytes);
     std::iter::from_fn(move || {
         if rest.is_empty() {
