@@ -392,9 +392,9 @@ mod tests {
     #[test]
     fn a_data_url_says_what_the_picture_is() {
         for (bytes, start) in [
-            (&b"\x89PNG\r\n\x1a\n..."[..], "data:image/png;base64,"),
-            (b"\xff\xd8\xff\xe0", "data:image/jpeg;base64,"),
-            (b"RIFF....WEBPVP8 ", "data:image/webp;base64,"),
+            (&include_bytes!("../../tests/fixtures/images/one_pixel.png")[..], "data:image/png;base64,"),
+            (include_bytes!("../../tests/fixtures/images/cat_420.jpg"), "data:image/jpeg;base64,"),
+            (include_bytes!("../../tests/fixtures/images/cat_lossy.webp"), "data:image/webp;base64,"),
         ] {
             assert!(data_urls(&[Bytes::from_static(bytes)])[0].starts_with(start), "{start}");
         }
