@@ -2,6 +2,7 @@
 
 import collections
 
+from decided import OTHERWISE
 from verdicts import DIFFERENT, EQUAL, EXCEPTIONS, NEITHER, ONLY_OURS, ONLY_PILLOW, PROMISED
 
 HEAD = """# Pictures
@@ -14,7 +15,7 @@ Which pictures are read, and how near their crops are to those of Pillow and `tr
 
 def of(verdicts, versions):
     parts = [HEAD.format(files=len(verdicts), versions=versions), by_format(verdicts), exceptions(verdicts), by_source(verdicts)]
-    parts += [differences(verdicts), only_pillow(verdicts), only_ours(verdicts)]
+    parts += [otherwise(), differences(verdicts), only_pillow(verdicts), only_ours(verdicts)]
     return "\n".join(part for part in parts if part)
 
 
@@ -59,6 +60,11 @@ def exceptions(verdicts):
         rows.append([what, reason, *(counts[name] for name in (EQUAL, DIFFERENT, ONLY_PILLOW, ONLY_OURS)), most or ""])
     header = ["what", "why", "equal", "different", "only Pillow reads", "only we read", "by levels, at most"]
     return table("What differs, and why", header, rows)
+
+
+def otherwise():
+    text = "Seen in pictures that were made or damaged for it (`--random`, `--damage`), or in the sources of both."
+    return table("Decided otherwise", ["format", "the file", "Pillow", "here"], OTHERWISE, text)
 
 
 def by_source(verdicts):

@@ -109,4 +109,29 @@ EXCEPTIONS = [
         "another decoder, whose arithmetic may round otherwise: 2 levels at most",
         lambda v: v.verdict == DIFFERENT and v.format in ("WEBP", "AVIF") and v.levels is not None and v.levels <= 2,
     ),
+    Decided(
+        "deep grey TIFF, big-endian and compressed",
+        "Pillow takes its samples in the wrong byte order; here it is the picture",
+        lambda v: v.verdict == DIFFERENT and v.format == "TIFF" and v.mode in ("I", "F") and v.magic[:2] == b"MM",
+    ),
+    Decided(
+        "AVIF with the description of another gain map",
+        "the map is not shown, and what describes it is not read",
+        lambda v: v.verdict == ONLY_OURS and "tone mapped" in v.theirs,
+    ),
+    Decided(
+        "PNG with more than 1 MiB of text",
+        "it is not inflated",
+        lambda v: v.verdict == ONLY_OURS and "MAX_TEXT_CHUNK" in v.theirs,
+    ),
+    Decided(
+        "metadata that Pillow fails on: an EXIF block without a header, or in other than hexadecimal digits",
+        "the pixels are whole; the picture is answered as it is stored, or as what can be read says",
+        lambda v: v.verdict == ONLY_OURS and ("fromhex()" in v.theirs or "not a TIFF file (header" in v.theirs),
+    ),
+    Decided(
+        "TIFF whose strips or tiles are damaged or missing",
+        "Pillow shows what libtiff made of them before it failed; here nothing is half shown",
+        lambda v: v.verdict == ONLY_PILLOW and v.format == "TIFF" and v.ours.startswith(("truncated", "corrupt")),
+    ),
 ]

@@ -10,10 +10,13 @@
 
 use base64::{Engine as _, decoded_len_estimate, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use data_url::{DataUrl, DataUrlError, forgiving_base64};
+use data_url::{DataUrl, forgiving_base64};
 
 use super::room::Claim;
 use crate::http::{ApiError, connection::held::owning};
+
+/// Bytes of a data URL before its comma: a media type and its parameters.
+const MAX_META: usize = 1024;
 
 /// The picture in `text`.
 ///
@@ -21,18 +24,20 @@ use crate::http::{ApiError, connection::held::owning};
 /// 400; an address is refused with a message of its own, because this service fetches nothing. 413 and 429 as [`Claim::reserve`].
 pub(super) fn decode_picture(text: &str, claim: &mut Claim<'_>) -> Result<Bytes, ApiError> {
     let trimmed = text.trim_matches(|char: char| char <= ' ');
-    let is_url = starts_with_ignoring_case(trimmed, "data:");
-    let usual = if is_url { usual_base64(trimmed) } else { Some(trimmed) };
     if let Some(address) = address(trimmed) {
         return Err(ApiError::invalid(format!("{address}; send the picture itself, as base64 or a data URL")));
     }
+    let url = starts_with_ignoring_case(trimmed, "data:").then(|| parts(trimmed)).transpose()?;
+    let data = url.map_or(trimmed, |(_, data)| data);
+    let is_base64 = url.is_none_or(|(meta, _)| ends_with_ignoring_case(meta, ";base64"));
     // Base64 shrinks to three quarters, what is percent-encoded at least not at all.
-    let most = usual.map_or(trimmed.len(), |base64| decoded_len_estimate(base64.len()));
+    let most = if is_base64 { decoded_len_estimate(data.len()) } else { data.len() };
     let room = claim.reserve(most)?;
-    let picture = match usual.map(|base64| BASE64_STANDARD.decode(base64)) {
-        Some(Ok(picture)) => picture,
-        _ if is_url => from_data_url(trimmed, most)?,
-        _ => from_base64(trimmed, most)?,
+    let usual = if is_base64 { BASE64_STANDARD.decode(data).ok() } else { None };
+    let picture = match (usual, url) {
+        (Some(picture), _) => picture,
+        (None, Some(_)) => from_data_url(trimmed, data, most)?,
+        (None, None) => from_base64(data, most)?,
     };
     if picture.is_empty() {
         return Err(ApiError::invalid("the picture is empty"));
@@ -42,6 +47,25 @@ pub(super) fn decode_picture(text: &str, claim: &mut Claim<'_>) -> Result<Bytes,
 
 fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
     text.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+fn ends_with_ignoring_case(text: &str, suffix: &str) -> bool {
+    let end = text.len().checked_sub(suffix.len());
+    end.and_then(|end| text.get(end..)).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+}
+
+fn no_comma() -> ApiError {
+    ApiError::invalid("the data URL has no comma before its data")
+}
+
+/// What stands before and behind the comma of a data URL. What stands before it is parsed, and so is short.
+fn parts(url: &str) -> Result<(&str, &str), ApiError> {
+    let (meta, data) = url.split_once(',').ok_or_else(no_comma)?;
+    if meta.len() > MAX_META {
+        let message = format!("the data URL has {} bytes before its data, the limit is {MAX_META}", meta.len());
+        return Err(ApiError::invalid(message));
+    }
+    Ok((meta, data))
 }
 
 /// What is said of an address of something that is elsewhere.
@@ -60,24 +84,15 @@ fn address(text: &str) -> Option<&'static str> {
     }
 }
 
-/// The base64 of a data URL as nearly all are written; others may have it too.
-fn usual_base64(url: &str) -> Option<&str> {
-    let (meta, data) = url.split_once(',')?;
-    let end = meta.len().checked_sub(";base64".len())?;
-    meta.get(end..).filter(|last| last.eq_ignore_ascii_case(";base64")).map(|_| data)
-}
-
-fn from_data_url(url: &str, most: usize) -> Result<Vec<u8>, ApiError> {
-    let parsed = DataUrl::process(url).map_err(|error| match error {
-        DataUrlError::NoComma => ApiError::invalid("the data URL has no comma before its data"),
-        DataUrlError::NotADataUrl => ApiError::internal("a data URL that is none"),
-    })?;
+fn from_data_url(url: &str, data: &str, most: usize) -> Result<Vec<u8>, ApiError> {
+    // It has a comma, which may be in its fragment.
+    let parsed = DataUrl::process(url).map_err(|_| no_comma())?;
     let mut picture = Vec::with_capacity(most);
     let decoded = parsed.decode(|bytes| {
         picture.extend_from_slice(bytes);
         Ok::<_, std::convert::Infallible>(())
     });
-    decoded.map(|_| picture).map_err(|_| fault_of_base64(url.split_once(',').map_or(url, |(_, data)| data)))
+    decoded.map(|_| picture).map_err(|_| fault_of_base64(data))
 }
 
 fn from_base64(text: &str, most: usize) -> Result<Vec<u8>, ApiError> {
@@ -151,6 +166,7 @@ mod tests {
             ("data:image/png;base64,", "empty"),
             ("data:,", "empty"),
             ("data:image/png;base64", "no comma"),
+            ("data:image/png#fragment,QUJD", "no comma"),
             ("data:;base64,QU\u{e9}D", "byte 2 is"),
             ("http://169.254.169.254/", "web addresses are not fetched"),
             ("HTTPS://example.com/a.png", "web addresses are not fetched"),
@@ -165,13 +181,25 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_before_the_data_is_short_and_takes_no_room() {
+        let url = |meta: usize| format!("data:{},A%42C", "m".repeat(meta - 5));
+        let decode = |url: &str| with_claim(1 << 10, |claim| decode_picture(url, claim));
+        assert_eq!(decode(&url(MAX_META)).expect("as long as allowed"), "ABC");
+        let error = decode(&url(MAX_META + 1)).expect_err("longer");
+        assert_eq!(
+            (error.code, &*error.message),
+            (Code::InvalidRequest, "the data URL has 1025 bytes before its data, the limit is 1024")
+        );
+    }
+
+    #[test]
     fn both_ways_of_decoding_agree() {
         for len in 0..200 {
             let bytes: Vec<u8> = (0..len).map(|i| (i * 37 + len) as u8).collect();
             let text = BASE64_STANDARD.encode(&bytes);
             let slow = from_base64(&text, bytes.len()).expect("base64");
             assert_eq!((&slow, slow.capacity()), (&bytes, Vec::<u8>::with_capacity(bytes.len()).capacity()), "{len}");
-            assert_eq!(from_data_url(&format!("data:;base64,{text}"), len as usize).expect("a URL"), bytes);
+            assert_eq!(from_data_url(&format!("data:;base64,{text}"), &text, len as usize).expect("a URL"), bytes);
         }
     }
 }

@@ -5,7 +5,10 @@
 
 use std::borrow::Cow;
 
-use super::scans::{Frame, Scans};
+use super::{
+    scans::{Frame, Scans},
+    tail,
+};
 use crate::preprocess::memory::OutOfMemory;
 
 /// What the markers of a file say.
@@ -77,7 +80,12 @@ impl<'a> Markers<'a> {
                 // libjpeg says what it makes of that.
                 break bytes.len();
             }
-            let Some(segment) = bytes.get(position + 2..position + length) else { break cut };
+            let Some(segment) = bytes.get(position + 2..position + length) else {
+                if tail::is_wrong(marker, length, &bytes[position + 2..]) {
+                    return Ok(markers);
+                }
+                break cut;
+            };
             position += length;
             match marker {
                 0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => frame = Frame::read(marker, segment),
@@ -138,6 +146,7 @@ mod tests {
             (b"dat\xff\0\xff\xc0", End::Stopped { whole: whole + 2 }),
             (b"dat\xff\0\xff\xd3", End::Stopped { whole: whole + 2 }),
             (b"dat\xff\0\xff\xdb\0\x02", End::Stopped { whole: whole + 4 }),
+            (b"dat\xff\0\xff\xdb\0\x43\x04", End::Missing),
         ] {
             assert_eq!(end(&[FRAME, SCAN, rest]), expected, "{rest:?}");
             let of_many = if expected == End::Marked { End::Marked } else { End::Missing };

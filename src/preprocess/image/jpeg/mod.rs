@@ -6,6 +6,7 @@
 
 mod markers;
 mod scans;
+mod tail;
 pub(super) mod turbo;
 
 use super::{

@@ -96,8 +96,12 @@ impl Rows {
     /// Goes on to the end of the piece that the last row ended in, unless the stream holds more than was wanted.
     pub(super) fn finish(&mut self, input: &mut Input) -> Result<(), ImageError> {
         let wanted = self.filled;
-        while self.ended.is_none() && self.filled == wanted && !input.piece.is_empty() {
-            self.read(input, SPARE)?;
+        while self.ended.is_none() && self.filled == wanted {
+            let left = input.piece.len();
+            // The inflater may hold the last bytes of the piece unread.
+            if self.read(input, SPARE)? == 0 && input.piece.len() == left {
+                break;
+            }
         }
         Ok(())
     }
