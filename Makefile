@@ -26,6 +26,7 @@ run: build ## build, then serve MODEL on LISTEN
 
 test: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## run every test
 	cargo test --locked $(ARGS)
+	$(if $(ARGS),,cargo test --locked --lib --all-features preprocess::image)
 
 test-clients: deps ## run other services' own clients against the service (ARGS="-k openai" for some)
 	@tests/clients/run.sh $(ARGS)
@@ -36,6 +37,7 @@ test-browser: deps ## test the page in a headless Chromium, with the binary that
 lint: deps ## check the format, clippy and the documentation
 	cargo fmt --check
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --lib --locked --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 
 bench: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure the speed: against bare ONNX Runtime, and over connections and rates (ARGS="load --help")
