@@ -1,4 +1,5 @@
-//! What `preprocess.fast_decode` saves and what it costs, single thread: `cargo bench --bench decode`.
+//! What `preprocess.fast_decode` saves and what it costs, single thread: `cargo bench --bench decode`; and how long each of some files takes
+//! to decode, of any format: `cargo bench --bench decode -- FILE...`. Two builds are compared by running both in turn.
 //!
 //! Decodes JPEGs of three sizes and makes their crops of 224, whole and reduced in turn, so that both see the same state of the
 //! machine. Times are medians over the rounds; the differences are those of the two crops, in levels of 255. The large picture is
@@ -24,6 +25,27 @@ use clipserve::{
 const ROUNDS: usize = 11;
 
 fn main() {
+    // Cargo adds an option of its own.
+    let files: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    if files.is_empty() { reductions() } else { files.iter().for_each(|file| whole(file)) }
+}
+
+/// The time that the picture in `file` takes, without its crop.
+fn whole(file: &str) {
+    let bytes = fs::read(file).unwrap();
+    let mut processor = processor(false);
+    let times = (0..ROUNDS).map(|_| {
+        let started = Instant::now();
+        let image = processor.decode(&bytes).unwrap();
+        let decoded = started.elapsed();
+        // Its memory goes on to the next one.
+        black_box(processor.crop(image).unwrap());
+        decoded
+    });
+    println!("{:>10}  {file}", milliseconds(median(times.collect())));
+}
+
+fn reductions() {
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
     let middle = fs::read(images.join("coffee_large.jpg")).unwrap();
     let pictures = [

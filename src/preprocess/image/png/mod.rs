@@ -15,6 +15,7 @@ use self::{
     chunks::{Area, Chunks, Kind},
     refusal::{FORMAT, damaged},
     rows::{Input, Rows},
+    unfilter::Pixel,
 };
 use super::{
     Decoded, Limits, RgbImage, convert,
@@ -68,7 +69,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
         let columns = pass.columns(area.width);
         let row_bytes = layout.row_bytes(columns);
         for number in 0..pass.rows(area.height) {
-            let row = rows.next(&mut input, row_bytes, layout.pixel_bytes())?;
+            let row = rows.next(&mut input, row_bytes, layout.pixel)?;
             let y = (area.top + pass.y + number * pass.dy) as usize;
             let place = y * line_bytes + area.left as usize * 3..;
             let mut put = |plane: &mut [u8], unpack: &dyn Fn(&mut [u8])| {
@@ -138,23 +139,25 @@ const INDEXED: u8 = 3;
 struct Layout {
     /// Of a pixel.
     bits: usize,
+    pixel: Pixel,
     /// What the numbers of pixels stand for, where these are numbers.
     colours: [[u8; 3]; 256],
     unpack: Unpack,
-    /// Of a pixel's bytes that of alpha, or its higher one.
+    /// Of a pixel's wanted bytes that of alpha.
     alpha: Option<usize>,
 }
 
 /// A row to RGB.
 enum Unpack {
     Numbers(fn(&[u8], &[[u8; 3]; 256], &mut [u8])),
-    /// The bytes of each channel, of which the higher ones count.
+    /// A byte of each channel.
     Channels(fn(&[u8], &mut [u8])),
 }
 
 impl Layout {
     fn of((depth, colour): Kind, palette: Option<&[u8]>) -> Result<Self, ImageError> {
         const MAX_COLOURS: usize = 256;
+        const NUMBERS: Pixel = Pixel { wanted: 1, stored: 1 };
         let bits = usize::from(depth);
         let numbers = match depth {
             1 => convert::numbers::<1>,
@@ -164,6 +167,7 @@ impl Layout {
         };
         let channels = |count, unpack, alpha| Self {
             bits: bits * count,
+            pixel: Pixel { wanted: count, stored: bits / 8 },
             colours: [[0; 3]; 256],
             unpack: Unpack::Channels(unpack),
             alpha,
@@ -175,31 +179,22 @@ impl Layout {
                     return Err(damaged("too many colours in the palette"));
                 }
                 let colours = std::array::from_fn(|number| mode::entry(Some(palette), number as u8));
-                Self { bits, colours, unpack: Unpack::Numbers(numbers), alpha: None }
+                Self { bits, pixel: NUMBERS, colours, unpack: Unpack::Numbers(numbers), alpha: None }
             }
             (GREY, 1 | 2 | 4) => {
                 let most = (1 << depth) - 1;
                 let colours = std::array::from_fn(|number| [(number * 255 / most).min(255) as u8; 3]);
-                Self { bits, colours, unpack: Unpack::Numbers(numbers), alpha: None }
+                Self { bits, pixel: NUMBERS, colours, unpack: Unpack::Numbers(numbers), alpha: None }
             }
-            (GREY, 16) => channels(1, convert::channels::<2, 0, 0, 0>, None),
             (GREY, _) => channels(1, convert::channels::<1, 0, 0, 0>, None),
-            (2, 16) => channels(3, convert::channels::<6, 0, 2, 4>, None),
             (2, _) => channels(3, convert::channels::<3, 0, 1, 2>, None),
-            (4, 16) => channels(2, convert::channels::<4, 0, 0, 0>, Some(2)),
             (4, _) => channels(2, convert::channels::<2, 0, 0, 0>, Some(1)),
-            (_, 16) => channels(4, convert::channels::<8, 0, 2, 4>, Some(6)),
             _ => channels(4, convert::channels::<4, 0, 1, 2>, Some(3)),
         })
     }
 
     fn row_bytes(&self, columns: u32) -> usize {
         (columns as usize * self.bits).div_ceil(8)
-    }
-
-    /// What filters take for a pixel.
-    fn pixel_bytes(&self) -> usize {
-        self.bits.div_ceil(8)
     }
 
     fn unpack(&self, row: &[u8], line: &mut [u8]) {
@@ -211,7 +206,7 @@ impl Layout {
 
     /// Of each pixel alpha, three times.
     fn unpack_alpha(&self, alpha: usize, row: &[u8], line: &mut [u8]) {
-        for (out, pixel) in line.as_chunks_mut().0.iter_mut().zip(row.chunks_exact(self.pixel_bytes())) {
+        for (out, pixel) in line.as_chunks_mut().0.iter_mut().zip(row.chunks_exact(self.pixel.wanted)) {
             *out = [pixel[alpha]; 3];
         }
     }

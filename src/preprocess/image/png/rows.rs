@@ -11,7 +11,7 @@ use fdeflate::Decompressor;
 use super::{
     chunks::Chunks,
     refusal::{damaged, truncated},
-    unfilter,
+    unfilter::{self, Pixel},
 };
 use crate::preprocess::{image::ImageError, memory};
 
@@ -72,8 +72,9 @@ impl Rows {
         self.row.fill(0);
     }
 
-    /// The next row, of `length` bytes and pixels of `pixel_bytes`.
-    pub(super) fn next(&mut self, input: &mut Input, length: usize, pixel_bytes: usize) -> Result<&[u8], ImageError> {
+    /// What is wanted of the next row, of which `length` bytes are stored.
+    pub(super) fn next(&mut self, input: &mut Input, length: usize, pixel: Pixel) -> Result<&[u8], ImageError> {
+        let wanted = length / pixel.stored;
         while self.filled - self.start <= length {
             if let Some(ended) = self.ended {
                 // Of a row that has begun nothing is shown, nor of a stream that has none.
@@ -81,14 +82,14 @@ impl Rows {
                     return Err(truncated());
                 }
                 self.row.fill(0);
-                return Ok(&self.row[..length]);
+                return Ok(&self.row[..wanted]);
             }
             self.inflate(input)?;
         }
         std::mem::swap(&mut self.row, &mut self.above);
         let (filter, stored) = (self.buffer[self.start], &self.buffer[self.start + 1..][..length]);
-        let (row, above) = (&mut self.row[..length], &self.above[..length]);
-        unfilter::undo(filter, pixel_bytes, stored, above, row).ok_or_else(|| damaged("an unknown filter"))?;
+        let (row, above) = (&mut self.row[..wanted], &self.above[..wanted]);
+        unfilter::undo(filter, pixel, stored, above, row).ok_or_else(|| damaged("an unknown filter"))?;
         self.start += length + 1;
         Ok(row)
     }

@@ -65,7 +65,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
 fn still(frame: &Frame, limits: &Limits, buffer: Vec<u8>) -> Result<RgbImage, ImageError> {
     let (width, height) = limits.check(FORMAT, frame.width.into(), frame.height.into())?;
     let file = file(frame)?;
-    let mut decoder = WebPDecoder::new(Cursor::new(&file)).map_err(refuse)?;
+    let mut decoder = WebPDecoder::new(Cursor::new(&file[..])).map_err(refuse)?;
     // What the decoder takes of its own, by its source: lossless, the pixels with alpha where the answer has none, and transforms;
     // lossy, the planes, in whole blocks, and alpha as a lossless picture of one channel. Not in it: the code tables of a lossless
     // picture, which are small unless it is made to have many.
