@@ -27,6 +27,7 @@
 //! | [`tune`] | which threads, sessions and batches are best, measured |
 //! | [`compare`] | whether an index that another service filled may be kept |
 //! | [`http`] | routes, connections, limits, wire shapes, the error table |
+//! | [`web`] | pictures that are fetched from hosts that are allowed, on threads of their own |
 //! | [`embedder`] | the facade that handlers call; one is one loaded model |
 //! | [`preprocess`] | pictures to crops, texts to ids, equal to `CLIPProcessor` |
 //! | [`batch`] | admission, jobs, the batching policy, queues, workers |
@@ -37,7 +38,7 @@
 //! | [`similarity`] | logits, softmax, loss |
 //! | [`config`], [`cli`], [`telemetry`], [`health`], [`signals`], [`budget`], [`heavy`] | what every service has |
 //!
-//! Dependencies point one way, `http -> embedder -> {preprocess, batch, engine} -> {encoder, model}`, and so do those among the files
+//! Dependencies point one way, `http -> {embedder, web}`, `embedder -> {preprocess, batch, engine} -> {encoder, model}`, `web -> model`, and so do those among the files
 //! of a module; a test holds them to it, and lists where it is not so yet.
 
 pub mod batch;
@@ -59,3 +60,4 @@ pub mod signals;
 pub mod similarity;
 pub mod telemetry;
 pub mod tune;
+pub mod web;

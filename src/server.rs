@@ -5,7 +5,8 @@
 //! finish within `drain_timeout` -> the model's threads end.
 //!
 //! Invariants: the caller owns the stop signal and decides how the model is loaded, so tests run it on port 0 with encoders of
-//! their own; nothing that [`Server::run`] started outlives it, except threads inside a run that will not end.
+//! their own; nothing that [`Server::run`] started outlives it, except threads inside a run that will not end, and inside a
+//! fetch that its timeout will.
 
 use std::{
     future::Future,
@@ -20,13 +21,14 @@ use tokio::{net::TcpListener, sync::oneshot, time};
 
 use crate::{
     config::{Config, ServerConfig},
-    embedder::{Embedder, StartError},
+    embedder::{Embedder, StartError, is_picture},
     health::Health,
     http::{
         self, AppState, Peers,
         connection::accept::{self, AcceptOptions, Shutdown},
     },
     telemetry::Metrics,
+    web::{Names, SystemNames, Web, WebError},
 };
 
 /// How often the watchdog looks for a run that does not end.
@@ -51,6 +53,9 @@ pub enum ServeError {
     /// The model.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// What fetches pictures.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// A thread for the loader or the admin listener.
     #[error("a thread could not be started: {0}")]
     Thread(io::Error),
@@ -79,14 +84,23 @@ pub struct Server {
     address: SocketAddr,
     admin: Option<(std::net::TcpListener, SocketAddr)>,
     context: LoadContext,
+    web: Option<Web>,
 }
 
 impl Server {
     /// Binds the listeners. No model is loaded yet.
     ///
     /// # Errors
-    /// When an address cannot be bound.
+    /// When an address cannot be bound, or pictures are to be fetched and cannot be.
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
+        Self::bind_resolving(config, Arc::new(SystemNames)).await
+    }
+
+    /// As [`Self::bind`]; the hosts that pictures are fetched from are where `names` says.
+    ///
+    /// # Errors
+    /// As [`Self::bind`].
+    pub async fn bind_resolving(config: Config, names: Arc<dyn Names>) -> Result<Self, ServeError> {
         let bind_error = |key, address| move |error| ServeError::Bind { key, address, error };
         let (key, address) = ("server.listen", config.server.listen);
         let listener = TcpListener::bind(address).await.map_err(bind_error(key, address))?;
@@ -97,7 +111,8 @@ impl Server {
         };
         let health = Arc::new(Health::new(config.engine.stall_timeout));
         let context = LoadContext { metrics: Arc::new(Metrics::new()), health };
-        Ok(Self { config: Arc::new(config), listener, address, admin, context })
+        let web = Web::start(&config, names, Arc::clone(&context.metrics), is_picture)?;
+        Ok(Self { config: Arc::new(config), listener, address, admin, context, web })
     }
 
     /// The address of the main listener, with the port that was really taken.
@@ -124,9 +139,9 @@ impl Server {
         load: impl FnOnce(LoadContext) -> Result<Embedder, StartError> + Send + 'static,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Self { config, listener, address, admin, context } = self;
-        let state =
-            Arc::new(AppState::new(Arc::clone(&config), Arc::clone(&context.metrics), Arc::clone(&context.health)));
+        let Self { config, listener, address, admin, context, web } = self;
+        let state = AppState::new(Arc::clone(&config), Arc::clone(&context.metrics), Arc::clone(&context.health));
+        let state = Arc::new(state.with_web(web));
         let (drain, draining) = Shutdown::new();
         let (end_admin, admin_ending) = Shutdown::new();
         let admin = match admin {

@@ -369,7 +369,7 @@ mod tests {
             ("CLIPSERVE__model__path", "hunter2"),
         ];
         let (_, errors) = merged(None, &env, &[], &[]);
-        let sections = "batch, cache, engine, limits, model, preprocess, server, telemetry";
+        let sections = "batch, cache, engine, limits, model, preprocess, server, telemetry, web";
         assert_eq!(
             errors,
             [

@@ -8,10 +8,13 @@
 
 use std::{collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
+use ipnet::IpNet;
+
 mod address;
 mod cors;
 mod effective;
 mod error;
+mod hosts;
 mod hub;
 mod layers;
 mod process;
@@ -22,6 +25,7 @@ mod validate;
 pub use address::{Address, without_passwords};
 pub use cors::CorsOrigins;
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use hosts::AllowedHosts;
 pub use hub::HubConfig;
 pub use layers::{FlagValue, Overrides};
 pub use process::bundled_pictures;
@@ -71,6 +75,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// What one request, and all of them together, may bring.
     pub limits: LimitsConfig,
+    /// Pictures that are fetched from the web.
+    pub web: WebConfig,
     /// Which model.
     pub model: ModelConfig,
     /// Decoding and resizing.
@@ -143,6 +149,27 @@ pub struct LimitsConfig {
     pub max_inflight_output_bytes: usize,
     /// The answers of all requests together, from before they are computed until their clients have taken them, bytes.
     pub max_inflight_answer_bytes: usize,
+}
+
+/// `[web]`
+#[derive(Clone, Debug)]
+pub struct WebConfig {
+    /// From which hosts; none: nothing is fetched.
+    pub allow_hosts: AllowedHosts,
+    /// Addresses that may be dialled although they are none of the public internet.
+    pub allow_networks: Vec<IpNet>,
+    /// From the request for one picture to its last byte, with all redirects; and how long it may wait for a connection before.
+    pub timeout: Duration,
+    /// The part of it in which a connection must be there.
+    pub connect_timeout: Duration,
+    /// How many redirects of one picture are followed.
+    pub max_redirects: usize,
+    /// One picture, bytes.
+    pub max_bytes: usize,
+    /// Connections at a time, a thread each.
+    pub max_connections: usize,
+    /// Those of them to one host.
+    pub max_connections_per_host: usize,
 }
 
 /// `[model]`

@@ -14,13 +14,15 @@ use std::{
 };
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    CorsOrigins, Secret,
+    AllowedHosts, CorsOrigins, Secret,
     cors::parse_origins,
     effective::{Effective, Entry},
     error::ConfigError,
+    hosts::{parse_hosts, parse_networks},
     hub::is_revision,
     layers::{Given, Setting, Settings},
     units::{format_bytes, format_duration, parse_bytes, parse_duration},
@@ -229,6 +231,30 @@ impl<'a> Reader<'a> {
         let value = self.read(key, allowed, |given| {
             let text = given.text()?;
             Some((parse_origins(text)?, Effective::text(text.to_owned())))
+        });
+        value.unwrap_or_default()
+    }
+
+    /// Hosts that pictures are fetched from.
+    pub(super) fn hosts(&mut self, key: &'static str) -> AllowedHosts {
+        self.list(key, "hosts such as \"images.example.com\", \"minio:9000\" or \"*.example.com\"", parse_hosts)
+    }
+
+    /// Networks that may be dialled.
+    pub(super) fn networks(&mut self, key: &'static str) -> Vec<IpNet> {
+        self.list(key, "networks such as \"10.1.0.0/16\" or \"fd00:1::/64\"", parse_networks)
+    }
+
+    /// A list whose parser says what is wrong with it.
+    fn list<T: Default>(&mut self, key: &'static str, of: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> T {
+        let parsed = self.settings.get(key).given.text().map(parse);
+        let fault = match &parsed {
+            Some(Err(fault)) => format!(" ({fault})"),
+            _ => String::new(),
+        };
+        let allowed = format!("{of}, with commas between them, or \"\" for none{fault}");
+        let value = self.read(key, &allowed, |given| {
+            Some((parsed.and_then(Result::ok)?, Effective::text(given.text()?.to_owned())))
         });
         value.unwrap_or_default()
     }

@@ -10,7 +10,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
     BatchConfig, CacheConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, PrecisionChoice,
-    PreprocessConfig, Provider, ServerConfig, TelemetryConfig, TensorRtConfig,
+    PreprocessConfig, Provider, ServerConfig, TelemetryConfig, TensorRtConfig, WebConfig,
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
@@ -68,6 +68,16 @@ pub(super) fn read_config(
             max_output_bytes: read.bytes("limits.max_output_bytes", 1..=4 << 30),
             max_inflight_output_bytes: read.bytes("limits.max_inflight_output_bytes", 1..=1 << 40),
             max_inflight_answer_bytes: read.bytes("limits.max_inflight_answer_bytes", 1..=1 << 40),
+        },
+        web: WebConfig {
+            allow_hosts: read.hosts("web.allow_hosts"),
+            allow_networks: read.networks("web.allow_networks"),
+            timeout: read.duration("web.timeout", TIMEOUT),
+            connect_timeout: read.duration("web.connect_timeout", TIMEOUT),
+            max_redirects: read.integer("web.max_redirects", 0..=3),
+            max_bytes: read.bytes("web.max_bytes", 1..=4 << 30),
+            max_connections: read.integer("web.max_connections", 1..=MAX_THREADS),
+            max_connections_per_host: read.integer("web.max_connections_per_host", 1..=MAX_THREADS),
         },
         model: ModelConfig {
             path: read.model_path("model.path", executable_dir().as_deref().and_then(bundled_model)),
@@ -154,6 +164,14 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
         ("limits.max_output_bytes", limits.max_output_bytes),
         "or outputs of that size could never be admitted",
     );
+    if !config.web.allow_hosts.is_empty() {
+        check_at_least(
+            read,
+            ("limits.max_inflight_body_bytes", limits.max_inflight_body_bytes),
+            ("web.max_bytes", config.web.max_bytes),
+            "or a picture of that size could never be fetched",
+        );
+    }
     let never_admitted = "or a request with that many could never be admitted";
     check_at_least(
         read,

@@ -47,7 +47,7 @@ use crate::{
 };
 pub use crate::{
     batch::{Class, Terms, Timings},
-    preprocess::image::{PictureHeader, picture_header},
+    preprocess::image::{PictureHeader, is_picture, picture_header},
     preprocess::text::Piece,
 };
 

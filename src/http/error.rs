@@ -43,6 +43,8 @@ pub enum Code {
     UnsupportedMediaType,
     /// A picture cannot be decoded or is over a limit.
     InvalidImage,
+    /// A picture could not be fetched from its address.
+    ImageNotFetched,
     /// A text is over a limit.
     InvalidText,
     /// No room now; come back after `Retry-After`.
@@ -63,7 +65,7 @@ pub enum Code {
 
 impl Code {
     /// Every code: tests and documentation walk it.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::InvalidRequest,
         Self::Unauthorized,
         Self::NotFound,
@@ -73,6 +75,7 @@ impl Code {
         Self::PayloadTooLarge,
         Self::UnsupportedMediaType,
         Self::InvalidImage,
+        Self::ImageNotFetched,
         Self::InvalidText,
         Self::Overloaded,
         Self::Internal,
@@ -95,6 +98,7 @@ impl Code {
             Self::PayloadTooLarge => "payload_too_large",
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::InvalidImage => "invalid_image",
+            Self::ImageNotFetched => "image_not_fetched",
             Self::InvalidText => "invalid_text",
             Self::Overloaded => "overloaded",
             Self::Internal => "internal",
@@ -119,7 +123,7 @@ impl Code {
             Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::InvalidImage | Self::InvalidText => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InvalidImage | Self::ImageNotFetched | Self::InvalidText => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             Self::NotSupported => StatusCode::NOT_IMPLEMENTED,
@@ -249,11 +253,9 @@ impl ApiError {
 
     /// Whether it is the fault of one item, which says nothing of the others.
     pub(super) fn is_of_an_item(&self) -> bool {
-        let own = matches!(
-            self.code,
-            Code::InvalidRequest | Code::UnsupportedMediaType | Code::InvalidImage | Code::InvalidText
-        );
-        own && self.index.is_some()
+        use Code::{ImageNotFetched, InvalidImage, InvalidRequest, InvalidText, UnsupportedMediaType};
+        let own = [InvalidRequest, UnsupportedMediaType, InvalidImage, ImageNotFetched, InvalidText];
+        own.contains(&self.code) && self.index.is_some()
     }
 
     /// Names the item.
@@ -452,6 +454,7 @@ mod tests {
             ("payload_too_large", 413),
             ("unsupported_media_type", 415),
             ("invalid_image", 422),
+            ("image_not_fetched", 422),
             ("invalid_text", 422),
             ("overloaded", 429),
             ("internal", 500),

@@ -29,6 +29,7 @@ pub(super) const OF_A_MODEL: &[Code] = &[
     Code::PayloadTooLarge,
     Code::UnsupportedMediaType,
     Code::InvalidImage,
+    Code::ImageNotFetched,
     Code::InvalidText,
     Code::Overloaded,
     Code::Internal,

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
-/// One picture or several: each as standard base64 of its file, or as a data URL.
+/// One picture or several: each as standard base64 of its file, as a data URL, or, where web.allow_hosts has its host, as its address (http or
+/// https).
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 pub(in crate::http) enum Pictures {
@@ -16,7 +17,7 @@ pub(in crate::http) enum Pictures {
     More(#[schemars(length(min = 1))] Vec<Picture>),
 }
 
-/// Standard base64 of a picture's file, or a data URL of it.
+/// Standard base64 of a picture's file, a data URL of it, or, where web.allow_hosts has its host, its address (http or https).
 #[derive(JsonSchema)]
 pub(in crate::http) struct Picture(#[schemars(length(min = 1))] String);
 

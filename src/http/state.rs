@@ -13,6 +13,7 @@ use crate::{
     embedder::Embedder,
     health::{Health, Readiness},
     telemetry::{Metrics, Reject},
+    web::Web,
 };
 
 /// What infinity's own client names when its user names none.
@@ -35,6 +36,7 @@ pub struct AppState {
     pub bodies: ByteBudget,
     /// The answers' room: `limits.max_inflight_answer_bytes`.
     pub answers: ByteBudget,
+    web: Option<Web>,
     embedder: OnceLock<Embedder>,
     /// Of the model, as a header.
     fingerprint: OnceLock<HeaderValue>,
@@ -51,9 +53,20 @@ impl AppState {
             config,
             metrics,
             health,
+            web: None,
             embedder: OnceLock::new(),
             fingerprint: OnceLock::new(),
         }
+    }
+
+    /// With what fetches pictures, where there is something.
+    pub fn with_web(self, web: Option<Web>) -> Self {
+        Self { web, ..self }
+    }
+
+    /// What fetches pictures; `None` where nothing is fetched.
+    pub(super) fn web(&self) -> Option<&Web> {
+        self.web.as_ref()
     }
 
     /// The model is loaded: from now on requests are served.

@@ -13,6 +13,8 @@ use prometheus::{
     Registry, TextEncoder, core::Collector,
 };
 
+use super::reasons::{Ended, Fetch, Reject};
+
 /// Latency buckets in seconds, 0.5 ms to 30 s: they straddle one image on a GPU and a full queue on a small CPU.
 const LATENCY: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
@@ -32,87 +34,6 @@ pub(super) static LOG_LINES_DROPPED: LazyLock<IntCounter> = LazyLock::new(|| {
     let help = "Lines of the log that standard error did not take, or not in time";
     IntCounter::with_opts(Register::opts("log_lines_dropped_total", help)).expect("a constant name")
 });
-
-/// Why a request was refused at the door: the values of `clipserve_rejected_total`'s label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reject {
-    /// `server.max_connections` was reached, with all of them at work.
-    Connections,
-    /// `limits.max_inflight_requests` was reached.
-    Requests,
-    /// `limits.max_inflight_body_bytes` was reached.
-    BodyBytes,
-    /// `limits.max_inflight_output_bytes` was reached.
-    OutputBytes,
-    /// `limits.max_inflight_answer_bytes` was reached.
-    AnswerBytes,
-    /// `batch.vision.max_queue_size` was reached.
-    ImageQueue,
-    /// `batch.text.max_queue_size` was reached.
-    TextQueue,
-    /// It would have waited longer than `limits.max_queue_wait`, or than its client does.
-    Wait,
-    /// The model is still loading.
-    NotReady,
-    /// The server is draining.
-    ShuttingDown,
-}
-
-impl Reject {
-    const ALL: [Self; 10] = [
-        Self::Connections,
-        Self::Requests,
-        Self::BodyBytes,
-        Self::OutputBytes,
-        Self::AnswerBytes,
-        Self::ImageQueue,
-        Self::TextQueue,
-        Self::Wait,
-        Self::NotReady,
-        Self::ShuttingDown,
-    ];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Requests => "requests",
-            Self::BodyBytes => "body_bytes",
-            Self::OutputBytes => "output_bytes",
-            Self::AnswerBytes => "answer_bytes",
-            Self::ImageQueue => "image_queue",
-            Self::TextQueue => "text_queue",
-            Self::Wait => "wait",
-            Self::NotReady => "not_ready",
-            Self::ShuttingDown => "shutting_down",
-        }
-    }
-}
-
-/// Why a connection was ended for others: the values of `clipserve_connections_ended_total`'s label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// It had been idle longest.
-    Idle,
-    /// It had been sending a head longest.
-    SlowHead,
-    /// It was the slowest upload: its request was answered 408.
-    SlowUpload,
-    /// It took its answer slowest, or not at all.
-    SlowReader,
-}
-
-impl Ended {
-    const ALL: [Self; 4] = [Self::Idle, Self::SlowHead, Self::SlowUpload, Self::SlowReader];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::SlowHead => "slow_head",
-            Self::SlowUpload => "slow_upload",
-            Self::SlowReader => "slow_reader",
-        }
-    }
-}
 
 /// How an item's way through a lane ended: the values of `clipserve_items_total`'s `outcome` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +173,7 @@ pub struct Metrics {
     pub ready: IntGauge,
     rejected: IntCounterVec,
     connections_ended: IntCounterVec,
+    web_pictures: IntCounterVec,
     /// Images refused by the decoder, by format and reason.
     pub image_rejected: IntCounterVec,
     /// Panics caught in a decoder.
@@ -310,6 +232,14 @@ impl Metrics {
         for reason in Ended::ALL {
             connections_ended.with_label_values(&[reason.label()]);
         }
+        let web_pictures = register.counters(
+            "web_pictures_total",
+            "Pictures that were to be fetched from the web, by what became of that",
+            &["outcome"],
+        );
+        for outcome in Fetch::ALL {
+            web_pictures.with_label_values(&[outcome.label()]);
+        }
         let queue_depth =
             register.gauges("queue_depth", "Items waiting for a session, or for a preprocess thread", &["queue"]);
         let queue_wait =
@@ -350,6 +280,7 @@ impl Metrics {
             ready: register.gauge("ready", "1 when the server is ready"),
             rejected,
             connections_ended,
+            web_pictures,
             image_rejected: register.counters(
                 "image_rejected_total",
                 "Images that could not be decoded",
@@ -396,6 +327,11 @@ impl Metrics {
     /// Counts one connection that was ended for others.
     pub fn connections_ended(&self, reason: Ended) {
         self.connections_ended.with_label_values(&[reason.label()]).inc();
+    }
+
+    /// Counts one picture that was to be fetched.
+    pub fn web_picture(&self, outcome: Fetch) {
+        self.web_pictures.with_label_values(&[outcome.label()]).inc();
     }
 
     /// Says what runs, once the model is loaded.

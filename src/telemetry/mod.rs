@@ -10,6 +10,7 @@
 mod line;
 mod metrics;
 mod queue;
+mod reasons;
 
 use std::{
     any::Any,
@@ -26,8 +27,9 @@ use tracing_subscriber::{
 };
 
 use line::{JsonLine, TextFields, TextLine};
-pub use metrics::{BuildInfo, Ended, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, Reject, StoreMetrics};
+pub use metrics::{BuildInfo, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, StoreMetrics};
 pub use queue::flush;
+pub use reasons::{Ended, Fetch, Reject};
 
 use crate::config::{LogFormat, TelemetryConfig};
 

@@ -31,7 +31,7 @@ const BASE: [&str; 5] = ["budget", "config", "health", "heavy", "telemetry"];
 /// Which modules of the crate each module may name, besides itself and [`BASE`]. Dependencies point one way: `http ->
 /// embedder -> {preprocess, batch, engine, export} -> {encoder, model}`. A module that is not listed (the
 /// binary, the command line, the assembly) may name all.
-const MAY_NAME: [(&str, &[&str]); 17] = [
+const MAY_NAME: [(&str, &[&str]); 18] = [
     ("budget", &[]),
     ("heavy", &[]),
     ("config", &[]),
@@ -47,7 +47,9 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
     ("batch", &["encoder", "model"]),
     ("engine", &["encoder", "model"]),
     ("embedder", &["preprocess", "batch", "engine", "encoder", "export", "model", "similarity"]),
-    ("http", &["embedder", "similarity", "encoder", "model"]),
+    // What every client of this program has is the hub's.
+    ("web", &["model"]),
+    ("http", &["embedder", "web", "similarity", "encoder", "model"]),
     // Beside the server: they drive an embedder, and only the binary and the command line know of them.
     ("tune", &["embedder", "encoder"]),
     ("compare", &["embedder", "model", "similarity"]),
@@ -61,8 +63,9 @@ const CONFINED: [(&[&str], &[&str]); 9] = [
     (&["axum"], &["http", "server"]),
     (&["hyper"], &["http", "server"]),
     (&["http"], &["http", "server", "cli"]),
-    // The service is a client of nothing but the hub that models come from; `compare` is no part of the service.
-    (&["ureq"], &["model", "compare"]),
+    // The service is a client of the hub that models come from and of the hosts that pictures are fetched from; `compare` is no part of
+    // the service.
+    (&["ureq"], &["model", "web", "compare"]),
     (&["indicatif"], &["model"]),
     (&["signal_hook"], &["signals"]),
 ];

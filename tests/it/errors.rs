@@ -248,7 +248,7 @@ async fn while_the_model_loads_requests_are_503_not_ready_and_then_shutting_down
     drop(load);
 }
 
-/// Each code of the table is produced by one of the tests here, in `memory`, in `openai`, in `overload` or in `partial`.
+/// Each code of the table is produced by one of the tests here, in `memory`, in `openai`, in `overload`, in `partial` or in `web_pictures`.
 #[test]
 fn every_code_has_a_test() {
     let tests = [
@@ -257,6 +257,7 @@ fn every_code_has_a_test() {
         include_str!("openai.rs"),
         include_str!("overload.rs"),
         include_str!("partial.rs"),
+        include_str!("web_pictures.rs"),
     ]
     .concat();
     let missing: Vec<&str> =

@@ -38,3 +38,5 @@ mod support;
 mod towers;
 mod tune;
 mod types;
+mod web_pictures;
+mod web_stand_in;

@@ -27,6 +27,7 @@ use clipserve::{
         text::TextTokenizer,
     },
     server::{LoadContext, ServeError, Server},
+    web::Names,
 };
 use ndarray::{Array2, ArrayD};
 use reqwest::{RequestBuilder, Response};
@@ -100,12 +101,25 @@ impl TestServer {
         (server, gate)
     }
 
+    /// As [`Self::start`]; the hosts that pictures are fetched from are where `names` says.
+    pub(crate) async fn start_resolving(set: &[&str], names: Arc<dyn Names>) -> Self {
+        let config = configuration(set);
+        let server = Server::bind_resolving(config.clone(), names).await.expect("a free port");
+        let server =
+            Self::run(server, move |context: LoadContext| embedder::start(&config, context.metrics, &context.health));
+        server.ready().await;
+        server
+    }
+
     /// Binds and serves; the model comes from `load`.
     pub(crate) async fn bind(
         config: Config,
         load: impl FnOnce(LoadContext) -> Result<Embedder, StartError> + Send + 'static,
     ) -> Self {
-        let server = Server::bind(config).await.expect("a free port");
+        Self::run(Server::bind(config).await.expect("a free port"), load)
+    }
+
+    fn run(server: Server, load: impl FnOnce(LoadContext) -> Result<Embedder, StartError> + Send + 'static) -> Self {
         let base = format!("http://{}", server.local_addr());
         let admin = server.admin_addr().map(|address| format!("http://{address}"));
         let context = server.context().clone();

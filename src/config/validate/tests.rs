@@ -21,7 +21,7 @@ fn errors(set: &[&str]) -> Vec<String> {
 
 #[test]
 fn the_default_file_holds_the_defaults() {
-    let Config { server, limits, model, preprocess, engine, batch, cache, telemetry } = config(&[]);
+    let Config { server, limits, web, model, preprocess, engine, batch, cache, telemetry } = config(&[]);
     let seconds = Duration::from_secs;
     assert_eq!(server.listen.to_string(), "127.0.0.1:8080");
     assert_eq!((server.admin_listen, server.api_key.is_none(), server.max_connections), (None, true, 1024));
@@ -35,6 +35,9 @@ fn the_default_file_holds_the_defaults() {
     assert_eq!((limits.max_pixels, limits.max_text_bytes), (50_000_000, 16 << 10));
     assert_eq!((limits.max_output_bytes, limits.max_inflight_output_bytes), (64 << 20, 256 << 20));
     assert_eq!(limits.max_inflight_answer_bytes, 256 << 20);
+    assert!(web.allow_hosts.is_empty() && web.allow_networks.is_empty());
+    assert_eq!((web.timeout, web.connect_timeout, web.max_redirects), (seconds(5), seconds(2), 0));
+    assert_eq!((web.max_bytes, web.max_connections, web.max_connections_per_host), (32 << 20, 32, 8));
     assert_eq!((model.path, &*model.revision), ("m".into(), "main"));
     assert_eq!((model.name, model.cache_dir), (None, None));
     assert_eq!((model.vision, model.text, model.variant), (None, None, None));
@@ -149,6 +152,14 @@ const BAD: &[(&str, &[&str])] = &[
     ("limits.max_output_bytes", &["0", "5GiB", "64M"]),
     ("limits.max_inflight_output_bytes", &["0", "2TiB"]),
     ("limits.max_inflight_answer_bytes", &["0", "2TiB", "256M"]),
+    ("web.allow_hosts", &["*", "https://a.example", "a.example/b", "a,,b", "a:0", "u@a", "a.", "127.1"]),
+    ("web.allow_networks", &["10.0.0.1/8", "10.0.0.0", "10/8", "internal", "10.0.0.0/33"]),
+    ("web.timeout", &["0s", "5"]),
+    ("web.connect_timeout", &["0s", "2"]),
+    ("web.max_redirects", &["4", "-1"]),
+    ("web.max_bytes", &["0", "5GiB", "32MB"]),
+    ("web.max_connections", &["0", "1025"]),
+    ("web.max_connections_per_host", &["0", "1025"]),
     ("model.revision", &["", "a b", "../main", "/main"]),
     ("model.name", &["a\u{7}b"]),
     ("model.aliases", &["a,b\u{7}"]),
@@ -303,6 +314,11 @@ fn keys_at_odds_are_errors_that_name_both_keys() {
              a body of that size could never be admitted",
         ),
         (
+            &["web.allow_hosts=a.example", "web.max_bytes=1GiB"],
+            "limits.max_inflight_body_bytes = \"256MiB\" (default): must be at least web.max_bytes = \"1GiB\" (--set), or a \
+             picture of that size could never be fetched",
+        ),
+        (
             &["server.admin_listen=127.0.0.1:8080"],
             "server.admin_listen = \"127.0.0.1:8080\" (--set): must be another port than server.listen = \
              \"127.0.0.1:8080\" (default)",
@@ -315,6 +331,8 @@ fn keys_at_odds_are_errors_that_name_both_keys() {
 #[test]
 fn keys_that_just_agree_are_taken() {
     config(&["limits.max_images=256", "limits.max_texts=2048", "limits.max_inflight_body_bytes=32MiB"]);
+    // Nothing is fetched.
+    config(&["web.max_bytes=1GiB"]);
     config(&["server.admin_listen=127.0.0.1:8081"]);
     config(&["server.admin_listen=127.0.0.2:8080"]);
     config(&["server.listen=0.0.0.0:0", "server.admin_listen=0.0.0.0:0"]);

@@ -135,12 +135,15 @@ impl<const VERSION: u8> Dialect for Embed<VERSION> {
             forms,
             priority: body.priority,
         };
-        let pictures = asked.wanted.pictures().iter().map(Picture::of).collect();
-        Ok((asked, Self { pictures, by_type }))
+        Ok((asked, Self { pictures: Vec::new(), by_type }))
+    }
+
+    fn look(&mut self, files: &[Bytes]) {
+        self.pictures = files.iter().map(Picture::of).collect();
     }
 
     fn around(&self, asked: &Asked) -> usize {
-        self.beside(asked.wanted.texts())
+        beside(asked.wanted.texts(), asked.wanted.picture_places().len())
     }
 
     fn write(&self, answered: &Answered<'_>, buffer: Vec<u8>) -> Result<Written, ApiError> {
@@ -163,12 +166,10 @@ impl<const VERSION: u8> Dialect for Embed<VERSION> {
     }
 }
 
-impl<const VERSION: u8> Embed<VERSION> {
-    /// Bytes of `texts` and of what is said of the pictures, at most.
-    fn beside(&self, texts: &[String]) -> usize {
-        let texts = texts.iter().map(|text| escaped_len(text).saturating_add(AROUND_TEXT));
-        texts.fold(self.pictures.len().saturating_mul(PICTURE), usize::saturating_add)
-    }
+/// Bytes of `texts` and of what is said of so many pictures, at most.
+fn beside(texts: &[String], pictures: usize) -> usize {
+    let texts = texts.iter().map(|text| escaped_len(text).saturating_add(AROUND_TEXT));
+    texts.fold(pictures.saturating_mul(PICTURE), usize::saturating_add)
 }
 
 /// The quotation marks of a text, and a comma.
@@ -288,7 +289,7 @@ mod tests {
                 Answered { model: "m", rows: &rows, forms: &scaled, tokens: usize::MAX, texts: &texts, pictures: &[] };
             let written = embed.write(&answered, Vec::new()).expect("in memory");
             let size = forms.iter().fold(Size::new("m"), |size, form| form.add_to(size, 100, 16));
-            let bound = size.writing(embed.beside(&texts)).written();
+            let bound = size.writing(beside(&texts, 50)).written();
             assert!(written.len() <= bound, "{} > {bound}", written.len());
         }
     }

@@ -12,6 +12,7 @@ use super::super::{
     ApiError, AppState, Code,
     request::{
         json::{Items, fault},
+        picture::{Picture, bring_all},
         room::Claim,
     },
 };
@@ -41,7 +42,7 @@ struct Texts {
 /// Pictures, each with its place, which keep their own room.
 #[derive(Debug, Default)]
 struct Pictures {
-    pictures: Vec<Bytes>,
+    pictures: Vec<Picture>,
     places: Vec<usize>,
 }
 
@@ -100,7 +101,7 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// A string of JSON that is a picture: base64 or a data URL.
+    /// A string of JSON that is a picture: base64, a data URL, or an address of the web.
     ///
     /// # Errors
     /// As [`Self::text`], and 400 for what is no picture's text.
@@ -109,7 +110,7 @@ impl<'a> Inputs<'a> {
         check_count(self.pictures.places.len(), self.max_images, "images (limits.max_images)")?;
         check_string(item).map_err(|error| error.at(place))?;
         let pictures = item.pictures("the input", 1, &mut self.claim).map_err(|error| error.at(place))?;
-        pictures.into_iter().try_for_each(|picture| self.file(picture))
+        pictures.into_iter().try_for_each(|picture| self.push_picture(picture))
     }
 
     /// The bytes of a picture's file.
@@ -117,6 +118,10 @@ impl<'a> Inputs<'a> {
     /// # Errors
     /// 413 for one too many.
     pub(in crate::http) fn file(&mut self, picture: Bytes) -> Result<(), ApiError> {
+        self.push_picture(picture.into())
+    }
+
+    fn push_picture(&mut self, picture: Picture) -> Result<(), ApiError> {
         check_count(self.pictures.places.len(), self.max_images, "images (limits.max_images)")?;
         let place = self.len();
         self.pictures.pictures.push(picture);
@@ -124,7 +129,7 @@ impl<'a> Inputs<'a> {
         Ok(())
     }
 
-    /// A string that is a picture when it is a data URL of one, else a text.
+    /// A string that is a picture when it is a data URL of one, else a text, also where it is an address: people embed these as texts.
     ///
     /// # Errors
     /// As [`Self::text`] and [`Self::picture`].
@@ -139,8 +144,8 @@ impl<'a> Inputs<'a> {
         if is_picture { self.picture(item) } else { self.text(item) }
     }
 
-    /// All inputs that are there by their kind, for whoever has a list of each: the texts, their room, and the files of the pictures.
-    pub(in crate::http) fn by_kind(self) -> (Vec<String>, Option<Reservation>, Vec<Bytes>) {
+    /// All inputs that are there by their kind, for whoever has a list of each: the texts, their room, and the pictures.
+    pub(in crate::http) fn by_kind(self) -> (Vec<String>, Option<Reservation>, Vec<Picture>) {
         (self.texts.texts, self.texts.room, self.pictures.pictures)
     }
 
@@ -157,7 +162,7 @@ impl<'a> Inputs<'a> {
 
     /// All inputs are there, if any.
     pub(in crate::http) fn finish_or_empty(self) -> Wanted {
-        Wanted { texts: self.texts, pictures: self.pictures }
+        Wanted { texts: self.texts, pictures: self.pictures, files: Vec::new() }
     }
 }
 
@@ -184,6 +189,8 @@ fn check_count(before: usize, limit: usize, of: &str) -> Result<(), ApiError> {
 pub(in crate::http) struct Wanted {
     texts: Texts,
     pictures: Pictures,
+    /// Of the pictures, once they have been brought.
+    files: Vec<Bytes>,
 }
 
 impl Wanted {
@@ -197,9 +204,20 @@ impl Wanted {
         &self.texts.texts
     }
 
-    /// The files of the pictures in order.
-    pub(in crate::http) fn pictures(&self) -> &[Bytes] {
-        &self.pictures.pictures
+    /// Gets the files of all pictures, those that are elsewhere too.
+    ///
+    /// # Errors
+    /// As [`bring_all`], with the input's place in the request.
+    pub(in crate::http) async fn bring(&mut self, state: &AppState, terms: Terms) -> Result<(), ApiError> {
+        let pictures = std::mem::take(&mut self.pictures.pictures);
+        let brought = bring_all(state, pictures, terms).await;
+        self.files = brought.map_err(|error| error.among(&self.pictures.places))?;
+        Ok(())
+    }
+
+    /// The files of the pictures in order, between [`Self::bring`] and [`Self::embed`].
+    pub(in crate::http) fn files(&self) -> &[Bytes] {
+        &self.files
     }
 
     /// The place of each picture in the request.
@@ -220,7 +238,7 @@ impl Wanted {
         }
     }
 
-    /// The embeddings, in the order of the request.
+    /// The embeddings, in the order of the request; the pictures have been brought.
     ///
     /// # Errors
     /// The embedder's, with the input's place in the request.
@@ -234,7 +252,7 @@ impl Wanted {
             let embeddings = Array2::zeros((0, self.dim(embedder)?));
             return Ok(Embedded { embeddings, timings: Timings::default(), tokens: 0 });
         }
-        let pictures = std::mem::take(&mut self.pictures.pictures);
+        let pictures = std::mem::take(&mut self.files);
         let texts = &self.texts.texts;
         let embed_texts = async {
             let embedded = embedder.embed_texts(texts, truncate, terms).await;

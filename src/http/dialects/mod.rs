@@ -29,6 +29,7 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
+use bytes::Bytes;
 use ndarray::Array2;
 
 use self::inputs::{Inputs, Wanted};
@@ -121,6 +122,9 @@ pub(super) trait Dialect: Sized + Send {
         error
     }
 
+    /// Looks at the files of the pictures, which are all there now; later they are gone.
+    fn look(&mut self, _files: &[Bytes]) {}
+
     /// Bytes of its answer besides the embeddings, for `n` inputs: see [`Size`].
     fn around(&self, asked: &Asked) -> usize;
 
@@ -164,7 +168,7 @@ pub(super) async fn embed<D: Dialect>(
 async fn answer<D: Dialect>(
     state: &AppState,
     mut asked: Asked,
-    dialect: D,
+    mut dialect: D,
     terms: Terms,
     held: &Held,
 ) -> Result<Response, ApiError> {
@@ -182,6 +186,8 @@ async fn answer<D: Dialect>(
         let size = Size::new(&embedder.info().name).holding(n.saturating_mul(dim.saturating_add(columns)));
         let size = asked.forms.iter().fold(size, |size, form| form.add_to(size, n, columns));
         let room = size.writing(dialect.around(&asked)).reserve(state).await?;
+        asked.wanted.bring(state, terms).await?;
+        dialect.look(asked.wanted.files());
         let embedded = asked.wanted.embed(embedder, asked.truncate, terms).await?;
         let takes = room.writing();
         let write = || {

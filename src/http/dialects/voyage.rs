@@ -86,9 +86,12 @@ impl Dialect for Multimodal {
             }],
             priority: None,
         };
+        Ok((asked, Self { pixels: 0 }))
+    }
+
+    fn look(&mut self, files: &[Bytes]) {
         // A header may claim any size: what is over the limit is refused when it is decoded.
-        let pixels = asked.wanted.pictures().iter().map(pixels).fold(0, u64::saturating_add);
-        Ok((asked, Self { pixels }))
+        self.pixels = files.iter().map(pixels).fold(0, u64::saturating_add);
     }
 
     fn around(&self, asked: &Asked) -> usize {

@@ -10,7 +10,6 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use bytes::Bytes;
 use memchr::memmem;
 use ndarray::{Array2, Axis};
 
@@ -31,6 +30,7 @@ use crate::{
             json::check_count,
             limit::Limit,
             payload::{Accepts, Encoding, Payload},
+            picture::{Picture, bring_all},
             room::Claim,
         },
     },
@@ -55,7 +55,7 @@ const PLACEHOLDER: &str = "{}";
 
 /// A request, from either encoding.
 struct Classification {
-    images: Vec<Bytes>,
+    images: Vec<Picture>,
     labels: Vec<String>,
     /// All labels in the first template, then all in the second, and so on.
     prompts: Vec<String>,
@@ -78,6 +78,7 @@ pub(in crate::http) async fn classify(
     let Classification { images, labels, prompts, top_k, priority, room: _room } = read;
     let terms = with_priority(terms, priority);
     let room = size(embedder, images.len(), &labels, prompts.len(), top_k)?.reserve(&state).await?;
+    let images = bring_all(&state, images, terms).await?;
     let (images, texts) =
         tokio::try_join!(embedder.embed_images(images, terms), embedder.embed_texts(&prompts, true, terms))?;
     let takes = room.writing();
@@ -143,7 +144,8 @@ impl Classification {
             check_count("images", files.len(), Limit::images(limits))?;
             check_count("labels", labels.len(), Limit::texts(limits))?;
             let templates = Some(templates).filter(|templates| !templates.is_empty());
-            (files, labels, templates, (top_k, priority), room)
+            let images = files.into_iter().map(Picture::Here).collect();
+            (images, labels, templates, (top_k, priority), room)
         } else {
             let ClassifyRequest { images, labels, templates, top_k, priority } = payload.json()?;
             let (labels, mut room) = labels.owned_strings("labels", Limit::texts(limits), &mut claim)?;

@@ -7,7 +7,6 @@ use axum::{
     extract::{Request, State},
     response::Response,
 };
-use bytes::Bytes;
 
 use super::{
     format::Format,
@@ -34,6 +33,7 @@ use crate::{
             json::check_count,
             limit::Limit,
             payload::{Accepts, Encoding, Payload, picture},
+            picture::Picture,
         },
     },
 };
@@ -73,11 +73,12 @@ pub(in crate::http) async fn embed_image(
     let payload = Payload::receive(&state, request, &[Accepts::Image, Accepts::Multipart, Accepts::Json]).await?;
     let (terms, held) = (payload.terms, payload.held.clone());
     let read = embedder.heavy().run(payload.reading(), || read_images(&state, payload)).await?;
-    let (mut images, outputs, format, priority) = read;
+    let (images, outputs, format, priority) = read;
     let terms = with_priority(terms, priority);
     if outputs.is_empty() {
         format.check(embedder.dim(Modality::Image)?)?;
         let room = format.size(embedder, images.len(), Modality::Image)?.reserve(&state).await?;
+        let mut images = images.bring(&state, terms).await?;
         let embedded = match format.on_error {
             OnError::Fail => (embedder.embed_images(images.take(), terms).await?, None),
             OnError::Partial => missing(embedder.embed_images_partly(images.take(), terms).await?, images),
@@ -86,7 +87,8 @@ pub(in crate::http) async fn embed_image(
     }
     check_wanted(embedder, Modality::Image, outputs, &format)?;
     let room = room_for_outputs(&state, embedder, Modality::Image, images.len(), outputs, &format).await?;
-    let answered = embedder.image_outputs(images.take(), outputs, terms).await?;
+    let images = images.bring(&state, terms).await?.take();
+    let answered = embedder.image_outputs(images, outputs, terms).await?;
     answer_outputs(embedder, answered, format, room, held).await
 }
 
@@ -98,7 +100,7 @@ fn missing<T>(partly: Partly, read: Each<T>) -> (Embedded, Option<Missing>) {
 }
 
 /// The pictures, what is asked of them, how they are to be answered, and their `priority`.
-type ImagesRead = (Each<Bytes>, OutputSet, Format, Option<i64>);
+type ImagesRead = (Each<Picture>, OutputSet, Format, Option<i64>);
 
 /// Reads the pictures. The body is gone with this, but for a picture that is the body.
 fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiError> {
@@ -124,6 +126,7 @@ fn read_images(state: &AppState, payload: Payload) -> Result<ImagesRead, ApiErro
         _ => vec![picture(payload.body)],
     };
     check_count("images", images.len(), Limit::images(limits))?;
+    let images = images.into_iter().map(Picture::Here).collect();
     let format = Format { normalize, dimensions, embedding, on_error, form };
     Ok((Each::all(images, on_error), outputs.into_iter().collect(), format, priority))
 }

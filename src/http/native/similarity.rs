@@ -25,6 +25,7 @@ use crate::{
             json::{Unread, check_count},
             limit::Limit,
             payload::{Accepts, Encoding, Payload},
+            picture::{Picture, bring_all},
             room::Claim,
         },
     },
@@ -59,7 +60,7 @@ pub(in crate::http) const OWN_MEMBERS: [&str; 6] =
 /// A request, from either encoding.
 pub(in crate::http) struct Comparison {
     logit_scale: f32,
-    images: Side<Bytes>,
+    images: Side<Picture>,
     texts: Side<String>,
     options: SimilarityQuery,
     /// The room of texts and embeddings; pictures have their own.
@@ -99,6 +100,7 @@ impl Comparison {
         let Form { files, room, .. } = form;
         check_count("images", files.len(), Limit::images(limits))?;
         check_count("texts", texts.len(), Limit::texts(limits))?;
+        let files = files.into_iter().map(Picture::Here).collect();
         Ok(Self { logit_scale, images: Side::Inputs(files), texts: Side::Inputs(texts), options, room })
     }
 
@@ -161,6 +163,10 @@ impl Comparison {
             )));
         }
         let room = size(embedder, images.len(), texts.len(), options.return_embeds)?.reserve(state).await?;
+        let images = match images {
+            Side::Inputs(images) => Side::Inputs(bring_all(state, images, terms).await?),
+            Side::Embeds(embeds) => Side::Embeds(embeds),
+        };
         let (images, texts) = tokio::try_join!(
             embed_images(embedder, images, terms),
             embed_texts(embedder, texts, options.truncate, terms)

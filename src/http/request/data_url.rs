@@ -1,7 +1,8 @@
 //! A picture within a string: base64, or a `data:` URL.
 //!
 //! Owns what such a string may look like: RFC 2397 and the Fetch standard's `data:` URLs (base64 or percent-encoded, with line ends and
-//! blanks, padded or not), and the same base64 without a URL around it. Does not fetch anything, nor look at the picture.
+//! blanks, padded or not), the same base64 without a URL around it, and that it is an address of the web. Does not fetch anything, nor look
+//! at the picture or the address.
 //!
 //! Invariant: a picture has room in the budget of bodies before it is decoded.
 //!
@@ -9,21 +10,27 @@
 //! state machine, which gets what is left.
 
 use base64::{Engine as _, decoded_len_estimate, prelude::BASE64_STANDARD};
-use bytes::Bytes;
 use data_url::{DataUrl, forgiving_base64};
 
-use super::room::Claim;
+use super::{
+    picture::{Elsewhere, Picture},
+    room::Claim,
+};
 use crate::http::{ApiError, connection::held::owning};
 
 /// Bytes of a data URL before its comma: a media type and its parameters.
 const MAX_META: usize = 1024;
 
-/// The picture in `text`.
+/// The picture in `text`, or its address there.
 ///
 /// # Errors
-/// 400; an address is refused with a message of its own, because this service fetches nothing. 413 and 429 as [`Claim::reserve`].
-pub(super) fn decode_picture(text: &str, claim: &mut Claim<'_>) -> Result<Bytes, ApiError> {
+/// 400; an address that is none of the web is refused with a message of its own. 413 and 429 as [`Claim::reserve`].
+pub(super) fn decode_picture(text: &str, claim: &mut Claim<'_>) -> Result<Picture, ApiError> {
     let trimmed = text.trim_matches(|char: char| char <= ' ');
+    if ["http://", "https://"].iter().any(|scheme| starts_with_ignoring_case(trimmed, scheme)) {
+        let room = claim.reserve(trimmed.len())?;
+        return Ok(Picture::There(Elsewhere::new(trimmed, room)));
+    }
     if let Some(address) = address(trimmed) {
         return Err(ApiError::invalid(format!("{address}; send the picture itself, as base64 or a data URL")));
     }
@@ -42,7 +49,7 @@ pub(super) fn decode_picture(text: &str, claim: &mut Claim<'_>) -> Result<Bytes,
     if picture.is_empty() {
         return Err(ApiError::invalid("the picture is empty"));
     }
-    Ok(owning(picture, room))
+    Ok(Picture::Here(owning(picture, room)))
 }
 
 fn starts_with_ignoring_case(text: &str, prefix: &str) -> bool {
@@ -71,9 +78,7 @@ fn parts(url: &str) -> Result<(&str, &str), ApiError> {
 /// What is said of an address of something that is elsewhere.
 fn address(text: &str) -> Option<&'static str> {
     let starts = |scheme| starts_with_ignoring_case(text, scheme);
-    if starts("http://") || starts("https://") {
-        Some("web addresses are not fetched")
-    } else if starts("file:") {
+    if starts("file:") {
         Some("files of this server are not read")
     } else if starts("blob:") {
         Some("a blob: address means something only within the page that made it")
@@ -125,8 +130,27 @@ mod tests {
     use super::*;
     use crate::http::{Code, request::room::tests::with_claim};
 
-    fn decode(text: &str) -> Result<Bytes, ApiError> {
-        with_claim(1 << 20, |claim| decode_picture(text, claim))
+    fn here(picture: Picture) -> bytes::Bytes {
+        match picture {
+            Picture::Here(bytes) => bytes,
+            Picture::There(elsewhere) => panic!("{elsewhere:?}"),
+        }
+    }
+
+    fn decode(text: &str) -> Result<bytes::Bytes, ApiError> {
+        with_claim(1 << 20, |claim| decode_picture(text, claim)).map(here)
+    }
+
+    #[test]
+    fn an_address_of_the_web_is_kept_as_it_is_with_its_room() {
+        with_claim(2 << 10, |claim| {
+            for text in [" HTTPS://example.com/a.png\n", "http://169.254.169.254/"] {
+                let picture = decode_picture(text, claim).expect(text);
+                assert!(matches!(&picture, Picture::There(_)), "{picture:?}");
+            }
+            let error = decode_picture(&format!("http://{}", "a".repeat(2 << 10)), claim).expect_err("no room");
+            assert_eq!(error.code, Code::PayloadTooLarge);
+        });
     }
 
     #[test]
@@ -168,8 +192,6 @@ mod tests {
             ("data:image/png;base64", "no comma"),
             ("data:image/png#fragment,QUJD", "no comma"),
             ("data:;base64,QU\u{e9}D", "byte 2 is"),
-            ("http://169.254.169.254/", "web addresses are not fetched"),
-            ("HTTPS://example.com/a.png", "web addresses are not fetched"),
             ("file:///etc/passwd", "files of this server are not read"),
             ("blob:http://x/1", "within the page"),
             ("s3://bucket/key", "addresses of this kind"),
@@ -183,7 +205,7 @@ mod tests {
     #[test]
     fn what_stands_before_the_data_is_short_and_takes_no_room() {
         let url = |meta: usize| format!("data:{},A%42C", "m".repeat(meta - 5));
-        let decode = |url: &str| with_claim(1 << 10, |claim| decode_picture(url, claim));
+        let decode = |url: &str| with_claim(1 << 10, |claim| decode_picture(url, claim)).map(here);
         assert_eq!(decode(&url(MAX_META)).expect("as long as allowed"), "ABC");
         let error = decode(&url(MAX_META + 1)).expect_err("longer");
         assert_eq!(

@@ -71,6 +71,33 @@ impl<T> Each<T> {
         std::mem::take(&mut self.items)
     }
 
+    /// What becomes of a request with a bad item.
+    pub(super) fn on_error(&self) -> OnError {
+        self.on_error
+    }
+
+    /// With what became of the items that have been taken, in order.
+    ///
+    /// # Errors
+    /// That of the first one that fails the request.
+    pub(super) fn replaced<U>(self, items: Vec<Result<U, ApiError>>) -> Result<Each<U>, ApiError> {
+        let Self { on_error, places, faults, .. } = self;
+        let mut each = Each { on_error, items: Vec::with_capacity(items.len()), places: Vec::new(), faults };
+        for (place, item) in places.into_iter().zip(items) {
+            match item {
+                Ok(item) => {
+                    each.items.push(item);
+                    each.places.push(place);
+                }
+                Err(error) if on_error == OnError::Partial && error.is_of_an_item() => {
+                    each.faults.push(error.at(place))
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(each)
+    }
+
     /// What is missing, once it is known which of the items that could be read have `failed` after all.
     pub(in crate::http) fn missing(self, failed: impl IntoIterator<Item = (usize, ApiError)>) -> Missing {
         let mut rows: Vec<Option<usize>> = vec![None; self.len()];
@@ -122,13 +149,37 @@ mod tests {
     }
 
     #[test]
+    fn an_item_that_fails_later_keeps_its_place() {
+        let bad = |message: &'static str| ApiError::invalid(message).at(0);
+        let mut each = Each::new(OnError::Partial);
+        for item in [Err(bad("first")), Ok("b"), Ok("c"), Ok("d")] {
+            each.add(item).expect("taken");
+        }
+        each.take();
+        let mut each = each.replaced(vec![Ok(1), Err(bad("second")), Ok(3)]).expect("faults of their own");
+        assert_eq!((each.len(), each.take()), (4, vec![1, 3]));
+        let missing = each.missing([]);
+        assert_eq!(missing.rows, [None, Some(0), None, Some(1)]);
+        let errors: Vec<_> = missing.errors.iter().map(|error| (error.index, &*error.message)).collect();
+        assert_eq!(errors, [(Some(0), "first"), (Some(2), "second")]);
+        let mut each = Each::all(vec!["a"], OnError::Partial);
+        each.take();
+        let error = ApiError::new(Code::Overloaded, "no room");
+        assert!(each.replaced::<()>(vec![Err(error)]).is_err());
+    }
+
+    #[test]
     fn what_is_not_an_items_own_fails_the_request() {
         let add = |on_error, error| Each::<()>::new(on_error).add(Err(error));
         assert!(add(OnError::Fail, ApiError::invalid("bad").at(0)).is_err());
         for code in Code::ALL {
             let own = matches!(
                 code,
-                Code::InvalidRequest | Code::UnsupportedMediaType | Code::InvalidImage | Code::InvalidText
+                Code::InvalidRequest
+                    | Code::UnsupportedMediaType
+                    | Code::InvalidImage
+                    | Code::ImageNotFetched
+                    | Code::InvalidText
             );
             assert_eq!(add(OnError::Partial, ApiError::new(code, "bad").at(0)).is_ok(), own, "{code:?}");
             assert!(add(OnError::Partial, ApiError::new(code, "of no item")).is_err());

@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
 use memchr::memchr_iter;
 use ndarray::{Array2, ArrayView1, ArrayViewMut1};
 
@@ -16,6 +15,7 @@ use super::{
     each::{Each, OnError},
     json::{Items, fault},
     limit::Limit,
+    picture::Picture,
     raw::Raw,
     room::Claim,
 };
@@ -87,7 +87,7 @@ impl<'a> Items<'a> {
         Ok((strings, room))
     }
 
-    /// A list of 1 to `limit` pictures in base64, or a lone one, decoded. Each has its own share of the budget, for as long as its
+    /// A list of 1 to `limit` pictures in base64, or a lone one, decoded; some may be addresses. Each has its own share of the budget, for as long as its
     /// bytes are anywhere.
     ///
     /// # Errors
@@ -97,7 +97,7 @@ impl<'a> Items<'a> {
         name: &str,
         limit: impl Into<Limit>,
         claim: &mut Claim<'_>,
-    ) -> Result<Vec<Bytes>, ApiError> {
+    ) -> Result<Vec<Picture>, ApiError> {
         Ok(self.each_picture(name, limit, claim, OnError::Fail)?.take())
     }
 
@@ -111,7 +111,7 @@ impl<'a> Items<'a> {
         limit: impl Into<Limit>,
         claim: &mut Claim<'_>,
         on_error: OnError,
-    ) -> Result<Each<Bytes>, ApiError> {
+    ) -> Result<Each<Picture>, ApiError> {
         let elements = self.string_elements(name, limit)?;
         let mut unescaped = Unescaped::default();
         for &(_, text) in &elements {

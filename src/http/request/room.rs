@@ -33,20 +33,28 @@ impl<'a> Claim<'a> {
     pub(in crate::http) fn reserve(&mut self, bytes: usize) -> Result<Reservation, ApiError> {
         let taken = self.taken.saturating_add(bytes);
         if taken > self.budget.capacity() {
-            let message = format!(
-                "the body and what is read from it take {taken} bytes, the limit is {} (limits.max_inflight_body_bytes); send \
-                 fewer or smaller items in one request",
-                self.budget.capacity()
-            );
-            return Err(ApiError::new(Code::PayloadTooLarge, message));
+            return Err(too_much(taken, self.budget));
         }
-        let reservation = self.budget.reserve(bytes).ok_or_else(|| {
-            self.metrics.reject(Reject::BodyBytes);
-            ApiError::from(BodyError::BudgetExhausted)
-        })?;
+        let reservation = self.budget.reserve(bytes).ok_or_else(|| exhausted(self.metrics))?;
         self.taken = taken;
         Ok(reservation)
     }
+}
+
+/// A request takes more than all together may.
+pub(super) fn too_much(takes: usize, budget: &ByteBudget) -> ApiError {
+    let message = format!(
+        "the body and what is read from it take {takes} bytes, the limit is {} (limits.max_inflight_body_bytes); send \
+         fewer or smaller items in one request",
+        budget.capacity()
+    );
+    ApiError::new(Code::PayloadTooLarge, message)
+}
+
+/// Others hold what a request needs, which is counted.
+pub(super) fn exhausted(metrics: &Metrics) -> ApiError {
+    metrics.reject(Reject::BodyBytes);
+    BodyError::BudgetExhausted.into()
 }
 
 #[cfg(test)]

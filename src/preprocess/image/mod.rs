@@ -40,6 +40,7 @@ mod work;
 pub use self::{
     error::{ImageError, ImageFormatName},
     placement::UnsupportedPreprocessing,
+    sniff::is_picture,
     work::{PictureHeader, decode_work, picture_header},
 };
 use self::{

@@ -39,6 +39,15 @@ pub(super) fn sniff(bytes: &[u8]) -> Result<ImageFormatName, ImageError> {
     }
 }
 
+/// Whether `bytes` begin as a picture does of a format that is served, or is in other builds, and then refused by its name.
+pub fn is_picture(bytes: &[u8]) -> bool {
+    match sniff(bytes) {
+        Ok(_) => true,
+        Err(ImageError::UnsupportedFormat { recognised }) => matches!(recognised, Some(HEIC | JPEG_XL)),
+        Err(_) => false,
+    }
+}
+
 /// `BM` alone begins many a text: the length of the header that follows is one of few.
 fn is_bitmap_header(bytes: &[u8]) -> bool {
     let length = bytes.get(14..18).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);

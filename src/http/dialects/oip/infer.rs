@@ -9,6 +9,7 @@ use axum::{
     extract::{Request, State},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use ndarray::{Array2, ArrayD};
 
@@ -88,14 +89,15 @@ pub(in crate::http) async fn infer(
     let compute_images = async {
         let Some(images) = images.filter(|_| is_asked(Modality::Image)) else { return Ok(None) };
         let name = images.name();
+        let images = images.bring(&state, terms).await.map_err(|error| named(error, name))?;
         let side = Side::of_images(embedder, images, states(names(), Modality::Image), terms).await;
-        side.map(Some).map_err(|error| named(error, name))
+        side.map(Some).map_err(|error| named(error.into(), name))
     };
     let compute_texts = async {
         let Some(texts) = texts.filter(|_| is_asked(Modality::Text)) else { return Ok(None) };
         let name = texts.name();
         let side = Side::of_texts(embedder, texts, states(names(), Modality::Text), terms).await;
-        side.map(Some).map_err(|error| named(error, name))
+        side.map(Some).map_err(|error| named(error.into(), name))
     };
     // Each stays where it is while they are joined, being kilobytes.
     let (images, texts) = (pin!(compute_images), pin!(compute_texts));
@@ -125,8 +127,7 @@ fn sooner(terms: Terms, deadline: Instant) -> Terms {
 }
 
 /// An error of one side, whose tensor is called `name`.
-fn named(error: EmbedError, name: &str) -> ApiError {
-    let error = ApiError::from(error);
+fn named(error: ApiError, name: &str) -> ApiError {
     if error.index.is_some() { error.naming(name) } else { error }
 }
 
@@ -144,7 +145,7 @@ struct Side {
 impl Side {
     async fn of_images(
         embedder: &Embedder,
-        images: Images,
+        images: Images<Bytes>,
         outputs: OutputSet,
         terms: Terms,
     ) -> Result<Self, EmbedError> {

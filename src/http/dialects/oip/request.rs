@@ -4,7 +4,7 @@
 //!
 //! | name | datatype | shape | a value |
 //! |---|---|---|---|
-//! | `images` | BYTES | [n] or [n, 1] | a picture's file; in JSON its base64, or a data URL |
+//! | `images` | BYTES | [n] or [n, 1] | a picture's file; in JSON its base64, a data URL, or its address |
 //! | `pixel_values` | FP32 | [n, 3, height, width] | what the model's own image processor gives: rescaled, normalised
 //! | `texts` | BYTES | [n] or [n, 1] | UTF-8 |
 //! | `input_ids` | INT64 | [n, L] | ids of the model's own tokenizer, start and end token among them |
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     budget::Reservation,
-    embedder::{Embedder, Modality},
+    embedder::{Embedder, Modality, Terms},
     encoder::{PixelValues, Tokens},
     http::{
         ApiError, AppState,
@@ -37,6 +37,7 @@ use crate::{
             json::{self, Items, JsonRequest, check_count},
             limit::Limit,
             payload::Payload,
+            picture::{Picture, bring_all},
             room::Claim,
         },
     },
@@ -83,14 +84,27 @@ struct Parameters {
 
 /// Pictures.
 #[derive(Debug)]
-pub(super) enum Images {
-    /// The bytes of their files.
-    Files(Vec<Bytes>),
+pub(super) enum Images<P = Picture> {
+    /// Files, or where they are.
+    Files(Vec<P>),
     /// As floats.
     Pixels(Vec<PixelValues>),
 }
 
 impl Images {
+    /// The same with the bytes of all files.
+    ///
+    /// # Errors
+    /// As [`bring_all`].
+    pub(super) async fn bring(self, state: &AppState, terms: Terms) -> Result<Images<Bytes>, ApiError> {
+        Ok(match self {
+            Self::Files(pictures) => Images::Files(bring_all(state, pictures, terms).await?),
+            Self::Pixels(pictures) => Images::Pixels(pictures),
+        })
+    }
+}
+
+impl<P> Images<P> {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Files(files) => files.len(),
