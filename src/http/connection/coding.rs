@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
 use http::{HeaderMap, header::CONTENT_ENCODING};
-use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 
 use super::body::{BodyBytes, BodyError, BodyLimits};
 use crate::budget::ByteBudget;
@@ -99,8 +99,17 @@ impl Coding {
                 let mut rest = coded;
                 // One frame after the other.
                 while !rest.is_empty() {
+                    if let Some(behind) = behind_skippable(rest)? {
+                        rest = behind;
+                        continue;
+                    }
                     let frame = StreamingDecoder::new_with_max_window_size(&mut rest, MAX_WINDOW);
-                    out.take_all(frame.map_err(|_| BodyError::BadEncoding)?)?;
+                    let mut frame = frame.map_err(|_| BodyError::BadEncoding)?;
+                    out.take_all(&mut frame)?;
+                    let frame: FrameDecoder = frame.into_frame_decoder();
+                    if frame.get_checksum_from_data().is_some_and(|sum| Some(sum) != frame.get_calculated_checksum()) {
+                        return Err(BodyError::BadEncoding);
+                    }
                 }
             }
         }
@@ -114,6 +123,17 @@ impl Coding {
 fn is_zlib(mut coded: &[u8]) -> bool {
     let Ok([method, flags, ..]) = coded.fill_buf() else { return false };
     method & 0x0f == 8 && u16::from_be_bytes([*method, *flags]) % 31 == 0
+}
+
+/// What is behind a frame of zstd that holds nothing of the contents (RFC 8878, section 3.1.2); `None` where it is another one.
+fn behind_skippable(coded: &[u8]) -> Result<Option<&[u8]>, BodyError> {
+    let Some((magic, rest)) = coded.split_first_chunk() else { return Ok(None) };
+    if u32::from_le_bytes(*magic) & 0xffff_fff0 != 0x184d_2a50 {
+        return Ok(None);
+    }
+    let (length, rest) = rest.split_first_chunk().ok_or(BodyError::BadEncoding)?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| BodyError::BadEncoding)?;
+    rest.get(length..).map(Some).ok_or(BodyError::BadEncoding)
 }
 
 struct Decoded<'a> {
@@ -265,6 +285,23 @@ mod tests {
             let other = decode(coding, b"{\"texts\": [\"a\"]}".to_vec(), &budget);
             assert_eq!(other.expect_err("not coded"), BodyError::BadEncoding, "{coding:?}");
         }
+    }
+
+    #[test]
+    fn frames_of_zstd_are_checked_by_their_sums_and_some_hold_nothing() {
+        let budget = ByteBudget::new(4 << 20);
+        let text = b"Hello, hello, hello, hello!".repeat(10);
+        let skippable = |contents: &[u8]| [&[0x53, 0x2a, 0x4d, 0x18, contents.len() as u8, 0, 0, 0], contents].concat();
+        let coded = [skippable(b""), zstd(&text), skippable(b"anything"), zstd(&text)].concat();
+        assert_eq!(decode(Coding::Zstd, coded, &budget).expect("whole").bytes(), &text.repeat(2)[..]);
+        let cut = skippable(b"anything");
+        assert_eq!(
+            decode(Coding::Zstd, cut[..cut.len() - 1].to_vec(), &budget).expect_err("cut"),
+            BodyError::BadEncoding
+        );
+        let mut damaged = zstd(&text);
+        *damaged.last_mut().expect("a sum") ^= 1;
+        assert_eq!(decode(Coding::Zstd, damaged, &budget).expect_err("damaged"), BodyError::BadEncoding);
     }
 
     #[test]
