@@ -19,7 +19,7 @@ use clipserve::{
     export::{
         Checkpoint, ExportedModel, export_cached, export_checkpoint, exporter_version, metadata, write_synthetic_model,
     },
-    model::clip_config::ClipConfig,
+    model::{Digests, clip_config::ClipConfig},
 };
 use ndarray::{Array2, Array3, Array4, ArrayD, Axis, IxDyn, stack};
 use ndarray_npy::{NpzReader, ReadableElement};
@@ -697,10 +697,64 @@ fn damaged_pickles_are_read_or_refused_and_nothing_else() {
     assert!((750..3_000).contains(&refused), "{refused}");
 }
 
+/// As a start of its own asks for it.
+fn cached(source: &Path, cache: &Path, precision: Precision) -> ExportedModel {
+    export_cached(source, cache, precision, &Digests::new(Some(cache))).unwrap()
+}
+
+/// All files below `dir`, with their contents.
+fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(contents(&path));
+        } else {
+            files.insert(path.clone(), fs::read(path).unwrap());
+        }
+    }
+    files
+}
+
+#[test]
+fn a_damaged_export_in_the_cache_is_made_anew_and_a_whole_one_is_left_alone() {
+    let (source, cache) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());
+    let export = || cached(source.path(), cache.path(), Precision::F32);
+    let dir = export().dir;
+    let key = dir.file_name().unwrap().to_str().unwrap().to_owned();
+    fs::remove_file(cache.path().join(format!("{key}.lock"))).unwrap();
+    let whole = contents(cache.path());
+    export();
+    assert_eq!(contents(cache.path()), whole, "not even a lock is written");
+
+    let names = ["onnx/text_model.onnx_data", "onnx/text_outputs.onnx", "onnx/checksums.json", "config.json"];
+    for name in names {
+        let path = dir.join(name);
+        let mut damaged = whole[&path].clone();
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 1;
+        // Half of it, another bit in it, nothing of it, none.
+        for bytes in [Some(&damaged[..middle]), Some(&damaged), Some(&[]), None] {
+            match bytes {
+                Some(bytes) => fs::write(&path, bytes).unwrap(),
+                // An export without its record is one of an older version.
+                None if name.ends_with("checksums.json") => continue,
+                None => fs::remove_file(&path).unwrap(),
+            }
+            assert_eq!(export().dir, dir);
+            assert!(contents(&dir).iter().all(|(path, bytes)| whole[path] == *bytes), "{name}");
+        }
+    }
+    // An older version's has no record, and is served.
+    fs::remove_file(dir.join("onnx/checksums.json")).unwrap();
+    export();
+    assert!(!dir.join("onnx/checksums.json").exists());
+}
+
 #[test]
 fn the_cache_is_by_content_and_concurrent_starts_share_one_export() {
     let (source, cache) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());
-    let export = || export_cached(source.path(), cache.path(), Precision::F32).unwrap();
+    let export = || cached(source.path(), cache.path(), Precision::F32);
     let models: Vec<ExportedModel> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(export)).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
@@ -711,7 +765,7 @@ fn the_cache_is_by_content_and_concurrent_starts_share_one_export() {
     let before = written(&models[0]);
     assert_eq!(written(&export()), before);
 
-    assert_ne!(export_cached(source.path(), cache.path(), Precision::F16).unwrap().dir, models[0].dir);
+    assert_ne!(cached(source.path(), cache.path(), Precision::F16).dir, models[0].dir);
     let config = source.path().join("config.json");
     let changed = fs::read_to_string(&config).unwrap().replace("\"gelu\"", "\"relu\"");
     fs::write(&config, changed).unwrap();
@@ -721,11 +775,11 @@ fn the_cache_is_by_content_and_concurrent_starts_share_one_export() {
 #[test]
 fn a_crashed_export_leaves_nothing_in_the_way() {
     let (source, cache) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());
-    let first = export_cached(source.path(), cache.path(), Precision::F32).unwrap();
+    let first = cached(source.path(), cache.path(), Precision::F32);
     let key = first.dir.file_name().unwrap().to_str().unwrap().to_owned();
     let leftover = cache.path().join(format!(".{key}.partial-1"));
     fs::rename(&first.dir, &leftover).unwrap();
-    let again = export_cached(source.path(), cache.path(), Precision::F32).unwrap();
+    let again = cached(source.path(), cache.path(), Precision::F32);
     assert_eq!(again, first);
     assert!(!leftover.exists());
 }

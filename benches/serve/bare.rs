@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clipserve::{engine, export, model::graph_info::GraphInfo};
+use clipserve::{
+    engine, export,
+    model::{Digests, graph_info::GraphInfo},
+};
 use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider as _},
     memory::DeviceType,
@@ -50,7 +53,8 @@ impl Bare {
     /// # Errors
     /// When the machine has not what it needs.
     pub(crate) fn open(places: &Places, arithmetic: Arithmetic) -> Result<Self> {
-        let model = export::export_cached(&places.checkpoint(), &places.cache(), arithmetic.graphs())?;
+        let model =
+            export::export_cached(&places.checkpoint(), &places.cache(), arithmetic.graphs(), &Digests::default())?;
         Self::start(&model.vision.ok_or("the checkpoint has no vision tower")?, arithmetic, None)
     }
 

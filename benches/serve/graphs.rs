@@ -10,7 +10,10 @@ use std::{
 };
 
 use clap::{Parser, ValueEnum};
-use clipserve::export::{self, ExportedModel};
+use clipserve::{
+    export::{self, ExportedModel},
+    model::Digests,
+};
 
 use crate::{
     Result,
@@ -72,7 +75,12 @@ impl Spec {
     fn open(&self, places: &Places) -> Result<[Bare; 2]> {
         let model = match &self.dir {
             Some(dir) => ExportedModel::at(dir),
-            None => export::export_cached(&places.checkpoint(), &places.cache(), self.arithmetic.graphs())?,
+            None => export::export_cached(
+                &places.checkpoint(),
+                &places.cache(),
+                self.arithmetic.graphs(),
+                &Digests::default(),
+            )?,
         };
         let (Some(vision), Some(text)) = (model.vision, model.text) else {
             return Err(format!("{}: {} has not both towers", self.name, model.dir.display()).into());

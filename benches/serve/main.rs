@@ -5,6 +5,7 @@
 //! make bench ARGS="floor --rounds 5"            served against bare ONNX Runtime; the CPU time that is the service's own
 //! make bench ARGS="latency"                     what a request takes beyond decoding, resizing and a bare run
 //! make bench ARGS="sweep --arithmetic bf16"     connections and rates, for images, texts and similarity
+//! make bench ARGS="start --beside OTHER/clipserve"   from the start of the process to readiness, beside another build
 //! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
 //! make bench ARGS="dialects"                     CPU time of a request in OpenAI's shape beside the native route's
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
@@ -42,6 +43,7 @@ mod machine;
 mod process;
 mod report;
 mod services;
+mod start;
 mod sweep;
 
 use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
@@ -82,6 +84,8 @@ enum Command {
     Floor(floor::Options),
     /// What a request for one image takes beyond decoding, resizing and bare `Session::run`, at one connection.
     Latency(latency::Options),
+    /// From the start of the process to readiness, its memory meanwhile, and the first answers.
+    Start(start::Options),
     /// Connections and rates, for images, texts and similarity.
     Sweep(sweep::Options),
     /// CPU time of a request in other services' shapes beside the native route's.
@@ -169,6 +173,7 @@ fn main() -> Result<()> {
         }
         Some(Command::Floor(options)) => floor::run(&places, &options),
         Some(Command::Latency(options)) => latency::run(&places, &options),
+        Some(Command::Start(options)) => start::run(&places, &options),
         Some(Command::Sweep(options)) => sweep::run(&places, &options),
         Some(Command::Dialects(options)) => dialects::run(&places, &options),
         Some(Command::Load(options)) => load(&places, &options),

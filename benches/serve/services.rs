@@ -83,9 +83,21 @@ pub(crate) fn clipserve_command(
     set: &[String],
     listen: SocketAddr,
 ) -> Command {
+    command_of(Path::new(env!("CARGO_BIN_EXE_clipserve")), places, model, arithmetic, set, listen)
+}
+
+/// The same of another build.
+pub(crate) fn command_of(
+    binary: &Path,
+    places: &Places,
+    model: &Path,
+    arithmetic: Arithmetic,
+    set: &[String],
+    listen: SocketAddr,
+) -> Command {
     // Dies with this program, also when that is killed.
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_clipserve")]);
+    command.args(["--pdeathsig", "KILL"]).arg(binary);
     command.current_dir(&places.root).args(["serve", "--listen", &listen.to_string()]);
     command.arg("--model").arg(model).arg("--cache-dir").arg(places.cache());
     arithmetic.flags(&mut command);

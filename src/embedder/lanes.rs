@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{
     Images, Lane, Pixels, Texts,
     cache::{Cache, Key},
-    start::{Sessions, TextParts, VisionParts},
+    parts::{Sessions, TextParts, VisionParts},
 };
 use crate::{
     batch::{

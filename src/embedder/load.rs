@@ -13,8 +13,8 @@ use crate::{
     config::{ModelConfig, Precision},
     export::{ExportedModel, export_cached},
     model::{
-        CheckpointFiles, Graphs, Model, ModelError, ModelFiles, Origin, Tower, graph_info::GraphInfo, hub::LocalModel,
-        is_checkpoint, towers_of,
+        CheckpointFiles, Digests, Graphs, Model, ModelError, ModelFiles, Origin, Tower, graph_info::GraphInfo,
+        hub::LocalModel, is_checkpoint, towers_of,
     },
 };
 
@@ -22,33 +22,33 @@ use crate::{
 ///
 /// # Errors
 /// Names the file, field or tensor that is missing or wrong.
-pub(super) fn load(model: &LocalModel, precision: Precision) -> Result<Model, StartError> {
+pub(super) fn load(model: &LocalModel, precision: Precision, digests: &Digests) -> Result<Model, StartError> {
     let config = &towers_of(&model.config)?;
     if model.is_checkpoint || config.path.is_file() && is_checkpoint(&config.path) {
-        return open_checkpoint(config, precision);
+        return open_checkpoint(config, precision, digests);
     }
     // Whoever names the graphs means those.
     if config.vision.is_some() || config.text.is_some() || config.variant.is_some() {
-        let (exports, rest) = own_exports(config, precision)?;
+        let (exports, rest) = own_exports(config, precision, digests)?;
         let graphs = ModelFiles::locate(&rest, precision)?;
         let (vision, text) = (exports.vision.or(graphs.vision), exports.text.or(graphs.text));
-        return open_graphs(config, ModelFiles { vision, text, weights: graphs.weights }, precision);
+        return open_graphs(config, ModelFiles { vision, text, weights: graphs.weights }, precision, digests);
     }
     let exported = ExportedModel::at(&config.path);
     if let Some(info) = own_graphs(&exported, precision)? {
-        return open_export(config, exported, &info, None);
+        return open_export(config, exported, &info, None, digests);
     }
     match ModelFiles::locate(config, precision) {
-        Ok(files) => open_graphs(config, files, precision),
-        Err(ModelError::NoGraphs { .. }) if is_checkpoint(&config.path) => open_checkpoint(config, precision),
+        Ok(files) => open_graphs(config, files, precision, digests),
+        Err(ModelError::NoGraphs { .. }) if is_checkpoint(&config.path) => open_checkpoint(config, precision, digests),
         Err(error) => Err(error.into()),
     }
 }
 
-fn open_checkpoint(config: &ModelConfig, precision: Precision) -> Result<Model, StartError> {
-    let exported = export(config, &config.path, precision)?;
+fn open_checkpoint(config: &ModelConfig, precision: Precision, digests: &Digests) -> Result<Model, StartError> {
+    let exported = export(config, &config.path, precision, digests)?;
     let info = own_graphs(&exported, precision)?.ok_or_else(|| damaged(&exported))?;
-    open_export(config, exported, &info, weights_of(&config.path))
+    open_export(config, exported, &info, weights_of(&config.path), digests)
 }
 
 /// The cache's folders are complete or not there, so somebody has been at this one.
@@ -64,7 +64,12 @@ fn weights_of(checkpoint: &Path) -> Option<String> {
 }
 
 /// The graphs of the checkpoint in `directory`, from the cache where that has them.
-fn export(config: &ModelConfig, directory: &Path, precision: Precision) -> Result<ExportedModel, StartError> {
+fn export(
+    config: &ModelConfig,
+    directory: &Path,
+    precision: Precision,
+    digests: &Digests,
+) -> Result<ExportedModel, StartError> {
     let cache = config.cache_dir.as_deref().ok_or(StartError::NoCacheDir)?;
     tracing::info!(
         checkpoint = %directory.display(),
@@ -72,7 +77,7 @@ fn export(config: &ModelConfig, directory: &Path, precision: Precision) -> Resul
         cache = %cache.display(),
         "the model is a checkpoint: it is exported, unless the cache has it"
     );
-    export_cached(directory, cache, precision)
+    export_cached(directory, cache, precision, digests)
         .map_err(|error| StartError::Export { checkpoint: directory.to_owned(), error })
 }
 
@@ -82,10 +87,11 @@ fn open_export(
     exported: ExportedModel,
     info: &GraphInfo,
     weights: Option<String>,
+    digests: &Digests,
 ) -> Result<Model, StartError> {
     let origin = origin(&config.path, &exported, info, weights);
     let [vision, text] = Tower::BOTH.map(|tower| graphs_of(&exported, tower));
-    Ok(Model::open(config, ModelFiles::beside(&origin, vision, text)?, info.logit_scale)?)
+    Ok(Model::open(config, ModelFiles::beside(&origin, vision, text)?, info.logit_scale, digests)?)
 }
 
 /// Of the graphs of the checkpoint at `place`, a folder or a file in one.
@@ -104,7 +110,12 @@ fn graphs_of(exported: &ExportedModel, tower: Tower) -> Option<Graphs> {
 }
 
 /// The model of graphs that were found, each of which may be ours.
-fn open_graphs(config: &ModelConfig, mut files: ModelFiles, precision: Precision) -> Result<Model, StartError> {
+fn open_graphs(
+    config: &ModelConfig,
+    mut files: ModelFiles,
+    precision: Precision,
+    digests: &Digests,
+) -> Result<Model, StartError> {
     // A variant names the files in place of the precision, so there is none that they could contradict.
     let precision = Some(precision).filter(|_| config.variant.is_none());
     let scale = |graphs: Option<&mut Graphs>| -> Result<Option<f32>, ModelError> {
@@ -133,12 +144,16 @@ fn open_graphs(config: &ModelConfig, mut files: ModelFiles, precision: Precision
             "the towers come from checkpoints with different logit_scale; the text tower's is used"
         );
     }
-    Ok(Model::open(config, files, text.or(vision))?)
+    Ok(Model::open(config, files, text.or(vision), digests)?)
 }
 
 /// The towers at whose places there is our own export, whose graphs' names have no suffix whatever their precision, or a checkpoint
 /// without graphs of `precision`, which is exported; and the places of the other towers.
-fn own_exports(config: &ModelConfig, precision: Precision) -> Result<(ModelFiles, ModelConfig), StartError> {
+fn own_exports(
+    config: &ModelConfig,
+    precision: Precision,
+    digests: &Digests,
+) -> Result<(ModelFiles, ModelConfig), StartError> {
     let mut exports = ModelFiles { vision: None, text: None, weights: None };
     // A variant names graphs.
     if config.variant.is_some() {
@@ -150,7 +165,7 @@ fn own_exports(config: &ModelConfig, precision: Precision) -> Result<(ModelFiles
     let mut rest = ModelConfig { path: PathBuf::new(), vision, text, ..config.clone() };
     for (place, tower) in [(&mut rest.vision, Tower::Vision), (&mut rest.text, Tower::Text)] {
         let Some(directory) = place.as_deref() else { continue };
-        if let Some(files) = own_export(config, directory, tower, precision)? {
+        if let Some(files) = own_export(config, directory, tower, precision, digests)? {
             exports.vision = files.vision.or(exports.vision);
             exports.text = files.text.or(exports.text);
             *place = None;
@@ -165,13 +180,14 @@ fn own_export(
     place: &Path,
     tower: Tower,
     precision: Precision,
+    digests: &Digests,
 ) -> Result<Option<ModelFiles>, StartError> {
     let there = ExportedModel::at(place);
     let own = graphs_of(&there, tower).map(|graphs| own_graph(graphs.first(), None)).transpose()?.flatten();
     let (exported, weights) = if own.is_some() {
         (there, None)
     } else if is_checkpoint(place) && (place.is_file() || !ModelFiles::has_graph(config, place, tower, precision)) {
-        (export(config, place, precision)?, weights_of(place))
+        (export(config, place, precision, digests)?, weights_of(place))
     } else {
         return Ok(None);
     };

@@ -8,12 +8,14 @@
 //! that no other waits for.
 
 mod cache;
+mod error;
 mod failing;
 mod info;
 mod items;
 mod lanes;
 mod load;
 mod outputs;
+mod parts;
 mod start;
 mod tensors;
 mod tokenize;
@@ -31,10 +33,12 @@ use failing::Failing;
 use items::Request;
 use ndarray::Array2;
 
+pub use error::StartError;
 pub use failing::BadItem;
 pub use info::{ModelInfo, Towers};
 pub use outputs::{Outputs, PadTo, Padding};
-pub use start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts, start};
+pub use parts::{Abilities, Parts, Sessions, TextParts, VisionParts};
+pub use start::start;
 
 use crate::{
     batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Work, Worker},

@@ -1,134 +1,46 @@
-//! From a configuration to a running [`Embedder`]: read the model, start the engine, warm up, check, spawn.
+//! From a configuration to a running [`Embedder`]: read the model, start the engine, open the towers side by side, check, spawn.
 //!
-//! Owns the order of these steps. Does not own any part, nor the canary that stands between a loaded model and readiness
+//! Owns the order of these steps. Does not own any part, nor the canary that stands between an opened tower and readiness
 //! (`warm_up`).
 //!
-//! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered a
-//! batch of every kind with finite embeddings of one length.
+//! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered inputs
+//! of every kind with finite embeddings of one length.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{panic, path::PathBuf, sync::Arc, thread};
 
 use super::{
-    Embedder, Images, Modality, ModelInfo, Texts, Towers, cache::Cache, lanes::Shared, load::load, warm_up::warm_up,
+    Embedder, Images, Modality, ModelInfo, Texts, Towers,
+    cache::Cache,
+    error::StartError,
+    lanes::Shared,
+    load::load,
+    parts::{Abilities, Parts, Sessions, TextParts, VisionParts},
+    warm_up,
 };
 use crate::{
     budget::ByteBudget,
     config::Config,
-    encoder::{BatchSizes, Encoder, OneByOne, OutputShape, PixelBuf, Tokens},
-    engine::{Engine, EngineError, Normalization, PixelInput, PixelsEncoder, TextEncoder, TokenInput, VisionEncoder},
-    export::ExportError,
+    encoder::{BatchSizes, Encoder, OneByOne, PixelBuf, Tokens},
+    engine::{Engine, EngineError, Normalization, PixelInput, TextEncoder, TokenInput, VisionEncoder},
     health::Health,
     heavy::Heavy,
-    model::{
-        Graphs, ModelError, TextModel, VisionModel,
-        hub::{self, HubError},
-        pictures::PicturePreparation,
-        rules::Rules,
-    },
+    model::{Digests, TextModel, VisionModel, hub, pictures::PicturePreparation, rules::Rules},
     preprocess::{
-        image::{ImageOptions, ImageProcessor, UnsupportedPreprocessing},
-        text::{TextTokenizer, TokenizerError},
+        image::{ImageOptions, ImageProcessor},
+        text::TextTokenizer,
     },
     telemetry::{BuildInfo, Metrics},
 };
 
-/// Why a model cannot be served, in one line for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// Its download.
-    #[error(transparent)]
-    Hub(#[from] HubError),
-    /// Its directory.
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    /// It is a checkpoint that cannot be exported.
-    #[error("checkpoint {checkpoint}: {error}", checkpoint = .checkpoint.display())]
-    Export {
-        /// Its directory.
-        checkpoint: PathBuf,
-        /// What is wrong with it, or with the cache.
-        error: ExportError,
-    },
-    /// It is a checkpoint, and there is nowhere to keep its graphs.
-    #[error(
-        "the model is a checkpoint, and there is no folder for its graphs: give --cache-dir DIR (model.cache_dir), or set HOME"
-    )]
-    NoCacheDir,
-    /// It has no tower at all.
-    #[error("the model has neither a vision nor a text encoder")]
-    NoEncoder,
-    /// Its preprocessing.
-    #[error("preprocessor_config.json: {0}")]
-    Preprocessing(#[from] UnsupportedPreprocessing),
-    /// Its tokenizer.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// ONNX Runtime, the provider, or a graph.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// It loads, but what it answers cannot be right.
-    #[error("the model failed its canary: {0}")]
-    Canary(String),
-    /// No threads.
-    #[error("a worker thread could not be started: {0}")]
-    Threads(#[from] io::Error),
-}
-
-/// The sessions of one encoder, and how to make another one in a worker.
-pub struct Sessions<E> {
-    /// One worker thread for each; at least one.
-    pub encoders: Vec<E>,
-    /// Makes another.
-    pub rebuild: Arc<dyn Fn() -> Result<E, String> + Send + Sync>,
-    /// How long the runs so far took, with their work: what is known of their speed before the first request.
-    pub runs: Vec<(u64, Duration)>,
-}
-
-/// What an [`Embedder`] is assembled from; at least one of the two encoders.
-pub struct Parts<V, T> {
-    /// What runs.
-    pub info: ModelInfo,
-    /// For images.
-    pub vision: Option<VisionParts<V>>,
-    /// For texts.
-    pub text: Option<TextParts<T>>,
-}
-
-/// What a tower can answer; at least one of both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Abilities {
-    /// Embeddings: it has a projection.
-    pub embeds: bool,
-    /// The other outputs of the reference classes, so large.
-    pub outputs: Option<OutputShape>,
-}
-
-impl Abilities {
-    fn of(graphs: &Graphs, outputs: Option<OutputShape>) -> Self {
-        Self { embeds: graphs.embedding().is_some(), outputs }
-    }
-}
-
-/// What embeds images.
-pub struct VisionParts<V> {
-    /// What of them.
-    pub abilities: Abilities,
-    /// From bytes to crops.
-    pub processor: ImageProcessor,
-    /// Crops to `image_embeds`.
-    pub sessions: Sessions<V>,
-    /// `pixel_values` to `image_embeds`, where a graph can be had that takes them.
-    pub pixels: Option<Sessions<PixelsEncoder>>,
-}
-
-/// What embeds texts.
-pub struct TextParts<T> {
-    /// What of them.
-    pub abilities: Abilities,
-    /// From text to ids.
-    pub tokenizer: TextTokenizer,
-    /// Ids to `text_embeds`.
-    pub sessions: Sessions<T>,
+/// A tower that has passed its canary.
+struct Ready<P> {
+    parts: P,
+    /// Items that a run takes at most.
+    max_batch_size: usize,
+    /// Why it takes one at a time; `None` where it need not.
+    one_by_one: Option<OneByOne>,
+    /// The length of its embeddings, where it has any.
+    dim: Option<usize>,
 }
 
 /// Loads the model of `config` and brings it to the point where it can take requests.
@@ -139,7 +51,8 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let engine = Arc::new(Engine::start(&config.engine)?);
     let graphs = config.engine.graphs();
     let source = hub::local(&config.model, graphs)?;
-    let model = load(&source, graphs)?;
+    let digests = Digests::new(config.model.cache_dir.as_deref());
+    let model = load(&source, graphs, &digests)?;
     let towers = [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.graphs)];
     let without_projection: Vec<Modality> = [Modality::Image, Modality::Text]
         .into_iter()
@@ -156,32 +69,37 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         vision: model.vision.as_ref().and_then(|vision| vision.weights.clone()),
         text: model.text.as_ref().and_then(|text| text.weights.clone()),
     };
-    let vision = model.vision.map(|vision| open_vision(&engine, vision, config)).transpose()?;
-    let text = model.text.map(|text| open_text(&engine, text, config)).transpose()?;
+    // A session is made by one thread, most of the time.
+    let (vision, text) = side_by_side(
+        || model.vision.map(|vision| open_vision(&engine, vision, config)).transpose(),
+        || model.text.map(|text| open_text(&engine, text, config)).transpose(),
+    );
+    let (vision, text) = (vision?, text?);
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
     }
+    let dim = same_length(vision.as_ref().and_then(|vision| vision.dim), text.as_ref().and_then(|text| text.dim))?;
     let fingerprint = match rules.vision {
         Some(rules) => model.fingerprint.with_pictures_by(&config.preprocess, rules),
         None => model.fingerprint,
     };
     let one_by_one = Towers {
-        vision: vision.as_ref().and_then(|vision| vision.sessions.encoders.first()?.one_by_one()),
-        text: text.as_ref().and_then(|text| text.sessions.encoders.first()?.one_by_one()),
+        vision: vision.as_ref().and_then(|vision| vision.one_by_one),
+        text: text.as_ref().and_then(|text| text.one_by_one),
     };
     let automatic = engine.batch_sizes();
-    let (images, texts) = (config.batch.vision.max_batch_size, config.batch.text.max_batch_size);
     let batch_sizes = BatchSizes {
-        images: fit_batch("vision", one_by_one.vision, images.unwrap_or(automatic.images)),
-        texts: fit_batch("text", one_by_one.text, texts.unwrap_or(automatic.texts)),
+        images: vision.as_ref().map_or(automatic.images, |vision| vision.max_batch_size),
+        texts: text.as_ref().map_or(automatic.texts, |text| text.max_batch_size),
     };
-    let mut parts = Parts {
+    let (vision, text) = (vision.map(|vision| vision.parts), text.map(|text| text.parts));
+    let parts = Parts {
         info: ModelInfo {
             name: model.name,
             fingerprint: fingerprint.to_string(),
             rules,
             weights,
-            dim: None,
+            dim,
             image_size: vision.as_ref().map(|vision| vision.processor.crop_size()),
             context_length: text.as_ref().map(|text| text.tokenizer.context_length()),
             logit_scale: model.logit_scale,
@@ -196,7 +114,6 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         vision,
         text,
     };
-    parts.info.dim = warm_up(&mut parts, config, engine.warms_each_batch_size())?;
     engine.release_weights(&graph_files);
     for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
         if !there {
@@ -217,6 +134,25 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     Embedder::assemble(parts, config, metrics, health)
 }
 
+/// What both give, `first` on a thread of its own.
+fn side_by_side<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
+    thread::scope(|scope| {
+        let first = scope.spawn(first);
+        let second = second();
+        (first.join().unwrap_or_else(|panic| panic::resume_unwind(panic)), second)
+    })
+}
+
+/// The length of the embeddings of both towers.
+fn same_length(vision: Option<usize>, text: Option<usize>) -> Result<Option<usize>, StartError> {
+    match (vision, text) {
+        (Some(image), Some(text)) if image != text => Err(StartError::Canary(format!(
+            "the vision encoder answers {image} values, the text encoder {text}: they are not of one model"
+        ))),
+        _ => Ok(vision.or(text)),
+    }
+}
+
 /// Inputs that must run one by one do, whatever the configuration says.
 fn fit_batch(encoder: &str, one_by_one: Option<OneByOne>, max_batch_size: usize) -> usize {
     let Some(reason) = one_by_one else { return max_batch_size };
@@ -228,7 +164,7 @@ fn open_vision(
     engine: &Arc<Engine>,
     model: VisionModel,
     config: &Config,
-) -> Result<VisionParts<VisionEncoder>, StartError> {
+) -> Result<Ready<VisionParts<VisionEncoder>>, StartError> {
     let options = ImageOptions {
         exif_orientation: config.preprocess.exif_orientation,
         fast_decode: config.preprocess.fast_decode,
@@ -253,15 +189,30 @@ fn open_vision(
     }
     let takes_floats = crops.encoders.first().and_then(VisionEncoder::input).is_some_and(PixelInput::takes_floats);
     // One session: it is opened when it is first asked for, which few do.
-    let pixels = takes_floats.then(|| sessions(1, move || engine.pixels(&model.graphs, &normalization))).transpose()?;
-    Ok(VisionParts { abilities, processor, sessions: crops, pixels })
+    let pixels = {
+        let engine = Arc::clone(&engine);
+        takes_floats.then(|| sessions(1, move || engine.pixels(&model.graphs, &normalization))).transpose()?
+    };
+    let one_by_one = crops.encoders.first().and_then(VisionEncoder::one_by_one);
+    let max_batch_size = config.batch.vision.max_batch_size.unwrap_or(engine.batch_sizes().images);
+    let max_batch_size = fit_batch("vision", one_by_one, max_batch_size);
+    let mut parts = VisionParts { abilities, processor, sessions: crops, pixels };
+    let dim = warm_up::vision(&mut parts, max_batch_size, engine.warms_each_batch_size())?;
+    Ok(Ready { parts, max_batch_size, one_by_one, dim })
 }
 
-fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<TextParts<TextEncoder>, StartError> {
+fn open_text(
+    engine: &Arc<Engine>,
+    model: TextModel,
+    config: &Config,
+) -> Result<Ready<TextParts<TextEncoder>>, StartError> {
     let TextModel { graphs, tokenization, context_length, outputs, .. } = model;
     let abilities = Abilities::of(&graphs, outputs);
-    let engine = Arc::clone(engine);
-    let sessions = sessions(config.engine.text_sessions, move || engine.text(&graphs))?;
+    let open = {
+        let engine = Arc::clone(engine);
+        move || engine.text(&graphs)
+    };
+    let sessions = sessions(config.engine.text_sessions, open)?;
     let input = sessions.encoders.first().and_then(TextEncoder::input);
     if let Some(sequence) = input.and_then(TokenInput::sequence)
         && sequence != context_length
@@ -272,7 +223,13 @@ fn open_text(engine: &Arc<Engine>, model: TextModel, config: &Config) -> Result<
     }
     let vocab_size = input.and_then(TokenInput::vocab_size);
     let tokenizer = TextTokenizer::open(&tokenization, context_length, config.limits.max_text_bytes, vocab_size)?;
-    Ok(TextParts { abilities, tokenizer, sessions })
+    let one_by_one = sessions.encoders.first().and_then(TextEncoder::one_by_one);
+    let max_batch_size = config.batch.text.max_batch_size.unwrap_or(engine.batch_sizes().texts);
+    let max_batch_size = fit_batch("text", one_by_one, max_batch_size);
+    let mut parts = TextParts { abilities, tokenizer, sessions };
+    let max_batch_tokens = config.batch.text.max_batch_tokens;
+    let dim = warm_up::text(&mut parts, max_batch_size, max_batch_tokens, engine.warms_each_batch_size())?;
+    Ok(Ready { parts, max_batch_size, one_by_one, dim })
 }
 
 fn sessions<E>(

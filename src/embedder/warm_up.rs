@@ -1,50 +1,31 @@
-//! The first runs of a loaded model, and what its answers must be like before it may serve.
+//! The first runs of an opened tower, and what its answers must be like before it may serve.
 //!
 //! Owns the inputs of these runs and the canary. Does not own sessions or threads.
 //!
-//! Invariant: after it, every session has answered its largest batch and a single item with finite values of one length.
+//! Invariant: after it, every session has answered a single item and two together with finite values of one length; where each size
+//! of a batch costs its first run time, every power of two up to the largest, too. On a CPU a full batch of its own would take seconds of a
+//! large model's start and tell nothing that two items do not.
 
 use std::time::Instant;
 
-use super::start::{Abilities, Parts, Sessions, StartError, TextParts, VisionParts};
+use super::{
+    error::StartError,
+    parts::{Abilities, Sessions, TextParts, VisionParts},
+};
 use crate::{
-    config::Config,
-    encoder::{BatchSizes, Embeddings, EncodeError, Encoder, Output, PixelBuf, Tokens},
+    encoder::{Embeddings, EncodeError, Encoder, Output, PixelBuf, Tokens},
     similarity,
 };
 
 /// Words that short texts have at most, after three: so many texts as a batch takes have fewer tokens than it may.
 const SHORT: usize = 3;
 
-/// Runs every session at its largest batch and at one item, at every power of two in between when `each_batch_size` (of texts, the
-/// most tokens and the most texts), and returns the length of the embeddings, where there are any.
-pub(super) fn warm_up<V, T>(
-    parts: &mut Parts<V, T>,
-    config: &Config,
-    each_batch_size: bool,
-) -> Result<Option<usize>, StartError>
-where
-    V: Encoder<Input = PixelBuf>,
-    T: Encoder<Input = Tokens>,
-{
-    let BatchSizes { images, texts } = parts.info.batch_sizes;
-    let image_dim = match &mut parts.vision {
-        Some(vision) => warm_up_vision(vision, images, each_batch_size)?,
-        None => None,
-    };
-    let text_dim = match &mut parts.text {
-        Some(text) => warm_up_text(text, texts, config.batch.text.max_batch_tokens, each_batch_size)?,
-        None => None,
-    };
-    match (image_dim, text_dim) {
-        (Some(image), Some(text)) if image != text => Err(StartError::Canary(format!(
-            "the vision encoder answers {image} values, the text encoder {text}: they are not of one model"
-        ))),
-        _ => Ok(image_dim.or(text_dim)),
-    }
-}
+/// Items of the canary's batch, where not each size of one is run.
+const FEW: usize = 2;
 
-fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
+/// Runs every session at [`FEW`] pictures and at one; when `each_batch_size`, at every power of two up to `max_batch_size`. Returns the
+/// length of the embeddings, where there are any.
+pub(super) fn vision<V: Encoder<Input = PixelBuf>>(
     vision: &mut VisionParts<V>,
     max_batch_size: usize,
     each_batch_size: bool,
@@ -55,11 +36,13 @@ fn warm_up_vision<V: Encoder<Input = PixelBuf>>(
         let bytes = (0..height as usize * width as usize * 3).map(|at| (at * (i + 1) / 97 % 256) as u8).collect();
         PixelBuf::new(width, height, bytes)
     };
-    let pictures: Vec<PixelBuf> = (0..max_batch_size).map(picture).collect();
+    let count = if each_batch_size { max_batch_size } else { max_batch_size.min(FEW) };
+    let pictures: Vec<PixelBuf> = (0..count).map(picture).collect();
     canary("vision", vision.abilities, &mut vision.sessions, &pictures, each_batch_size, |pictures| pictures.len())
 }
 
-fn warm_up_text<T: Encoder<Input = Tokens>>(
+/// As [`vision`], for texts; of each batch size, the most tokens and the most texts.
+pub(super) fn text<T: Encoder<Input = Tokens>>(
     text: &mut TextParts<T>,
     max_batch_size: usize,
     max_batch_tokens: usize,
@@ -69,7 +52,7 @@ fn warm_up_text<T: Encoder<Input = Tokens>>(
     // The longest first, then shorter and shorter.
     let texts = |count: usize, words: usize| -> Result<Vec<Tokens>, StartError> {
         let text = |i: usize| {
-            let text = format!("a photo of {}", "word ".repeat(words - 1 - i % words));
+            let text = format!("a photo of {}", "word ".repeat(words - 1 - i * words / count));
             tokenizer.tokenize(&text, true).map(|text| text.tokens)
         };
         (0..count).map(text).collect::<Result<_, _>>().map_err(|error| StartError::Canary(error.to_string()))
@@ -78,7 +61,8 @@ fn warm_up_text<T: Encoder<Input = Tokens>>(
     if each_batch_size {
         canary("text", *abilities, sessions, &texts(max_batch_size, SHORT)?, true, work)?;
     }
-    let texts = texts(max_batch_size, tokenizer.context_length())?;
+    let count = if each_batch_size { max_batch_size } else { max_batch_size.min(FEW) };
+    let texts = texts(count, tokenizer.context_length())?;
     let fits = (max_batch_tokens / tokenizer.context_length()).max(1);
     let texts = &texts[..fits.min(texts.len())];
     canary("text", *abilities, sessions, texts, each_batch_size, work)
@@ -178,16 +162,17 @@ mod tests {
             runs: Vec::new(),
         };
         let mut parts = TextParts { abilities: Abilities { embeds: true, outputs: None }, tokenizer, sessions };
-        let dim = warm_up_text(&mut parts, max_batch_size, max_batch_tokens, each_batch_size);
+        let dim = text(&mut parts, max_batch_size, max_batch_tokens, each_batch_size);
         assert_eq!(dim.expect("sane answers"), Some(4));
         let runs = recorder.0.lock().expect("no panic");
         runs.clone()
     }
 
     #[test]
-    fn the_most_tokens_and_one_text_are_run() {
-        assert_eq!(runs(64, 2048, false), [(26, 77), (1, 56)]);
+    fn two_texts_and_one_are_run_and_no_full_batch() {
+        assert_eq!(runs(64, 2048, false), [(2, 77), (1, 43)]);
         assert_eq!(runs(4, 20, false), [(1, 77), (1, 77)]);
+        assert_eq!(runs(1, 2048, false), [(1, 77), (1, 77)]);
     }
 
     #[test]

@@ -13,18 +13,18 @@ use std::{
 
 use ort::environment::Environment;
 
-use super::{
-    EngineError,
-    openvino::{self, OpenVino},
-    provider::{self, RunningProvider, SessionOptions},
-};
+use super::EngineError;
 
 /// The folder, in the executable's folder or any folder above it, that `make` unpacks the library into.
 const CHECKOUT_FOLDER: &str = ".onnxruntime";
 
 /// Variables of the environment that the libraries read when they are loaded, and their values: a process sets them before it has
 /// threads, each unless the operator has. The published builds of ONNX Runtime send usage data home unless told not to.
-pub const VARIABLES: [(&str, &str); 2] = [("ORT_DISABLE_TELEMETRY", "1"), openvino::ONEDNN_CACHE];
+pub const VARIABLES: [(&str, &str); 2] = [("ORT_DISABLE_TELEMETRY", "1"), ONEDNN_CACHE];
+
+/// oneDNN, of which OpenVINO is made, keeps 1024 of the pieces that it compiles for a size of batch, for the whole process, beside those
+/// that its sessions keep, unless this says otherwise before it is loaded.
+const ONEDNN_CACHE: (&str, &str) = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0");
 
 /// The loaded library and its environment.
 #[derive(Debug)]
@@ -56,23 +56,13 @@ impl Runtime {
         &self.library
     }
 
-    /// Whether sessions can be made with `provider`: registers it with a session builder, loads no model.
-    pub(super) fn try_provider(&self, provider: &RunningProvider) -> Result<(), String> {
-        if let RunningProvider::OpenVino { form: OpenVino::Plugin(plugin), .. } = provider {
-            self.register(plugin)?;
-            if openvino::cpu_devices(&self.environment).next().is_none() {
-                return Err("the OpenVINO plugin finds no CPU that it takes".to_owned());
-            }
-        }
-        provider::builder(self, provider, &SessionOptions::PROBE).map(|_| ()).map_err(|error| one_line(error.message()))
-    }
-
     /// Whether a plugin was registered: then a session must say which device it is for.
     pub(super) fn has_plugin(&self) -> bool {
         self.plugin.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn register(&self, file: &Path) -> Result<(), String> {
+    /// Loads the plugin in `file`, unless it is loaded.
+    pub(super) fn register(&self, file: &Path) -> Result<(), String> {
         let mut registered = self.plugin.lock().unwrap_or_else(PoisonError::into_inner);
         if registered.as_deref() == Some(file) {
             return Ok(());

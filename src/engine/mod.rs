@@ -16,6 +16,7 @@ mod openvino;
 mod operators;
 mod outputs;
 mod provider;
+mod session_options;
 mod split;
 mod tensorrt;
 mod text;
@@ -40,7 +41,8 @@ use floats::Feed;
 use graph::{EmbeddingSession, StopHandle};
 use graph_file::GraphFile;
 use outputs::OutputsSession;
-use provider::{RunningProvider, SessionOptions};
+use provider::RunningProvider;
+use session_options::SessionOptions;
 use split::Tower;
 use tower::Outputs;
 

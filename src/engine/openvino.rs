@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use ort::{device::Device, environment::Environment, memory::DeviceType};
 
-use super::{EngineError, environment, provider::SessionOptions};
+use super::{EngineError, environment, session_options::SessionOptions};
 use crate::config::EngineConfig;
 
 const PROVIDER: &str = "OpenVINOExecutionProvider";
@@ -109,10 +109,6 @@ pub(super) fn options(arithmetic: Arithmetic, options: &SessionOptions) -> Strin
 /// Of what a session compiles for a new size of a batch, it keeps so many pieces, the last used ones: a run takes three or four. As
 /// many as all lengths of one text need; OpenVINO's own 5000 are hundreds of megabytes (`docs/tuning.md`).
 const CACHE_CAPACITY: &str = "256";
-
-/// oneDNN, of which OpenVINO is made, keeps 1024 such pieces of the whole process beside them, unless this says otherwise before it is
-/// loaded.
-pub(super) const ONEDNN_CACHE: (&str, &str) = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0");
 
 /// The plugin's device for this machine's CPU.
 pub(super) fn cpu_devices(environment: &Environment) -> impl Iterator<Item = Device<'_>> {

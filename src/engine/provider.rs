@@ -13,15 +13,16 @@ use ort::{
 
 use super::{
     EngineError,
-    environment::{self, Runtime},
+    environment::{self, Runtime, one_line},
     openvino::{self, Arithmetic, OpenVino},
+    session_options::SessionOptions,
     split::Tower,
     tensorrt::{Largest, Profile},
 };
 use crate::{
     config::{EngineConfig, PrecisionChoice, Provider, TensorRtConfig},
     encoder::BatchSizes,
-    model::graph_info::{GraphInfo, LEAST_GROUP},
+    model::graph_info::GraphInfo,
 };
 
 /// What runs, after `auto` has been decided.
@@ -115,7 +116,7 @@ pub(super) fn settle(config: &EngineConfig) -> Result<(&'static Runtime, Running
         }
         Provider::Cpu | Provider::OpenVino | Provider::Auto => RunningProvider::Cpu,
     };
-    match runtime.try_provider(&provider) {
+    match try_provider(runtime, &provider) {
         Ok(()) => Ok((runtime, provider)),
         Err(reason) => Err(EngineError::Provider { provider: provider.name(), reason }),
     }
@@ -156,7 +157,7 @@ fn automatic(
     // CUDA has no product of unsigned and signed 8-bit integers, which is what int8 graphs are made of.
     if config.precision != PrecisionChoice::Int8 {
         let cuda = RunningProvider::Cuda { device_id: config.device_id };
-        match runtime.try_provider(&cuda) {
+        match try_provider(runtime, &cuda) {
             Ok(()) => return Ok((runtime, cuda)),
             Err(reason) => {
                 tracing::info!(reason, "engine.provider = \"auto\": CUDA does not start, the CPU is used");
@@ -165,6 +166,17 @@ fn automatic(
     }
     let running = if wants_openvino && has_cuda { openvino() } else { None };
     Ok(running.unwrap_or((runtime, RunningProvider::Cpu)))
+}
+
+/// Whether sessions can be made with `provider`: registers it with a session builder, loads no model.
+fn try_provider(runtime: &Runtime, provider: &RunningProvider) -> Result<(), String> {
+    if let RunningProvider::OpenVino { form: OpenVino::Plugin(plugin), .. } = provider {
+        runtime.register(plugin)?;
+        if openvino::cpu_devices(runtime.environment()).next().is_none() {
+            return Err("the OpenVINO plugin finds no CPU that it takes".to_owned());
+        }
+    }
+    builder(runtime, provider, &SessionOptions::PROBE).map(|_| ()).map_err(|error| one_line(error.message()))
 }
 
 /// Why OpenVINO does not run.
@@ -189,34 +201,8 @@ fn openvino(config: &EngineConfig, arithmetic: Arithmetic) -> Result<(&'static R
     })?;
     let runtime = environment::load(Some(&library), None).map_err(Unusable::Library)?;
     let provider = RunningProvider::OpenVino { form, arithmetic };
-    runtime.try_provider(&provider).map_err(Unusable::Reason)?;
+    try_provider(runtime, &provider).map_err(Unusable::Reason)?;
     Ok((runtime, provider))
-}
-
-/// What a session is opened with, whatever the provider.
-pub(super) struct SessionOptions {
-    pub intra_threads: usize,
-    /// Of the graph: `GraphInfo::activation_group`.
-    pub activation_group: usize,
-    /// Whether what a run used is kept for the next one, as much as the largest batch has needed.
-    pub keeps_memory: bool,
-    /// Of the graph's inputs: [`RunningProvider::profile`].
-    pub profile: Option<Profile>,
-    /// Whether products of 8-bit integers are summed in 32 bits on a CPU without VNNI as well, where ONNX Runtime's own are
-    /// summed in pairs in 16 and saturate: int8 embeddings are then 0.28 of their norm off (AVX2, ONNX Runtime 1.32). Changes
-    /// nothing on a CPU with VNNI. Not every graph can be loaded so: one that shares a zero point between products cannot.
-    pub exact_integers: bool,
-}
-
-impl SessionOptions {
-    /// Of a session that is opened to see whether a provider starts.
-    pub(super) const PROBE: Self = Self {
-        intra_threads: 1,
-        activation_group: LEAST_GROUP,
-        keeps_memory: false,
-        profile: None,
-        exact_integers: false,
-    };
 }
 
 /// A session builder with the options of `provider`.

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, path::PathBuf};
 
-use crate::model::{ModelError, Weights, clip_config::ConfigError};
+use crate::model::{DigestError, ModelError, Weights, clip_config::ConfigError};
 
 /// Why a checkpoint could not be exported.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +111,15 @@ impl ExportError {
             if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
         }
         Self::Malformed { path: path.to_owned(), reason: shown }
+    }
+
+    /// For `map_err` on digests.
+    pub(crate) fn digest(path: impl AsRef<Path>) -> impl FnOnce(DigestError) -> Self {
+        let path = path.as_ref().to_path_buf();
+        move |error| match error {
+            DigestError::Io(error) => Self::Io { path, error },
+            DigestError::Damaged => Self::Malformed { path, reason: error.to_string() },
+        }
     }
 
     /// For `map_err` on file operations: keeps which file it was about.

@@ -13,6 +13,9 @@ use std::{
 use super::error::ExportError;
 use crate::model::{CheckpointFiles, companion, open_clip::OPEN_CLIP_FILE, preprocessor, rules::Rules};
 
+/// The folder of the graphs and their weights, in that of the model.
+pub(super) const GRAPHS: &str = "onnx";
+
 /// What `transformers` leaves beside its weights, as far as it is there, before its tokenizer.
 const OF_TRANSFORMERS: [&str; 3] = ["config.json", preprocessor::PREPROCESSOR_FILE, preprocessor::PROCESSOR_FILE];
 /// A tokenizer's files; of open_clip, where `hf_tokenizer_name` stands for one.
@@ -69,7 +72,7 @@ impl ExportedModel {
 
     /// The exported model in `dir`, as far as its files say. That they are ours, [`GraphInfo`](crate::model::graph_info::GraphInfo) says.
     pub fn at(dir: &Path) -> Self {
-        let onnx = dir.join("onnx");
+        let onnx = dir.join(GRAPHS);
         let graph = |name: &str| Some(onnx.join(name)).filter(|path| path.exists());
         let size = |name: &str| fs::metadata(onnx.join(name)).map_or(0, |m| m.len());
         Self {

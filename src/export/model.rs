@@ -2,14 +2,18 @@
 //!
 //! Owns which graphs are written, and what has to hold between a checkpoint's files. What is in a graph, `text` and `vision` know.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use prost::Message;
 
 use super::{
     checkpoint::Checkpoint,
     error::ExportError,
-    folder::{ExportedModel, companions, copy, files_of_transformers, new_folder, write},
+    folder::{ExportedModel, GRAPHS, companions, copy, files_of_transformers, new_folder, write},
     graph::{Entries, GraphBuilder},
     metadata::{self, Provenance},
     normalization::PixelNormalization,
@@ -20,7 +24,8 @@ use super::{
 use crate::{
     config::Precision,
     model::{
-        CheckpointFiles,
+        CheckpointFiles, Digests,
+        checksums::{CHECKSUMS_FILE, Checksum, Checksumming, Checksums},
         clip_config::{Architecture, ClipConfig},
         graph_info::LEAST_GROUP,
         open_clip::{ImageTransform, OPEN_CLIP_FILE},
@@ -36,7 +41,7 @@ use crate::{
 /// that has something in it.
 pub fn export_checkpoint(source: &Path, out: &Path, precision: Precision) -> Result<ExportedModel, ExportError> {
     let checkpoint = Checkpoint::open(source)?;
-    let digest = checkpoint.sha256()?;
+    let digest = checkpoint.sha256(&Digests::default())?;
     export_opened(source, &checkpoint, &digest, out, precision)
 }
 
@@ -163,8 +168,9 @@ fn write_graphs(
     provenance: &Provenance,
     dir: &Path,
 ) -> Result<(), ExportError> {
-    let onnx = dir.join("onnx");
+    let onnx = dir.join(GRAPHS);
     fs::create_dir_all(&onnx).map_err(ExportError::io(&onnx))?;
+    let mut checksums = Checksums::default();
     if let Some(vision) = &config.vision {
         let projected = source.contains("visual_projection.weight");
         let metadata = || metadata::vision(provenance, vision, normalization);
@@ -173,7 +179,7 @@ fn write_graphs(
             tower.graph("model", metadata(), |g| vision::embedding(g, vision, normalization))?;
         }
         tower.graph("outputs", metadata(), |g| vision::outputs(g, vision, normalization, projected))?;
-        tower.file.finish()?;
+        tower.finish(&mut checksums)?;
     }
     if let Some(text) = &config.text {
         let projected = source.contains("text_projection.weight");
@@ -184,9 +190,9 @@ fn write_graphs(
             tower.graph("model", metadata(packed), |g| text::embedding(g, text))?;
         }
         tower.graph("outputs", metadata(false), |g| text::outputs(g, text, projected))?;
-        tower.file.finish()?;
+        tower.finish(&mut checksums)?;
     }
-    Ok(())
+    checksums.write(&onnx).map_err(ExportError::io(onnx.join(CHECKSUMS_FILE)))
 }
 
 /// Writes the graphs of one tower, which share one file of weights.
@@ -196,6 +202,8 @@ struct TowerWriter<'a> {
     precision: Precision,
     source: &'a dyn WeightSource,
     file: WeightFile,
+    /// Of the graphs, by their names.
+    graphs: Vec<(String, Checksum)>,
 }
 
 impl<'a> TowerWriter<'a> {
@@ -206,7 +214,7 @@ impl<'a> TowerWriter<'a> {
         source: &'a dyn WeightSource,
     ) -> Result<Self, ExportError> {
         let file = WeightFile::create(&onnx.join(format!("{tower}_model.onnx_data")))?;
-        Ok(Self { onnx, tower, precision, source, file })
+        Ok(Self { onnx, tower, precision, source, file, graphs: Vec::new() })
     }
 
     fn graph(
@@ -218,6 +226,22 @@ impl<'a> TowerWriter<'a> {
         let name = format!("{}_{kind}", self.tower);
         let mut graph = GraphBuilder::new(&name, self.precision, self.source, &mut self.file);
         build(&mut graph)?;
-        write(&self.onnx.join(format!("{name}.onnx")), &graph.finish(metadata).encode_to_vec())
+        let (name, bytes) = (format!("{name}.onnx"), graph.finish(metadata).encode_to_vec());
+        let path = self.onnx.join(&name);
+        write(&path, &bytes)?;
+        let mut hashed = Checksumming::new(io::sink());
+        let checksum = hashed.write_all(&bytes).and_then(|()| hashed.finish()).map_err(ExportError::io(&path))?;
+        self.graphs.push((name, checksum));
+        Ok(())
+    }
+
+    /// Ends the file of weights, and takes down what all files have become.
+    fn finish(self, checksums: &mut Checksums) -> Result<(), ExportError> {
+        let (name, checksum) = self.file.finish()?;
+        self.graphs
+            .into_iter()
+            .chain([(name, checksum)])
+            .for_each(|(name, checksum)| checksums.insert(&name, checksum));
+        Ok(())
     }
 }

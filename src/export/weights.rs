@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{BufWriter, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
 };
 
@@ -16,6 +16,7 @@ use super::{
     error::ExportError,
     proto::{DataType, StringStringEntryProto, TensorProto},
 };
+use crate::model::checksums::{Checksum, Checksumming};
 
 /// Named tensors, as a checkpoint of `transformers` names them.
 pub trait WeightSource {
@@ -70,7 +71,7 @@ const ALIGNMENT: u64 = 64;
 pub(crate) struct WeightFile {
     path: PathBuf,
     location: String,
-    out: BufWriter<File>,
+    out: BufWriter<Checksumming<File>>,
     end: u64,
     written: HashMap<String, TensorProto>,
 }
@@ -83,7 +84,7 @@ impl WeightFile {
         Ok(Self {
             path: path.to_owned(),
             location,
-            out: BufWriter::with_capacity(1 << 18, file),
+            out: BufWriter::with_capacity(1 << 18, Checksumming::new(file)),
             end: 0,
             written: HashMap::new(),
         })
@@ -133,10 +134,11 @@ impl WeightFile {
         Ok(tensor)
     }
 
-    /// Flushes and closes the file; its length in bytes.
-    pub(crate) fn finish(mut self) -> Result<u64, ExportError> {
-        self.out.flush().map_err(ExportError::io(&self.path))?;
-        Ok(self.end)
+    /// Flushes and closes the file: its name, and its checksum.
+    pub(crate) fn finish(self) -> Result<(String, Checksum), ExportError> {
+        let file = self.out.into_inner().map_err(io::IntoInnerError::into_error);
+        let checksum = file.and_then(Checksumming::finish).map_err(ExportError::io(&self.path))?;
+        Ok((self.location, checksum))
     }
 }
 
@@ -188,7 +190,10 @@ mod tests {
         let b = file.tensor("b", DataType::Float16, &[1], || Ok(vec![4.0])).unwrap();
         assert_eq!(file.tensor("b", DataType::Float16, &[1], || panic!("asked for a second time")).unwrap(), b);
         assert_eq!(b.external_data[1].value, "64");
-        assert_eq!(file.finish().unwrap(), 66);
-        assert_eq!(std::fs::read(path).unwrap()[64..], f16::from_f32(4.0).to_le_bytes());
+        let (name, checksum) = file.finish().unwrap();
+        assert_eq!(name, "data");
+        assert!(checksum.is_of(&path).unwrap());
+        let bytes = std::fs::read(path).unwrap();
+        assert_eq!((bytes.len(), &bytes[64..]), (66, &f16::from_f32(4.0).to_le_bytes()[..]));
     }
 }

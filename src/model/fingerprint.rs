@@ -5,20 +5,18 @@
 //! provider and the precision that run, which `/info` reports beside it.
 
 use std::{
-    fmt,
-    fs::{self, File},
-    io, iter,
+    fmt, io, iter,
     path::{Path, PathBuf},
 };
 
-use sha2::{Digest, Sha256};
-
 use super::{
+    digests::Digests,
     error::ModelError,
     external_data,
     layout::ModelFiles,
     pictures::PicturePreparation,
     rules::{PictureRules, Rules},
+    sha256::{FileHasher, Sha256Digest},
     texts::Tokenization,
     tokens::TokenizerSettings,
 };
@@ -29,23 +27,28 @@ use crate::config::PreprocessConfig;
 pub struct Fingerprint(String);
 
 impl Fingerprint {
-    /// Reads and hashes the files of a model, whose pictures and texts are prepared like this.
+    /// That of the files of a model, whose pictures and texts are prepared like this.
     ///
     /// # Errors
-    /// Names the file that cannot be read.
+    /// Names the file that cannot be read, or is damaged.
     pub fn of(
         files: &ModelFiles,
         preparation: Option<&PicturePreparation>,
         tokenization: Option<&Tokenization>,
+        digests: &Digests,
     ) -> Result<Self, ModelError> {
-        let mut all = Sha256::new();
+        let hash = |path: &Path| {
+            let digest = digests.sha256(path).map(|digest| digest.and_length);
+            digest.map_err(|error| ModelError::File { path: path.to_owned(), reason: error.to_string() })
+        };
+        let mut all = FileHasher::default();
         let (vision, text) = (files.vision.as_ref(), files.text.as_ref());
         for graphs in [vision.map(|vision| &vision.graphs), text.map(|text| &text.graphs)].into_iter().flatten() {
             let graph = graphs.first();
             let fault = |error: io::Error| ModelError::File { path: graph.to_owned(), reason: error.to_string() };
             let data = external_data::of(graph).map_err(fault)?;
             for path in iter::once(graph).chain(data.iter().map(PathBuf::as_path)) {
-                all.update(hash(path)?);
+                all.update(hash(path)?.as_ref());
             }
         }
         let tokenizer = tokenization.and_then(Tokenization::file);
@@ -56,21 +59,21 @@ impl Fingerprint {
             _ => None,
         };
         for path in [tokenizer, merges.as_deref(), preprocessor].into_iter().flatten() {
-            all.update(hash(path)?);
+            all.update(hash(path)?.as_ref());
         }
         if let Some(path) = tokenizer.filter(|_| tokenization.is_some_and(Tokenization::adds_tokens)) {
             let added = TokenizerSettings::beside(path)?.added_to(path)?;
             // Only then, so that the name stays where nothing is added.
             if !added.is_empty() {
-                all.update(Sha256::digest(serde_json::json!(added).to_string()));
+                all.update(Sha256Digest::of(serde_json::json!(added).to_string()).as_ref());
             }
         }
         // By other rules the same graphs give other numbers.
         let rules = [tokenization.and_then(Tokenization::identity), preparation.and_then(PicturePreparation::identity)];
         for identity in rules.into_iter().flatten() {
-            all.update(Sha256::digest(identity));
+            all.update(Sha256Digest::of(identity).as_ref());
         }
-        Ok(Self(hex(&all.finalize())))
+        Ok(Self(all.finish().contents.hex()))
     }
 
     /// That of the model whose pictures are prepared by `settings` and `rules`: the files' own where the former are the defaults, which are
@@ -84,7 +87,7 @@ impl Fingerprint {
             return self;
         }
         let settings = format!("{} exif_orientation={exif_orientation} fast_decode={fast_decode}", self.0);
-        Self(hex(&Sha256::digest(settings)))
+        Self(Sha256Digest::of(settings).hex())
     }
 }
 
@@ -94,35 +97,10 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-fn hash(path: &Path) -> Result<[u8; 32], ModelError> {
-    let fault = |error: io::Error| ModelError::File { path: path.to_owned(), reason: error.to_string() };
-    let mut hasher = Sha256::new();
-    let mut file = File::open(path).map_err(fault)?;
-    io::copy(&mut file, &mut HashWriter(&mut hasher)).map_err(fault)?;
-    // The length as well, so that no two lists of files can run into each other.
-    hasher.update(fs::metadata(path).map_err(fault)?.len().to_le_bytes());
-    Ok(hasher.finalize().into())
-}
-
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::model::{Graphs, TextFiles, VisionFiles, open_clip::ImageTransform, rules::TextRules, texts::Clean};
 
@@ -166,7 +144,8 @@ mod tests {
         file("vision_model.onnx_data");
         file("vision_model.onnx_data_1");
         let tokenization = Tokenization::Transformers(root.path().join("tokenizer.json"));
-        let of = || Fingerprint::of(&files, None, Some(&tokenization)).expect("readable").to_string();
+        let of =
+            || Fingerprint::of(&files, None, Some(&tokenization), &Digests::default()).expect("readable").to_string();
         let before = of();
         assert!(before.starts_with("sha256:") && before.len() == 7 + 64);
         for changed in [
@@ -195,7 +174,8 @@ mod tests {
         let mut all = std::collections::BTreeSet::from([before]);
         for preparation in preparations.iter().map(Some).chain([None]) {
             for tokenization in &tokenizations {
-                let of = Fingerprint::of(&files, preparation, Some(tokenization)).expect("readable");
+                let of =
+                    Fingerprint::of(&files, preparation, Some(tokenization), &Digests::default()).expect("readable");
                 assert!(all.insert(of.to_string()), "{preparation:?} {tokenization:?}");
             }
         }

@@ -5,8 +5,10 @@
 //!
 //! Invariants: every file that a [`Model`] names was there when it was loaded; an error names the file, and the field in it.
 
+pub mod checksums;
 pub mod clip_config;
 mod companions;
+mod digests;
 mod error;
 pub mod external_data;
 mod fields;
@@ -25,6 +27,7 @@ mod pipeline;
 pub mod preprocessor;
 pub mod rules;
 mod search;
+pub mod sha256;
 pub mod texts;
 pub mod tokens;
 mod tower;
@@ -32,6 +35,7 @@ mod tower;
 use std::path::Path;
 
 pub use companions::{companion, preprocessor_of};
+pub use digests::{DigestError, Digests};
 pub use error::{ModelError, read_text};
 pub use fingerprint::Fingerprint;
 pub use int8_scale::UNIT_SCALE;
@@ -105,10 +109,11 @@ impl Model {
         config: &ModelConfig,
         files: ModelFiles,
         exported_logit_scale: Option<f32>,
+        digests: &Digests,
     ) -> Result<Self, ModelError> {
         let preparation = files.vision.as_ref().map(|vision| picture_preparation(&vision.preparation)).transpose()?;
         let tokenization = files.text.as_ref().map(|text| tokenization(&text.preparation)).transpose()?;
-        let fingerprint = Fingerprint::of(&files, preparation.as_ref(), tokenization.as_ref())?;
+        let fingerprint = Fingerprint::of(&files, preparation.as_ref(), tokenization.as_ref(), digests)?;
         let clip = files.config().map(Path::to_owned);
         let ModelFiles { vision, text, weights } = files;
         let vision = match vision.zip(preparation) {

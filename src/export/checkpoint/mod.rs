@@ -26,7 +26,6 @@ use std::{
 };
 
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use self::{
     naming::Family,
@@ -36,7 +35,10 @@ use super::{
     error::ExportError,
     weights::{Half, WeightSource},
 };
-use crate::model::{CheckpointFiles, Weights, clip_config::ClipConfig, open_clip_config, read_text, rules::Rules};
+use crate::model::{
+    CheckpointFiles, Digests, Weights, clip_config::ClipConfig, open_clip_config, read_text, rules::Rules,
+    sha256::Sha256Digest,
+};
 
 /// An opened checkpoint: it is known what there is, and the weights are still on disk.
 #[derive(Debug)]
@@ -188,16 +190,16 @@ impl Checkpoint {
         }
     }
 
-    /// The sha256 of the one file, in hexadecimal; of shards, the sha256 of what `sha256sum` prints for them in the order of their
-    /// names.
-    pub(crate) fn sha256(&self) -> Result<String, ExportError> {
-        let mut digests = Vec::new();
+    /// The SHA-256 of the one file, in hexadecimal; of shards, that of what `sha256sum` prints for them in the order of their names.
+    pub(crate) fn sha256(&self, digests: &Digests) -> Result<String, ExportError> {
+        let mut all = Vec::new();
         for path in &self.paths {
-            digests.push((file_sha256(path)?, path.file_name().unwrap_or_default().to_string_lossy()));
+            let digest = digests.sha256(path).map_err(ExportError::digest(path))?;
+            all.push((digest.contents.hex(), path.file_name().unwrap_or_default().to_string_lossy()));
         }
-        Ok(match digests.as_slice() {
+        Ok(match all.as_slice() {
             [(digest, _)] => digest.clone(),
-            many => hex(&Sha256::digest(many.iter().map(|(d, n)| format!("{d}  {n}\n")).collect::<String>())),
+            many => Sha256Digest::of(many.iter().map(|(d, n)| format!("{d}  {n}\n")).collect::<String>()).hex(),
         })
     }
 }
@@ -261,26 +263,6 @@ impl WeightSource for Checkpoint {
 /// Buffers that older versions of `transformers` stored and nobody reads.
 fn is_harmless(name: &str) -> bool {
     name.ends_with(".position_ids")
-}
-
-/// The sha256 of a file, in hexadecimal.
-pub(crate) fn file_sha256(path: &Path) -> Result<String, ExportError> {
-    let digest = || -> io::Result<String> {
-        let mut file = File::open(path)?;
-        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 1 << 20]);
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(hex(&hasher.finalize())),
-                n => hasher.update(&buffer[..n]),
-            }
-        }
-    };
-    digest().map_err(ExportError::io(path))
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -349,7 +331,7 @@ mod tests {
         index(r#"{"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}"#);
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         assert_eq!(checkpoint.read("b", &[1]).unwrap(), [2.0]);
-        assert_eq!(checkpoint.sha256().unwrap().len(), 64);
+        assert_eq!(checkpoint.sha256(&Digests::default()).unwrap().len(), 64);
 
         shard("model-00003-of-00002.safetensors", "a");
         index(r#"{"a": "model-00001-of-00002.safetensors", "b": "model-00003-of-00002.safetensors"}"#);
