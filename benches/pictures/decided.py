@@ -6,7 +6,7 @@ OTHERWISE = [
     ("EXIF", "an orientation that is a fraction, or does not fit its field", "fails while it writes the block back", "turned"),
     ("JPEG", "one scan, damaged, without an end marker", "shows many of them", "refused"),
     ("JPEG", "more than 64 KiB, no end marker, fewer than 8 bytes behind the pixels", "by where its blocks of 64 KiB lie", "by whether all rows are there"),
-    ("JPEG", "scans that cost six times the pixels", "shows them", "refused: `too_many_scans`"),
+    ("JPEG", "scans that cost six times the pixels, of arithmetic coding four times", "shows them", "refused: `too_many_scans`"),
     ("JPEG", "tables in one stream, the picture in a second one", "shows it", "refused"),
     ("PNG", "a header that is not first, or there twice", "shows it", "refused"),
     ("PNG", "a stream that is damaged right behind its last pixel", "stops before it, or refuses", "refused"),
@@ -19,8 +19,15 @@ OTHERWISE = [
     ("TIFF", "old JPEG in tiles or planes", "shows some", "refused"),
     ("TIFF", "JPEG of two components, or of more than four", "shows it", "refused"),
     ("TIFF", "fax lines of more than 1,048,576 pixels", "shows them", "refused"),
-    ("TIFF", "more than 32,768 strips and one for 256 pixels; tiles of more than twice the pixels and 4 million", "shows them", "refused"),
+    (
+        "TIFF",
+        "more than 32,768 strips of all planes together and one for 256 pixels, of JPEG, LZMA and Zstandard 16,384 and one for 2,048; "
+        "tiles of more than twice the pixels and 4 million",
+        "shows them",
+        "refused",
+    ),
+    ("TIFF", "more data in a strip than twice its pixels' bytes and 1 KiB", "passes over it", "what is beyond is not read"),
     ("TIFF", "WebP, ThunderScan", "refuses the first", "refused"),
     ("AVIF", "AV1 data of another size than the file says", "scales them", "refused"),
-    ("AVIF", "more than 8 frames in one picture", "shows the first", "refused"),
+    ("AVIF", "more than 8 frames in one picture, or layers of more than 16 million pixels in all", "shows the first", "refused"),
 ]

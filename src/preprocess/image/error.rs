@@ -125,6 +125,15 @@ pub enum ImageError {
         /// How many it has.
         scans: u32,
     },
+    /// Data, tiles or layers many times what the pixels need, which cost time.
+    #[error(
+        "the {} image takes many times the work that its pixels do; save it again with an ordinary encoder",
+        .format.title()
+    )]
+    Wasteful {
+        /// Its format.
+        format: ImageFormatName,
+    },
     /// Decoding needs much more memory than the pixels do.
     #[error("the {} image needs too much memory to decode; save it again without its metadata", .format.title())]
     TooMuchMemory {
@@ -176,12 +185,13 @@ impl From<OutOfMemory> for ImageError {
 
 impl ImageError {
     /// Every value of [`reason`](Self::reason), for a metric to start at zero.
-    pub const REASONS: [&str; 10] = [
+    pub const REASONS: [&str; 11] = [
         "empty",
         "unsupported_format",
         "too_many_pixels",
         "no_pixels",
         "too_many_scans",
+        "wasteful",
         "too_much_memory",
         "out_of_memory",
         "truncated",
@@ -201,6 +211,7 @@ impl ImageError {
             Self::TooManyScans { .. } => Some(ImageFormatName::Jpeg),
             Self::TooManyPixels { format, .. }
             | Self::NoPixels { format }
+            | Self::Wasteful { format }
             | Self::TooMuchMemory { format }
             | Self::Truncated { format }
             | Self::UnsupportedVariant { format, .. }
@@ -216,6 +227,7 @@ impl ImageError {
             Self::TooManyPixels { .. } => "too_many_pixels",
             Self::NoPixels { .. } => "no_pixels",
             Self::TooManyScans { .. } => "too_many_scans",
+            Self::Wasteful { .. } => "wasteful",
             Self::TooMuchMemory { .. } => "too_much_memory",
             Self::OutOfMemory => "out_of_memory",
             Self::Truncated { .. } => "truncated",

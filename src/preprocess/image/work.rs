@@ -12,6 +12,7 @@ use super::{
     directory::Directory,
     error::ImageFormatName,
     gif::{Frame, NoFrame},
+    jpeg::is_arithmetic,
     sniff::sniff,
     webp::frame_size,
 };
@@ -34,6 +35,9 @@ const MAX_STRAY_BYTES: usize = 4096;
 
 /// 9 to 11 ns; each scan goes over coefficients again. The scans, which lie between the pixels, may be twice as many as encoders make.
 const PROGRESSIVE_JPEG: u64 = 3;
+
+/// What arithmetic coding is to Huffman's.
+const ARITHMETIC_JPEG: u64 = 4;
 
 /// What four components are to three: none is subsampled, and inks become colours.
 const CMYK_JPEG: u64 = 3;
@@ -125,6 +129,12 @@ impl Header {
     /// Of a picture that hides it.
     const HIDDEN: Self = Self { width: u64::MAX, height: 1, bits: 0, cost: 1 };
 
+    /// Of a picture whose data may take longer than its pixels: half a pixel a byte.
+    fn of_data(self, bytes: &[u8]) -> Self {
+        let pixels = self.width.saturating_mul(self.height).max(1);
+        Self { cost: self.cost.max(bytes.len() as u64 / 2 / pixels), ..self }
+    }
+
     fn new(width: impl Into<u64>, height: impl Into<u64>, bits: impl Into<u64>, cost: u64) -> Self {
         Self { width: width.into(), height: height.into(), bits: bits.into(), cost }
     }
@@ -175,7 +185,8 @@ fn jpeg(bytes: &[u8]) -> Option<Header> {
             0xd9 | 0xda => return None,
             // Frames of every coding; between them lie tables and what is reserved.
             0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => {
-                let coding = if matches!(marker, 0xc0 | 0xc1) { 1 } else { PROGRESSIVE_JPEG };
+                let coding = if matches!(marker, 0xc0 | 0xc1 | 0xc9) { 1 } else { PROGRESSIVE_JPEG };
+                let coding = if is_arithmetic(marker) { coding * ARITHMETIC_JPEG } else { coding };
                 let components = bytes_at(after, 7).map_or(0, |[components]: [u8; 1]| components);
                 let cost = if components > 3 { coding * CMYK_JPEG } else { coding };
                 let [height, width] = [3, 5].map(|at| bytes_at(after, at).map(u16::from_be_bytes));
@@ -200,7 +211,7 @@ fn png(bytes: &[u8]) -> Option<Header> {
         _ => 1,
     };
     let pixel_bytes = channels * u64::from(depth).div_ceil(8);
-    Some(Header::new(width?, height?, channels * u64::from(depth), pixel_bytes.div_ceil(2)))
+    Some(Header::new(width?, height?, channels * u64::from(depth), pixel_bytes.div_ceil(2)).of_data(bytes))
 }
 
 /// The canvas, or the first frame where that is larger: it is decoded before it is found not to fit.
@@ -299,7 +310,7 @@ fn tiff(bytes: &[u8]) -> Option<Header> {
     let bits = bits.saturating_mul(samples);
     // What is said above is of three bytes.
     let cost = cost.saturating_mul(bits.div_ceil(24).max(1)).saturating_add(lab);
-    Some(Header::new(width, height, bits, cost))
+    Some(Header::new(width, height, bits, cost).of_data(bytes))
 }
 
 /// The boxes say it all, but for what a pixel costs.

@@ -104,18 +104,19 @@ pub(super) fn orientation<'a>(
     exif: Option<&[u8]>,
     xmp: Option<&[u8]>,
 ) -> Result<Orientation, ImageError> {
-    let (mut turns, mut mirror) = (0, None);
+    // Of two of a kind the first counts, as in libavif.
+    let (mut turns, mut mirror) = (None, None);
     for (kind, body) in properties {
         match (&kind, body.first()) {
-            (b"irot", Some(angle)) => turns = angle & 3,
-            (b"imir", Some(axis)) => mirror = Some(axis & 1 == 1),
+            (b"irot", Some(angle)) => turns = turns.or(Some(angle & 3)),
+            (b"imir", Some(axis)) => mirror = mirror.or(Some(axis & 1 == 1)),
             (b"irot" | b"imir", None) => return Err(damaged("an empty transformation")),
             _ => {}
         }
     }
     use Orientation::*;
     // Turned against the clock first, then mirrored: left and right where that is true, else top and bottom.
-    Ok(match (turns, mirror) {
+    Ok(match (turns.unwrap_or(0), mirror) {
         (0, None) if exif.is_some_and(orientation::is_in_exif) => Upright,
         (0, None) => Orientation::find(None, xmp),
         (0, Some(true)) | (2, Some(false)) => FlipLeftRight,

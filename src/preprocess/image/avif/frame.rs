@@ -1,7 +1,7 @@
 //! AV1 data to planes of samples.
 //!
 //! Owns the calls of the decoder, on this thread alone, and the memory of what it gives. Invariant: no frame larger than the size that
-//! was asked for is decoded, and memory for one is there before it is.
+//! was asked for is decoded, memory for one is there before it is, and layers are bounded by [`Layers`].
 
 use re_rav1d::dav1d::{Decoder, Error, Picture, PixelLayout, PlanarImageComponent, Plane as DecodedPlane, Settings};
 
@@ -14,6 +14,26 @@ use crate::preprocess::{image::error::ImageError, memory};
 
 /// How often the decoder is asked for another frame of the same data.
 const MAX_PATIENCE: usize = 64;
+
+/// Pixels of the frames that a picture has besides one for each tile, of colours and alpha together: its layers, each of which is decoded
+/// whole, and kept as long as another may refer to it. Enough for four layers of 2,300 x 2,300.
+const MAX_LAYERED: u64 = 16 << 20;
+
+/// The frames that a picture may still have besides one for each tile, in pixels.
+pub(super) struct Layers(u64);
+
+impl Layers {
+    pub(super) fn new() -> Self {
+        Self(MAX_LAYERED)
+    }
+
+    /// Takes the frames of a tile.
+    pub(super) fn spend(&mut self, frames: usize, area: u64) -> Result<(), ImageError> {
+        let besides = area.saturating_mul(frames.saturating_sub(1) as u64);
+        self.0 = self.0.checked_sub(besides).ok_or(ImageError::Wasteful { format: FORMAT })?;
+        Ok(())
+    }
+}
 
 /// What the decoder holds for each pixel of a frame besides its samples: motion, modes and masks of blocks.
 const BYTES_OF_BLOCKS: u64 = 2;
@@ -82,9 +102,9 @@ impl Plane {
 
 impl Frame {
     /// Decodes a picture, from all its tiles.
-    pub(super) fn decode(coded: &Coded) -> Result<Self, ImageError> {
+    pub(super) fn decode(coded: &Coded, layers: &mut Layers) -> Result<Self, ImageError> {
         let [first, rest @ ..] = coded.tiles.as_slice() else { return Err(damaged("a picture without tiles")) };
-        let first = Self::of_tile(first)?;
+        let first = Self::of_tile(first, layers)?;
         if !coded.is_grid {
             return Ok(first);
         }
@@ -107,7 +127,7 @@ impl Frame {
         let mut joined = first.canvas(width, height)?;
         joined.put(&first, 0, 0);
         for (number, tile) in (1..).zip(rest) {
-            let tile = Self::of_tile(tile)?;
+            let tile = Self::of_tile(tile, layers)?;
             let kind = |frame: &Self| (frame.width, frame.height, frame.depth, frame.layout, frame.cicp);
             if kind(&tile) != kind(&first) {
                 return Err(damaged("a grid of different tiles"));
@@ -117,11 +137,12 @@ impl Frame {
         Ok(joined)
     }
 
-    fn of_tile(tile: &Tile) -> Result<Self, ImageError> {
+    fn of_tile(tile: &Tile, layers: &mut Layers) -> Result<Self, ImageError> {
         let area = tile.area();
         let mut data = memory::room(tile.len())?;
         tile.data.iter().for_each(|piece| data.extend_from_slice(piece));
-        let cicp = obu::read(&data)?;
+        let (cicp, frames) = obu::read(&data)?;
+        layers.spend(frames, area)?;
         // Three planes of two bytes at most, once more with grain.
         memory::ask(area.saturating_mul(12 + BYTES_OF_BLOCKS))?;
         let picture = decode(data, tile, area)?;

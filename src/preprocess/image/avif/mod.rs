@@ -3,8 +3,8 @@
 //! Owns the order of things: `file` finds the picture in the file, limits are checked by what it announces, `frame` decodes the
 //! AV1 data, `colour` makes RGB. Transformations of the container are an orientation, as in Pillow; a clean aperture is not cut out.
 //!
-//! Invariants: everything is decoded on the caller's thread; no more pixels are decoded than the container announces, and tiles cover
-//! no more than the limit allows either.
+//! Invariants: everything is decoded on the caller's thread; no more pixels are decoded than the container announces, but for
+//! layers of 16 million in all, and tiles cover no more than the limit allows either.
 //!
 //! Differences from the reference, deliberate: a picture whose AV1 data have another size than the container says is refused, where
 //! libavif scales it.
@@ -24,7 +24,7 @@ mod upsample;
 use self::{
     colour::Converter,
     container::{Coded, Container, Tile},
-    frame::Frame,
+    frame::{Frame, Layers},
     refusal::{FORMAT, damaged},
 };
 use super::{Decoded, Limits, RgbImage, error::ImageError, mode::Mode};
@@ -37,14 +37,15 @@ const MAX_SHARING: usize = 8;
 pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
     let container = Container::read(bytes)?;
     let (width, height) = check(&container.colour, bytes, limits)?;
+    let mut layers = Layers::new();
     let alpha = match &container.alpha {
         Some(coded) => {
             check(coded, bytes, limits)?;
-            Some(Frame::decode(coded)?)
+            Some(Frame::decode(coded, &mut layers)?)
         }
         None => None,
     };
-    let colour = Frame::decode(&container.colour)?;
+    let colour = Frame::decode(&container.colour, &mut layers)?;
     if let Some(alpha) = &alpha
         && (alpha.width, alpha.height, alpha.depth) != (colour.width, colour.height, colour.depth)
     {
@@ -75,7 +76,7 @@ fn check(coded: &Coded, bytes: &[u8], limits: &Limits) -> Result<(u32, u32), Ima
     }
     limits.check(FORMAT, area, 1)?;
     if length > bytes.len().saturating_mul(MAX_SHARING) {
-        return Err(ImageError::TooMuchMemory { format: FORMAT });
+        return Err(ImageError::Wasteful { format: FORMAT });
     }
     Ok(size)
 }

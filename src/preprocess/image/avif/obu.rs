@@ -17,7 +17,7 @@ const FRAME: u8 = 6;
 const UNSPECIFIED: u16 = 2;
 
 /// Reads the first sequence header of `data` and counts the frames.
-pub(super) fn read(data: &[u8]) -> Result<Cicp, ImageError> {
+pub(super) fn read(data: &[u8]) -> Result<(Cicp, usize), ImageError> {
     let mut rest = data;
     let (mut header, mut frames) = (None, 0);
     while let Some((&first, after)) = rest.split_first() {
@@ -36,7 +36,8 @@ pub(super) fn read(data: &[u8]) -> Result<Cicp, ImageError> {
     if frames > MAX_FRAMES {
         return Err(ImageError::UnsupportedVariant { format: FORMAT, detail: format!("{frames} frames") });
     }
-    header.ok_or_else(|| damaged("AV1 data without a sequence header"))
+    let header = header.ok_or_else(|| damaged("AV1 data without a sequence header"))?;
+    Ok((header, frames))
 }
 
 fn ends() -> ImageError {

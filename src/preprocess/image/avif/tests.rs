@@ -177,7 +177,7 @@ fn tiles_that_do_not_make_up_a_grid_are_refused() {
 fn what_tiles_share_is_bounded() {
     let tile = fixture("lossless.avif");
     // Each of 255 tiles has nearly all of the file.
-    assert_eq!(refusal(&grid(&tile, (1, 255), (33, 21), 0)).reason(), "too_much_memory");
+    assert_eq!(refusal(&grid(&tile, (1, 255), (33, 21), 0)).reason(), "wasteful");
 }
 
 #[test]
@@ -207,6 +207,12 @@ fn the_container_says_which_way_up_it_is() {
     ] {
         assert_eq!(of(turns, axis, None, None), expected, "{turns:?} {axis:?}");
     }
+    let of_all = |boxes: &[(&[u8; 4], u8)]| {
+        let boxes = boxes.iter().map(|(kind, body)| (**kind, std::slice::from_ref(body)));
+        container::orientation(boxes, None, None).unwrap()
+    };
+    assert_eq!(of_all(&[(b"imir", 1), (b"imir", 0)]), FlipLeftRight);
+    assert_eq!(of_all(&[(b"irot", 1), (b"irot", 3)]), Rotate270Clockwise);
     // Pillow overwrites what EXIF says, and then does not ask XMP.
     assert_eq!(of(None, None, Some(exif.as_slice()), None), Upright);
     assert_eq!(of(None, None, Some(exif.as_slice()), Some(xmp)), Upright);
@@ -221,4 +227,19 @@ fn frames_that_are_never_shown_are_not_decoded() {
     let many = frame.repeat(9);
     assert_eq!(obu::read(&few).unwrap_err().reason(), "corrupt");
     assert_eq!(obu::read(&many).unwrap_err().reason(), "unsupported_variant");
+    assert_eq!(obu::read(Container::read(&fixture("yuv444.avif")).unwrap().colour.tiles[0].data[0]).unwrap().1, 1);
+}
+
+#[test]
+fn layers_are_few_where_they_are_large() {
+    let spent = |frames: &[(usize, u64)]| {
+        let mut layers = Layers::new();
+        frames.iter().try_for_each(|&(frames, area)| layers.spend(frames, area)).map_err(|error| error.reason())
+    };
+    // One frame each is no layer, whatever its size; eight of colours and of alpha are, in all.
+    assert_eq!(spent(&[(1, 50_000_000); 2]), Ok(()));
+    assert_eq!(spent(&[(4, 5_000_000)]), Ok(()));
+    assert_eq!(spent(&[(8, 1_000_000); 2]), Ok(()));
+    assert_eq!(spent(&[(8, 1_200_000); 2]), Err("wasteful"));
+    assert_eq!(spent(&[(1, 50_000_000), (2, 50_000_000)]), Err("wasteful"));
 }

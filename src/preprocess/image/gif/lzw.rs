@@ -1,92 +1,19 @@
-//! The codes of a GIF's frame, expanded by the rules of Pillow's decoder.
+//! The codes of a GIF's frame, by the rules of Pillow's decoder.
 //!
-//! A string that a code stands for is always somewhere in what was expanded before: the table holds where, and nothing is copied to it.
+//! Owns the way through the blocks that they lie in; `image::lzw` expands them.
 //!
-//! As in Pillow: the picture is whole with its last pixel, whatever follows; an empty block ends nothing; no code is longer than 12 bits,
-//! and those of one bit never grow; an end before the last pixel is passed over as long as not all of the file has been read.
+//! As in Pillow: an empty block ends nothing; an end before the last pixel is passed over as long as not all of the file has been read.
 
-/// Strings that codes can stand for.
-const MAX_STRINGS: usize = 1 << 12;
-
-/// Bits of the longest code.
-const MAX_CODE_BITS: u32 = 12;
+pub(super) use crate::preprocess::image::lzw::Damage;
+use crate::preprocess::image::lzw::{self, Growth};
 
 /// What Pillow reads of a file at a time.
 const READ_BYTES: usize = 1 << 16;
 
-/// Why a frame has no pixels.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Damage {
-    /// There are too few codes.
-    Ended,
-    /// A code has no meaning.
-    Broken,
-}
-
-/// Where in what was expanded a string is. Frames have less than 2^32 pixels.
-#[derive(Clone, Copy, Default)]
-struct Span {
-    start: u32,
-    length: u32,
-}
-
 /// Fills `pixels`, which are numbers of `code_bits`, from the blocks at the beginning of `file`.
 pub(super) fn expand(file: &[u8], code_bits: u8, pixels: &mut [u8]) -> Result<(), Damage> {
-    if u32::from(code_bits) > MAX_CODE_BITS {
-        return Err(Damage::Broken);
-    }
-    let clear = 1 << code_bits;
-    let end = clear + 1;
     let mut codes = Codes { file, at: 0, block_end: 0, read: READ_BYTES, buffer: 0, bits: 0 };
-    let mut strings = [Span::default(); MAX_STRINGS];
-    let mut next = clear + 2;
-    let mut size = u32::from(code_bits) + 1;
-    let mut last: Option<Span> = None;
-    let mut done = 0;
-    while done < pixels.len() {
-        let code = codes.next(size)?;
-        if code == clear {
-            next = clear + 2;
-            size = u32::from(code_bits) + 1;
-            last = None;
-            continue;
-        }
-        if code == end {
-            codes.pass_end()?;
-            continue;
-        }
-        let known = next;
-        if let Some(Span { start, length }) = last
-            && next < MAX_STRINGS
-        {
-            // The one before with the first pixel of this one, which is about to follow it.
-            strings[next] = Span { start, length: length + 1 };
-            if next == (1 << size) - 1 && size < MAX_CODE_BITS {
-                size += 1;
-            }
-            next += 1;
-        }
-        let length = if code < clear {
-            pixels[done] = code as u8;
-            1
-        } else {
-            if last.is_none() || code >= next {
-                return Err(Damage::Broken);
-            }
-            let Span { start, length } = strings[code];
-            let (start, length) = (start as usize, length as usize);
-            let room = length.min(pixels.len() - done);
-            pixels.copy_within(start..start + room, done);
-            if code == known && room == length {
-                // It ends with what it begins with, which was not there yet.
-                pixels[done + length - 1] = pixels[start];
-            }
-            length
-        };
-        last = Some(Span { start: done as u32, length: length as u32 });
-        done += length;
-    }
-    Ok(())
+    lzw::expand(&mut codes, code_bits, Growth::Needed, pixels)
 }
 
 /// Codes in blocks of up to 255 bytes, the first in the lowest bits.
@@ -102,7 +29,7 @@ struct Codes<'a> {
     bits: u32,
 }
 
-impl Codes<'_> {
+impl lzw::Codes for Codes<'_> {
     fn next(&mut self, size: u32) -> Result<usize, Damage> {
         while self.bits < size {
             while self.at == self.block_end {
@@ -118,6 +45,16 @@ impl Codes<'_> {
         Ok(code as usize)
     }
 
+    fn pass_end(&mut self) -> Result<(), Damage> {
+        if self.read >= self.file.len() {
+            return Err(Damage::Ended);
+        }
+        self.read += READ_BYTES;
+        Ok(())
+    }
+}
+
+impl Codes<'_> {
     /// Goes to the next block, all of which is there.
     fn next_block(&mut self) -> Result<(), Damage> {
         let length = *self.file.get(self.at).ok_or(Damage::Ended)?;
@@ -129,14 +66,6 @@ impl Codes<'_> {
         while self.read < self.block_end {
             self.read += READ_BYTES;
         }
-        Ok(())
-    }
-
-    fn pass_end(&mut self) -> Result<(), Damage> {
-        if self.read >= self.file.len() {
-            return Err(Damage::Ended);
-        }
-        self.read += READ_BYTES;
         Ok(())
     }
 }

@@ -43,6 +43,7 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     let mut indices = memory::zeroed(Vec::new(), frame_width * frame_height)?;
     lzw::expand(frame.codes, frame.code_bits, &mut indices).map_err(|damage| match damage {
         lzw::Damage::Ended => ImageError::Truncated { format: FORMAT },
+        lzw::Damage::TooLong => ImageError::TooMuchMemory { format: FORMAT },
         lzw::Damage::Broken => damaged("a code that nothing stands for"),
     })?;
     let width_bytes = width as usize * 3;

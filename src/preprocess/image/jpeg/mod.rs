@@ -18,6 +18,7 @@ use super::{
 };
 use markers::{End, Markers};
 use scans::Scans;
+pub(super) use scans::is_arithmetic;
 
 const FORMAT: ImageFormatName = ImageFormatName::Jpeg;
 

@@ -7,6 +7,7 @@
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame<'a> {
     progressive: bool,
+    arithmetic: bool,
     width: u16,
     height: u16,
     /// Three bytes each: name, sampling, and a table.
@@ -37,8 +38,16 @@ const SCAN: u64 = 4096;
 /// 6 times as long as the same picture in one scan, where an ordinary progressive one takes 2.5 times as long.
 const PER_BLOCK: u64 = 384;
 
+/// The same of arithmetic coding, where a refinement takes several times as long: little more than the scans that libjpeg makes.
+const PER_ARITHMETIC_BLOCK: u64 = 256;
+
 /// Scans that a picture of few pixels may have in any case.
 const FREE_SCANS: u64 = 64;
+
+/// Whether the frame that this marker begins is coded arithmetically, not by Huffman's codes.
+pub(in crate::preprocess::image) fn is_arithmetic(marker: u8) -> bool {
+    matches!(marker, 0xc9..=0xcb | 0xcd..=0xcf)
+}
 
 impl<'a> Frame<'a> {
     /// Reads the segment of a start-of-frame marker.
@@ -46,6 +55,7 @@ impl<'a> Frame<'a> {
         let (&[_, a, b, c, d, _], components) = segment.split_first_chunk()?;
         Some(Self {
             progressive: matches!(marker, 0xc2 | 0xc6 | 0xca | 0xce),
+            arithmetic: is_arithmetic(marker),
             height: u16::from_be_bytes([a, b]),
             width: u16::from_be_bytes([c, d]),
             components: components.as_chunks().0,
@@ -86,7 +96,8 @@ impl Scans {
         let blocks: u64 = names.as_chunks::<2>().0.iter().map(|&[name, _]| blocks(name)).sum();
         self.cost = self.cost.saturating_add(blocks * (coefficients + BLOCK));
         self.is_single = self.count == 1 && !frame.progressive && usize::from(count) == frame.components.len();
-        self.allowed = frame.all_blocks() * PER_BLOCK + FREE_SCANS * SCAN;
+        let per_block = if frame.arithmetic { PER_ARITHMETIC_BLOCK } else { PER_BLOCK };
+        self.allowed = frame.all_blocks() * per_block + FREE_SCANS * SCAN;
     }
 
     /// Whether they cost more than the picture's pixels are worth.
@@ -101,7 +112,7 @@ mod tests {
 
     /// A progressive frame of 4:2:0, or of four components of the same size.
     fn frame(side: u16, components: &'static [[u8; 3]]) -> Frame<'static> {
-        Frame { progressive: true, width: side, height: side, components }
+        Frame { progressive: true, arithmetic: false, width: side, height: side, components }
     }
 
     const YCC: &[[u8; 3]] = &[[1, 0x22, 0], [2, 0x11, 1], [3, 0x11, 1]];
@@ -147,6 +158,22 @@ mod tests {
             let tiny = |count| scans(&frame(8, YCC), std::iter::repeat_n(scan, count)).are_too_many();
             assert!(!tiny(50));
             assert!(tiny(70));
+        }
+    }
+
+    #[test]
+    fn arithmetic_coding_may_do_what_libjpeg_makes_and_little_more() {
+        let all = [1, 2, 3, 4].as_slice();
+        for (marker, most) in [(0xc2, 5), (0xca, 3)] {
+            let segment = [&[0, 17, 8, 20, 0, 20, 0, 4][2..], CMYK.as_flattened()].concat();
+            let read = Frame::read(marker, &segment).expect("a frame");
+            let frame = Frame { components: CMYK, ..read };
+            let each = |first, last| all.chunks(1).map(move |name| (name, first, last));
+            let of_libjpeg = [(all, 0, 0), (all, 0, 0)].into_iter().chain(each(1, 5)).chain(each(6, 63));
+            let of_libjpeg = of_libjpeg.chain(each(1, 63)).chain(each(1, 63));
+            assert!(!scans(&frame, of_libjpeg).are_too_many(), "{marker:x}");
+            let of = |count| scans(&frame, (0..count).flat_map(|_| each(1, 63))).are_too_many();
+            assert!(!of(most) && of(most + 1), "{marker:x}");
         }
     }
 

@@ -4,7 +4,8 @@
 //! what is, since they forgive different things. Does not own what is in the bytes.
 //!
 //! Invariants: chunks cover the picture, each pixel of a plane once; those beyond the picture take less than as many pixels more and a
-//! constant, whatever the file says; no list is made, so that millions of chunks take no memory.
+//! constant, whatever the file says; no list is made, so that millions of chunks take no memory. What is decompressed may lie anywhere, and
+//! in the same place as other chunks, as blank tiles do that a writer has stored once: [`Allowance`] bounds the bytes of all together.
 
 use super::{
     refusal::{FORMAT, corrupt, unsupported},
@@ -18,10 +19,69 @@ use crate::preprocess::image::error::ImageError;
 /// Pixels that the tiles of a picture may have beyond it, besides as many as it has itself.
 const MAX_BEYOND: u64 = 1 << 22;
 
-/// Chunks that each may be small: every one takes some microseconds to set its decoder up, and there are as many more as pixels by that
-/// many.
-const MAX_SMALL: usize = 1 << 15;
-const PIXELS_OF_MORE: usize = 256;
+/// Chunks of all planes together that each may be small, since every one takes time to set its decoder up; and there may be one more for
+/// each so many pixels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MostChunks {
+    small: usize,
+    pixels_of_more: usize,
+}
+
+impl MostChunks {
+    /// Of a decoder that takes a microsecond or two to set up.
+    pub(super) const CHEAP: Self = Self { small: 1 << 15, pixels_of_more: 256 };
+
+    /// Of one that takes some twenty: those of JPEG, LZMA and Zstandard. libtiff makes strips of 8 KiB where rows are shorter than
+    /// that, and tiles of 64 x 64 are the smallest in use.
+    pub(super) const DEAR: Self = Self { small: 1 << 14, pixels_of_more: 2048 };
+
+    /// Of a compression.
+    pub(super) fn of(compression: u64) -> Self {
+        match compression {
+            7 | 34925 | 50000 => Self::DEAR,
+            _ => Self::CHEAP,
+        }
+    }
+}
+
+/// What may be decompressed of a picture: the bytes of its file and those that come of them, twice, and a little for each chunk. Without
+/// it thousands of chunks could each be the same long one.
+#[derive(Debug)]
+pub(super) struct Allowance(u64);
+
+impl Allowance {
+    /// What a chunk may have, however little comes of it.
+    const OF_CHUNK: u64 = 1024;
+
+    /// For so many chunks of `size` bytes each.
+    pub(super) fn new(file: &[u8], chunks: usize, size: usize) -> Self {
+        let decoded = (chunks as u64).saturating_mul(size as u64);
+        let twice = decoded.saturating_add(file.len() as u64).saturating_mul(2);
+        Self(twice.saturating_add(chunks as u64 * Self::OF_CHUNK))
+    }
+
+    /// Bytes that a chunk needs at most which becomes `size` bytes: those of the worst picture, by the worst encoder. Beyond them there
+    /// is nothing but what a decoder passes over.
+    pub(super) fn of_codec(size: usize) -> u64 {
+        2 * size as u64 + Self::OF_CHUNK
+    }
+
+    /// The same, as libtiff has it: of faxes, whose shortest runs take 9 bits for two pixels, besides ends of lines.
+    pub(super) fn of_fax(size: usize) -> u64 {
+        10 * size as u64 + 4096
+    }
+
+    /// The same of JPEG, which codes whole units of rows, and may have metadata in each chunk.
+    pub(super) fn of_jpeg(size: usize) -> u64 {
+        Self::of_fax(size).max(1 << 20)
+    }
+
+    /// Takes those of a chunk.
+    pub(super) fn spend(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+        self.0 = self.0.checked_sub(bytes.len() as u64).ok_or(ImageError::Wasteful { format: FORMAT })?;
+        Ok(())
+    }
+}
 
 /// How a plane is cut.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +123,7 @@ impl Cut {
         let padded = |side: usize, tile: u64| (side as u64).div_ceil(tile).saturating_mul(tile);
         let padded = padded(size.0, width).saturating_mul(padded(size.1, height));
         if padded > 2 * pixels + MAX_BEYOND {
-            return Err(ImageError::TooMuchMemory { format: FORMAT });
+            return Err(ImageError::Wasteful { format: FORMAT });
         }
         // Both are now less than what is bounded.
         Ok(Self { size, width: width as usize, height: height as usize, is_tiled: true })
@@ -173,7 +233,13 @@ pub(super) struct Compressed<'a> {
 }
 
 impl<'a> Compressed<'a> {
-    pub(super) fn find(tags: &Tags<'a>, size: (usize, usize)) -> Result<Self, ImageError> {
+    /// Of a picture of that many planes.
+    pub(super) fn find(
+        tags: &Tags<'a>,
+        size: (usize, usize),
+        planes: usize,
+        most: MostChunks,
+    ) -> Result<Self, ImageError> {
         let is_tiled = tags.field(TILE_WIDTH).is_some() || tags.field(TILE_HEIGHT).is_some();
         let either = |first, second| match tags.bytes_or_numbers(first) {
             Ok(None) => tags.bytes_or_numbers(second),
@@ -188,8 +254,9 @@ impl<'a> Compressed<'a> {
             (Cut::strips(size, rows)?, offsets, either(STRIP_BYTES, TILE_BYTES)?)
         };
         let offsets = offsets.ok_or_else(|| corrupt("no strips and no tiles"))?;
-        if cut.per_plane() > MAX_SMALL + size.0 * size.1 / PIXELS_OF_MORE {
-            return Err(unsupported(format!("{} strips or tiles, compressed one by one", cut.per_plane())));
+        let chunks = cut.per_plane() * planes;
+        if chunks > most.small + size.0 * size.1 / most.pixels_of_more {
+            return Err(unsupported(format!("{chunks} strips or tiles, compressed one by one")));
         }
         let is_single = cut.per_plane() == 1;
         if lengths.is_none() && !is_single {
@@ -205,8 +272,16 @@ impl<'a> Compressed<'a> {
         Ok((self.offsets.get(index)?, length))
     }
 
-    /// The compressed bytes of a chunk, which becomes `size` bytes, and where they are in the file.
-    pub(super) fn bytes(&self, chunk: &Chunk, size: usize) -> Result<(&'a [u8], usize), ImageError> {
+    /// The compressed bytes of a chunk, which becomes `size` bytes, and where they are in the file: of all that it is said to have, `most`,
+    /// since lengths that are too large lie in files of real writers.
+    pub(super) fn bytes(&self, chunk: &Chunk, size: usize, most: u64) -> Result<(&'a [u8], usize), ImageError> {
+        let (bytes, offset) = self.all_bytes(chunk, size)?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        Ok((&bytes[..bytes.len().min(most)], offset))
+    }
+
+    /// Those that libtiff would read.
+    fn all_bytes(&self, chunk: &Chunk, size: usize) -> Result<(&'a [u8], usize), ImageError> {
         let truncated = ImageError::Truncated { format: FORMAT };
         let index = chunk.plane * self.cut.per_plane() + chunk.index;
         let offset = self.offsets.get(index)?;

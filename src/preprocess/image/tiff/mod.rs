@@ -5,8 +5,8 @@
 //! tiles lie, `codec`, `ccitt` and `jpeg` decompress one, `predictor` undoes differences, `picture` and `ycbcr` make RGB of its rows.
 //!
 //! Invariants: the size is checked before any memory is taken; a chunk is decompressed into a buffer of the size that it has by the fields,
-//! whatever it would inflate to; time is that of the pixels, and of each strip's or tile's bytes once. A
-//! picture is answered upright: Pillow turns a TIFF while it loads it, whoever asks.
+//! whatever it would inflate to; time is that of the pixels, and of the bytes of strips and tiles, of which no more are believed than pixels
+//! can need, and of all together no more than twice what the file and the pixels have, wherever they lie. A picture is answered upright: Pillow turns a TIFF while it loads it, whoever asks.
 //!
 //! Differences from the reference, all deliberate: what a damaged chunk of YCbCr or JPEG lacks is not made up, and files with too few
 //! strips are refused, where Pillow shows black; deep samples that Pillow reads in the wrong byte order, or as bytes, are read as they
@@ -26,8 +26,8 @@ mod tags;
 mod ycbcr;
 
 use self::{
-    chunks::{Chunk, Compressed, Cut, Stored},
-    codec::Codec,
+    chunks::{Allowance, Chunk, Compressed, Cut, MostChunks, Stored},
+    codec::{Codec, Decoder},
     picture::Picture,
     predictor::Predictor,
     refusal::{FORMAT, corrupt, unsupported},
@@ -125,7 +125,7 @@ fn compressed(
     if !matches!(tags.number_or(PLANAR, 1)?, 1 | 2) {
         return Err(corrupt("planes that are neither together nor apart"));
     }
-    let source = Compressed::find(tags, size)?;
+    let source = Compressed::find(tags, size, samples.planes(), MostChunks::of(compression))?;
     let mut coding = Coding::of(tags, &samples, compression, &source)?;
     let reversed = samples.reversed && !matches!(coding, Coding::Jpeg { .. });
     let samples = samples.as_decompressed(matches!(coding, Coding::Jpeg { .. }))?;
@@ -139,11 +139,13 @@ fn compressed(
     };
     let mut picture = Picture::new(pillow, samples, size, limits.kept_modes, buffer)?;
     let mut room = memory::zeroed(Vec::new(), rows.bytes(&source.cut, source.cut.height))?;
+    let mut allowance = Allowance::new(tags.file, source.cut.per_plane() * samples.planes(), room.len());
     let mut turned = Vec::new();
     for chunk in source.cut.chunks(samples.planes()) {
         let height = if source.cut.is_tiled { source.cut.height } else { chunk.height };
         let out = &mut room[..rows.bytes(&source.cut, height)];
-        let (mut bytes, offset) = source.bytes(&chunk, out.len())?;
+        let (mut bytes, offset) = source.bytes(&chunk, out.len(), coding.most_bytes(out.len()))?;
+        allowance.spend(bytes)?;
         if reversed {
             turned.clear();
             turned.try_reserve(bytes.len()).map_err(memory::OutOfMemory::from)?;
@@ -152,12 +154,12 @@ fn compressed(
         }
         let line = rows.line(&source.cut);
         match &mut coding {
-            Coding::Bytes(codec, predictor) => {
+            Coding::Bytes(decoder, predictor) => {
                 // Of a strip of blocks libtiff takes what its lines come to, rounded down.
                 let taken = if source.cut.is_tiled { out.len() } else { rows.lines(height) * line };
                 let (out, rest) = out.split_at_mut(taken);
                 rest.fill(0);
-                codec.decode(bytes, out)?;
+                decoder.decode(bytes, out)?;
                 predictor.undo(&samples, line, out)?;
             }
             Coding::Fax(decoder) => decoder.decode(bytes, offset % 2 == 1, out)?,
@@ -198,7 +200,7 @@ fn old_jpeg(
     /// Of tables of one kind: one for each sample.
     const MAX_TABLES: usize = 3;
     let tags = &Tags::for_libtiff(tags.file)?;
-    let source = Compressed::find(tags, size)?;
+    let source = Compressed::find(tags, size, 1, MostChunks::CHEAP)?;
     if samples.colour != Colour::YCbCr || samples.planar || source.cut.is_tiled {
         return Err(unsupported("old JPEG that is not in strips of YCbCr"));
     }
@@ -298,7 +300,7 @@ impl Rows {
 
 /// How chunks are decompressed.
 enum Coding<'a> {
-    Bytes(Codec, Predictor),
+    Bytes(Decoder, Predictor),
     Fax(ccitt::Decoder),
     Jpeg { tables: jpeg::Tables<'a>, colour: jpeg::Colour },
 }
@@ -324,7 +326,16 @@ impl<'a> Coding<'a> {
             _ => return Err(unsupported(format!("compression {compression}"))),
         };
         let predictor = if codec.predicts() { Predictor::of(tags, samples)? } else { Predictor::None };
-        Ok(Self::Bytes(codec, predictor))
+        Ok(Self::Bytes(Decoder::new(codec)?, predictor))
+    }
+
+    /// Bytes that a chunk is believed to have, which becomes `size` bytes.
+    fn most_bytes(&self, size: usize) -> u64 {
+        match self {
+            Self::Bytes(..) => Allowance::of_codec(size),
+            Self::Fax(_) => Allowance::of_fax(size),
+            Self::Jpeg { .. } => Allowance::of_jpeg(size),
+        }
     }
 
     fn fax(scheme: ccitt::Scheme, samples: &Samples, source: &Compressed<'_>) -> Result<Self, ImageError> {
@@ -345,7 +356,8 @@ impl<'a> Coding<'a> {
         };
         let colour = if samples.colour == Colour::YCbCr && !samples.planar {
             // libtiff believes the first strip before the field.
-            let first = source.cut.chunks(1).next().and_then(|chunk| source.bytes(&chunk, usize::MAX / 16).ok());
+            let first =
+                source.cut.chunks(1).next().and_then(|chunk| source.bytes(&chunk, usize::MAX / 16, u64::MAX).ok());
             let sampling = match first.and_then(|(bytes, _)| jpeg::sampling(bytes)) {
                 Some(sampling) => sampling,
                 None => {

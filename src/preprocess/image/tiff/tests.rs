@@ -184,8 +184,8 @@ fn sizes_are_refused_before_memory_is_taken() {
             (tags::TILE_HEIGHT, &sides),
             (tags::TILE_OFFSETS, &[8]),
         ];
-        assert_eq!(refused(&grey(&[0], 1, 1, 1, &tiles)), "too_much_memory");
-        assert_eq!(refused(&grey(&[0], 1, 1, 5, &tiles)), "too_much_memory");
+        assert_eq!(refused(&grey(&[0], 1, 1, 1, &tiles)), "wasteful");
+        assert_eq!(refused(&grey(&[0], 1, 1, 5, &tiles)), "wasteful");
     }
     assert_eq!(refused(&grey(&[0; 9], 1, 1, 1, &[(tags::SAMPLES, &[7])])), "corrupt");
     assert_eq!(refused(&grey(&[0; 9], 1, 1, 1, &[(tags::SAMPLES, &[2])])), "unsupported_variant");
@@ -201,10 +201,120 @@ fn codes_stop_at_the_bytes_that_are_needed() {
         (Codec::PackBits, [0x81, 7].repeat(1000)),
         (Codec::Lzw, vec![0x80, 0x01, 0xc0, 0xe0, 0x70, 0x38, 0, 0]),
     ] {
+        let mut decoder = Decoder::new(codec).expect("memory");
         let mut out = [0; 4];
-        codec.decode(&data, &mut out).expect("enough data");
+        decoder.decode(&data, &mut out).expect("enough data");
         assert_eq!(out, [7; 4], "{codec:?}");
-        assert_eq!(codec.decode(&data[..1], &mut out).expect_err("too few").reason(), "truncated");
+        assert_eq!(decoder.decode(&data[..1], &mut out).expect_err("too few").reason(), "truncated");
+    }
+}
+
+/// Codes of so many bits, the first in the highest or in the lowest.
+fn codes(codes: &[(u32, u32)], high_first: bool) -> Vec<u8> {
+    let bits: Vec<u8> = codes
+        .iter()
+        .flat_map(|&(code, size)| {
+            (0..size).map(move |bit| (code >> if high_first { size - 1 - bit } else { bit } & 1) as u8)
+        })
+        .collect();
+    let byte = |bits: &[u8]| {
+        let places = bits.iter().enumerate();
+        places.map(|(place, bit)| bit << if high_first { 7 - place } else { place }).sum()
+    };
+    bits.chunks(8).map(byte).collect()
+}
+
+#[test]
+fn codes_grow_with_the_table_and_start_over_with_it() {
+    // Each is a string of its own, so that the table has one more with every code but the first.
+    for (high_first, longer) in [(true, 511), (false, 512)] {
+        let sizes = (0..700u32).map(|number| if 257 + number < longer { 9 } else { 10 });
+        let strings = (0..700).zip(sizes).map(|(number, size)| (number % 251, size));
+        let stream: Vec<_> =
+            [(256, 9)].into_iter().chain(strings).chain([(256, 10), (5, 9), (258, 9), (257, 9)]).collect();
+        let expected: Vec<u8> = (0..700u32).map(|number| (number % 251) as u8).chain([5; 3]).collect();
+        let mut out = vec![0; expected.len()];
+        let mut decoder = Decoder::new(Codec::Lzw).expect("memory");
+        decoder.decode(&codes(&stream, high_first), &mut out).expect("enough data");
+        assert_eq!(out, expected, "{high_first}");
+        let mut longer = vec![0; expected.len() + 1];
+        let error = decoder.decode(&codes(&stream, high_first), &mut longer).expect_err("it has ended");
+        assert_eq!(error.reason(), "truncated");
+        let unknown = codes(&[(256, 9), (5, 9), (300, 9)], high_first);
+        assert_eq!(decoder.decode(&unknown, &mut [0; 9]).expect_err("no code").reason(), "corrupt");
+    }
+}
+
+#[test]
+fn no_more_is_believed_of_a_chunk_than_its_bytes_can_need() {
+    // Four pixels behind more and more of what gives none.
+    let cases: [(u32, &[u8]); 2] = [(32773, &[128]), (5, &[0x80, 0x40, 0x20, 0x10, 0x08, 0x04, 0x02, 0x01, 0x00])];
+    for (compression, nothing) in cases {
+        let pixels = match compression {
+            5 => codes(&[(7, 9); 4], true),
+            _ => vec![3, 7, 7, 7, 7],
+        };
+        let picture = |idle: usize| {
+            let data = [nothing.repeat(idle / nothing.len()), pixels.clone()].concat();
+            decoded(&grey(&data, 2, 2, compression, &[]), 9, None).map(|image| image.as_bytes().to_vec())
+        };
+        assert_eq!(picture(900), Ok(vec![7; 12]), "{compression}");
+        assert_eq!(picture(1100), Err(ImageError::Truncated { format: FORMAT }), "{compression}");
+    }
+}
+
+#[test]
+fn chunks_may_share_their_bytes_as_long_as_these_are_few() {
+    let strips = |count: u32, data: &[u8], compression, length| {
+        let (offsets, lengths) = (vec![8; count as usize], vec![length; count as usize]);
+        let rows: [(u16, &[u32]); 3] =
+            [(tags::ROWS_PER_STRIP, &[1]), (tags::STRIP_OFFSETS, &offsets), (tags::STRIP_BYTES, &lengths)];
+        decoded(&grey(data, 64, count, compression, &rows), 1 << 20, None)
+    };
+    // Blank ones, stored once.
+    let blank = strips(1000, &[257u32.wrapping_sub(64) as u8, 9], 32773, 2).expect("a picture");
+    assert!(blank.as_bytes().iter().all(|&level| level == 9));
+    // Of lengths that are too large only as much counts as can be needed.
+    let packed = [&[193, 9][..], &[0; 5000]].concat();
+    assert!(strips(100, &packed, 32773, 5000).is_ok());
+    let mut allowance = Allowance::new(&[0; 1000], 10, 64);
+    let all = 2 * (1000 + 10 * 64) + 10 * 1024;
+    assert_eq!(allowance.spend(&vec![0; all]), Ok(()));
+    assert_eq!(allowance.spend(&[0]), Err(ImageError::Wasteful { format: FORMAT }));
+    // Fax lines that begin with an end of line in a megabyte of zeros.
+    let fill = [vec![0; 4000], codes(&[(1, 12), (0b10011, 5)], true)].concat();
+    let rows: [(u16, &[u32]); 4] = [
+        (tags::ROWS_PER_STRIP, &[1]),
+        (tags::STRIP_OFFSETS, &[8; 900]),
+        (tags::STRIP_BYTES, &[4003; 900]),
+        (tags::BITS, &[1]),
+    ];
+    assert_eq!(refused(&grey(&fill, 64, 900, 3, &rows)), "wasteful");
+}
+
+#[test]
+fn the_chunks_of_all_planes_count() {
+    let picture = |height: u32, planes: u32, compression| {
+        let count = (height * planes) as usize;
+        let (offsets, lengths, samples) = (vec![8; count], vec![2; count], [planes]);
+        let rows: [(u16, &[u32]); 7] = [
+            (tags::ROWS_PER_STRIP, &[1]),
+            (tags::STRIP_OFFSETS, &offsets),
+            (tags::STRIP_BYTES, &lengths),
+            (tags::SAMPLES, &samples),
+            (tags::BITS, &[8; 3][..planes as usize]),
+            (tags::PHOTOMETRIC, if planes == 3 { &[2] } else { &[1] }),
+            (PLANAR, &[2]),
+        ];
+        decoded(&grey(&[0, 9], 1, height, compression, &rows), 1 << 20, None).map_err(|error| error.reason())
+    };
+    assert!(picture(32_000, 1, 32773).is_ok());
+    assert!(picture(10_000, 3, 32773).is_ok());
+    assert_eq!(picture(11_000, 3, 32773).err(), Some("unsupported_variant"));
+    // The set-up of these takes longer: what is in the strips is not looked at.
+    for compression in [7, 34925, 50000] {
+        assert_eq!(picture(16_500, 1, compression).err(), Some("unsupported_variant"));
+        assert_ne!(picture(16_000, 1, compression).err(), Some("unsupported_variant"));
     }
 }
 

@@ -89,6 +89,24 @@ fn a_pixel_of_each_kind_has_its_cost() {
 }
 
 #[test]
+fn few_pixels_in_many_bytes_are_no_little_work() {
+    let small = picture("camera_gray.png");
+    let (width, height) = sides(&small);
+    let long = [small.as_slice(), &vec![0; 40 << 20]].concat();
+    assert!(decode_work(&long) > 16 << 20, "it is large");
+    assert_eq!(decode_work(&small), width * height);
+}
+
+#[test]
+fn arithmetic_coding_takes_longer() {
+    let mut jpeg = picture("cat_420.jpg");
+    let usual = decode_work(&jpeg);
+    let frame = jpeg.windows(4).position(|bytes| bytes == [0xff, 0xc0, 0, 17]).expect("a frame");
+    jpeg[frame + 1] = 0xc9;
+    assert_eq!(decode_work(&jpeg), usual * ARITHMETIC_JPEG);
+}
+
+#[test]
 fn what_is_no_picture_or_ends_within_its_header_is_the_least_work() {
     for bytes in [b"".as_slice(), b"hello", b"\xff\xd8\xff", b"GIF89a", b"%PDF-1.7", b"MM\0*\xff\xff\xff\xff"] {
         assert_eq!(decode_work(bytes), 1, "{bytes:?}");
