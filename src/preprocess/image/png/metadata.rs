@@ -16,7 +16,7 @@ use crate::preprocess::image::{ImageError, orientation::Orientation};
 const MAX_TEXT: u64 = 1 << 20;
 
 /// What a file says of its picture.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Metadata<'a> {
     exif: Option<Cow<'a, [u8]>>,
     /// What ImageMagick wrote before there was a chunk for EXIF: three header lines and hexadecimal digits.

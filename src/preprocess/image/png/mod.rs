@@ -14,7 +14,7 @@ mod unfilter;
 use self::{
     chunks::{Area, Chunks, Kind},
     refusal::{FORMAT, damaged},
-    rows::{Input, Rows},
+    rows::{Inflater, Input, Rows},
     unfilter::Pixel,
 };
 use super::{
@@ -61,36 +61,47 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     let passes = passes.iter().filter(|pass| pass.columns(area.width) > 0 && pass.rows(area.height) > 0);
     let stored =
         |pass: &Pass| (layout.row_bytes(pass.columns(area.width)) as u64 + 1) * u64::from(pass.rows(area.height));
-    let mut rows = Rows::new(layout.row_bytes(area.width), passes.clone().map(stored).sum())?;
-    let mut input = Input::new(&mut chunks);
     let mut spread = memory::zeroed(Vec::new(), if header.interlaced { line_bytes } else { 0 })?;
-    for pass in passes {
-        rows.begin_pass();
-        let columns = pass.columns(area.width);
-        let row_bytes = layout.row_bytes(columns);
-        for number in 0..pass.rows(area.height) {
-            let row = rows.next(&mut input, row_bytes, layout.pixel)?;
-            let y = (area.top + pass.y + number * pass.dy) as usize;
-            let place = y * line_bytes + area.left as usize * 3..;
-            let mut put = |plane: &mut [u8], unpack: &dyn Fn(&mut [u8])| {
-                let line = &mut plane[place.clone()][..area.width as usize * 3];
-                if pass.dx == 1 && pass.x == 0 {
-                    return unpack(line);
+    let mut fill = |chunks: &mut Chunks, inflater: Inflater| -> Result<(), ImageError> {
+        let mut rows = Rows::new(inflater, layout.row_bytes(area.width), passes.clone().map(stored).sum())?;
+        let mut input = Input::new(chunks);
+        for pass in passes.clone() {
+            rows.begin_pass();
+            let columns = pass.columns(area.width);
+            let row_bytes = layout.row_bytes(columns);
+            for number in 0..pass.rows(area.height) {
+                let row = rows.next(&mut input, row_bytes, layout.pixel)?;
+                let y = (area.top + pass.y + number * pass.dy) as usize;
+                let place = y * line_bytes + area.left as usize * 3..;
+                let mut put = |plane: &mut [u8], unpack: &dyn Fn(&mut [u8])| {
+                    let line = &mut plane[place.clone()][..area.width as usize * 3];
+                    if pass.dx == 1 && pass.x == 0 {
+                        return unpack(line);
+                    }
+                    let pixels = &mut spread[..columns as usize * 3];
+                    unpack(pixels);
+                    let places = line.as_chunks_mut::<3>().0.iter_mut().skip(pass.x as usize).step_by(pass.dx as usize);
+                    for (place, pixel) in places.zip(pixels.as_chunks().0) {
+                        *place = *pixel;
+                    }
+                };
+                put(&mut data, &|line| layout.unpack(row, line));
+                if let Some(alpha) = alpha {
+                    put(&mut alphas, &|line| layout.unpack_alpha(alpha, row, line));
                 }
-                let pixels = &mut spread[..columns as usize * 3];
-                unpack(pixels);
-                let places = line.as_chunks_mut::<3>().0.iter_mut().skip(pass.x as usize).step_by(pass.dx as usize);
-                for (place, pixel) in places.zip(pixels.as_chunks().0) {
-                    *place = *pixel;
-                }
-            };
-            put(&mut data, &|line| layout.unpack(row, line));
-            if let Some(alpha) = alpha {
-                put(&mut alphas, &|line| layout.unpack_alpha(alpha, row, line));
             }
         }
+        rows.finish(&mut input)
+    };
+    let opened = chunks.clone();
+    // What the fast inflater takes for damaged zlib may not: by Pillow its rules count.
+    if let Err(error) = fill(&mut chunks, Inflater::fast()) {
+        if !matches!(error, ImageError::Corrupt { .. }) {
+            return Err(error);
+        }
+        chunks = opened;
+        fill(&mut chunks, Inflater::zlib())?;
     }
-    rows.finish(&mut input)?;
     chunks.finish()?;
     let mode = match (limits.kept_modes, kind) {
         (Some(fill), (_, INDEXED)) => Mode::Stepped { fill: layout.colours[usize::from(fill)] },

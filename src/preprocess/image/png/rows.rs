@@ -1,16 +1,17 @@
 //! The rows of a PNG: inflated as they are wanted, and their filters undone.
 //!
-//! Invariant: memory for a few rows and what the inflater looks back to, however much the stream holds; time for the file and for the
-//! rows that are wanted.
+//! Invariant: memory for a few rows and what the inflater looks back to, however much the stream holds; time for the
+//! rows that are wanted and for what these can need of the stream, twice: no more of it is read.
 //!
 //! As in Pillow: pixels are whole with the last row, whatever follows; a stream that ends properly with a row leaves the others zero;
 //! its checksum counts where it lies in the same piece as the end of the last row.
 
 use fdeflate::Decompressor;
+use flate2::{Decompress, FlushDecompress, Status};
 
 use super::{
     chunks::Chunks,
-    refusal::{damaged, truncated},
+    refusal::{FORMAT, damaged, truncated},
     unfilter::{self, Pixel},
 };
 use crate::preprocess::{image::ImageError, memory};
@@ -24,9 +25,56 @@ const AT_A_TIME: usize = 128 << 10;
 /// Room behind the last row: without any the inflater does not go on to the checksum.
 const SPARE: usize = 1;
 
+/// Bytes that a stream may have in any case, besides twice those of its rows: blocks that hold nothing cost time, too.
+const ALLOWED: u64 = 1 << 20;
+
+/// What inflates a stream.
+pub(super) enum Inflater {
+    /// Takes half the time, and some codes for damaged that are merely odd.
+    Fast(Box<Decompressor>),
+    Zlib {
+        inner: Decompress,
+        is_done: bool,
+    },
+}
+
+impl Inflater {
+    pub(super) fn fast() -> Self {
+        Self::Fast(Box::new(Decompressor::new()))
+    }
+
+    pub(super) fn zlib() -> Self {
+        Self::Zlib { inner: Decompress::new(true), is_done: false }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Fast(inner) => inner.is_done(),
+            Self::Zlib { is_done, .. } => *is_done,
+        }
+    }
+
+    /// Inflates to the end of `buffer`, of which so many bytes are filled. Returns how many it took and gave.
+    fn read(&mut self, piece: &[u8], buffer: &mut [u8], filled: usize) -> Result<(usize, usize), ImageError> {
+        match self {
+            Self::Fast(inner) => {
+                inner.read(piece, buffer, filled, false).map_err(|error| damaged(&format!("{error:?}")))
+            }
+            Self::Zlib { inner, is_done } => {
+                let (taken, given) = (inner.total_in(), inner.total_out());
+                let status = inner.decompress(piece, &mut buffer[filled..], FlushDecompress::None);
+                *is_done = status.map_err(|error| damaged(&error.to_string()))? == Status::StreamEnd;
+                Ok(((inner.total_in() - taken) as usize, (inner.total_out() - given) as usize))
+            }
+        }
+    }
+}
+
 /// The rows of a stream.
 pub(super) struct Rows {
-    inflater: Box<Decompressor>,
+    inflater: Inflater,
+    /// Bytes of the stream that may still be read.
+    allowed: u64,
     buffer: Vec<u8>,
     /// Of the row that comes next, in the buffer.
     start: usize,
@@ -51,11 +99,12 @@ enum Ended {
 
 impl Rows {
     /// For rows of `longest` bytes at most, `all` of them in all, without their filters.
-    pub(super) fn new(longest: usize, all: u64) -> Result<Self, ImageError> {
+    pub(super) fn new(inflater: Inflater, longest: usize, all: u64) -> Result<Self, ImageError> {
         let length = (longest + 1 + LOOK_BACK + AT_A_TIME + SPARE)
             .min(usize::try_from(all).map_or(usize::MAX, |all| all.saturating_add(SPARE)));
         Ok(Self {
-            inflater: Box::new(Decompressor::new()),
+            inflater,
+            allowed: all.saturating_mul(2).saturating_add(ALLOWED),
             buffer: memory::zeroed(Vec::new(), length)?,
             start: 0,
             filled: 0,
@@ -131,8 +180,8 @@ impl Rows {
     /// Inflates into `room` bytes. Returns how many that gave.
     fn read(&mut self, input: &mut Input, room: usize) -> Result<usize, ImageError> {
         let buffer = &mut self.buffer[..self.filled + room];
-        let read = self.inflater.read(input.piece, buffer, self.filled, false);
-        let (taken, given) = read.map_err(|error| damaged(&format!("{error:?}")))?;
+        let (taken, given) = self.inflater.read(input.piece, buffer, self.filled)?;
+        self.allowed = self.allowed.checked_sub(taken as u64).ok_or(ImageError::Wasteful { format: FORMAT })?;
         if taken == 0 && given == 0 && !input.piece.is_empty() && !self.inflater.is_done() {
             return Err(damaged("a stream that does not go on"));
         }

@@ -285,3 +285,58 @@ fn the_orientation_is_found_in_every_chunk_that_may_tell_it() {
     let damaged = chunk(b"zTXt", &keyed(RAW, b"\0\0", b"damaged"));
     assert_eq!(File { before: damaged, ..File::rgb() }.pixels(), Ok(RGB.to_vec()));
 }
+
+#[test]
+fn blocks_that_hold_nothing_are_few() {
+    let file = |blocks: usize| {
+        // Stored blocks of no bytes, then a stored one of the rows.
+        let rows = [0, 1, 2, 3, 0, 4, 5, 6];
+        let mut stream =
+            [&[0x78, 1][..], &[0, 0, 0, 0xff, 0xff].repeat(blocks), &[1, 8, 0, 0xf7, 0xff], &rows].concat();
+        let (low, high) =
+            rows.iter().fold((1u32, 0u32), |(low, high), &byte| (low + u32::from(byte), high + low + u32::from(byte)));
+        stream.extend((high << 16 | low).to_be_bytes());
+        File { data: vec![stream], ..File::rgb() }
+    };
+    assert_eq!(file(200_000).pixels(), Ok(RGB.to_vec()));
+    assert_eq!(file(220_000).reason(), "wasteful");
+    // What follows the last row is not read.
+    let mut longer = File::rgb();
+    longer.data.push(vec![0; 3 << 20]);
+    assert_eq!(longer.pixels(), Ok(RGB.to_vec()));
+}
+
+#[test]
+fn codes_that_zlib_knows_are_read() {
+    // A dynamic block whose only code of literals and lengths is the end, of one bit; then one of the rows.
+    let mut bits = Vec::new();
+    let mut put = |value: u32, count: u32| bits.extend((0..count).map(|bit| value >> bit & 1 == 1));
+    // Not the last; dynamic; 257 and 1 codes, lengths of 18 for their lengths.
+    put(0, 1);
+    put(2, 2);
+    put(0, 5);
+    put(0, 5);
+    put(14, 4);
+    // In the order 16, 17, 18, 0, ..., 1: 18 has one bit, 0 and 1 have two.
+    for length in [0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2] {
+        put(length, 3);
+    }
+    // 256 zeros as 138 and 118, a one, a zero; codes begin with their highest bit.
+    put(0, 1);
+    put(127, 7);
+    put(0, 1);
+    put(107, 7);
+    put(0b11, 2);
+    put(0b01, 2);
+    // The end.
+    put(0, 1);
+    // The last; stored.
+    put(1, 3);
+    let header: Vec<u8> =
+        bits.chunks(8).map(|bits| bits.iter().enumerate().map(|(place, &bit)| u8::from(bit) << place).sum()).collect();
+    let rows = [0, 1, 2, 3, 0, 4, 5, 6];
+    let whole = deflated(&rows);
+    let sum = &whole[whole.len() - 4..];
+    let stream = [&[0x78, 1][..], &header, &[8, 0, 0xf7, 0xff], &rows, sum].concat();
+    assert_eq!(File { data: vec![stream], ..File::rgb() }.pixels(), Ok(RGB.to_vec()));
+}
