@@ -29,10 +29,15 @@ pub(super) fn zeroed(mut buffer: Vec<u8>, length: usize) -> Result<Vec<u8>, OutO
 pub(super) fn any(mut buffer: Vec<u8>, length: usize) -> Result<Vec<u8>, OutOfMemory> {
     if length > buffer.capacity() {
         drop(buffer);
-        return bytemuck::allocation::try_zeroed_vec(length).map_err(|()| OutOfMemory);
+        return zeros(length);
     }
     buffer.resize(length, 0);
     Ok(buffer)
+}
+
+/// `length` zeros in new memory.
+pub(super) fn zeros<T: bytemuck::Zeroable>(length: usize) -> Result<Vec<T>, OutOfMemory> {
+    bytemuck::allocation::try_zeroed_vec(length).map_err(|()| OutOfMemory)
 }
 
 /// Room for `capacity` values.
@@ -68,6 +73,7 @@ mod tests {
             assert_eq!(zeroed(vec![1; 8], bytes), Err(OutOfMemory));
             assert_eq!(any(Vec::new(), bytes), Err(OutOfMemory));
             assert_eq!(room::<u8>(bytes), Err(OutOfMemory));
+            assert_eq!(zeros::<u32>(bytes), Err(OutOfMemory));
             assert_eq!(ask(bytes as u64), Err(OutOfMemory));
         }
         assert_eq!(ask(8 << 20), Ok(()));

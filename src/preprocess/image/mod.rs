@@ -73,8 +73,8 @@ pub struct ImageOptions {
     /// little (see `reduction`).
     pub fast_decode: bool,
     /// Width x height at most, checked before decoding. One picture takes at most 8 bytes a pixel while it is decoded (4:4:4
-    /// progressive JPEG: 9, in CMYK 12; AVIF with alpha 11, and up to 14 where samples have more than 8 bits), and some 16 MiB, besides what
-    /// is kept from the one before; the layers of an AVIF take up to 100 MiB more.
+    /// progressive JPEG: 9, in CMYK 12; AVIF with alpha 11, and up to 14 where samples have more than 8 bits), and some 16 MiB (the
+    /// codes of a lossless WebP: 40), besides what is kept from the one before; the layers of an AVIF take up to 100 MiB more.
     pub max_pixels: u64,
 }
 

@@ -61,6 +61,7 @@ pub(super) fn is_grey_ramp(colours: &[u8], stride: usize) -> bool {
 }
 
 /// The colours of RGBA, and its alpha as the mode.
+#[cfg(any(feature = "heic", feature = "jxl", test))]
 pub(super) fn of_rgba(samples: Vec<u8>) -> Result<(Vec<u8>, Mode), OutOfMemory> {
     let alpha = fourth(&samples)?;
     Ok((convert::rgba(samples), of_alpha(alpha)))

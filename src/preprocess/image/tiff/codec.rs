@@ -46,12 +46,12 @@ impl Codec {
 pub(super) struct Decoder {
     codec: Codec,
     /// Its window is that of the largest chunk so far: taking one for each takes longer than many a chunk.
-    zstd: FrameDecoder,
+    zstd: Box<FrameDecoder>,
 }
 
 impl Decoder {
     pub(super) fn new(codec: Codec) -> Result<Self, ImageError> {
-        let mut zstd = FrameDecoder::new();
+        let mut zstd = Box::new(FrameDecoder::new());
         if codec == Codec::Zstd {
             // The decoder takes the window at once, whatever is in it.
             memory::ask(MAX_ZSTD)?;

@@ -32,7 +32,7 @@ pub(super) struct Frame<'a> {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) lossless: bool,
-    /// The body of its chunk.
+    /// The body of its chunk; of a lossless one with its padding, which libwebp reads as more of the stream.
     pub(super) image: &'a [u8],
     /// The body of its chunk of alpha, which only a lossy frame has.
     pub(super) alpha: Option<&'a [u8]>,
@@ -173,7 +173,7 @@ fn side([a, b, c]: [u8; 3]) -> u32 {
 
 impl<'a> Frame<'a> {
     /// The frame of a chunk, and whether that says it has alpha: what of its header libwebp looks at.
-    fn of(Chunk { name, body }: Chunk<'a>) -> Result<(Self, bool), ImageError> {
+    fn of(Chunk { name, body, padded }: Chunk<'a>) -> Result<(Self, bool), ImageError> {
         let lossless = name == *b"VP8L";
         let headless = || damaged("a frame without a header");
         let (width, height) = frame_size(lossless, body).ok_or_else(headless)?;
@@ -190,8 +190,9 @@ impl<'a> Frame<'a> {
         if !is_right {
             return Err(headless());
         }
-        let frame =
-            Self { left: 0, top: 0, width: width.into(), height: height.into(), lossless, image: body, alpha: None };
+        let image = if lossless { padded } else { body };
+        let (width, height) = (width.into(), height.into());
+        let frame = Self { left: 0, top: 0, width, height, lossless, image, alpha: None };
         Ok((frame, has_alpha))
     }
 
@@ -254,6 +255,8 @@ impl<'a> Stored<'a> {
 struct Chunk<'a> {
     name: [u8; 4],
     body: &'a [u8],
+    /// The body with its padding.
+    padded: &'a [u8],
 }
 
 /// The chunks that are left.
@@ -266,10 +269,10 @@ impl<'a> Chunks<'a> {
         let (&[a, b, c, d, length @ ..], rest) = self.0.split_first_chunk::<8>().ok_or_else(whole)?;
         let length = u32::from_le_bytes(length) as usize;
         // Chunks are padded to an even length, the last one too.
-        let padded = length.checked_add(length % 2).ok_or_else(whole)?;
-        let (body, rest) = rest.split_at_checked(padded).ok_or_else(whole)?;
+        let padded_length = length.checked_add(length % 2).ok_or_else(whole)?;
+        let (padded, rest) = rest.split_at_checked(padded_length).ok_or_else(whole)?;
         self.0 = rest;
-        Ok(Chunk { name: [a, b, c, d], body: &body[..length] })
+        Ok(Chunk { name: [a, b, c, d], body: &padded[..length], padded })
     }
 }
 

@@ -2,18 +2,22 @@
 //!
 //! Owns decoding one frame and putting it in its place; `container` finds it. A frame is decoded as a still of its own: Pillow drops
 //! alpha without compositing, so the colours under transparent pixels count, and a decoder that blends the frame onto a canvas loses
-//! them. The decoder is given no more than the frame either, since it refuses files for chunks that are missing or not announced.
+//! them. `lossless` decodes lossless streams, `alpha` the chunk beside a lossy frame. The decoder of lossy frames is given no more
+//! than the frame, since it refuses files for chunks that are missing or not announced.
 
+mod alpha;
 mod container;
+mod lossless;
 
 use std::io::{Cursor, ErrorKind};
 
 pub(super) use container::frame_size;
 use container::{Container, FORMAT, Frame};
 use image_webp::{DecodingError, WebPDecoder};
+use lossless::{Failure, Picture};
 
 use super::{
-    Decoded, Limits, RgbImage, convert,
+    Decoded, Limits, RgbImage,
     error::ImageError,
     mode::{self, Mode},
     orientation::Orientation,
@@ -64,33 +68,71 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
 /// Decodes a frame.
 fn still(frame: &Frame, limits: &Limits, buffer: Vec<u8>) -> Result<RgbImage, ImageError> {
     let (width, height) = limits.check(FORMAT, frame.width.into(), frame.height.into())?;
-    let file = file(frame)?;
-    let mut decoder = WebPDecoder::new(Cursor::new(&file[..])).map_err(refuse)?;
-    // What the decoder takes of its own, by its source: lossless, the pixels with alpha where the answer has none, and transforms;
-    // lossy, the planes, in whole blocks, and alpha as a lossless picture of one channel. Not in it: the code tables of a lossless
-    // picture, which are small unless it is made to have many.
-    let has_alpha = decoder.has_alpha();
-    let pixel_bytes = match (frame.lossless, has_alpha) {
-        (true, false) => 5,
-        (true, true) => 1,
-        (false, false) => 2,
-        (false, true) => 7,
+    let keeps_alpha = limits.kept_modes.is_some();
+    let (data, alpha) = if frame.lossless {
+        lossless(frame, keeps_alpha, buffer)?
+    } else {
+        let data = lossy(frame, buffer)?;
+        let plane = frame.alpha.map(|chunk| alpha::decode(chunk, (width, height), keeps_alpha)).transpose()?;
+        (data, plane.filter(|_| keeps_alpha).map(|plane| thrice(&plane)).transpose()?)
     };
+    Ok(RgbImage::new(width, height, data).in_mode(alpha.map_or(Mode::Plain, mode::of_alpha)))
+}
+
+/// Each value three times.
+fn thrice(plane: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
+    let mut values = memory::room(plane.len() * 3)?;
+    values.extend(plane.iter().flat_map(|&value| [value; 3]));
+    Ok(values)
+}
+
+/// The colours of a lossless frame, and its alpha, three times each, where that is kept.
+fn lossless(frame: &Frame, keeps_alpha: bool, buffer: Vec<u8>) -> Result<(Vec<u8>, Option<Vec<u8>>), ImageError> {
+    let picture = Picture::decode(frame.image, (frame.width, frame.height)).map_err(refuse_lossless)?;
+    let row_bytes = frame.width as usize * 3;
+    let length = row_bytes * frame.height as usize;
+    let mut alphas = if keeps_alpha { Some(memory::room(length)?) } else { None };
+    let mut data = memory::any(buffer, length)?;
+    let mut rows = data.chunks_exact_mut(row_bytes);
+    let put = |pixels: &[u32]| {
+        let Some(row) = rows.next() else { return };
+        for (place, &pixel) in row.as_chunks_mut().0.iter_mut().zip(pixels) {
+            let [_, colours @ ..] = pixel.to_be_bytes();
+            *place = colours;
+        }
+        if let Some(alphas) = &mut alphas {
+            alphas.extend(pixels.iter().flat_map(|pixel| [(pixel >> 24) as u8; 3]));
+        }
+    };
+    picture.for_each_row(put).map_err(refuse_lossless)?;
+    Ok((data, alphas))
+}
+
+/// What there is against a lossless stream in the client's terms.
+fn refuse_lossless(failure: Failure) -> ImageError {
+    match failure {
+        Failure::Truncated => ImageError::Truncated { format: FORMAT },
+        Failure::Damaged(detail) => ImageError::Corrupt { format: FORMAT, detail: detail.into() },
+        Failure::TooManyCodes => ImageError::TooMuchMemory { format: FORMAT },
+        Failure::OutOfMemory => OutOfMemory.into(),
+    }
+}
+
+/// The colours of a lossy frame.
+fn lossy(frame: &Frame, buffer: Vec<u8>) -> Result<Vec<u8>, ImageError> {
+    let file = file(frame.image)?;
+    let mut decoder = WebPDecoder::new(Cursor::new(&file[..])).map_err(refuse)?;
+    // What the decoder takes of its own, by its source: the planes, in whole blocks.
     let blocks = u64::from(frame.width.next_multiple_of(16)) * u64::from(frame.height.next_multiple_of(16));
-    let besides = blocks * pixel_bytes + frame.image.len() as u64;
+    let besides = blocks * 2 + frame.image.len() as u64;
     // Of the size that has been checked, or it is not decoded.
-    let length = decoder.output_buffer_size().filter(|_| decoder.dimensions() == (width, height));
+    let length = decoder.output_buffer_size().filter(|_| decoder.dimensions() == (frame.width, frame.height));
     let other_size = || ImageError::Corrupt { format: FORMAT, detail: "a frame of another size".into() };
     let mut data = memory::zeroed(buffer, length.ok_or_else(other_size)?)?;
     memory::ask(besides)?;
     decoder.set_memory_limit(besides as usize + MAX_OVERHEAD);
     decoder.read_image(&mut data).map_err(refuse)?;
-    let (data, mode) = match (has_alpha, limits.kept_modes) {
-        (true, Some(_)) => mode::of_rgba(data)?,
-        (true, None) => (convert::rgba(data), Mode::Plain),
-        (false, _) => (data, Mode::Plain),
-    };
-    Ok(RgbImage::new(width, height, data).in_mode(mode))
+    Ok(data)
 }
 
 /// A decoder's error in the client's terms.
@@ -108,26 +150,17 @@ fn refuse(error: DecodingError) -> ImageError {
     }
 }
 
-/// The frame as a file of its own: with a header that announces alpha, where it has a chunk of that.
-fn file(frame: &Frame) -> Result<Vec<u8>, OutOfMemory> {
-    const ALPHA: u8 = 0x10;
-    let [width, height] = [frame.width, frame.height].map(|side| (side - 1).to_le_bytes());
-    let header = [&[ALPHA, 0, 0, 0], &width[..3], &height[..3]].concat();
-    let alpha = frame.alpha.iter().flat_map(|&alpha| [(b"VP8X", &header[..]), (b"ALPH", alpha)]);
-    let image = (if frame.lossless { b"VP8L" } else { b"VP8 " }, frame.image);
-    let chunks = alpha.chain([image]);
-    let length: usize = chunks.clone().map(|(_, body)| 8 + body.len().next_multiple_of(2)).sum();
-    let mut file = memory::room(12 + length)?;
+/// A lossy frame as a file of its own.
+fn file(image: &[u8]) -> Result<Vec<u8>, OutOfMemory> {
+    let padding = &[0][..image.len() % 2];
     let number = |length: usize| (length as u32).to_le_bytes();
-    for part in [b"RIFF", &number(4 + length), b"WEBP"] {
+    let length = image.len() + padding.len();
+    let mut file = memory::room(20 + length)?;
+    for part in [b"RIFF", &number(12 + length), b"WEBP", b"VP8 ", &number(image.len())] {
         file.extend_from_slice(part);
     }
-    for (name, body) in chunks {
-        file.extend_from_slice(name);
-        file.extend_from_slice(&number(body.len()));
-        file.extend_from_slice(body);
-        file.extend_from_slice(&[0][..body.len() % 2]);
-    }
+    file.extend_from_slice(image);
+    file.extend_from_slice(padding);
     Ok(file)
 }
 
