@@ -13,7 +13,7 @@ use std::{
 
 use ort::environment::Environment;
 
-use super::EngineError;
+use super::error::EngineError;
 
 /// The folder, in the executable's folder or any folder above it, that `make` unpacks the library into.
 const CHECKOUT_FOLDER: &str = ".onnxruntime";

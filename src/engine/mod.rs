@@ -7,6 +7,7 @@
 //! session is owned and driven by one thread (`Session::run` takes `&mut self`); an error is one line that names the thing.
 
 mod environment;
+mod error;
 mod floats;
 mod graph;
 mod graph_file;
@@ -31,6 +32,7 @@ use std::{
 use ort::session::Session;
 
 pub use environment::{Runtime, VARIABLES};
+pub use error::EngineError;
 pub use floats::{FloatInput, PixelsEncoder};
 pub use late::LateEncoder;
 pub use text::{TextEncoder, TokenInput};
@@ -57,51 +59,6 @@ use crate::{
 
 /// `kOrtSessionOptionsModelExternalInitializersFileFolderPath` of ONNX Runtime.
 const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
-
-/// Why the engine cannot start, in one line for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// No library anywhere.
-    #[error("the ONNX Runtime library was not found (looked for libonnxruntime.so* in {}); set engine.library or ORT_DYLIB_PATH", .searched.join(", "))]
-    LibraryNotFound {
-        /// Where it was looked for.
-        searched: Vec<String>,
-    },
-    /// There is a file, but it is not a library that can be used.
-    #[error("ONNX Runtime library {path}: {reason}", path = .path.display())]
-    Library {
-        /// The file.
-        path: PathBuf,
-        /// Missing, not a library, or too old.
-        reason: String,
-    },
-    /// An explicit provider that does not start.
-    #[error("engine.provider = \"{provider}\" cannot start: {reason}")]
-    Provider {
-        /// The provider's name.
-        provider: &'static str,
-        /// What ONNX Runtime said.
-        reason: String,
-    },
-    /// An explicit precision that this machine does not have.
-    #[error("engine.precision = \"{precision}\" cannot be had: {reason}")]
-    Precision {
-        /// The precision's name.
-        precision: &'static str,
-        /// Why.
-        reason: String,
-    },
-    /// A graph file that is missing, corrupt, or cannot be run.
-    #[error("{encoder} encoder {path}: {reason}", path = .path.display())]
-    Graph {
-        /// `vision` or `text`.
-        encoder: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
 
 /// A graph that is loaded.
 struct Opened {

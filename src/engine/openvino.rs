@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use ort::{device::Device, environment::Environment, memory::DeviceType};
 
-use super::{EngineError, environment, session_options::SessionOptions};
+use super::{environment, error::EngineError, session_options::SessionOptions};
 use crate::config::EngineConfig;
 
 const PROVIDER: &str = "OpenVINOExecutionProvider";

@@ -12,8 +12,8 @@ use ort::{
 };
 
 use super::{
-    EngineError,
     environment::{self, Runtime, one_line},
+    error::EngineError,
     openvino::{self, Arithmetic, OpenVino},
     session_options::SessionOptions,
     split::Tower,

@@ -3,7 +3,7 @@
 //! Owns the chunk's header and its filters; the plane itself is stored as it is, or as the green of a lossless picture. Damage in it
 //! refuses the picture, whether or not alpha is kept: so does libwebp.
 
-use super::{container::FORMAT, lossless::Picture, refuse_lossless};
+use super::{container::FORMAT, lossless::Picture, refusal::refuse_lossless};
 use crate::preprocess::{image::error::ImageError, memory};
 
 /// What was subtracted from each value.

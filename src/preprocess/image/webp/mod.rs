@@ -8,13 +8,15 @@
 mod alpha;
 mod container;
 mod lossless;
+mod refusal;
 
 use std::io::{Cursor, ErrorKind};
 
 pub(super) use container::frame_size;
 use container::{Container, FORMAT, Frame};
 use image_webp::{DecodingError, WebPDecoder};
-use lossless::{Failure, Picture};
+use lossless::Picture;
+use refusal::refuse_lossless;
 
 use super::{
     Decoded, Limits, RgbImage,
@@ -106,16 +108,6 @@ fn lossless(frame: &Frame, keeps_alpha: bool, buffer: Vec<u8>) -> Result<(Vec<u8
     };
     picture.for_each_row(put).map_err(refuse_lossless)?;
     Ok((data, alphas))
-}
-
-/// What there is against a lossless stream in the client's terms.
-fn refuse_lossless(failure: Failure) -> ImageError {
-    match failure {
-        Failure::Truncated => ImageError::Truncated { format: FORMAT },
-        Failure::Damaged(detail) => ImageError::Corrupt { format: FORMAT, detail: detail.into() },
-        Failure::TooManyCodes => ImageError::TooMuchMemory { format: FORMAT },
-        Failure::OutOfMemory => OutOfMemory.into(),
-    }
 }
 
 /// The colours of a lossy frame.

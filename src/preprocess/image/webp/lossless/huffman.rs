@@ -8,7 +8,10 @@
 //!
 //! Invariant: every entry of a [`Code`]'s table that its bits can reach was written, and leads to a symbol of the alphabet.
 
-use super::{Failure, bits::Bits};
+use super::{bits::Bits, failure::Failure};
+
+/// The largest cache of colours has that power of two.
+pub(super) const MAX_CACHE_BITS: u32 = 11;
 
 /// Bits that are looked up at once.
 const ROOT_BITS: u32 = 8;
@@ -23,7 +26,7 @@ pub(super) const LENGTH_PREFIXES: usize = 24;
 pub(super) const DISTANCE_PREFIXES: usize = 40;
 
 /// Symbols of the largest alphabet.
-const MAX_SYMBOLS: usize = LITERALS + LENGTH_PREFIXES + (1 << super::MAX_CACHE_BITS);
+const MAX_SYMBOLS: usize = LITERALS + LENGTH_PREFIXES + (1 << MAX_CACHE_BITS);
 
 /// Set in an entry of the first level that leads to the second.
 const LINK: u32 = 0x80;

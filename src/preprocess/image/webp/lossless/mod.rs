@@ -11,47 +11,19 @@
 //! is in the pixels and the bytes of the stream.
 
 mod bits;
+mod failure;
 mod huffman;
 mod transform;
 
-use std::collections::TryReserveError;
-
 use bits::Bits;
-use huffman::{Code, CodeReader, DISTANCE_PREFIXES, LENGTH_PREFIXES, LITERALS};
+pub(super) use failure::Failure;
+use huffman::{Code, CodeReader, DISTANCE_PREFIXES, LENGTH_PREFIXES, LITERALS, MAX_CACHE_BITS};
 use transform::{Blocks, Transform};
 
-use crate::preprocess::memory::{self, OutOfMemory};
-
-/// The largest cache of colours has that power of two.
-const MAX_CACHE_BITS: u32 = 11;
+use crate::preprocess::memory;
 
 /// A group that no block names.
 const UNUSED: u32 = u32::MAX;
-
-/// Why there is no picture.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Failure {
-    /// The stream ends in it.
-    Truncated,
-    /// The stream has no meaning, in these words.
-    Damaged(&'static str),
-    /// Its codes take more than a picture of that size may.
-    TooManyCodes,
-    /// There is none to be had.
-    OutOfMemory,
-}
-
-impl From<OutOfMemory> for Failure {
-    fn from(_: OutOfMemory) -> Self {
-        Self::OutOfMemory
-    }
-}
-
-impl From<TryReserveError> for Failure {
-    fn from(_: TryReserveError) -> Self {
-        Self::OutOfMemory
-    }
-}
 
 /// A decoded picture, whose transforms are not yet undone.
 pub(super) struct Picture {

@@ -7,7 +7,7 @@
 //!
 //! Invariant: rows are undone from the first on, each once.
 
-use super::Failure;
+use super::failure::Failure;
 use crate::preprocess::memory;
 
 /// Opaque black.
