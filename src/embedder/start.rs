@@ -6,7 +6,7 @@
 //! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered inputs
 //! of every kind with finite embeddings of one length.
 
-use std::{panic, path::PathBuf, sync::Arc, thread};
+use std::{io, panic, path::PathBuf, sync::Arc, thread};
 
 use super::{
     Embedder, Images, Modality, ModelInfo, Texts, Towers,
@@ -73,7 +73,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let (vision, text) = side_by_side(
         || model.vision.map(|vision| open_vision(&engine, vision, config)).transpose(),
         || model.text.map(|text| open_text(&engine, text, config)).transpose(),
-    );
+    )?;
     let (vision, text) = (vision?, text?);
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
@@ -135,11 +135,14 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
 }
 
 /// What both give, `first` on a thread of its own.
-fn side_by_side<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> (A, B) {
+///
+/// # Errors
+/// When the operating system has no thread to give.
+fn side_by_side<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> io::Result<(A, B)> {
     thread::scope(|scope| {
-        let first = scope.spawn(first);
+        let first = thread::Builder::new().name("start".to_owned()).spawn_scoped(scope, first)?;
         let second = second();
-        (first.join().unwrap_or_else(|panic| panic::resume_unwind(panic)), second)
+        Ok((first.join().unwrap_or_else(|panic| panic::resume_unwind(panic)), second))
     })
 }
 

@@ -47,7 +47,9 @@ pub fn export_cached(
     lock.lock().map_err(ExportError::io(&lock_path))?;
     if dir.exists() {
         // Another start may have made it, or made it anew, meanwhile.
+        digests.forget(&dir);
         let Err(damage) = whole() else { return Ok(ExportedModel::at(&dir)) };
+        digests.forget(&dir);
         tracing::warn!(folder = %dir.display(), %damage, "an export in the cache is damaged: it is made anew");
         fs::remove_dir_all(&dir).map_err(ExportError::io(&dir))?;
     }

@@ -12,6 +12,7 @@
 //! onnx/text_model.onnx        input_ids i64 [batch, sequence] -> text_embeds [batch, projection]
 //! onnx/text_outputs.onnx      input_ids, attention_mask -> text_embeds and every output of `outputs`
 //! onnx/text_model.onnx_data   the weights of both
+//! onnx/checksums.json         what all files in onnx/ are: see `model::checksums`
 //! ```
 //!
 //! A checkpoint without a tower has no files of that tower; one without a projection has only the `_outputs` graph, without the

@@ -121,6 +121,12 @@ impl Digests {
         self.known().extend(record.iter().map(|(name, checksum)| (folder.join(name), *checksum.sha256())));
     }
 
+    /// Forgets what is in `folder`, which is there, and below it: somebody has replaced it, or is about to.
+    pub fn forget(&self, folder: &Path) {
+        let Ok(folder) = folder.canonicalize() else { return };
+        self.known().retain(|path, _| !path.starts_with(&folder));
+    }
+
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, FileDigest>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -71,3 +71,43 @@ fn unfilter(filter: Filter, plane: &mut [u8], width: usize) {
         plane[at] = plane[at].wrapping_add(prediction);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a plane of 3 x 2 values stored as they are becomes.
+    fn stored(filter: u8, values: [u8; 6]) -> Vec<u8> {
+        decode(&[&[filter << 2], &values[..]].concat(), (3, 2), true).expect("whole")
+    }
+
+    /// By hand, from the container's specification: "Alpha" and its filtering methods.
+    #[test]
+    fn each_filter_adds_what_is_beside() {
+        let values = [10, 250, 7, 1, 2, 255];
+        assert_eq!(stored(0, values), values);
+        // The row above begins the second row.
+        assert_eq!(stored(1, values), [10, 4, 11, 11, 13, 12]);
+        // The first row has nothing above it, and goes by what is before.
+        assert_eq!(stored(2, values), [10, 4, 11, 11, 6, 10]);
+        // 11 + 4 - 10 = 5 and 2; 7 + 11 - 4 = 14 and 255.
+        assert_eq!(stored(3, values), [10, 4, 11, 11, 7, 13]);
+        // Clamped: 200 + 100 - 0 and 1, 0 + 0 - 100 and 0.
+        assert_eq!(stored(3, [0, 100, 156, 200, 1, 0])[4..], [0, 0]);
+    }
+
+    #[test]
+    fn what_is_no_plane_is_refused_and_one_that_is_not_kept_is_read_too() {
+        let refused = |chunk: &[u8], keep| decode(chunk, (3, 2), keep).expect_err("no plane");
+        for keep in [true, false] {
+            // No header, no values, too few, an unknown method, unknown levels, reserved bits.
+            for chunk in [&[][..], &[0], &[0, 1, 2, 3, 4, 5], &[2; 7], &[0x20; 7], &[0x80; 7]] {
+                refused(chunk, keep);
+            }
+            // A lossless stream that ends.
+            refused(&[1, 0], keep);
+        }
+        assert!(decode(&[0; 7], (3, 2), false).expect("whole").is_empty());
+        assert_eq!(decode(&[0; 8], (3, 2), true).expect("more than it needs"), [0; 6]);
+    }
+}
