@@ -20,6 +20,7 @@ mod places;
 mod room;
 
 use std::{
+    collections::BTreeSet,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError, mpsc},
@@ -48,8 +49,8 @@ use crate::{
     telemetry::{Fetch, Metrics, Reject},
 };
 
-/// Clients' requests that wait for pictures, for each connection that may be open. Each holds a place among all requests, and hosts that are slow
-/// must not get all of these.
+/// Clients' requests that wait for pictures, for each connection that may be open, in all and to one host. Each holds a place among all
+/// requests: hosts that are slow must not get all of these, and one of them not all that wait.
 const REQUESTS_PER_CONNECTION: usize = 4;
 
 /// Why nothing can be fetched at all.
@@ -84,11 +85,20 @@ pub struct Web {
     max_redirects: usize,
     /// Of clients' requests.
     turns: Semaphore,
+    /// Of clients' requests for one host, each once.
+    turns_by_host: Places,
     places: Places,
     /// Each has its place, so no more are in it than there are threads.
     requests: mpsc::Sender<Request>,
     metrics: Arc<Metrics>,
     is_picture: fn(&[u8]) -> bool,
+}
+
+/// Leave of a client's request to wait for its pictures, given back when dropped.
+#[derive(Debug)]
+pub struct Turn<'a> {
+    _request: SemaphorePermit<'a>,
+    _hosts: Vec<Place>,
 }
 
 /// A request for one address.
@@ -129,6 +139,10 @@ impl Web {
             timeout: web.timeout,
             max_redirects: web.max_redirects,
             turns: Semaphore::new(web.max_connections * REQUESTS_PER_CONNECTION),
+            turns_by_host: Places::new(
+                Semaphore::MAX_PERMITS,
+                web.max_connections_per_host.saturating_mul(REQUESTS_PER_CONNECTION),
+            ),
             places: Places::new(web.max_connections, web.max_connections_per_host),
             requests,
             metrics,
@@ -144,12 +158,17 @@ impl Web {
         Address::parse(text, &self.hosts)
     }
 
-    /// The turn of a client's request, to be held while its pictures are fetched. Nobody waits for one.
+    /// The turn of a client's request for these addresses, to be held while its pictures are fetched. Nobody waits for one.
     ///
     /// # Errors
-    /// [`NotFetched::Busy`] where too many requests wait for pictures already.
-    pub fn turn(&self) -> Result<SemaphorePermit<'_>, NotFetched> {
-        self.turns.try_acquire().map_err(|_| {
+    /// [`NotFetched::Busy`] where too many requests wait for pictures already, in all or from one of the hosts.
+    pub fn turn<'a>(&self, addresses: impl Iterator<Item = &'a Address>) -> Result<Turn<'_>, NotFetched> {
+        let hosts: BTreeSet<&str> = addresses.map(Address::host).collect();
+        let turn = || {
+            let hosts = hosts.into_iter().map(|host| self.turns_by_host.take_now(host)).collect::<Option<_>>()?;
+            Some(Turn { _request: self.turns.try_acquire().ok()?, _hosts: hosts })
+        };
+        turn().ok_or_else(|| {
             self.metrics.reject(Reject::Fetches);
             NotFetched::Busy
         })

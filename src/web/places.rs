@@ -1,4 +1,4 @@
-//! Who may have a connection: so many at a time, and so many of them to one host.
+//! Who may have a connection, or wait for one: so many at a time, and so many of them for one host, by its name, whatever the port.
 //!
 //! Owns the counting and the order, which is that of coming. Does not own how long anybody waits.
 //!
@@ -19,7 +19,7 @@ pub(super) struct Places {
     hosts: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
-/// Leave to have a connection, given back when dropped.
+/// Leave to have a connection or to wait for one, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     _of_all: OwnedSemaphorePermit,
@@ -35,6 +35,13 @@ impl Places {
     pub(super) async fn take(&self, host: &str) -> Option<Place> {
         let of_host = self.of(host).acquire_owned().await.ok()?;
         let of_all = Arc::clone(&self.all).acquire_owned().await.ok()?;
+        Some(Place { _of_all: of_all, _of_host: of_host })
+    }
+
+    /// A place at once, or none.
+    pub(super) fn take_now(&self, host: &str) -> Option<Place> {
+        let of_host = self.of(host).try_acquire_owned().ok()?;
+        let of_all = Arc::clone(&self.all).try_acquire_owned().ok()?;
         Some(Place { _of_all: of_all, _of_host: of_host })
     }
 

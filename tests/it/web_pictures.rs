@@ -423,6 +423,24 @@ async fn slow_hosts_hold_a_bounded_part_of_all_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_that_waits_for_one_host_turns_nobody_away_from_another() {
+    let set = ["web.max_connections=2", "web.max_connections_per_host=1", "web.timeout=1m"];
+    let setting = Setting::usual(&set).await;
+    setting.host.put("/body", Answer::Hang(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n\x89PNG".to_vec()));
+    let body = json!({"images": [setting.host.url(HOST, "/body")]});
+    // As many as may wait in all: of them four do, the others are told to come back.
+    let waiting: Vec<_> =
+        (0..8).map(|_| tokio::spawn(setting.server.post("/embed/image").json(&body).send())).collect();
+    let rejected = r#"clipserve_rejected_total{reason="fetches"}"#;
+    setting.server.until_metric(rejected, |refused| refused >= 4.0).await;
+    assert_eq!(rows(setting.embed(json!([setting.host.url("other.test", "/cat.png")])).await).await.len(), 1);
+    assert_eq!(setting.server.metric(rejected), 4.0);
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    setting.host.release();
+    setting.server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_server_that_hangs_holds_a_request_no_longer_than_its_time() {
     let setting = Setting::usual(&["web.timeout=300ms", "web.max_connections=2"]).await;
     let hang = setting.names.hang();

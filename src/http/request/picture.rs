@@ -149,7 +149,7 @@ impl Addresses {
             return Ok(fetched);
         }
         let web = web_of(state)?;
-        let _turn = web.turn().map_err(|busy| refusal(state, busy))?;
+        let _turn = web.turn(self.all.iter().map(|(address, _)| address)).map_err(|busy| refusal(state, busy))?;
         let room = Arc::new(Room::new(state.bodies.clone(), held));
         let fetch = |(place, (address, index)): (usize, (Address, usize))| {
             let room = Arc::clone(&room);
