@@ -1,6 +1,6 @@
-//! Who goes first: the two classes of requests, and how lately the first one has been seen.
+//! Who goes first: the two classes of requests, and how lately the first one has been seen, and small requests of it.
 //!
-//! Owns the classes and the memory of the first. Does not own how a client says which it is (`http`).
+//! Owns the classes and that memory. Does not own how a client says which it is (`http`).
 //!
 //! Invariant: a lane without first-class work, and one whose model has not seen any for [`ACTIVE`], treats both alike.
 
@@ -22,32 +22,59 @@ pub enum Class {
     Bulk,
 }
 
-/// When a model's lanes last had an interactive item; one for all of them, since they share the machine.
+/// For how long small requests count as coming after the last of them.
+pub(super) const SMALL_COME: Duration = Duration::from_secs(10);
+
+/// When a model's lanes last had an interactive item, and one of a small request; one for all of them, since they share the machine.
 #[derive(Debug)]
 pub struct Activity {
     base: Instant,
-    /// Nanoseconds after `base`; 0 for never.
-    interactive: AtomicU64,
+    interactive: Moment,
+    small: Moment,
+}
+
+/// Nanoseconds after the base; 0 for never.
+#[derive(Debug, Default)]
+struct Moment(AtomicU64);
+
+impl Moment {
+    fn seen(&self, base: Instant, now: Instant) {
+        let since = now.saturating_duration_since(base).as_nanos();
+        self.0.fetch_max(u64::try_from(since).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    }
+
+    fn is_within(&self, time: Duration, base: Instant, now: Instant) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            0 => false,
+            at => now.saturating_duration_since(base + Duration::from_nanos(at)) < time,
+        }
+    }
 }
 
 impl Activity {
     /// Nothing has been seen.
     pub fn new() -> Self {
-        Self { base: Instant::now(), interactive: AtomicU64::new(0) }
+        Self { base: Instant::now(), interactive: Moment::default(), small: Moment::default() }
     }
 
     /// An interactive item came, or was answered.
     pub(super) fn seen(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.base).as_nanos();
-        self.interactive.fetch_max(u64::try_from(since).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        self.interactive.seen(self.base, now);
+    }
+
+    /// An interactive item of a small request came.
+    pub(super) fn seen_small(&self, now: Instant) {
+        self.small.seen(self.base, now);
     }
 
     /// Whether interactive items have been seen within [`ACTIVE`].
     pub(super) fn is_interactive(&self, now: Instant) -> bool {
-        match self.interactive.load(Ordering::Relaxed) {
-            0 => false,
-            at => now.saturating_duration_since(self.base + Duration::from_nanos(at)) < ACTIVE,
-        }
+        self.interactive.is_within(ACTIVE, self.base, now)
+    }
+
+    /// Whether small requests come: one was seen within [`SMALL_COME`].
+    pub(super) fn small_come(&self, now: Instant) -> bool {
+        self.small.is_within(SMALL_COME, self.base, now)
     }
 }
 
@@ -69,5 +96,8 @@ mod unit {
         activity.seen(now);
         assert!(activity.is_interactive(now) && activity.is_interactive(now + ACTIVE / 2));
         assert!(!activity.is_interactive(now + ACTIVE * 2));
+        assert!(!activity.small_come(now), "it was not said to be small");
+        activity.seen_small(now);
+        assert!(activity.small_come(now + SMALL_COME / 2) && !activity.small_come(now + SMALL_COME * 2));
     }
 }

@@ -15,6 +15,7 @@ use std::{
 
 use super::{
     Activity, BatchPolicy, Class, Decision, Job, JobError, LastRun, Speed, Waiting,
+    class::SMALL_COME,
     turn::{Turn, Turns},
 };
 use crate::telemetry::{LaneMetrics, QueueMetrics};
@@ -24,7 +25,7 @@ use crate::telemetry::{LaneMetrics, QueueMetrics};
 const STRETCH: f64 = 1.5;
 
 /// A run that short disturbs nobody, whatever it is a multiple of: about what a request takes besides it.
-const SHORT_RUN: Duration = Duration::from_millis(5);
+const SHORT_RUN: Duration = Duration::from_millis(2);
 
 /// Beside interactive work, a bulk run is followed by a rest of so many times what it took: one of sixteen arrivals then meets
 /// one at most, so that the first class hardly notices the second (`docs/reliability.md`).
@@ -99,9 +100,6 @@ struct Entry<T> {
     cost: Cost,
 }
 
-/// For how long small requests count as coming after the last of them.
-const SMALL_COME: Duration = Duration::from_secs(10);
-
 impl<T> JobQueue<T> {
     /// An open, empty queue. `cost` is asked once of each input; `observed` are this stage's depth and wait, `metrics` those of the
     /// lane that counts how items end.
@@ -132,6 +130,7 @@ impl<T> JobQueue<T> {
             let now = Instant::now();
             self.pace.activity.seen(now);
             if !job.head.is_of_large() {
+                self.pace.activity.seen_small(now);
                 state.small = Some((now, cost.cost));
             }
         }
@@ -234,8 +233,8 @@ impl<T> JobQueue<T> {
         loop {
             let now = Instant::now();
             self.weed(&mut state, now);
-            // Beside small requests, what large ones have leaves a thread, and its core, free as large items do.
-            let small_come = state.small.is_some_and(|(seen, _)| now.saturating_duration_since(seen) < SMALL_COME);
+            // Beside small requests, of texts too, what large ones have leaves a thread, and its core, free as large items do.
+            let small_come = self.pace.activity.small_come(now);
             let is_large = |entry: &Entry<T>| entry.cost.is_large || (small_come && entry.job.head.is_of_large());
             // The kept thread has the higher priority, so what it could take at once is left to it.
             let mine = |entry: &Entry<T>| match takes {

@@ -100,6 +100,19 @@ fn a_thread_that_is_kept_for_small_items_takes_no_large_one_and_wakes_who_does()
 }
 
 #[test]
+fn a_large_request_leaves_the_kept_thread_alone_while_small_ones_come_to_any_lane() {
+    let activity = Arc::new(Activity::new());
+    let lane = || queue(Pace { activity: Arc::clone(&activity), ..Pace::default() });
+    let (pictures, texts, admission) = (lane(), lane(), Admission::of(99));
+    let _large = push(&pictures, &admission, Class::Interactive, &[1; 16]);
+    assert_eq!(pictures.take(Takes::Small).expect("open").input, 1, "nobody else is there");
+    let _small = push(&texts, &admission, Class::Interactive, &[1]);
+    pictures.close();
+    assert!(pictures.take(Takes::Small).is_none(), "the rest is for threads of a lower priority");
+    assert_eq!(std::iter::from_fn(|| pictures.take(Takes::All)).count(), 15);
+}
+
+#[test]
 fn a_closed_queue_lets_every_thread_go_though_large_items_were_held_back() {
     let (queue, admission) = (queue(Pace::default()), Admission::of(99));
     let _large = push(&queue, &admission, Class::Interactive, &[101, 102, 103]);
