@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Rounds of each crowd.
-const ROUNDS: u64 = 3;
+const ROUNDS: u64 = 5;
 
 /// Seconds of each measurement.
 const SECONDS: f64 = 3.0;

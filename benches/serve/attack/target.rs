@@ -169,9 +169,11 @@ impl Target {
         let ready = raw::exchange(self.address(), &raw::get("/readyz"), PATIENCE, false);
         let ready = ready.map_or_else(|error| error.to_string(), |answer| answer.status.to_string());
         let open = self.service.descriptors().unwrap_or_default();
-        // What was asked just now counts until the last byte of its answer is written.
-        self.settle(limit);
-        let in_flight = self.in_flight().map_or("unknown".to_owned(), |count| count.to_string());
+        // What was asked just now counts until the last byte of its answer is written, and so does every look at the count.
+        let in_flight = match self.settle(limit) {
+            true => "0".to_owned(),
+            false => self.in_flight().map_or("unknown".to_owned(), |count| count.to_string()),
+        };
         finding
             .check(if self.service.runs() { "same process" } else { "ended" }, "same process", self.service.runs())
             .check(format!("/readyz {ready}"), "200", ready == "200")
