@@ -23,9 +23,6 @@ use crate::{
 /// An answer may take so long: what is later counts as none.
 pub(crate) const LIMIT: Duration = Duration::from_secs(3);
 
-/// So many ask at once: as many as keep a machine of few cores busy, and none of them waiting for the others.
-const AT_ONCE: usize = 3;
-
 /// Asks, on a connection of its own.
 pub(crate) struct Asker {
     address: SocketAddr,
@@ -100,11 +97,11 @@ fn sendable(request: &Request<Bytes>) -> Request<Body> {
     sendable
 }
 
-/// Does `work` for each number below `count`, several at once.
+/// Does `work` for each number below `count`, `at_once` of them at a time.
 ///
 /// # Errors
 /// When there is no runtime to be had.
-pub(crate) fn each(address: SocketAddr, count: u64, work: impl AsyncFn(&mut Asker, u64)) -> Result<()> {
+pub(crate) fn each(address: SocketAddr, at_once: usize, count: u64, work: impl AsyncFn(&mut Asker, u64)) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let next = Cell::new(0);
     let one = async || {
@@ -114,6 +111,6 @@ pub(crate) fn each(address: SocketAddr, count: u64, work: impl AsyncFn(&mut Aske
             work(&mut asker, number).await;
         }
     };
-    LocalSet::new().block_on(&runtime, join_all((0..AT_ONCE).map(|_| one())));
+    LocalSet::new().block_on(&runtime, join_all((0..at_once).map(|_| one())));
     Ok(())
 }

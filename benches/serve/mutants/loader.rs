@@ -47,7 +47,8 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
             Ok(Err(error)) => {
                 let text = error.to_string();
                 if text.lines().count() != 1 || text.len() > LONGEST {
-                    format!("failed: refused with {} lines, {} bytes", text.lines().count(), text.len())
+                    let start: String = text.chars().take(200).collect();
+                    format!("failed: refused with {} lines, {} bytes: {start:?}", text.lines().count(), text.len())
                 } else {
                     format!("refused: {text}")
                 }

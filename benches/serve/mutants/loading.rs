@@ -79,8 +79,9 @@ fn worker(part: Part, first: u64, end: u64) -> Result<Loads> {
         let died = loop {
             match loader.lines.recv_timeout(patience) {
                 Ok(line) => match read(&line, &mut loads) {
-                    Some(number) => next = number + PROCESSES,
-                    None => break None,
+                    Line::Load(number) => next = number + PROCESSES,
+                    Line::End => break None,
+                    Line::Other => loads.troubles.push((next, format!("printed {line:?}"))),
                 },
                 Err(mpsc::RecvTimeoutError::Timeout) => break Some(format!("no end within {patience:?}")),
                 Err(mpsc::RecvTimeoutError::Disconnected) => break Some(loader.how_it_ended()),
@@ -99,23 +100,38 @@ fn worker(part: Part, first: u64, end: u64) -> Result<Loads> {
     Ok(loads)
 }
 
-/// Takes down what a line says; the number of its load, `None` for the last line.
-fn read(line: &str, loads: &mut Loads) -> Option<u64> {
+/// What a line of a process is.
+enum Line {
+    /// What came of the load of that number.
+    Load(u64),
+    End,
+    /// Not this program's: a library printed it.
+    Other,
+}
+
+/// Takes down what a line says.
+fn read(line: &str, loads: &mut Loads) -> Line {
     let mut words = line.splitn(3, ' ');
-    let (first, second) = (words.next()?, words.next()?);
-    let Ok(number) = first.parse() else {
-        loads.peak = loads.peak.max(second.parse::<u64>().unwrap_or(u64::MAX / 1024) * 1024);
-        return None;
-    };
-    let took = Duration::from_millis(second.parse().unwrap_or(u64::MAX));
-    loads.slowest = loads.slowest.max(took);
-    match words.next().unwrap_or_default() {
-        text if text.starts_with("failed") => loads.troubles.push((number, text.to_owned())),
-        _ if took > LIMIT => loads.troubles.push((number, format!("took {took:?}"))),
-        "loaded" => loads.loaded += 1,
-        _ => loads.refused += 1,
+    let (Some(first), Some(second)) = (words.next(), words.next()) else { return Line::Other };
+    if let ("end", Ok(kilobytes)) = (first, second.parse::<u64>()) {
+        loads.peak = loads.peak.max(kilobytes * 1024);
+        return Line::End;
     }
-    Some(number)
+    let (Ok(number), Ok(milliseconds), Some(came)) = (first.parse(), second.parse(), words.next()) else {
+        return Line::Other;
+    };
+    let took = Duration::from_millis(milliseconds);
+    loads.slowest = loads.slowest.max(took);
+    if came.starts_with("failed") {
+        loads.troubles.push((number, came.to_owned()));
+    } else if took > LIMIT {
+        loads.troubles.push((number, format!("took {took:?}")));
+    } else if came == "loaded" {
+        loads.loaded += 1;
+    } else {
+        loads.refused += 1;
+    }
+    Line::Load(number)
 }
 
 /// One process.

@@ -38,6 +38,9 @@ use crate::{
     services::Places,
 };
 
+/// So many ask at once: as many as keep a machine of few cores busy.
+const AT_ONCE: usize = 3;
+
 /// So many troubles of each kind are shown.
 const SHOWN: usize = 20;
 
@@ -155,7 +158,7 @@ fn asked(
     let mut target = Target::start(places, Model::Box, &["model.aliases=clip"])?;
     let statuses: RefCell<BTreeMap<u16, usize>> = RefCell::default();
     let (troubles, slowest) = (RefCell::new(Vec::new()), RefCell::new(Duration::ZERO));
-    asker::each(target.address(), count, async |asker, number| {
+    asker::each(target.address(), AT_ONCE, count, async |asker, number| {
         let reply = match make(number) {
             Ok(request) => asker.ask(request).await,
             Err(error) => return troubles.borrow_mut().push((number, error.to_string())),
@@ -186,7 +189,7 @@ fn asked(
         "0",
         panics == Some(0.0),
     );
-    let finding = target.memory_finding(finding, 3)?;
+    let finding = target.memory_finding(finding, AT_ONCE)?;
     Ok(vec![finding, target.unharmed(kind.name(), Duration::from_secs(5))])
 }
 
