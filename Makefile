@@ -5,7 +5,7 @@ MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
 # More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers, bench-recall), the
-# comparison (pictures) or the attacks (attack).
+# comparison (pictures), the attacks (attack), the hostile inputs (corpora, mutants) or the fuzzer (fuzz).
 ARGS ?=
 
 # rustup's installer puts cargo here, and a shell that was open before does not know it yet.
@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api lint bench bench-peers bench-recall pictures attack fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api lint bench bench-peers bench-recall pictures attack corpora mutants fuzz fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -60,6 +60,15 @@ test-api: build ## try the API by its OpenAPI document (schemathesis; EXAMPLES=2
 
 attack: deps ## attack a release build and print what it withstood (10 minutes; ARGS="overload quiet" for some)
 	cargo bench --locked --bench serve -- attack $(ARGS)
+
+corpora: deps ## send every file of a folder by every door of a release build (ARGS=FOLDER)
+	cargo bench --locked --bench serve -- corpora $(ARGS)
+
+mutants: deps ## send and load 100,000 broken files and bodies (ARGS="pictures bodies" for some, "graphs --number 7" for one)
+	cargo bench --locked --bench serve -- mutants $(ARGS)
+
+fuzz: deps ## fuzz our parsers, a minute each (ARGS="60 gif json" for some)
+	@fuzz/run.sh $(ARGS)
 
 fetch-openvino: deps ## fetch OpenVINO for --precision bf16 (x86_64, 140 MB)
 	@scripts/fetch-onnxruntime.sh --openvino

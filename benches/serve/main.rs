@@ -10,6 +10,8 @@
 //! make bench ARGS="dialects"                     CPU time of a request in OpenAI's shape beside the native route's
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
 //! make attack ARGS="overload quiet"              what the service withstands, beside a bar for each attack
+//! make corpora ARGS=FOLDER                       every file of a folder by every door that takes pictures
+//! make mutants ARGS="pictures bodies"            broken pictures, bodies, checkpoints, graphs, tokenizers and configurations
 //! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
 //! ```
 //!
@@ -26,12 +28,15 @@
 )]
 
 mod arithmetic;
+mod asker;
 mod attack;
 mod bare;
 mod chart;
 mod checkpoint;
 mod compare;
+mod corpora;
 mod dialects;
+mod doors;
 mod figures;
 mod floor;
 mod graphs;
@@ -40,6 +45,7 @@ mod latency;
 mod limit;
 mod load;
 mod machine;
+mod mutants;
 mod process;
 mod report;
 mod services;
@@ -98,6 +104,13 @@ enum Command {
     Graphs(graphs::Options),
     /// Attacks the service: what it withstands, as a table.
     Attack(attack::Options),
+    /// Sends every file of a folder by every door that takes pictures, and compares what comes back.
+    Corpora(corpora::Options),
+    /// Sends and loads what is broken in seeded ways.
+    Mutants(mutants::Options),
+    /// Loads broken models, one after the other, for `mutants`, which watches it.
+    #[command(hide = true)]
+    Loader(mutants::loader::Options),
     /// One bare session, for the others.
     #[command(hide = true)]
     Bare {
@@ -180,6 +193,9 @@ fn main() -> Result<()> {
         Some(Command::Compare(options)) => compare::run(&places, &options),
         Some(Command::Graphs(options)) => graphs::run(&places, &options),
         Some(Command::Attack(options)) => attack::run(&places, &options),
+        Some(Command::Corpora(options)) => corpora::run(&places, &options),
+        Some(Command::Mutants(options)) => mutants::run(&places, &options),
+        Some(Command::Loader(options)) => mutants::loader::run(&places, &options),
         Some(Command::Bare { arithmetic, graph, activation_group }) => {
             bare::serve(&places, arithmetic, &graph, activation_group)
         }

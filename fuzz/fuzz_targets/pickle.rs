@@ -1,5 +1,3 @@
 #![no_main]
 
-use clipserve::model::Weights;
-
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clipserve_fuzz::open(Weights::PyTorch, bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| clipserve_fuzz::target("pickle")(bytes));

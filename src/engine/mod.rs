@@ -17,6 +17,7 @@ mod openvino;
 mod operators;
 mod outputs;
 mod provider;
+mod reading;
 mod session_options;
 mod split;
 mod tensorrt;
@@ -35,6 +36,8 @@ pub use environment::{Runtime, VARIABLES};
 pub use error::EngineError;
 pub use floats::{FloatInput, PixelsEncoder};
 pub use late::LateEncoder;
+#[doc(hidden)]
+pub use reading::read_graph;
 pub use text::{TextEncoder, TokenInput};
 pub use tower::{TowerEncoder, TowerInput};
 pub use vision::{Normalization, PixelInput, VisionEncoder};
@@ -44,6 +47,7 @@ use graph::{EmbeddingSession, StopHandle};
 use graph_file::GraphFile;
 use outputs::OutputsSession;
 use provider::RunningProvider;
+use reading::Reading;
 use session_options::SessionOptions;
 use split::Tower;
 use tower::Outputs;
@@ -253,17 +257,8 @@ impl Engine {
         if !path.is_file() {
             return Err("no such file".to_owned());
         }
-        let info = GraphInfo::read(path).map_err(|error| error.to_string())?;
-        let part = match (feed, &info) {
-            (Feed::Floats, Some(_)) => floats::with_floats(path).map(Some),
-            _ => split::tower_of_both(path, tower),
-        };
-        let part = part.map_err(|error| error.to_string())?;
-        let operators = match &part {
-            Some(part) => operators::one_by_one(&mut GraphFile::of_bytes(part)),
-            None => GraphFile::open(path).and_then(|mut file| operators::one_by_one(&mut file)),
-        };
-        let operators = operators.map_err(|error| error.to_string())?;
+        let Reading { info, part, one_by_one: operators } =
+            Reading::of(path, tower, feed).map_err(|error| error.to_string())?;
         let mut options = SessionOptions {
             exact_integers: matches!(self.provider, RunningProvider::Cpu),
             intra_threads: self.intra_threads,

@@ -1,8 +1,10 @@
 //! Why an export failed, in words for the operator: each message names the file, field or tensor and what was expected.
+//!
+//! Invariant: a message is one line, and what it repeats of a file is short, whatever is in that.
 
 use std::{io, path::Path, path::PathBuf};
 
-use crate::model::{DigestError, ModelError, Weights, clip_config::ConfigError};
+use crate::model::{DigestError, ModelError, Weights, clip_config::ConfigError, one_line};
 
 /// Why a checkpoint could not be exported.
 #[derive(Debug, thiserror::Error)]
@@ -16,7 +18,7 @@ pub enum ExportError {
         error: io::Error,
     },
     /// The configuration does not describe a CLIP model that can be built.
-    #[error("{file}: {error}")]
+    #[error("{file}: {error}", error = one_line(&.error.to_string()))]
     Config {
         /// Its name.
         file: &'static str,
@@ -27,7 +29,7 @@ pub enum ExportError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A JSON file other than `config.json` is malformed.
-    #[error("{file}: {reason}")]
+    #[error("{file}: {reason}", reason = one_line(.reason))]
     Json {
         /// Its name.
         file: String,
@@ -35,14 +37,15 @@ pub enum ExportError {
         reason: String,
     },
     /// A tensor that the configuration asks for is not in the checkpoint.
-    #[error("tensor `{0}` is missing from the checkpoint")]
+    #[error("tensor `{name}` is missing from the checkpoint", name = one_line(.0))]
     MissingTensor(String),
     /// The checkpoint has a tensor that no CLIP model has: its weights would be ignored silently.
-    #[error("tensor `{0}` is not part of a CLIP model with this configuration")]
+    #[error("tensor `{name}` is not part of a CLIP model with this configuration", name = one_line(.0))]
     UnknownTensor(String),
     /// The checkpoint has a tensor of something else than CLIP's two transformers.
     #[error(
-        "tensor `{name}` is of {what}, which is not served: of such models, those whose towers are open_clip's own transformers are"
+        "tensor `{name}` is of {what}, which is not served: of such models, those whose towers are open_clip's own transformers are",
+        name = one_line(.name)
     )]
     OtherTower {
         /// The tensor.
@@ -51,7 +54,11 @@ pub enum ExportError {
         what: &'static str,
     },
     /// A tensor's shape contradicts the configuration.
-    #[error("tensor `{name}` has shape {actual:?}, the configuration asks for {expected:?}")]
+    #[error(
+        "tensor `{name}` has shape {actual}, the configuration asks for {expected:?}",
+        name = one_line(.name),
+        actual = one_line(&format!("{:?}", .actual))
+    )]
     TensorShape {
         /// The tensor.
         name: String,
@@ -61,7 +68,11 @@ pub enum ExportError {
         expected: Vec<usize>,
     },
     /// A tensor's element type is not one of F32, F16, BF16.
-    #[error("tensor `{name}` has element type {dtype}; F32, F16 and BF16 are supported")]
+    #[error(
+        "tensor `{name}` has element type {dtype}; F32, F16 and BF16 are supported",
+        name = one_line(.name),
+        dtype = one_line(.dtype)
+    )]
     TensorType {
         /// The tensor.
         name: String,
@@ -69,7 +80,7 @@ pub enum ExportError {
         dtype: String,
     },
     /// A weight is too large for the precision asked for.
-    #[error("tensor `{0}` has values beyond 65504, which f16 cannot hold: export it in f32")]
+    #[error("tensor `{name}` has values beyond 65504, which f16 cannot hold: export it in f32", name = one_line(.0))]
     TensorRange(String),
     /// A size that is not made of whole groups.
     #[error("{field} is {size}: in int8 OpenVINO takes multiples of {group}; use bf16, or int8 on the CPU provider")]
@@ -105,12 +116,7 @@ pub enum ExportError {
 
 impl ExportError {
     pub(crate) fn malformed(path: &Path, reason: String) -> Self {
-        // It may quote the file: on one line, and not for pages.
-        let mut shown = String::new();
-        for c in reason.chars().take(400) {
-            if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
-        }
-        Self::Malformed { path: path.to_owned(), reason: shown }
+        Self::Malformed { path: path.to_owned(), reason: one_line(&reason) }
     }
 
     /// For `map_err` on digests.
@@ -126,5 +132,41 @@ impl ExportError {
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |error| Self::Io { path, error }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::clip_config::ClipConfig;
+
+    #[test]
+    fn whatever_a_file_says_an_error_is_one_short_line() {
+        let much = "a\nb".repeat(10_000);
+        let config = |config: serde_json::Value| {
+            let error = ClipConfig::from_json(&config.to_string()).expect_err("it is none");
+            ExportError::Config { file: "config.json", error }
+        };
+        let values = config(json!({"projection_dim": vec![&*much; 9]}));
+        assert!(values.to_string().ends_with("a whole number from 1 to 1048576"), "{values}");
+        for error in [
+            values,
+            config(json!({&*much: 1})),
+            config(json!({"model_type": much})),
+            config(json!({"architectures": [much]})),
+            ExportError::Json { file: "model.safetensors.index.json".to_owned(), reason: much.clone() },
+            ExportError::UnknownTensor(much.clone()),
+            ExportError::MissingTensor(much.clone()),
+            ExportError::OtherTower { name: much.clone(), what: "a ResNet" },
+            ExportError::TensorShape { name: much.clone(), actual: vec![1; 10_000], expected: vec![1] },
+            ExportError::TensorType { name: much.clone(), dtype: much.clone() },
+            ExportError::TensorRange(much.clone()),
+            ExportError::malformed(Path::new("x"), much.clone()),
+        ] {
+            let text = error.to_string();
+            assert!(!text.contains('\n') && text.len() < 2000, "{} bytes", text.len());
+        }
     }
 }

@@ -83,8 +83,8 @@ pub fn read_text(path: &Path) -> io::Result<String> {
     fs::read_to_string(path)
 }
 
-/// What another has to say, in one line.
-pub(super) fn one_line(text: &str) -> String {
+/// What another has to say, in one line: the beginning, with control characters as escapes.
+pub fn one_line(text: &str) -> String {
     let mut shown = String::new();
     for char in text.chars().take(MAX_REASON) {
         if char.is_control() {

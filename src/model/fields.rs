@@ -7,6 +7,9 @@ use serde_json::{Map, Value};
 /// No size in a CLIP configuration comes near this; products of three of them still fit in a `usize`.
 pub(super) const MAX_SIZE: usize = 1 << 20;
 
+/// Characters of a value that an error repeats.
+const MAX_SHOWN: usize = 100;
+
 /// What is wrong with a `config.json`, by field.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -18,7 +21,7 @@ pub enum ConfigError {
     Field {
         /// Dotted path of the field.
         field: String,
-        /// Its JSON value.
+        /// Its JSON value, or the beginning of a long one.
         actual: String,
         /// What it may be.
         expected: String,
@@ -157,7 +160,13 @@ pub(super) fn as_size(value: &Value) -> Option<usize> {
 
 /// The error of a field that holds what it cannot.
 pub(super) fn field_error(field: &str, actual: &Value, expected: &str) -> ConfigError {
-    ConfigError::Field { field: field.to_owned(), actual: actual.to_string(), expected: expected.to_owned() }
+    let mut actual = actual.to_string();
+    // What is expected stands behind it.
+    if let Some((end, _)) = actual.char_indices().nth(MAX_SHOWN) {
+        actual.truncate(end);
+        actual.push('…');
+    }
+    ConfigError::Field { field: field.to_owned(), actual, expected: expected.to_owned() }
 }
 
 /// Fields of `PretrainedConfig` (all versions) and of CLIP's classes that do not change what inference computes: training,

@@ -36,7 +36,7 @@ use std::path::Path;
 
 pub use companions::{companion, preprocessor_of};
 pub use digests::{DigestError, Digests};
-pub use error::{ModelError, read_text};
+pub use error::{ModelError, one_line, read_text};
 pub use fingerprint::Fingerprint;
 pub use int8_scale::UNIT_SCALE;
 pub use layout::{CheckpointFiles, Graphs, ModelFiles, Origin, TextFiles, VisionFiles, Weights, is_checkpoint};

@@ -17,7 +17,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::error::{ModelError, read};
+use super::error::{ModelError, one_line, read};
 
 /// The settings of whoever saved the tokenizer.
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -111,7 +111,7 @@ impl TokenizerSettings {
                     _ => None,
                 });
                 if let Some((id, one, other)) = twice {
-                    let reason = format!("{one:?} and {other:?} both have the id {id}");
+                    let reason = one_line(&format!("the id {id} is that of {one:?} and of {other:?}"));
                     return Err(ModelError::File { path, reason });
                 }
                 let token =
@@ -159,7 +159,7 @@ struct Members<'a> {
 impl<'a> Members<'a> {
     fn beside(tokenizer: &'a Path, file: &'static str) -> Result<Self, ModelError> {
         let path = tokenizer.with_file_name(file);
-        let fault = |reason: String| ModelError::File { path: path.clone(), reason };
+        let fault = |reason: String| ModelError::File { path: path.clone(), reason: one_line(&reason) };
         let members = match fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text).map_err(|error| fault(error.to_string()))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Map::new(),
@@ -172,7 +172,7 @@ impl<'a> Members<'a> {
         let value = self.members.get(name).cloned().unwrap_or(Value::Null);
         serde_json::from_value(value).map_err(|error| ModelError::File {
             path: self.tokenizer.with_file_name(self.file),
-            reason: format!("`{name}`: {error}"),
+            reason: one_line(&format!("`{name}`: {error}")),
         })
     }
 

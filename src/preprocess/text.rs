@@ -13,7 +13,7 @@ pub use super::pipeline::Piece;
 use super::pipeline::{Fault, Pipeline};
 use crate::{
     encoder::{InputError, InputErrorKind, Tokens},
-    model::{ModelError, texts::Tokenization, tokens::TokenizerSettings},
+    model::{ModelError, one_line, texts::Tokenization, tokens::TokenizerSettings},
 };
 
 /// Why a tokenizer cannot be used, in one line for the operator.
@@ -65,7 +65,8 @@ impl TextTokenizer {
         vocab_size: Option<usize>,
     ) -> Result<Self, TokenizerError> {
         let name = tokenization.file().map_or_else(|| "CLIP's own".to_owned(), |path| path.display().to_string());
-        let fault = |reason: String| TokenizerError::Tokenizer { name: name.clone(), reason };
+        // It may quote the file.
+        let fault = |reason: String| TokenizerError::Tokenizer { name: name.clone(), reason: one_line(&reason) };
         let settings = tokenization.file().map(TokenizerSettings::beside).transpose();
         // A tokenizer that is not there is what is to be said.
         let added = match &settings {
@@ -302,6 +303,26 @@ mod tests {
             .expect_err("the model has it not")
             .to_string();
         assert!(error.contains("padding") && error.contains("49408"), "{error}");
+    }
+
+    #[test]
+    fn whatever_a_tokenizer_says_its_error_is_one_short_line() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("tokenizer.json");
+        let open = || TextTokenizer::open(&Tokenization::Transformers(path.clone()), 77, 1024, None);
+        let much = "a\nb".repeat(10_000);
+        let text = fs::read_to_string(fixture("tokenizer.json")).expect("the fixture");
+        let mut odd: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        odd["model"]["vocab"]["a"] = much.clone().into();
+        fs::write(&path, odd.to_string()).expect("written");
+        let of_vocabulary = open().expect_err("an id is a number").to_string();
+        fs::write(&path, text).expect("written");
+        let settings = serde_json::json!({"added_tokens_decoder": {"1": {"content": "a", "special": much}}});
+        fs::write(dir.path().join("tokenizer_config.json"), settings.to_string()).expect("written");
+        let of_settings = open().expect_err("it is true or false").to_string();
+        for error in [of_vocabulary, of_settings] {
+            assert!(!error.contains('\n') && error.len() < 1000, "{} bytes", error.len());
+        }
     }
 
     /// The ids are those of `CLIPTokenizerFast` of `transformers` 4.57.6 and of `CLIPTokenizer` of 5.24.0.

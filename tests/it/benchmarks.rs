@@ -15,6 +15,8 @@ use http_body_util::BodyExt;
 #[path = "../../benches/serve/attack/bodies.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod bodies;
+#[path = "../../benches/serve/mutants/bytes.rs"]
+mod broken;
 #[path = "../../benches/serve/chart.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod chart;
@@ -325,4 +327,41 @@ fn bars_say_by_how_much_they_are_met_or_missed() {
         assert!(rows.contains(row), "{row}\n{rows}");
     }
     assert_eq!(rows.lines().count(), 2 + 4);
+}
+
+/// A PNG's chunks whose checksums are right, and all of them.
+fn checksums(png: &[u8]) -> (usize, usize) {
+    let (mut right, mut all, mut at) = (0, 0, 8);
+    while let Some(length) = png.get(at..at + 4).and_then(|length| length.try_into().ok()).map(u32::from_be_bytes) {
+        let end = at + 8 + length as usize;
+        let Some(stored) = png.get(end..end + 4) else { break };
+        let mut checksum = flate2::Crc::new();
+        checksum.update(&png[at + 4..end]);
+        right += usize::from(checksum.sum().to_be_bytes() == stored);
+        all += 1;
+        at = end + 4;
+    }
+    (right, all)
+}
+
+#[test]
+fn a_number_breaks_a_file_always_alike_and_half_of_the_pngs_have_right_checksums() {
+    let valid = crate::support::picture("one_pixel.png");
+    let broken = |number| {
+        let mut file = valid.clone();
+        broken::mutate(&mut file, &valid, &mut fastrand::Rng::with_seed(number));
+        file
+    };
+    let (mut changed, mut whole) = (0, 0);
+    for number in 0..1000 {
+        let file = broken(number);
+        assert_eq!(file, broken(number), "number {number}");
+        if file != valid {
+            changed += 1;
+            let (right, all) = checksums(&file);
+            whole += usize::from(all > 0 && right == all);
+        }
+    }
+    assert!(changed > 950, "{changed} of 1000 differ");
+    assert!((400..900).contains(&whole), "{whole} of {changed} have right checksums");
 }

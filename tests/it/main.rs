@@ -12,6 +12,7 @@ mod containers;
 mod documentation;
 mod engine;
 mod errors;
+mod fuzzed;
 mod hub;
 mod hub_stand_in;
 mod layouts;

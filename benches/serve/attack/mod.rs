@@ -10,7 +10,7 @@
 
 mod bodies;
 mod crowd;
-mod finding;
+pub(crate) mod finding;
 mod log;
 mod neighbours;
 mod one_request;
@@ -19,7 +19,7 @@ mod priority;
 mod quiet;
 mod raw;
 mod resets;
-mod target;
+pub(crate) mod target;
 mod unread;
 
 use std::{
@@ -125,10 +125,18 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     let seconds = attack.started.elapsed();
     let all = Finding::new("the whole run").at_most("took", " s", seconds.as_secs_f64(), LIMIT.as_secs_f64());
     attack.found(all);
+    conclude(&attack.findings)
+}
+
+/// Prints the findings as a table.
+///
+/// # Errors
+/// When a bar is missed.
+pub(crate) fn conclude(findings: &[Finding]) -> Result<()> {
     println!("{}; {}\n", machine::describe()?, machine::today());
-    println!("{}", finding::table(&attack.findings));
-    let missed = attack.findings.iter().filter(|finding| !finding.met()).count();
-    if missed == 0 { Ok(()) } else { Err(format!("{missed} of {} bars missed", attack.findings.len()).into()) }
+    println!("{}", finding::table(findings));
+    let missed = findings.iter().filter(|finding| !finding.met()).count();
+    if missed == 0 { Ok(()) } else { Err(format!("{missed} of {} bars missed", findings.len()).into()) }
 }
 
 impl Attack<'_> {

@@ -147,6 +147,13 @@ impl Target {
         Some(value.trim().parse::<f64>().ok()? - 1.0)
     }
 
+    /// Panics that were contained so far; `None` when it does not say.
+    pub(crate) fn panics(&self) -> Option<f64> {
+        let answer = raw::exchange(self.address(), &raw::get("/metrics"), PATIENCE, false).ok()?;
+        let counters = answer.text.lines().filter(|line| line.starts_with("clipserve_panics_total{"));
+        counters.map(|line| line.rsplit_once(' ')?.1.trim().parse::<f64>().ok()).sum()
+    }
+
     /// Waits until nothing is in flight.
     pub(crate) fn settle(&self, limit: Duration) -> bool {
         wait(limit, || self.in_flight() == Some(0.0))

@@ -73,16 +73,21 @@ impl Connection {
         self.fetch(request).await
     }
 
-    /// One request and all of its answer.
+    /// One request and all of its answer, which must be a 200.
     pub(crate) async fn fetch(&mut self, request: Request<Body>) -> Result<Bytes> {
-        self.sender.ready().await?;
-        let answer = self.sender.send_request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
+        let (status, body) = self.whole(request).await?;
         if status != StatusCode::OK {
             return Err(format!("{status}: {}", String::from_utf8_lossy(&body)).into());
         }
         Ok(body)
+    }
+
+    /// One request, and the status and all of its answer.
+    pub(crate) async fn whole(&mut self, request: Request<Body>) -> Result<(StatusCode, Bytes)> {
+        self.sender.ready().await?;
+        let answer = self.sender.send_request(request).await?;
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await?.to_bytes()))
     }
 }
 
