@@ -172,7 +172,8 @@ impl Codes for LowFirst<'_> {
 fn deflate(mut data: &[u8], blocks: &mut Blocks, out: &mut [u8]) -> Result<(), ImageError> {
     let mut decoder = Inflate::new(true, 15);
     let mut at = 0;
-    while at < out.len() {
+    // On to the checksum behind the last byte, if it lies there: libtiff has it looked at.
+    loop {
         let (before_in, before_out) = (decoder.total_in(), decoder.total_out());
         let status = decoder.decompress(data, &mut out[at..], InflateFlush::Block);
         let (taken, given) = (decoder.total_in() - before_in, decoder.total_out() - before_out);
@@ -181,11 +182,10 @@ fn deflate(mut data: &[u8], blocks: &mut Blocks, out: &mut [u8]) -> Result<(), I
         match status {
             Ok(Status::Ok) if taken + given > 0 => blocks.spend(FORMAT)?,
             Ok(_) if at < out.len() => return Err(TRUNCATED),
-            Ok(_) => {}
+            Ok(_) => return Ok(()),
             Err(error) => return Err(corrupt(error.as_str().to_owned())),
         }
     }
-    Ok(())
 }
 
 fn lzma(data: &[u8], blocks: &mut Blocks, out: &mut [u8]) -> Result<(), ImageError> {
