@@ -144,7 +144,7 @@ impl From<ImageError> for JobError {
     fn from(error: ImageError) -> Self {
         let kind = match error {
             ImageError::OutOfMemory => return Self::OutOfMemory,
-            ImageError::UnsupportedFormat { .. } => InputErrorKind::UnsupportedImage,
+            ImageError::UnsupportedFormat { .. } | ImageError::GivenUp { .. } => InputErrorKind::UnsupportedImage,
             _ => InputErrorKind::InvalidImage,
         };
         Self::Input(InputError { kind, message: error.to_string() })

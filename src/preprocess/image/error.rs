@@ -85,7 +85,8 @@ impl ImageFormatName {
     }
 }
 
-/// Why a picture cannot be embedded. Each is the client's to fix, but for [`OutOfMemory`](Self::OutOfMemory).
+/// Why a picture cannot be embedded. Each is the client's to fix, but for [`OutOfMemory`](Self::OutOfMemory) and
+/// [`GivenUp`](Self::GivenUp).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImageError {
     /// No byte at all.
@@ -140,6 +141,16 @@ pub enum ImageError {
         /// Its format.
         format: ImageFormatName,
     },
+    /// The decoder of its format has failed too often in this process to be tried again: nothing is known to be wrong with it.
+    #[error(
+        "{} images are not decoded any more, since their decoder has failed too often; send another format, or have the server \
+         started again",
+        .format.title()
+    )]
+    GivenUp {
+        /// Its format.
+        format: ImageFormatName,
+    },
     /// The server has no memory for it now: nothing is known to be wrong with it.
     #[error("there is no memory for the picture now")]
     OutOfMemory,
@@ -185,7 +196,7 @@ impl From<OutOfMemory> for ImageError {
 
 impl ImageError {
     /// Every value of [`reason`](Self::reason), for a metric to start at zero.
-    pub const REASONS: [&str; 11] = [
+    pub const REASONS: [&str; 12] = [
         "empty",
         "unsupported_format",
         "too_many_pixels",
@@ -193,6 +204,7 @@ impl ImageError {
         "too_many_scans",
         "wasteful",
         "too_much_memory",
+        "given_up",
         "out_of_memory",
         "truncated",
         "unsupported_variant",
@@ -201,7 +213,7 @@ impl ImageError {
 
     /// Whether another format would help (HTTP 415), rather than another picture (422).
     pub fn is_unsupported_format(&self) -> bool {
-        matches!(self, Self::UnsupportedFormat { .. })
+        matches!(self, Self::UnsupportedFormat { .. } | Self::GivenUp { .. })
     }
 
     /// The format, where the error is about one.
@@ -213,6 +225,7 @@ impl ImageError {
             | Self::NoPixels { format }
             | Self::Wasteful { format }
             | Self::TooMuchMemory { format }
+            | Self::GivenUp { format }
             | Self::Truncated { format }
             | Self::UnsupportedVariant { format, .. }
             | Self::Corrupt { format, .. } => Some(*format),
@@ -229,6 +242,7 @@ impl ImageError {
             Self::TooManyScans { .. } => "too_many_scans",
             Self::Wasteful { .. } => "wasteful",
             Self::TooMuchMemory { .. } => "too_much_memory",
+            Self::GivenUp { .. } => "given_up",
             Self::OutOfMemory => "out_of_memory",
             Self::Truncated { .. } => "truncated",
             Self::UnsupportedVariant { .. } => "unsupported_variant",

@@ -17,6 +17,7 @@
 //! may differ by two levels, by the decoder; those of `tiff`.
 
 mod avif;
+mod blocks;
 mod bmp;
 mod convert;
 mod directory;

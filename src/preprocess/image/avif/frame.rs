@@ -1,11 +1,12 @@
 //! AV1 data to planes of samples.
 //!
-//! Owns the calls of the decoder, on this thread alone, and the memory of what it gives. Invariant: no frame larger than the size that
+//! Owns the calls of the decoder, on one thread (`apart`), and the memory of what it gives. Invariant: no frame larger than the size that
 //! was asked for is decoded, memory for one is there before it is, and layers are bounded by [`Layers`].
 
 use re_rav1d::dav1d::{Decoder, Error, Picture, PixelLayout, PlanarImageComponent, Plane as DecodedPlane, Settings};
 
 use super::{
+    apart,
     container::{Cicp, Coded, Tile},
     obu,
     refusal::{FORMAT, damaged},
@@ -144,8 +145,11 @@ impl Frame {
         let (cicp, frames) = obu::read(&data)?;
         layers.spend(frames, area)?;
         // Three planes of two bytes at most, once more with grain.
-        memory::ask(area.saturating_mul(12 + BYTES_OF_BLOCKS))?;
-        let picture = decode(data, tile, area)?;
+        let needed = area.saturating_mul(12 + BYTES_OF_BLOCKS);
+        memory::ask(needed)?;
+        let asked = Asked { area, operating_point: tile.operating_point, layer: tile.layer };
+        let held = needed.saturating_mul(frames.max(1) as u64).saturating_add(data.len() as u64);
+        let picture = apart::run(held, move || decode(data, &asked))??;
         let (width, height) = (picture.width(), picture.height());
         if (width, height) != (tile.width, tile.height) {
             let detail = format!("a picture of {width}x{height} where {}x{} was announced", tile.width, tile.height);
@@ -226,12 +230,22 @@ impl Frame {
     }
 }
 
-fn decode(data: Vec<u8>, tile: &Tile, area: u64) -> Result<Picture, ImageError> {
+/// What is to be decoded.
+struct Asked {
+    /// Pixels of a frame, at most.
+    area: u64,
+    operating_point: u8,
+    /// The one that is shown of several spatial layers.
+    layer: Option<u8>,
+}
+
+fn decode(data: Vec<u8>, asked: &Asked) -> Result<Picture, ImageError> {
+    let &Asked { area, operating_point, layer } = asked;
     let mut settings = Settings::new();
     settings.set_n_threads(1);
     settings.set_max_frame_delay(1);
-    settings.set_operating_point(tile.operating_point.into());
-    settings.set_all_layers(tile.layer.is_some());
+    settings.set_operating_point(operating_point.into());
+    settings.set_all_layers(layer.is_some());
     settings.set_frame_size_limit(u32::try_from(area).unwrap_or(u32::MAX));
     let mut decoder = Decoder::with_settings(&settings).map_err(refuse)?;
     let mut sent = decoder.send_data(data, None, None, None);
@@ -245,7 +259,7 @@ fn decode(data: Vec<u8>, tile: &Tile, area: u64) -> Result<Picture, ImageError> 
         }
         match decoder.get_picture() {
             Ok(picture) => {
-                if tile.layer.is_none_or(|layer| usize::from(layer) == pictures) {
+                if layer.is_none_or(|layer| usize::from(layer) == pictures) {
                     shown.get_or_insert(picture);
                 }
                 pictures += 1;

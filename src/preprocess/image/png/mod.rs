@@ -7,6 +7,7 @@
 
 mod chunks;
 mod metadata;
+mod patience;
 mod refusal;
 mod rows;
 mod unfilter;
@@ -14,7 +15,7 @@ mod unfilter;
 use self::{
     chunks::{Area, Chunks, Kind},
     refusal::{FORMAT, damaged},
-    rows::{Inflater, Input, Rows},
+    rows::{Input, Rows, Stop},
     unfilter::Pixel,
 };
 use super::{
@@ -62,8 +63,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     let stored =
         |pass: &Pass| (layout.row_bytes(pass.columns(area.width)) as u64 + 1) * u64::from(pass.rows(area.height));
     let mut spread = memory::zeroed(Vec::new(), if header.interlaced { line_bytes } else { 0 })?;
-    let mut fill = |chunks: &mut Chunks, inflater: Inflater| -> Result<(), ImageError> {
-        let mut rows = Rows::new(inflater, layout.row_bytes(area.width), passes.clone().map(stored).sum())?;
+    let mut fill = |chunks: &mut Chunks, is_careful: bool| -> Result<(), Stop> {
+        let mut rows = Rows::new(is_careful, layout.row_bytes(area.width), passes.clone().map(stored).sum())?;
         let mut input = Input::new(chunks);
         for pass in passes.clone() {
             rows.begin_pass();
@@ -94,13 +95,12 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
         rows.finish(&mut input)
     };
     let opened = chunks.clone();
-    // What the fast inflater takes for damaged zlib may not: by Pillow its rules count.
-    if let Err(error) = fill(&mut chunks, Inflater::fast()) {
-        if !matches!(error, ImageError::Corrupt { .. }) {
-            return Err(error);
+    match fill(&mut chunks, false) {
+        Err(Stop::Doubtful) => {
+            chunks = opened;
+            fill(&mut chunks, true)?;
         }
-        chunks = opened;
-        fill(&mut chunks, Inflater::zlib())?;
+        done => done?,
     }
     chunks.finish()?;
     let mode = match (limits.kept_modes, kind) {

@@ -2,17 +2,18 @@
 //!
 //! Owns filling a buffer from a chunk's bytes. Invariants: what fills it ends it, whatever follows, as in libtiff, so that nothing
 //! inflates beyond it; a chunk that does not fill it is an error. Besides the buffer LZMA and Zstandard take their dictionary, of which
-//! no more is touched than the buffer has; that of Zstandard is kept for the next chunk. Whoever calls bounds the bytes of a chunk: what
-//! gives nothing, as codes that clear a table or blocks of nothing, costs time all the same.
+//! no more is touched than the buffer has; that of Zstandard is kept for the next chunk. Whoever calls bounds the bytes of a chunk, as
+//! what gives nothing costs time all the same; blocks, which cost more than their bytes, are counted here, of all chunks together.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 
-use flate2::{Decompress, FlushDecompress, Status};
-use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+use zlib_rs::{Inflate, InflateFlush, Status};
 
 use super::refusal::{FORMAT, corrupt};
 use crate::preprocess::{
     image::{
+        blocks::Blocks,
         error::ImageError,
         lzw::{self, Codes, Damage, Growth},
     },
@@ -24,6 +25,9 @@ const MAX_LZMA: u32 = (64 << 10) + 1024;
 
 /// Of a window: libzstd's own limit is 128 MiB, its levels up to 19 take 8 MiB at most.
 const MAX_ZSTD: u64 = 128 << 20;
+
+/// How often the LZMA decoder reads for a block, about: it does not tell of blocks, and takes the bytes of one at once.
+const READS_OF_BLOCK: u32 = 8;
 
 /// How a chunk is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,19 +49,21 @@ impl Codec {
 /// Decompresses the chunks of one picture, one after the other.
 pub(super) struct Decoder {
     codec: Codec,
+    blocks: Blocks,
     /// Its window is that of the largest chunk so far: taking one for each takes longer than many a chunk.
     zstd: Box<FrameDecoder>,
 }
 
 impl Decoder {
-    pub(super) fn new(codec: Codec) -> Result<Self, ImageError> {
+    /// For chunks in so many blocks.
+    pub(super) fn new(codec: Codec, blocks: Blocks) -> Result<Self, ImageError> {
         let mut zstd = Box::new(FrameDecoder::new());
         if codec == Codec::Zstd {
             // The decoder takes the window at once, whatever is in it.
             memory::ask(MAX_ZSTD)?;
             zstd.set_max_window_size(MAX_ZSTD);
         }
-        Ok(Self { codec, zstd })
+        Ok(Self { codec, blocks, zstd })
     }
 
     /// Fills `out` from `data`.
@@ -65,13 +71,9 @@ impl Decoder {
         match self.codec {
             Codec::PackBits => pack_bits(data, out),
             Codec::Lzw => lzw(data, out),
-            Codec::Deflate => deflate(data, out),
-            Codec::Lzma => {
-                let size = u64::from(MAX_LZMA) << 10;
-                memory::ask(size.min(out.len() as u64))?;
-                read(lzma_rust2::XzReader::new_mem_limit(data, true, MAX_LZMA), out)
-            }
-            Codec::Zstd => zstd(data, &mut self.zstd, out),
+            Codec::Deflate => deflate(data, &mut self.blocks, out),
+            Codec::Lzma => lzma(data, &mut self.blocks, out),
+            Codec::Zstd => zstd(data, &mut self.zstd, &mut self.blocks, out),
         }
     }
 }
@@ -167,34 +169,71 @@ impl Codes for LowFirst<'_> {
     }
 }
 
-fn deflate(mut data: &[u8], out: &mut [u8]) -> Result<(), ImageError> {
-    let mut decoder = Decompress::new(true);
+fn deflate(mut data: &[u8], blocks: &mut Blocks, out: &mut [u8]) -> Result<(), ImageError> {
+    let mut decoder = Inflate::new(true, 15);
     let mut at = 0;
-    while at < out.len() {
+    // On to the checksum behind the last byte, if it lies there: libtiff has it looked at.
+    loop {
         let (before_in, before_out) = (decoder.total_in(), decoder.total_out());
-        let status = decoder.decompress(data, &mut out[at..], FlushDecompress::None);
+        let status = decoder.decompress(data, &mut out[at..], InflateFlush::Block);
         let (taken, given) = (decoder.total_in() - before_in, decoder.total_out() - before_out);
         data = &data[taken as usize..];
         at += given as usize;
         match status {
-            Ok(Status::Ok) if taken + given > 0 => {}
+            Ok(Status::Ok) if taken + given > 0 => blocks.spend(FORMAT)?,
             Ok(_) if at < out.len() => return Err(TRUNCATED),
-            Ok(_) => {}
-            Err(error) => return Err(corrupt(error.to_string())),
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(corrupt(error.as_str().to_owned())),
+        }
+    }
+}
+
+fn lzma(data: &[u8], blocks: &mut Blocks, out: &mut [u8]) -> Result<(), ImageError> {
+    let size = u64::from(MAX_LZMA) << 10;
+    memory::ask(size.min(out.len() as u64))?;
+    let counted = Counted { data, blocks, reads: 0 };
+    let read = lzma_rust2::XzReader::new_mem_limit(counted, true, MAX_LZMA).read_exact(out);
+    read.map_err(|error| match error.kind() {
+        ErrorKind::UnexpectedEof => TRUNCATED,
+        ErrorKind::OutOfMemory => ImageError::TooMuchMemory { format: FORMAT },
+        ErrorKind::QuotaExceeded => ImageError::Wasteful { format: FORMAT },
+        _ => corrupt(error.to_string()),
+    })
+}
+
+/// Bytes that are read no more often than their blocks need.
+struct Counted<'a> {
+    data: &'a [u8],
+    blocks: &'a mut Blocks,
+    reads: u32,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.reads += 1;
+        if self.reads == READS_OF_BLOCK {
+            self.reads = 0;
+            self.blocks.spend(FORMAT).map_err(|_| ErrorKind::QuotaExceeded)?;
+        }
+        self.data.read(buffer)
+    }
+}
+
+fn zstd(mut data: &[u8], decoder: &mut FrameDecoder, blocks: &mut Blocks, out: &mut [u8]) -> Result<(), ImageError> {
+    let damaged = |error: &dyn std::error::Error| corrupt(error.to_string());
+    decoder.reset(&mut data).map_err(|error| damaged(&error))?;
+    let mut at = 0;
+    while at < out.len() {
+        let given = decoder.read(&mut out[at..]).map_err(|error| damaged(&error))?;
+        at += given;
+        if given == 0 {
+            if decoder.is_finished() {
+                return Err(TRUNCATED);
+            }
+            blocks.spend(FORMAT)?;
+            let one = BlockDecodingStrategy::UptoBlocks(1);
+            decoder.decode_blocks(&mut data, one).map_err(|error| damaged(&error))?;
         }
     }
     Ok(())
-}
-
-fn zstd(data: &[u8], decoder: &mut FrameDecoder, out: &mut [u8]) -> Result<(), ImageError> {
-    let decoder = StreamingDecoder::new_with_decoder(data, decoder);
-    read(decoder.map_err(|error| corrupt(error.to_string()))?, out)
-}
-
-fn read(mut decoder: impl Read, out: &mut [u8]) -> Result<(), ImageError> {
-    decoder.read_exact(out).map_err(|error| match error.kind() {
-        ErrorKind::UnexpectedEof => TRUNCATED,
-        ErrorKind::OutOfMemory => ImageError::TooMuchMemory { format: FORMAT },
-        _ => corrupt(error.to_string()),
-    })
 }

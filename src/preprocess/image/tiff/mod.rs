@@ -40,6 +40,7 @@ use self::{
 };
 use super::{
     Decoded, Limits, RgbImage,
+    blocks::Blocks,
     directory::{Directory, Kind},
     error::ImageError,
     mode::Mode,
@@ -326,7 +327,11 @@ impl<'a> Coding<'a> {
             _ => return Err(unsupported(format!("compression {compression}"))),
         };
         let predictor = if codec.predicts() { Predictor::of(tags, samples)? } else { Predictor::None };
-        Ok(Self::Bytes(Decoder::new(codec)?, predictor))
+        let (cut, planes) = (&source.cut, samples.planes() as u64);
+        let chunks = cut.per_plane() as u64 * planes;
+        let pixels = (cut.width as u64 * cut.height as u64).saturating_mul(cut.per_plane() as u64 * planes);
+        let bytes = pixels.saturating_mul(samples.pixel_bits() as u64) / 8;
+        Ok(Self::Bytes(Decoder::new(codec, Blocks::of(chunks, bytes))?, predictor))
     }
 
     /// Bytes that a chunk is believed to have, which becomes `size` bytes.

@@ -201,7 +201,7 @@ fn codes_stop_at_the_bytes_that_are_needed() {
         (Codec::PackBits, [0x81, 7].repeat(1000)),
         (Codec::Lzw, vec![0x80, 0x01, 0xc0, 0xe0, 0x70, 0x38, 0, 0]),
     ] {
-        let mut decoder = Decoder::new(codec).expect("memory");
+        let mut decoder = Decoder::new(codec, Blocks::of(1, 0)).expect("memory");
         let mut out = [0; 4];
         decoder.decode(&data, &mut out).expect("enough data");
         assert_eq!(out, [7; 4], "{codec:?}");
@@ -234,7 +234,7 @@ fn codes_grow_with_the_table_and_start_over_with_it() {
             [(256, 9)].into_iter().chain(strings).chain([(256, 10), (5, 9), (258, 9), (257, 9)]).collect();
         let expected: Vec<u8> = (0..700u32).map(|number| (number % 251) as u8).chain([5; 3]).collect();
         let mut out = vec![0; expected.len()];
-        let mut decoder = Decoder::new(Codec::Lzw).expect("memory");
+        let mut decoder = Decoder::new(Codec::Lzw, Blocks::of(1, 0)).expect("memory");
         decoder.decode(&codes(&stream, high_first), &mut out).expect("enough data");
         assert_eq!(out, expected, "{high_first}");
         let mut longer = vec![0; expected.len() + 1];
