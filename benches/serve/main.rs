@@ -10,6 +10,7 @@
 //! make bench ARGS="dialects"                     CPU time of a request in OpenAI's shape beside the native route's
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
 //! make attack ARGS="overload quiet"              what the service withstands, beside a bar for each attack
+//! make attack ARGS="soak --minutes 60"            an hour of ordinary traffic: does anything grow (all by name: `--help`)
 //! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
 //! ```
 //!
@@ -98,6 +99,16 @@ enum Command {
     Graphs(graphs::Options),
     /// Attacks the service: what it withstands, as a table.
     Attack(attack::Options),
+    /// A server that leaks, for the soak.
+    #[command(hide = true)]
+    Leaking {
+        /// What it leaks.
+        #[arg(value_enum)]
+        leak: attack::Leak,
+        /// clipserve's own.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// One bare session, for the others.
     #[command(hide = true)]
     Bare {
@@ -180,6 +191,7 @@ fn main() -> Result<()> {
         Some(Command::Compare(options)) => compare::run(&places, &options),
         Some(Command::Graphs(options)) => graphs::run(&places, &options),
         Some(Command::Attack(options)) => attack::run(&places, &options),
+        Some(Command::Leaking { leak, arguments }) => attack::leaking::serve(leak, &arguments),
         Some(Command::Bare { arithmetic, graph, activation_group }) => {
             bare::serve(&places, arithmetic, &graph, activation_group)
         }
