@@ -29,9 +29,10 @@ const CAPACITY: Duration = Duration::from_secs(15);
 const WARM_UP: f64 = 0.25;
 const LONGEST_WARM_UP: Duration = Duration::from_secs(300);
 
-/// A sample every second; a point of the slope is the median of so many.
+/// A sample every second; a point of the slope is the least of so many: what is leaked is never given back, and a picture of 50
+/// megapixels or a queue that is full is.
 const SAMPLE: Duration = Duration::from_secs(1);
-const POINT: usize = 10;
+const POINT: usize = 30;
 
 /// MiB in a minute, and what the interval's upper end may be.
 const SLOPE: f64 = 0.5;
@@ -95,10 +96,11 @@ pub(crate) fn run(attack: &mut Attack<'_>, minutes: f64, leak: Option<Leak>) -> 
     attack.say(format!("  {}", tally.describe()));
     let warm_up = time.mul_f64(WARM_UP).min(LONGEST_WARM_UP).as_secs() as usize;
     let resident: Vec<_> = samples.iter().skip(warm_up).map(|sample| sample.resident).collect();
-    let points: Vec<_> = resident.chunks_exact(POINT).map(median).collect();
+    let least = |samples: &[f64]| samples.iter().copied().fold(f64::INFINITY, f64::min);
+    let points: Vec<_> = resident.chunks_exact(POINT).map(least).collect();
     let slope = theil_sen(&points).ok_or("too short for a slope")?.per_minute();
-    let sixth = (resident.len() / 6).max(1);
-    let (first, last) = (median(&resident[..sixth]), median(&resident[resident.len() - sixth..]));
+    let sixth = (points.len() / 6).max(1);
+    let (first, last) = (median(&points[..sixth]), median(&points[points.len() - sixth..]));
     let memory = format!(
         "memory {first:.1} → {last:.1} MiB, {:.3} MiB a minute ({:.3} to {:.3})",
         slope.middle, slope.low, slope.high
