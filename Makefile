@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api lint bench bench-peers bench-recall pictures attack corpora mutants fuzz fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api lint deny bench bench-peers bench-recall pictures attack corpora mutants fuzz fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -40,6 +40,10 @@ lint: deps ## check the format, clippy and the documentation
 	cargo clippy --lib --locked --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --quiet
 
+deny: ## check licences, sources, doubled and known faulty dependencies (ARGS="--offline" with a database that is there)
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny --all-features $(ARGS) check
+
 bench: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure the speed: against bare ONNX Runtime, and over connections and rates (ARGS="load --help")
 	cargo bench --locked --bench serve -- $(ARGS)
 
@@ -58,7 +62,7 @@ pictures: deps ## compare our pictures with Pillow's and write docs/pictures.md 
 test-api: build ## try the API by its OpenAPI document (schemathesis; EXAMPLES=200 for each operation)
 	@tests/api/run.sh $(ARGS)
 
-attack: deps ## attack a release build and print what it withstood (10 minutes; ARGS="overload quiet" for some)
+attack: deps ## attack a release build and print what it withstood (10 minutes; ARGS="overload quiet", ARGS="soak --minutes 60" for some)
 	cargo bench --locked --bench serve -- attack $(ARGS)
 
 corpora: deps ## send every file of a folder by every door of a release build (ARGS=FOLDER)

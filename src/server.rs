@@ -8,6 +8,9 @@
 //! their own; nothing that [`Server::run`] started outlives it, except threads inside a run that will not end, and inside a
 //! fetch that its timeout will.
 
+mod error;
+mod files;
+
 use std::{
     future::Future,
     io,
@@ -17,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use error::ServeError;
 use tokio::{net::TcpListener, sync::oneshot, time};
 
 use crate::{
@@ -28,7 +32,7 @@ use crate::{
         connection::accept::{self, AcceptOptions, Shutdown},
     },
     telemetry::Metrics,
-    web::{Names, SystemNames, Web, WebError},
+    web::{Names, SystemNames, Web},
 };
 
 /// How often the watchdog looks for a run that does not end.
@@ -36,36 +40,6 @@ const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long the model's threads may take to end once no request is left; a run that is still going was cut off already.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Why a server could not start or go on, in one line for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// A listener.
-    #[error("{key} = \"{address}\": {error}")]
-    Bind {
-        /// The configuration key.
-        key: &'static str,
-        /// Its value.
-        address: SocketAddr,
-        /// What the system says.
-        error: io::Error,
-    },
-    /// The model.
-    #[error(transparent)]
-    Start(#[from] StartError),
-    /// What fetches pictures.
-    #[error(transparent)]
-    Web(#[from] WebError),
-    /// A thread for the loader or the admin listener.
-    #[error("a thread could not be started: {0}")]
-    Thread(io::Error),
-    /// The thread that loads the model panicked.
-    #[error("loading the model failed unexpectedly; the log above has the reason")]
-    LoadPanicked,
-    /// The drain was not clean.
-    #[error("{0} requests were still running after server.drain_timeout and were cut off")]
-    Cut(usize),
-}
 
 /// What a loader is given, besides the configuration it was made with.
 #[derive(Clone, Debug)]
@@ -91,7 +65,7 @@ impl Server {
     /// Binds the listeners. No model is loaded yet.
     ///
     /// # Errors
-    /// When an address cannot be bound, or pictures are to be fetched and cannot be.
+    /// When an address cannot be bound, the system allows too few open files, or pictures are to be fetched and cannot be.
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
         Self::bind_resolving(config, Arc::new(SystemNames)).await
     }
@@ -100,7 +74,8 @@ impl Server {
     ///
     /// # Errors
     /// As [`Self::bind`].
-    pub async fn bind_resolving(config: Config, names: Arc<dyn Names>) -> Result<Self, ServeError> {
+    pub async fn bind_resolving(mut config: Config, names: Arc<dyn Names>) -> Result<Self, ServeError> {
+        config.server.max_connections = files::connections(&config)?;
         let bind_error = |key, address| move |error| ServeError::Bind { key, address, error };
         let (key, address) = ("server.listen", config.server.listen);
         let listener = TcpListener::bind(address).await.map_err(bind_error(key, address))?;
@@ -230,7 +205,11 @@ fn serve_admin(
     let (ended, end) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ServeError::Thread)?;
     // A probe is answered in microseconds: nothing of it is worth waiting for at the end.
-    let options = AcceptOptions { drain_timeout: Duration::from_millis(100), ..accept_options(&state.config.server) };
+    let options = AcceptOptions {
+        max_connections: files::ADMIN_CONNECTIONS,
+        drain_timeout: Duration::from_millis(100),
+        ..accept_options(&state.config.server)
+    };
     let body = move || {
         runtime.block_on(async move {
             match TcpListener::from_std(listener) {

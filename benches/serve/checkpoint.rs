@@ -1,6 +1,6 @@
 //! A checkpoint of ViT-B/32's size with seeded random weights, in the layout of `transformers`, made without Python.
 //!
-//! Owns the list of `CLIPModel`'s tensors. Every service of the comparison serves this one folder, so that they compute the
+//! Owns the list of `CLIPModel`'s tensors, and a smaller model of the same kind. Every service of the comparison serves this one folder, so that they compute the
 //! same numbers, which `compare` checks. Made once (605 MB) and kept under `target/`; nothing is downloaded.
 
 use std::{collections::BTreeMap, fs, path::Path, time::Instant};
@@ -25,16 +25,36 @@ const COPIED: [&str; 6] = [
 
 /// Makes [`Places::checkpoint`] where it is not there yet.
 pub(crate) fn make(places: &Places) -> Result<()> {
-    let folder = places.checkpoint();
+    make_in(places, &places.checkpoint(), &ClipConfig::default())
+}
+
+/// Makes [`Places::small_checkpoint`] where it is not there yet: of 50 MB, so that what becomes of it takes some tenths of a second.
+pub(crate) fn make_small(places: &Places) -> Result<()> {
+    let mut config = ClipConfig::default();
+    let shrink = |transformer: &mut TransformerConfig, width: usize, layers: usize| {
+        transformer.hidden_size = width;
+        transformer.intermediate_size = 4 * width;
+        transformer.num_hidden_layers = layers;
+        transformer.num_attention_heads = 4;
+    };
+    if let (Some(text), Some(vision)) = (&mut config.text, &mut config.vision) {
+        shrink(&mut text.tower.transformer, 128, 4);
+        shrink(&mut vision.tower.transformer, 256, 6);
+        (text.projection_dim, vision.projection_dim) = (128, 128);
+    }
+    make_in(places, &places.small_checkpoint(), &config)
+}
+
+fn make_in(places: &Places, folder: &Path, config: &ClipConfig) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
-    eprintln!("making a checkpoint of ViT-B/32's size with random weights in {}", folder.display());
+    eprintln!("making a checkpoint with random weights in {}", folder.display());
     let started = Instant::now();
     let partial = folder.with_extension("partial");
     fs::create_dir_all(&partial)?;
-    write(&ClipConfig::default(), &places.fixture(), &partial)?;
-    fs::rename(&partial, &folder)?;
+    write(config, &places.fixture(), &partial)?;
+    fs::rename(&partial, folder)?;
     eprintln!("made in {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }

@@ -12,6 +12,7 @@
 //! make attack ARGS="overload quiet"              what the service withstands, beside a bar for each attack
 //! make corpora ARGS=FOLDER                       every file of a folder by every door that takes pictures
 //! make mutants ARGS="pictures bodies"            broken pictures, bodies, checkpoints, graphs, tokenizers and configurations
+//! make attack ARGS="soak --minutes 60"            an hour of ordinary traffic: does anything grow (all by name: `--help`)
 //! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
 //! ```
 //!
@@ -111,6 +112,16 @@ enum Command {
     /// Loads broken models, one after the other, for `mutants`, which watches it.
     #[command(hide = true)]
     Loader(mutants::loader::Options),
+    /// A server that leaks, for the soak.
+    #[command(hide = true)]
+    Leaking {
+        /// What it leaks.
+        #[arg(value_enum)]
+        leak: attack::Leak,
+        /// clipserve's own.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// One bare session, for the others.
     #[command(hide = true)]
     Bare {
@@ -196,6 +207,7 @@ fn main() -> Result<()> {
         Some(Command::Corpora(options)) => corpora::run(&places, &options),
         Some(Command::Mutants(options)) => mutants::run(&places, &options),
         Some(Command::Loader(options)) => mutants::loader::run(&places, &options),
+        Some(Command::Leaking { leak, arguments }) => attack::leaking::serve(leak, &arguments),
         Some(Command::Bare { arithmetic, graph, activation_group }) => {
             bare::serve(&places, arithmetic, &graph, activation_group)
         }

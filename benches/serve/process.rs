@@ -211,13 +211,25 @@ impl Service {
         if status.success() { Ok(()) } else { Err(format!("prlimit {limit}: {status}").into()) }
     }
 
+    /// Lets it have no more than so many files open (`RLIMIT_NOFILE`).
+    pub(crate) fn limit_files(&self, files: usize) -> Result<()> {
+        let limit = format!("--nofile={files}:");
+        let status = Command::new("prlimit").args(["--pid", &self.child.id().to_string(), &limit]).status()?;
+        if status.success() { Ok(()) } else { Err(format!("prlimit {limit}: {status}").into()) }
+    }
+
     /// Open files.
     pub(crate) fn descriptors(&self) -> Result<usize> {
         Ok(fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count())
     }
 
+    /// Threads.
+    pub(crate) fn threads(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/task", self.child.id()))?.count())
+    }
+
     /// CPU time so far, in hundredths of a second.
-    fn ticks(&self) -> Result<u64> {
+    pub(crate) fn ticks(&self) -> Result<u64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
         // The name, in brackets, may be anything; `utime` and `stime` are the twelfth and thirteenth field after it.
         let (_, fields) = stat.rsplit_once(')').ok_or("stat has no name")?;

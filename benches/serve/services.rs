@@ -38,6 +38,11 @@ impl Places {
         self.made().join("clip-vit-b-32")
     }
 
+    /// A smaller one, where the time and the disk matter and the speed does not.
+    pub(crate) fn small_checkpoint(&self) -> PathBuf {
+        self.made().join("clip-small")
+    }
+
     /// The graphs that clipserve makes of it.
     pub(crate) fn cache(&self) -> PathBuf {
         self.made().join("cache")
@@ -95,17 +100,42 @@ pub(crate) fn command_of(
     set: &[String],
     listen: SocketAddr,
 ) -> Command {
-    // Dies with this program, also when that is killed.
+    let mut command = dying_with_us(binary);
+    serve(&mut command, places, model, arithmetic, set, listen);
+    command
+}
+
+/// This program as a server that leaks, with the model in the box.
+pub(crate) fn leaking_clipserve(places: &Places, leak: &str, set: &[String]) -> Result<Command> {
+    let mut command = dying_with_us(&std::env::current_exe()?);
+    command.args(["leaking", leak]).envs(clipserve::engine::VARIABLES);
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    serve(&mut command, places, &places.box_model(), Arithmetic::F32, set, any);
+    Ok(command)
+}
+
+/// `binary`, which ends with this program, also when that is killed.
+pub(crate) fn dying_with_us(binary: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(binary);
+    command
+}
+
+fn serve(
+    command: &mut Command,
+    places: &Places,
+    model: &Path,
+    arithmetic: Arithmetic,
+    set: &[String],
+    listen: SocketAddr,
+) {
     command.current_dir(&places.root).args(["serve", "--listen", &listen.to_string()]);
     command.arg("--model").arg(model).arg("--cache-dir").arg(places.cache());
-    arithmetic.flags(&mut command);
+    arithmetic.flags(command);
     command.args(["--set", "cache.max_bytes=0"]);
     for pair in set {
         command.args(["--set", pair]);
     }
-    command
 }
 
 /// infinity with its PyTorch engine, as its documentation starts it on a CPU.

@@ -1,16 +1,18 @@
 //! The cache of exports by content.
 //!
-//! Owns the key (everything that changes what is written), the lock, and that what is taken from it is what was written; `folder` owns that
-//! a folder appears whole. Invariants: of several starts at once one exports and the others wait for it; what a crash left behind is
-//! removed by the next export of the same key; what a disk has made of an entry since is found, and the entry made anew.
+//! Owns the key (everything that changes what is written), and that what is taken from it is what was written; `folder` owns that
+//! a folder appears whole, `claim` who makes it. Invariants: of several starts at once one exports and the others wait for it; what a
+//! process that was killed left behind is removed by the next start; what a disk has made of an entry since is found, and the entry
+//! made anew.
 
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
 };
 
 use super::{
     checkpoint::Checkpoint,
+    claim::{Claim, remove_leftovers},
     error::ExportError,
     folder::{ExportedModel, GRAPHS, companions},
     metadata::exporter_version,
@@ -36,15 +38,12 @@ pub fn export_cached(
     let digest = checkpoint.sha256(digests)?;
     let key = cache_key(checkpoint.files(), &digest, precision, digests)?;
     let dir = cache_dir.join(&key);
+    remove_leftovers(cache_dir);
     let whole = || check(&dir, checkpoint.files(), digests);
     if dir.exists() && whole().is_ok() {
         return Ok(ExportedModel::at(&dir));
     }
-    fs::create_dir_all(cache_dir).map_err(ExportError::io(cache_dir))?;
-    let lock_path = cache_dir.join(format!("{key}.lock"));
-    let lock = File::create(&lock_path).map_err(ExportError::io(&lock_path))?;
-    // Released when the file is closed, and by the system when the process dies.
-    lock.lock().map_err(ExportError::io(&lock_path))?;
+    let claim = Claim::on(&dir)?;
     if dir.exists() {
         // Another start may have made it, or made it anew, meanwhile.
         digests.forget(&dir);
@@ -53,8 +52,7 @@ pub fn export_cached(
         tracing::warn!(folder = %dir.display(), %damage, "an export in the cache is damaged: it is made anew");
         fs::remove_dir_all(&dir).map_err(ExportError::io(&dir))?;
     }
-    remove_leftovers(cache_dir, &key)?;
-    let exported = export_opened(source, &checkpoint, &digest, &dir, precision)?;
+    let exported = export_opened(source, &checkpoint, &digest, &claim, precision)?;
     digests.take_over(&dir.join(GRAPHS));
     Ok(exported)
 }
@@ -103,15 +101,4 @@ fn check(dir: &Path, files: &CheckpointFiles, digests: &Digests) -> Result<(), D
 struct Damage {
     path: PathBuf,
     error: DigestError,
-}
-
-/// Removes what crashed exports of `key` left. Called with the lock held, so none is running.
-fn remove_leftovers(cache_dir: &Path, key: &str) -> Result<(), ExportError> {
-    let prefix = format!(".{key}.partial-");
-    for entry in fs::read_dir(cache_dir).map_err(ExportError::io(cache_dir))?.flatten() {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            fs::remove_dir_all(entry.path()).map_err(ExportError::io(entry.path()))?;
-        }
-    }
-    Ok(())
 }

@@ -2,7 +2,10 @@
 //!
 //! Invariant: a message is one line, and what it repeats of a file is short, whatever is in that.
 
-use std::{io, path::Path, path::PathBuf};
+use std::{
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
 
 use crate::model::{DigestError, ModelError, Weights, clip_config::ConfigError, one_line};
 
@@ -13,6 +16,18 @@ pub enum ExportError {
     #[error("{path}: {error}", path = path.display())]
     Io {
         /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// There is no room for what is written.
+    #[error(
+        "{path}: {error}; the graphs take about as many bytes as the checkpoint's weights: make room for them, or give another folder \
+         (`--cache-dir` or model.cache_dir of a service)",
+        path = path.display()
+    )]
+    NoRoom {
+        /// What was being written, which is gone again.
         path: PathBuf,
         /// What the system said.
         error: io::Error,
@@ -131,7 +146,10 @@ impl ExportError {
     /// For `map_err` on file operations: keeps which file it was about.
     pub(crate) fn io(path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        move |error| Self::Io { path, error }
+        move |error| match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Self::NoRoom { path, error },
+            _ => Self::Io { path, error },
+        }
     }
 }
 

@@ -1,16 +1,16 @@
 //! The folder of an exported model, which appears whole or not at all.
 //!
-//! Owns the names of its files, the rename that makes it appear, and the copies beside the graphs. Does not own what is in the graphs.
+//! Owns the names of its files, the rename that makes it appear, and the copies beside the graphs. Does not own what is in the graphs, nor
+//! who may make it (`claim`).
 //! Invariant: a folder under its final name is complete and on disk.
 
 use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
-    process,
 };
 
-use super::error::ExportError;
+use super::{claim::Claim, error::ExportError};
 use crate::model::{CheckpointFiles, companion, open_clip::OPEN_CLIP_FILE, preprocessor, rules::Rules};
 
 /// The folder of the graphs and their weights, in that of the model.
@@ -86,11 +86,12 @@ impl ExportedModel {
     }
 }
 
-/// Lets `fill` write a folder under another name, then gives it the name `out`. On any error nothing is left.
+/// Lets `fill` write the folder that is claimed under another name, then gives it its own. On any error nothing is left.
 pub(super) fn new_folder(
-    out: &Path,
+    claim: &Claim,
     fill: impl FnOnce(&Path) -> Result<(), ExportError>,
 ) -> Result<ExportedModel, ExportError> {
+    let out = claim.out();
     let occupied = match fs::read_dir(out) {
         Ok(mut entries) => entries.next().is_some(),
         Err(_) => out.exists(),
@@ -98,7 +99,7 @@ pub(super) fn new_folder(
     if occupied {
         return Err(ExportError::OutputExists(out.to_owned()));
     }
-    let partial = partial_path(out, process::id());
+    let partial = claim.partial();
     fs::create_dir_all(&partial).map_err(ExportError::io(&partial))?;
     let result = fill(&partial).and_then(|()| {
         // To disk before the name says that it is complete: a power cut must not leave holes under the final name.
@@ -108,7 +109,7 @@ pub(super) fn new_folder(
     match result {
         Ok(()) => Ok(ExportedModel::at(out)),
         Err(error) => {
-            // The first error is the one to report; what cannot be removed now, the next export removes.
+            // The first error is the one to report; what cannot be removed now, the next claim removes.
             let _ = fs::remove_dir_all(&partial);
             Err(error)
         }
@@ -126,11 +127,6 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
         }
     }
     File::open(dir)?.sync_all()
-}
-
-/// A hidden sibling of `out`: on the same file system, so that the rename is atomic.
-fn partial_path(out: &Path, process: u32) -> PathBuf {
-    out.with_file_name(format!(".{}.partial-{process}", out.file_name().unwrap_or_default().to_string_lossy()))
 }
 
 pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {

@@ -23,6 +23,7 @@
 mod activation;
 mod cache;
 mod checkpoint;
+mod claim;
 mod encoder;
 mod error;
 mod folder;

@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::{
     checkpoint::Checkpoint,
+    claim::Claim,
     error::ExportError,
     folder::{ExportedModel, GRAPHS, companions, copy, files_of_transformers, new_folder, write},
     graph::{Entries, GraphBuilder},
@@ -42,7 +43,7 @@ use crate::{
 pub fn export_checkpoint(source: &Path, out: &Path, precision: Precision) -> Result<ExportedModel, ExportError> {
     let checkpoint = Checkpoint::open(source)?;
     let digest = checkpoint.sha256(&Digests::default())?;
-    export_opened(source, &checkpoint, &digest, out, precision)
+    export_opened(source, &checkpoint, &digest, &Claim::on(out)?, precision)
 }
 
 /// Writes a model folder of `config`'s size with seeded random weights into the new folder `out`: what benchmarks run on. The
@@ -66,7 +67,7 @@ pub fn write_synthetic_model(
         rules: Rules::Transformers,
         logit_scale: Some(config.logit_scale_init_value as f32),
     };
-    new_folder(out, |dir| {
+    new_folder(&Claim::on(out)?, |dir| {
         write_graphs(config, &normalization, &weights, &provenance, dir)?;
         copy(files_of_transformers(tokenizer_dir), dir)?;
         write(&dir.join("config.json"), config.to_json().as_bytes())?;
@@ -80,7 +81,7 @@ pub(super) fn export_opened(
     source: &Path,
     checkpoint: &Checkpoint,
     digest: &str,
-    out: &Path,
+    claim: &Claim,
     precision: Precision,
 ) -> Result<ExportedModel, ExportError> {
     let config = checkpoint.config()?;
@@ -120,7 +121,7 @@ pub(super) fn export_opened(
     }
     let rules = checkpoint.files().rules();
     let provenance = Provenance { source_sha256: digest, precision, rules, logit_scale };
-    new_folder(out, |dir| {
+    new_folder(claim, |dir| {
         write_graphs(&config, &normalization, checkpoint, &provenance, dir)?;
         checkpoint.check_all_read()?;
         copy(companions(checkpoint.files()), dir)?;

@@ -106,7 +106,7 @@ impl WeightFile {
             return Err(ExportError::TensorRange(name.to_owned()));
         }
         debug_assert_eq!(elements.len(), dims.iter().product::<usize>(), "{name}");
-        let io = |e| ExportError::Io { path: self.path.clone(), error: e };
+        let io = |error| ExportError::io(&self.path)(error);
         let offset = self.end.next_multiple_of(ALIGNMENT);
         self.out.write_all(&[0; ALIGNMENT as usize][..(offset - self.end) as usize]).map_err(io)?;
         let mut bytes = Vec::with_capacity(1 << 16);

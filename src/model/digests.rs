@@ -15,7 +15,6 @@ use std::{
     fs::{self, File, Metadata},
     io,
     path::{Path, PathBuf},
-    process,
     sync::{Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -24,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     checksums::{CHECKSUMS_FILE, Checksums},
+    lock::replace,
     sha256::FileDigest,
 };
 
@@ -208,13 +208,8 @@ fn remember(memory: &Path, remembered: &Remembered) -> io::Result<()> {
     if let Some(folder) = memory.parent() {
         fs::create_dir_all(folder)?;
     }
-    // Under another name first: another start may read it at any time.
-    let partial = memory.with_extension(format!("partial-{}", process::id()));
-    let written = fs::write(&partial, serde_json::to_vec(remembered)?).and_then(|()| fs::rename(&partial, memory));
-    if written.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    written
+    // Another start may read it at any time.
+    replace(memory, &memory.with_extension("partial"), &serde_json::to_vec(remembered)?)
 }
 
 #[cfg(test)]

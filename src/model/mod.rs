@@ -19,6 +19,7 @@ pub mod immich;
 pub mod int8_scale;
 mod kind;
 mod layout;
+pub mod lock;
 mod logit_scale;
 pub mod open_clip;
 pub mod open_clip_config;

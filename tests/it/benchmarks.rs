@@ -35,6 +35,9 @@ mod request;
 #[path = "../../benches/serve/load/schedule.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod schedule;
+#[path = "../../benches/serve/attack/slope.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
+mod slope;
 #[path = "../../benches/serve/load/summary.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod summary;
@@ -43,6 +46,7 @@ use finding::Finding;
 use report::{Column, Kind, Measure, bar_table, bars, table};
 use request::{Ask, Template, Wire};
 use schedule::{Arrivals, Schedule};
+use slope::theil_sen;
 use summary::{Outcome, Recorder};
 
 #[test]
@@ -364,4 +368,35 @@ fn a_number_breaks_a_file_always_alike_and_half_of_the_pngs_have_right_checksums
     }
     assert!(changed > 950, "{changed} of 1000 differ");
     assert!((400..900).contains(&whole), "{whole} of {changed} have right checksums");
+}
+
+#[test]
+fn a_slope_is_that_of_most_pairs_and_its_interval_holds_it() {
+    assert_eq!(theil_sen(&[1.0, 2.0]), None);
+    let line: Vec<_> = (0..50).map(|at| 3.0 + 0.5 * f64::from(at)).collect();
+    let slope = theil_sen(&line).expect("enough");
+    assert_eq!((slope.low, slope.middle, slope.high), (0.5, 0.5, 0.5));
+    // Noise of a larger size than the slope, and one spike.
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut noisy = |slope: f64| {
+        let mut samples: Vec<_> = (0..300).map(|at| slope * f64::from(at) + random.f64() * 10.0).collect();
+        samples[100] = 1e6;
+        theil_sen(&samples).expect("enough")
+    };
+    let growing = noisy(0.02);
+    assert!(growing.low > 0.0 && growing.low < 0.02 && growing.high > 0.02, "{growing:?}");
+    let flat = noisy(0.0);
+    assert!(flat.low < 0.0 && flat.high > 0.0 && flat.middle.abs() < 0.01, "{flat:?}");
+}
+
+#[test]
+fn the_interval_of_a_slope_holds_it_nineteen_times_of_twenty() {
+    let mut random = fastrand::Rng::with_seed(2);
+    let held = (0..400).filter(|_| {
+        let samples: Vec<_> = (0..40).map(|at| 0.1 * f64::from(at) + random.f64()).collect();
+        let slope = theil_sen(&samples).expect("enough");
+        slope.low <= 0.1 && 0.1 <= slope.high
+    });
+    let held = held.count();
+    assert!((368..=394).contains(&held), "{held} of 400");
 }

@@ -156,6 +156,35 @@ async fn the_export_command_writes_a_directory_that_serves_without_weights_or_ca
     assert_fault("f16 of f32", serve(&out, &["--precision", "f16"]), 1, &["vision_model.onnx", "f32", "f16"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_exports_that_were_killed_have_left_is_gone_after_the_next() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (cache, out) = (folder.path().join("cache"), folder.path().join("out"));
+    let leave = |path: PathBuf, name: &str| {
+        fs::create_dir_all(path.join(format!(".{name}.clipserve-partial/onnx"))).expect("a folder");
+        fs::write(path.join(format!(".{name}.clipserve-partial/onnx/vision_model.onnx_data")), "half")
+            .expect("written");
+        fs::write(path.join(format!(".{name}.clipserve-lock")), "").expect("written");
+    };
+    let names = |path: &Path| -> Vec<_> {
+        fs::read_dir(path).expect("a folder").map(|entry| entry.expect("readable").file_name()).collect()
+    };
+    leave(folder.path().to_owned(), "out");
+    let exported = fault(command(&["export", utf8(&fixture("tiny-clip")), utf8(&out)]));
+    assert_eq!(exported.status.code(), Some(0), "{}", String::from_utf8_lossy(&exported.stderr));
+    assert_eq!(names(folder.path()), ["out"]);
+
+    // Of another checkpoint, which may never be served again.
+    leave(cache.clone(), "0123");
+    for _ in 0..2 {
+        let model = checkpoint();
+        start(model.path(), &cache, &[]).await.stop().await;
+        let names = names(&cache);
+        assert!(names.iter().all(|name| !name.to_string_lossy().starts_with('.')), "{names:?}");
+        leave(cache.clone(), "4567");
+    }
+}
+
 #[test]
 fn a_cache_that_cannot_be_written_is_one_line() {
     let (model, home) = (checkpoint(), tempfile::tempdir().expect("a folder"));
@@ -183,10 +212,15 @@ fn an_export_that_is_cut_short_by_a_full_disk_is_one_line_and_leaves_nothing() {
     limited.args(["serve", "--model", utf8(model.path()), "--cache-dir", utf8(cache.path())]);
     limited.args(["--set", "server.listen=127.0.0.1:0", "--provider", "cpu"]);
     limited.stdout(Stdio::piped()).stderr(Stdio::piped());
-    assert_fault("full", limited, 1, &[utf8(cache.path()), "_model.onnx_data", "too large"]);
+    assert_fault(
+        "full",
+        limited,
+        1,
+        &[utf8(cache.path()), "_model.onnx_data", "too large", "make room", "--cache-dir"],
+    );
     let left: Vec<_> =
         fs::read_dir(cache.path()).expect("the cache").map(|e| e.expect("readable").file_name()).collect();
-    assert!(left.iter().all(|name| name.to_string_lossy().ends_with(".lock")), "{left:?}");
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// A name, what is done to the directory, and what the error must name.

@@ -227,6 +227,32 @@ fn an_explicit_provider_precision_or_library_that_cannot_be_had_is_refused() {
     assert_fault("f16 without its files", serve(graphs_alone.path(), &["--precision", "f16"]), 1, expected);
 }
 
+/// The fixture model on a free port, by a process that may have so many files open.
+fn serve_with_files(files: u32) -> Command {
+    let serve = serve(&fixture("tiny-clip"), &[]);
+    let mut limited = Command::new("sh");
+    limited
+        .args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")])
+        .arg(serve.get_program())
+        .args(serve.get_args());
+    limited.stdout(Stdio::piped()).stderr(Stdio::piped());
+    limited
+}
+
+#[test]
+fn too_few_open_files_are_one_line_and_few_make_fewer_connections() {
+    assert_fault("64 files", serve_with_files(64), 1, &["64 open files", "97 at least", "ulimit -n"]);
+    let running = Running::spawn(serve_with_files(104));
+    let line = running.until("fewer connections are taken");
+    assert!(line.contains("limit=104") && line.contains("connections=8"), "{line}");
+    let address = running.address();
+    running.until("ready");
+    // More than there are places, all at work: without the limit they would take every file.
+    let connections: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(&address).expect("a connection")).collect();
+    running.until("as many connections as there may be");
+    drop(connections);
+}
+
 #[test]
 fn a_taken_port_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");

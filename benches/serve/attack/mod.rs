@@ -1,4 +1,5 @@
-//! `make attack`: one command that attacks a release build and prints what it withstood.
+//! `make attack`: one command that attacks a release build and prints what it withstood. Some scenarios run by their names only: they
+//! take longer, or need more of the machine.
 //!
 //! Owns the order of the scenarios, the time that they may take, and the table. Each scenario owns its kind of attack and its
 //! bars; what they share is here too: the service under attack (`target`), one request by hand and probes (`raw`), many bad
@@ -8,9 +9,17 @@
 //! is compared is measured in the same run. Every scenario ends with a look at what it attacked: the same process, ready,
 //! nothing in flight, no file left open. What could not be measured is missed.
 
+mod album;
 mod bodies;
 mod crowd;
+mod descriptors;
+mod disk;
 pub(crate) mod finding;
+#[path = "../../../tests/it/hub_stand_in.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod hub_stand_in;
+mod kills;
+pub(crate) mod leaking;
 mod log;
 mod neighbours;
 mod one_request;
@@ -19,8 +28,14 @@ mod priority;
 mod quiet;
 mod raw;
 mod resets;
+mod restarts;
+mod slope;
+mod soak;
+mod still;
 pub(crate) mod target;
+mod traffic;
 mod unread;
+mod worst_mix;
 
 use std::{
     fmt::Display,
@@ -31,6 +46,7 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 
+pub(crate) use self::leaking::Leak;
 use self::{finding::Finding, target::Target};
 use crate::{
     ENDLESS, PICTURE, Result, checkpoint, figures,
@@ -45,7 +61,7 @@ use crate::{
     services::Places,
 };
 
-/// All of it may take so long; what has not begun by then is missed.
+/// All that runs without being named may take so long; what has not begun by then is missed.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Files that this program and what it attacks may have open.
@@ -65,9 +81,15 @@ const OPEN_CONNECTIONS: usize = 900;
 
 #[derive(Parser)]
 pub(crate) struct Options {
-    /// All of them when none is named.
+    /// Those of ten minutes when none is named.
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
+    /// How long the soak goes on.
+    #[arg(long, default_value_t = 60.0)]
+    minutes: f64,
+    /// The soak's service leaks, and the soak is held to see it.
+    #[arg(long, value_enum)]
+    leak: Option<Leak>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,7 +108,30 @@ enum Scenario {
     Overload,
     /// Connections that are cut or half closed.
     Resets,
+    /// By name: 40 times SIGTERM under load.
+    Restarts,
+    /// By name: 125 times `kill -9` at any time.
+    Kills,
+    /// By name, and as root: disks that are full.
+    Disk,
+    /// By name: no file left that may be opened.
+    Descriptors,
+    /// By name, and as root: everything that takes memory at once, in a control group of exactly the sum that is documented.
+    WorstMix,
+    /// By name: an hour of ordinary traffic.
+    Soak,
 }
+
+/// What runs when nothing is named.
+const UNNAMED: [Scenario; 7] = [
+    Scenario::OneRequest,
+    Scenario::Log,
+    Scenario::Unread,
+    Scenario::Quiet,
+    Scenario::Neighbours,
+    Scenario::Overload,
+    Scenario::Resets,
+];
 
 /// One run.
 struct Attack<'a> {
@@ -94,6 +139,7 @@ struct Attack<'a> {
     picture: Vec<u8>,
     findings: Vec<Finding>,
     started: Instant,
+    limit: Duration,
 }
 
 pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
@@ -104,8 +150,10 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
         return Err(format!("prlimit {FILES}: {status}").into());
     }
     let picture = fs::read(places.root.join(PICTURE))?;
-    let mut attack = Attack { places, picture, findings: Vec::new(), started };
-    let scenarios = if options.scenarios.is_empty() { Scenario::value_variants() } else { &options.scenarios };
+    let scenarios = if options.scenarios.is_empty() { &UNNAMED } else { &options.scenarios[..] };
+    let limited = scenarios.iter().all(|scenario| UNNAMED.contains(scenario));
+    let limit = if limited { LIMIT } else { Duration::MAX };
+    let mut attack = Attack { places, picture, findings: Vec::new(), started, limit };
     for scenario in scenarios {
         let name = scenario.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         attack.say(&name);
@@ -117,14 +165,22 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
             Scenario::Neighbours => neighbours::run(&mut attack),
             Scenario::Overload => overload::run(&mut attack),
             Scenario::Resets => resets::run(&mut attack),
+            Scenario::Restarts => restarts::run(&mut attack),
+            Scenario::Kills => kills::run(&mut attack),
+            Scenario::Disk => disk::run(&mut attack),
+            Scenario::Descriptors => descriptors::run(&mut attack),
+            Scenario::WorstMix => worst_mix::run(&mut attack),
+            Scenario::Soak => soak::run(&mut attack, options.minutes, options.leak),
         });
         if let Err(error) = outcome {
             attack.found(Finding::not_measured(format!("{name}: the rest"), error.to_string()));
         }
     }
-    let seconds = attack.started.elapsed();
-    let all = Finding::new("the whole run").at_most("took", " s", seconds.as_secs_f64(), LIMIT.as_secs_f64());
-    attack.found(all);
+    if limited {
+        let seconds = attack.started.elapsed();
+        let all = Finding::new("the whole run").at_most("took", " s", seconds.as_secs_f64(), LIMIT.as_secs_f64());
+        attack.found(all);
+    }
     conclude(&attack.findings)
 }
 
@@ -152,7 +208,7 @@ impl Attack<'_> {
     }
 
     fn time_left(&self) -> Result<()> {
-        if self.started.elapsed() < LIMIT { Ok(()) } else { Err("the time is over".into()) }
+        if self.started.elapsed() < self.limit { Ok(()) } else { Err("the time is over".into()) }
     }
 
     /// Requests of that kind, no two alike.

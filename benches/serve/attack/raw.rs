@@ -20,6 +20,9 @@ const PROBE: Duration = Duration::from_secs(2);
 /// Between two rounds of probes.
 const PROBE_PAUSE: Duration = Duration::from_millis(10);
 
+/// How long an embedding may take.
+const EMBEDDING: Duration = Duration::from_secs(10);
+
 /// So much of an answer is kept.
 const KEPT: usize = 256 * 1024;
 
@@ -76,6 +79,20 @@ pub(crate) fn exchange(address: SocketAddr, request: &[u8], limit: Duration, hal
         let _ = stream.shutdown(Shutdown::Both);
         answer
     })
+}
+
+/// The `embeddings` of the answer to `request`, as they stand there: equal where they are equal to the bit.
+///
+/// # Errors
+/// When it has none.
+pub(crate) fn embeddings(address: SocketAddr, request: &[u8]) -> Result<serde_json::Value> {
+    let answer = exchange(address, request, EMBEDDING, false)?;
+    let body = answer.text.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+    let mut body: serde_json::Value = serde_json::from_str(body).unwrap_or_default();
+    match body["embeddings"].take() {
+        serde_json::Value::Null => Err(format!("no embeddings: {}", answer.text).into()),
+        embeddings => Ok(embeddings),
+    }
 }
 
 fn read(stream: &mut TcpStream, started: Instant, limit: Duration) -> Result<Answer> {
@@ -153,6 +170,11 @@ impl Probes {
         if times.is_empty() { PROBE } else { percentile(&times, 0.99) }
     }
 
+    /// How many failed.
+    pub(crate) fn failed(&self) -> usize {
+        self.0.iter().filter(|probe| !probe.2).count()
+    }
+
     /// `/livez 2.1 ms, /readyz 2.3 ms (p99 of 120; 0 failed)`.
     pub(crate) fn describe(&self) -> String {
         let mut paths: Vec<_> = self.0.iter().map(|(path, ..)| *path).collect();
@@ -162,7 +184,6 @@ impl Probes {
             let times: Vec<_> = self.0.iter().filter(|probe| probe.0 == *path).map(|probe| probe.1).collect();
             format!("{path} {:.1} ms", percentile(&times, 0.99).as_secs_f64() * 1e3)
         });
-        let failed = self.0.iter().filter(|probe| !probe.2).count();
-        format!("{} (p99 of {}; {failed} failed)", each.collect::<Vec<_>>().join(", "), self.0.len())
+        format!("{} (p99 of {}; {} failed)", each.collect::<Vec<_>>().join(", "), self.0.len(), self.failed())
     }
 }

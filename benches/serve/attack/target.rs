@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{finding::Finding, raw};
+use super::{finding::Finding, leaking::Leak, raw};
 use crate::{
     PICTURE, Result,
     arithmetic::Arithmetic,
@@ -24,7 +24,7 @@ const PER_CONNECTION: f64 = 64.0 * 1024.0;
 const SLACK: f64 = 128.0 * MIB;
 
 /// Open files may differ by so many afterwards.
-const DESCRIPTORS: usize = 5;
+pub(crate) const DESCRIPTORS: usize = 5;
 
 /// Rounds of requests before the attack.
 const WARM_UP: usize = 3;
@@ -62,7 +62,28 @@ impl Target {
     /// Starts it with these `section.key=value`, and has it answer some requests first. The embedding cache is off unless they
     /// say otherwise.
     pub(crate) fn start(places: &Places, model: Model, set: &[&str]) -> Result<Self> {
-        let mut target = Self::start_logging(places, model, set, Reader::Stays)?;
+        Self::start_logging(places, model, set, Reader::Stays)?.warmed_up(places)
+    }
+
+    /// The same, by a command that `change` makes of the usual one.
+    pub(crate) fn start_with(
+        places: &Places,
+        model: Model,
+        set: &[&str],
+        change: impl FnOnce(&std::process::Command) -> std::process::Command,
+    ) -> Result<Self> {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let command = change(&command(places, model, set, any));
+        Self::of(services::logging_clipserve(command, Reader::Stays)?)?.warmed_up(places)
+    }
+
+    /// The same, but a server that leaks, with the model in the box.
+    pub(crate) fn start_leaking(places: &Places, leak: Leak, set: &[&str]) -> Result<Self> {
+        let command = services::leaking_clipserve(places, leak.name(), &owned(set))?;
+        Self::of(services::logging_clipserve(command, Reader::Stays)?)?.warmed_up(places)
+    }
+
+    fn warmed_up(mut self, places: &Places) -> Result<Self> {
         let picture = fs::read(places.root.join(PICTURE))?;
         for number in 0..WARM_UP {
             let text = format!("{{\"texts\": [\"a warm-up {number}\"]}}");
@@ -71,15 +92,21 @@ impl Target {
                 raw::post("/embed/image", "image/jpeg", &picture),
                 raw::get("/metrics"),
             ] {
-                let answer = raw::exchange(target.address(), &request, PATIENCE, false)?;
+                let answer = raw::exchange(self.address(), &request, PATIENCE, false)?;
                 if answer.status != 200 {
                     return Err(format!("a first request is answered {}", answer.status).into());
                 }
             }
         }
-        target.base = target.service.memory()?;
-        target.descriptors = target.service.descriptors()?;
-        Ok(target)
+        self.look_again()?;
+        Ok(self)
+    }
+
+    /// Takes what it is now for what it was before the attack.
+    pub(crate) fn look_again(&mut self) -> Result<()> {
+        self.base = self.service.memory()?;
+        self.descriptors = self.service.descriptors()?;
+        Ok(())
     }
 
     /// The same without any request, and with another reader of its log.
@@ -120,6 +147,11 @@ impl Target {
     /// What it holds now.
     pub(crate) fn memory(&self) -> Result<Memory> {
         self.service.memory()
+    }
+
+    /// Open files before the attack.
+    pub(crate) fn files_before(&self) -> usize {
+        self.descriptors
     }
 
     /// What it may hold with so many connections: what it held before, its budgets of bodies and outputs, and a little for
@@ -190,12 +222,15 @@ impl Target {
 }
 
 fn command(places: &Places, model: Model, set: &[&str], listen: SocketAddr) -> std::process::Command {
-    let set: Vec<_> = set.iter().map(ToString::to_string).collect();
     let (model, arithmetic) = match model {
         Model::Box => (places.box_model(), Arithmetic::F32),
         Model::Large(arithmetic) => (places.checkpoint(), arithmetic),
     };
-    services::clipserve_command(places, &model, arithmetic, &set, listen)
+    services::clipserve_command(places, &model, arithmetic, &owned(set), listen)
+}
+
+fn owned(set: &[&str]) -> Vec<String> {
+    set.iter().map(ToString::to_string).collect()
 }
 
 /// Looks again and again until `done`, at most for `limit`; whether it was.

@@ -152,6 +152,14 @@ impl Template {
         Self::of_kind(path, content_type, Differing::Nothing, Bytes::new(), body.into(), 1)
     }
 
+    /// `body` with another text behind its end each time, which no decoder of pictures looks at.
+    ///
+    /// # Errors
+    /// When the content type cannot be a header.
+    pub(crate) fn trailing(path: &'static str, content_type: &str, body: impl Into<Bytes>) -> Result<Self, String> {
+        Self::of_kind(path, content_type, Differing::Text, body.into(), Bytes::new(), u64::MAX)
+    }
+
     fn of_kind(
         path: &'static str,
         content_type: &str,

@@ -4,7 +4,7 @@
 //! `refs/<revision>` holds a commit, and `.locks` beside the repository one lock file for each blob. Does not download.
 //!
 //! Invariants: a blob under its final name is whole and checked; a snapshot is linked once all of its blobs are there, and a
-//! ref is written after that, so whoever follows a ref that was written here finds everything.
+//! ref is written after that, at once, so whoever follows a ref that was written here finds everything.
 
 use std::{
     collections::BTreeSet,
@@ -15,6 +15,7 @@ use std::{
 };
 
 use super::{HubError, RepoId};
+use crate::model::lock::replace;
 
 /// The folders of one repository.
 #[derive(Debug)]
@@ -117,7 +118,9 @@ impl RepoCache {
         if let Some(folder) = path.parent() {
             create_folder(folder)?;
         }
-        fs::write(&path, commit).map_err(HubError::storage(&path))
+        // Beside the locks: what is in `refs` counts as a ref.
+        create_folder(&self.locks)?;
+        replace(&path, &self.locks.join("ref.partial"), commit.as_bytes()).map_err(HubError::storage(&path))
     }
 }
 

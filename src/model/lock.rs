@@ -1,0 +1,124 @@
+//! Files that one process has at a time, and small files that appear whole or not at all.
+//!
+//! Owns taking the system's lock of a file, which goes with the process however that ends. Invariants: who has the lock of a path has
+//! that of the file that is there now, also where an earlier holder has removed or renamed it; what [`replace`] writes is on disk before it
+//! has its name, and what a process that was killed leaves of it the next one writes over.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+/// Makes the file at `path` where there is none and takes its lock, waiting for who has it.
+///
+/// # Errors
+/// What the system says.
+pub fn lock(path: &Path) -> io::Result<File> {
+    loop {
+        let file = open(path)?;
+        file.lock()?;
+        if is_at(&file, path)? {
+            return Ok(file);
+        }
+    }
+}
+
+/// The same without waiting; `None` where another process has it.
+///
+/// # Errors
+/// What the system says.
+pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
+    loop {
+        let file = open(path)?;
+        match file.try_lock() {
+            Ok(()) if is_at(&file, path)? => return Ok(Some(file)),
+            // Whoever had it has removed it.
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// Gives the file at `path` these contents, by way of the file `partial` on the same file system, which is its own alone.
+///
+/// # Errors
+/// What the system says; then what was at `path` is still there.
+pub(super) fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = lock(partial)?;
+    let written = file
+        .set_len(0)
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(partial, path));
+    if written.is_err() {
+        // The first error is the one to report; what stays is written over by the next one.
+        let _ = fs::remove_file(partial);
+    }
+    written
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(false).open(path)
+}
+
+/// Whether `path` still leads to `file`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let is = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(there) => Ok((is.dev(), is.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn who_waited_for_a_lock_that_was_removed_has_the_one_that_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lock");
+        let first = lock(&path).expect("nobody has it");
+        assert!(try_lock(&path).expect("tried").is_none());
+        // Waits for the file that is about to be removed.
+        let opened = open(&path).expect("there");
+        let (sender, receiver) = mpsc::channel();
+        let waiting = {
+            let path = path.clone();
+            thread::spawn(move || {
+                sender.send(()).expect("the test waits");
+                lock(&path).expect("taken")
+            })
+        };
+        receiver.recv().expect("sent");
+        fs::remove_file(&path).expect("removed");
+        drop(first);
+        let second = waiting.join().expect("taken");
+        assert!(is_at(&second, &path).expect("there"));
+        assert!(!is_at(&opened, &path).expect("there"));
+        assert!(try_lock(&path).expect("tried").is_none());
+        drop(second);
+        assert!(try_lock(&path).expect("tried").is_some());
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_or_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, partial) = (folder.path().join("file"), folder.path().join("partial"));
+        // What a process that was killed has left, longer than what is written.
+        fs::write(&partial, "something longer").expect("written");
+        replace(&path, &partial, b"one").expect("replaced");
+        assert_eq!(fs::read(&path).expect("there"), b"one");
+        assert!(!partial.exists());
+        fs::remove_file(&path).expect("removed");
+        fs::create_dir_all(path.join("below")).expect("in the way");
+        replace(&path, &partial, b"two").expect_err("a folder is in the way");
+        assert!(path.is_dir() && !partial.exists());
+    }
+}
