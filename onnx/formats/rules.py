@@ -4,14 +4,21 @@
         --immich CHECKOUT/machine-learning --texts tests/fixtures/golden/naughty_ids.json ... \
         --out tests/fixtures/golden/rules.json
 
+With `--random N` pictures of every kind of `benches/pictures/made` (N of each), and 500 * N texts, are made and taken as well; the pictures
+are put into the folder:
+
+    python onnx/formats/rules.py --random 4 --seed 1 --pictures FOLDER --tokenizer ... --immich ... --out FOLDER.json
+    RULES_PICTURES=FOLDER RULES_GOLDENS=FOLDER.json cargo test --lib -- --ignored other_goldens
+
 Wants open_clip_torch 3.3.0 (which brings torchvision and ftfy), Pillow 13, tokenizers; clip-anytorch for OpenAI's `clip.tokenize`; and a
-checkout of Immich. A crop is the u8 samples before they are scaled; its SHA-256 is what is written.
+checkout of Immich; for `--random` imagecodecs. A crop is the u8 samples before they are scaled; its SHA-256 is what is written.
 """
 
 import argparse
 import hashlib
 import io
 import json
+import random
 import sys
 import types
 from pathlib import Path
@@ -147,6 +154,47 @@ def tokenizers(tokenizer, transforms):
     }
 
 
+def make_pictures(folder, count, seed):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benches/pictures"))
+    import made
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for _, name, data in made.pictures(count, seed, "", damaged=False):
+        (folder / name).write_bytes(data)
+
+
+def random_texts(count, seed):
+    """Words, parts of `TEXTS`, references, misread encodings and characters from all over Unicode, side by side and in each other."""
+    chance = random.Random(seed)
+    words = "a photo of the quick brown fox jumps over lazy dogs 2024 don't l'été naïve STRASSE straße 你好 кот Ελλάδα".split()
+
+    def character():
+        while True:
+            code = chance.choice([chance.randrange(0x250), chance.randrange(0x3400), chance.randrange(0x20000)])
+            if not 0xD800 <= code < 0xE000:
+                return chr(code)
+
+    def misread():
+        text = chance.choice(words) + character() + chance.choice("’“”é–…ñ")
+        return text.encode().decode(chance.choice(["latin-1", "cp1252", "cp1251", "cp437"]), errors="replace")
+
+    def part():
+        text = chance.choice(TEXTS)
+        start = chance.randrange(len(text))
+        return text[start : start + chance.randint(1, 12)]
+
+    ways = [
+        lambda: chance.choice(words),
+        lambda: "".join(character() for _ in range(chance.randint(1, 4))),
+        lambda: f"&{chance.choice(['amp', 'lt', 'eacute', 'nbsp', 'copy', 'Uuml', f'#{chance.randrange(0x3000)}'])}{chance.choice([';', ''])}",
+        misread,
+        part,
+    ]
+    for _ in range(count):
+        pieces = (chance.choice(ways)() for _ in range(chance.randint(1, 12)))
+        yield "".join(piece + chance.choice(["", " ", " ", ", ", "\u3000", "!"]) for piece in pieces)
+
+
 def read_texts(paths):
     for path in paths:
         read = json.loads(Path(path).read_text())
@@ -173,12 +221,15 @@ def main():
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--immich", required=True)
     parser.add_argument("--texts", nargs="*", default=[])
+    parser.add_argument("--random", type=int, default=0, metavar="N", help="make N pictures of each kind, and 500 * N texts")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     transforms = immich_transforms(args.immich)
+    make_pictures(Path(args.pictures), args.random, args.seed)
     pictures = sorted(path for path in Path(args.pictures).iterdir() if path.is_file())
     ways = tokenizers(args.tokenizer, transforms)
-    texts = list(dict.fromkeys([*TEXTS, *read_texts(args.texts)]))
+    texts = list(dict.fromkeys([*TEXTS, *read_texts(args.texts), *random_texts(500 * args.random, args.seed)]))
     full = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}
     golden = {
         "versions": {

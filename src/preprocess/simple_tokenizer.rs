@@ -5,6 +5,10 @@
 //!
 //! Invariant: the ids are those of `SimpleTokenizer.encode` for a text that was cleaned.
 
+use icu_properties::{
+    CodePointMapData,
+    props::{GeneralCategory, GeneralCategoryGroup},
+};
 use regex::Regex;
 use tokenizers::{AddedToken, Model, Tokenizer, decoders::byte_level::ByteLevel};
 
@@ -24,6 +28,13 @@ impl Special {
             Self::OpenAi => ["<|startoftext|>", "<|endoftext|>"],
         }
     }
+}
+
+/// The characters of `group`, for a class of a pattern: by Unicode 18, as in Python's `regex` 2026.11.19. The tables of the crate `regex` end with
+/// Unicode 16.
+fn class(group: GeneralCategoryGroup) -> String {
+    let ranges = CodePointMapData::<GeneralCategory>::new().iter_ranges_for_group(group);
+    ranges.map(|range| format!(r"\u{{{:x}}}-\u{{{:x}}}", range.start(), range.end())).collect()
 }
 
 /// A vocabulary with what is a word of it.
@@ -46,8 +57,10 @@ impl SimpleTokenizer {
         let special = tokens.map(id);
         // Ignoring case, Python's `regex` finds U+0345 in none of these classes: it parts words and is none.
         let [start, end] = tokens.map(regex::escape);
-        let words =
-            format!(r"(?i:{start}|{end}|'s|'t|'re|'ve|'m|'ll|'d)|\p{{L}}+|\p{{N}}|[^\s\p{{L}}\p{{N}}\u{{345}}]+");
+        let [letter, number] = [GeneralCategoryGroup::Letter, GeneralCategoryGroup::Number].map(class);
+        let words = format!(
+            r"(?i:{start}|{end}|'s|'t|'re|'ve|'m|'ll|'d)|[{letter}]+|[{number}]|[^\s{letter}{number}\u{{345}}]+"
+        );
         let words = Regex::new(&words).expect("a pattern of constants");
         Ok(Self { tokenizer, words, special, characters: characters_of_bytes() })
     }
@@ -100,5 +113,23 @@ mod tests {
         assert_eq!(ids(Special::OpenAi, "<|startoftext|>a<|endoftext|>"), [49406, 320, 49407]);
         // The pattern finds it in either case, and the vocabulary has it in one.
         assert!(!ids(Special::OpenClip, "<END_OF_TEXT>").contains(&49407));
+    }
+
+    #[test]
+    fn letters_and_numbers_are_those_of_unicode_18() {
+        // Letters, and numbers, that came with Unicode 17 and 18.
+        let tokenizer = SimpleTokenizer::new(Special::OpenClip).expect("constants");
+        let words = |text| tokenizer.words.find_iter(text).map(|found| found.as_str()).collect::<Vec<_>>();
+        assert_eq!(
+            words("a\u{88f}!\u{558}b\u{11de0}\u{125a0}"),
+            ["a\u{88f}", "!", "\u{558}b", "\u{11de0}", "\u{125a0}"]
+        );
+        // So many of each has `regex` 2026.11.19.
+        let count = |group| {
+            let ranges = CodePointMapData::<GeneralCategory>::new().iter_ranges_for_group(group);
+            ranges.map(|range| range.count()).sum::<usize>()
+        };
+        assert_eq!(count(GeneralCategoryGroup::Letter), 158_172);
+        assert_eq!(count(GeneralCategoryGroup::Number), 2247);
     }
 }
