@@ -15,12 +15,12 @@ fn fuzz(path: &str) -> std::path::PathBuf {
 }
 
 /// Every input of a target's corpus.
+#[expect(clippy::print_stdout, reason = "says which one it was when it does not come back")]
 fn replay(name: &str) {
     let target = targets::target(name);
     let mut inputs = 0;
     for entry in fs::read_dir(fuzz("corpus").join(name)).expect("the target has a corpus") {
         let path = entry.expect("readable").path();
-        // Says which one it was when it does not come back.
         println!("{}", path.display());
         target(&fs::read(&path).expect("readable"));
         inputs += 1;
