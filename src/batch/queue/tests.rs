@@ -107,9 +107,14 @@ fn a_large_request_leaves_the_kept_thread_alone_while_small_ones_come_to_any_lan
     let _large = push(&pictures, &admission, Class::Interactive, &[1; 16]);
     assert_eq!(pictures.take(Takes::Small).expect("open").input, 1, "nobody else is there");
     let _small = push(&texts, &admission, Class::Interactive, &[1]);
-    pictures.close();
-    assert!(pictures.take(Takes::Small).is_none(), "the rest is for threads of a lower priority");
-    assert_eq!(std::iter::from_fn(|| pictures.take(Takes::All)).count(), 15);
+    let drain = |takes| std::iter::from_fn(|| pictures.take(takes)).count();
+    std::thread::scope(|scope| {
+        let kept = scope.spawn(|| drain(Takes::Small));
+        let other = scope.spawn(|| drain(Takes::All));
+        pictures.close();
+        assert_eq!(kept.join().expect("no panic"), 0, "the rest is for threads of a lower priority");
+        assert_eq!(other.join().expect("no panic"), 15);
+    });
 }
 
 #[test]
