@@ -1,7 +1,7 @@
 //! Files that one process has at a time, and small files that appear whole or not at all.
 //!
 //! Owns taking the system's lock of a file, which goes with the process however that ends. Invariants: who has the lock of a path has
-//! that of the file that is there now, also where an earlier holder has removed or renamed it; what [`replace`] writes is on disk before it
+//! that of the file that is there now, also where an earlier holder has removed or renamed it; what `replace` writes is on disk before it
 //! has its name, and what a process that was killed leaves of it the next one writes over.
 
 use std::{
