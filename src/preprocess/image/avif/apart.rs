@@ -89,7 +89,11 @@ fn keep_threads_that_panic() {
 
 #[cfg(test)]
 mod tests {
-    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::{
+        env,
+        panic::{AssertUnwindSafe, catch_unwind},
+        process::{self, Command},
+    };
 
     use re_rav1d::dav1d::{Decoder, Settings};
 
@@ -110,8 +114,25 @@ mod tests {
         }
     }
 
+    /// What the child ends with once it has seen everything: zero is also that of no test at all.
+    const SEEN: i32 = 42;
+
+    /// In a process of its own, since those who run tests set another panic hook in the end.
     #[test]
     fn a_panic_within_the_decoder_is_one_of_the_caller() {
+        let (_, module) = module_path!().split_once("::").unwrap();
+        let mut child = Command::new(env::current_exe().unwrap());
+        let child = child.args(["--ignored", "--exact", &format!("{module}::panics_are_contained")]).output().unwrap();
+        assert_eq!(child.status.code(), Some(SEEN), "{}", String::from_utf8_lossy(&child.stdout));
+    }
+
+    #[test]
+    #[ignore = "ends the process: the test before it runs it"]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing is drained here, and a test has no other way to say so much"
+    )]
+    fn panics_are_contained() {
         let decode = || {
             let mut settings = Settings::new();
             settings.set_n_threads(1);
@@ -129,5 +150,6 @@ mod tests {
         // Threads of their own for each other; and a panic elsewhere is what it was.
         assert_eq!(run(1, || 5), Ok(5));
         assert!(catch_unwind(|| panic!("elsewhere")).is_err());
+        process::exit(SEEN);
     }
 }
