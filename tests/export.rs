@@ -721,8 +721,6 @@ fn a_damaged_export_in_the_cache_is_made_anew_and_a_whole_one_is_left_alone() {
     let (source, cache) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());
     let export = || cached(source.path(), cache.path(), Precision::F32);
     let dir = export().dir;
-    let key = dir.file_name().unwrap().to_str().unwrap().to_owned();
-    fs::remove_file(cache.path().join(format!("{key}.lock"))).unwrap();
     let whole = contents(cache.path());
     export();
     assert_eq!(contents(cache.path()), whole, "not even a lock is written");
@@ -781,7 +779,7 @@ fn a_crashed_export_leaves_nothing_in_the_way() {
     let (source, cache) = (copy_of("text-with-projection"), tempfile::tempdir().unwrap());
     let first = cached(source.path(), cache.path(), Precision::F32);
     let key = first.dir.file_name().unwrap().to_str().unwrap().to_owned();
-    let leftover = cache.path().join(format!(".{key}.partial-1"));
+    let leftover = cache.path().join(format!(".{key}.clipserve-partial"));
     fs::rename(&first.dir, &leftover).unwrap();
     let again = cached(source.path(), cache.path(), Precision::F32);
     assert_eq!(again, first);
