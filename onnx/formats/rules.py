@@ -1,14 +1,17 @@
 """What open_clip, OpenAI's code and Immich make of pictures and texts before a model sees them.
 
-    python onnx/formats/rules.py --pictures tests/fixtures/images --tokenizer tests/fixtures/tiny-clip/tokenizer.json \
+    python -P onnx/formats/rules.py --pictures tests/fixtures/images --tokenizer tests/fixtures/tiny-clip/tokenizer.json \
         --immich CHECKOUT/machine-learning --texts tests/fixtures/golden/naughty_ids.json ... \
         --out tests/fixtures/golden/rules.json
 
 With `--random N` pictures of every kind of `benches/pictures/made` (N of each), and 500 * N texts, are made and taken as well; the pictures
 are put into the folder:
 
-    python onnx/formats/rules.py --random 4 --seed 1 --pictures FOLDER --tokenizer ... --immich ... --out FOLDER.json
-    RULES_PICTURES=FOLDER RULES_GOLDENS=FOLDER.json cargo test --lib -- --ignored other_goldens
+    python -P onnx/formats/rules.py --random 4 --seed 1 --pictures target/bench/rules/pictures --tokenizer ... --immich ... \
+        --out target/bench/rules/goldens.json
+    cargo test --lib -- --ignored other_goldens
+
+Without `-P` Python takes the module beside this one for open_clip.
 
 Wants open_clip_torch 3.3.0 (which brings torchvision and ftfy), Pillow 13, tokenizers; clip-anytorch for OpenAI's `clip.tokenize`; and a
 checkout of Immich; for `--random` imagecodecs. A crop is the u8 samples before they are scaled; its SHA-256 is what is written.

@@ -67,15 +67,14 @@ fn every_crop_of_open_clip_and_immich_equals_theirs_to_the_byte() {
 
 /// Says how many differ by kind, which `--random` puts at the beginning of a name.
 #[test]
-#[ignore = "wants the folder RULES_PICTURES and the file RULES_GOLDENS, made by onnx/formats/rules.py"]
+#[ignore = "wants target/bench/rules, made by onnx/formats/rules.py"]
 fn crops_equal_other_goldens() {
-    let variable = |name| std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set"));
-    let (folder, goldens) = (variable("RULES_PICTURES"), variable("RULES_GOLDENS"));
+    let made = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench/rules");
     let mut kinds = BTreeMap::<_, usize>::new();
     let mut crops = 0;
-    for (preparation, golden) in ways(goldens.as_ref()) {
+    for (preparation, golden) in ways(&made.join("goldens.json")) {
         crops += golden.crops.len();
-        for file in differing(folder.as_ref(), &preparation, &golden) {
+        for file in differing(&made.join("pictures"), &preparation, &golden) {
             *kinds.entry(file.rsplitn(3, '-').last().map(str::to_owned)).or_default() += 1;
         }
     }
