@@ -1,8 +1,8 @@
 //! The right to make a folder: of several processes that want to, one makes it and the others wait.
 //!
-//! Owns the names beside the folder, `.NAME.clipserve-lock` and `.NAME.clipserve-partial`, and when they go. Invariants: who has a claim is alone with the
-//! unfinished folder, so what is found there was left by a process that has ended, and is removed; after a claim there is neither,
-//! unless the process was killed, and then the next claim of that folder removes them.
+//! Owns the names beside the folder, `.NAME.clipserve-lock` and `.NAME.clipserve-partial`, and when they go. Invariants: who has a
+//! claim is alone with the unfinished folder, so what is found there was left by a process that has ended, and is removed; after a claim
+//! there is neither, unless the process was killed, and then the next claim of that folder removes them.
 
 use std::{
     fs::{self, File},
@@ -31,15 +31,8 @@ impl Claim {
             fs::create_dir_all(parent).map_err(ExportError::io(parent))?;
         }
         let path = beside(out, LOCK);
-        let taken = match lock::try_lock(&path) {
-            Ok(None) => {
-                tracing::info!(folder = %out.display(), "another process makes this folder; waiting for it");
-                lock::lock(&path)
-            }
-            Ok(Some(lock)) => Ok(lock),
-            Err(error) => Err(error),
-        };
-        Self::with(out, taken.map_err(ExportError::io(&path))?)
+        let waits = || tracing::info!(folder = %out.display(), "another process makes this folder; waiting for it");
+        Self::with(out, lock::lock(&path, waits).map_err(ExportError::io(&path))?)
     }
 
     fn with(out: &Path, lock: File) -> Result<Self, ExportError> {

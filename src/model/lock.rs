@@ -11,11 +11,15 @@ use std::{
     path::Path,
 };
 
-/// Makes the file at `path` where there is none and takes its lock, waiting for who has it.
+/// Makes the file at `path` where there is none and takes its lock; `waits` is called before another process is waited for.
 ///
 /// # Errors
 /// What the system says.
-pub fn lock(path: &Path) -> io::Result<File> {
+pub fn lock(path: &Path, waits: impl FnOnce()) -> io::Result<File> {
+    if let Some(lock) = try_lock(path)? {
+        return Ok(lock);
+    }
+    waits();
     loop {
         let file = open(path)?;
         file.lock()?;
@@ -47,7 +51,7 @@ pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
 /// # Errors
 /// What the system says; then what was at `path` is still there.
 pub(super) fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = lock(partial)?;
+    let mut file = lock(partial, || ())?;
     let written = file
         .set_len(0)
         .and_then(|()| file.write_all(bytes))
@@ -84,17 +88,14 @@ mod tests {
     fn who_waited_for_a_lock_that_was_removed_has_the_one_that_is_there() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("lock");
-        let first = lock(&path).expect("nobody has it");
+        let first = lock(&path, || panic!("nobody has it")).expect("taken");
         assert!(try_lock(&path).expect("tried").is_none());
         // Waits for the file that is about to be removed.
         let opened = open(&path).expect("there");
         let (sender, receiver) = mpsc::channel();
         let waiting = {
             let path = path.clone();
-            thread::spawn(move || {
-                sender.send(()).expect("the test waits");
-                lock(&path).expect("taken")
-            })
+            thread::spawn(move || lock(&path, || sender.send(()).expect("the test waits")).expect("taken"))
         };
         receiver.recv().expect("sent");
         fs::remove_file(&path).expect("removed");

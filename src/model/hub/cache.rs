@@ -15,7 +15,7 @@ use std::{
 };
 
 use super::{HubError, RepoId};
-use crate::model::lock::replace;
+use crate::model::lock::{lock, replace};
 
 /// The folders of one repository.
 #[derive(Debug)]
@@ -74,12 +74,8 @@ impl RepoCache {
         create_folder(&self.root.join("blobs"))?;
         create_folder(&self.locks)?;
         let path = self.locks.join(format!("{etag}.lock"));
-        let file = File::create(&path).map_err(HubError::storage(&path))?;
-        if file.try_lock().is_err() {
-            tracing::info!(lock = %path.display(), "another process downloads this file; waiting for it");
-            file.lock().map_err(HubError::storage(&path))?;
-        }
-        Ok(file)
+        let waits = || tracing::info!(lock = %path.display(), "another process downloads this file; waiting for it");
+        lock(&path, waits).map_err(HubError::storage(&path))
     }
 
     /// Gives the blobs their names in the snapshot of `commit`.
