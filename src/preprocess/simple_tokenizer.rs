@@ -30,8 +30,8 @@ impl Special {
     }
 }
 
-/// The characters of `group`, for a class of a pattern: by Unicode 18, as in Python's `regex` 2026.11.19. The tables of the crate `regex` end with
-/// Unicode 16.
+/// The characters of `group`, for a class of a pattern: by Unicode 18, as in Python's `regex` 2026.11.19. The tables of the crate `regex`
+/// end with Unicode 16.
 fn class(group: GeneralCategoryGroup) -> String {
     let ranges = CodePointMapData::<GeneralCategory>::new().iter_ranges_for_group(group);
     ranges.map(|range| format!(r"\u{{{:x}}}-\u{{{:x}}}", range.start(), range.end())).collect()

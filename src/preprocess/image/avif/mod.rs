@@ -3,8 +3,8 @@
 //! Owns the order of things: `file` finds the picture in the file, limits are checked by what it announces, `frame` decodes the
 //! AV1 data, `colour` makes RGB. Transformations of the container are an orientation, as in Pillow; a clean aperture is not cut out.
 //!
-//! Invariants: one thread decodes at a time, while the caller waits (`apart`: a panic of the decoder is contained); no more pixels are decoded than the container announces, but for
-//! layers of 16 million in all, and tiles cover no more than the limit allows either.
+//! Invariants: one thread decodes at a time, while the caller waits (`apart`: a panic of the decoder is contained); no more pixels are
+//! decoded than the container announces, but for layers of 16 million in all, and tiles cover no more than the limit allows either.
 //!
 //! Differences from the reference, deliberate: a picture whose AV1 data have another size than the container says is refused, where
 //! libavif scales it.

@@ -209,6 +209,23 @@ fn codes_stop_at_the_bytes_that_are_needed() {
     }
 }
 
+#[test]
+fn blocks_of_nothing_are_few() {
+    // Stored blocks, and then one of four bytes with the checksum; raw blocks in a frame with a window of 1 KiB.
+    let deflate = |count| {
+        [&[0x78, 1], &*[0, 0, 0, 0xff, 0xff].repeat(count), b"\x01\x04\0\xfb\xff\x07\x07\x07\x07\0\x4a\0\x1d"].concat()
+    };
+    let zstd = |count| [b"\x28\xb5\x2f\xfd\0\0", &*[0, 0, 0].repeat(count), b"\x21\0\0\x07\x07\x07\x07"].concat();
+    for (codec, few, many) in [(Codec::Deflate, deflate(8000), deflate(8500)), (Codec::Zstd, zstd(8000), zstd(8500))] {
+        let decode = |data: &[u8]| {
+            let mut out = [0; 4];
+            Decoder::new(codec, Blocks::of(1, 0)).expect("memory").decode(data, &mut out).map(|()| out)
+        };
+        assert_eq!(decode(&few), Ok([7; 4]), "{codec:?}");
+        assert_eq!(decode(&many).expect_err("too many").reason(), "wasteful", "{codec:?}");
+    }
+}
+
 /// Codes of so many bits, the first in the highest or in the lowest.
 fn codes(codes: &[(u32, u32)], high_first: bool) -> Vec<u8> {
     let bits: Vec<u8> = codes
