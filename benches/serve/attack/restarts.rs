@@ -27,7 +27,7 @@ use super::{
     Attack, Client,
     finding::{Finding, percentile},
     raw, still,
-    target::{Model, Target, hold, wait},
+    target::{Model, Target, hold, wait, wait_looking},
 };
 use crate::{
     Result,
@@ -51,6 +51,9 @@ const CONNECTIONS: usize = 16;
 /// From the signal until `/readyz` says so, and until the end: `server.shutdown_delay` and `server.drain_timeout`, and one second.
 const SAYS_SO: Duration = Duration::from_millis(100);
 const ENDS: Duration = Duration::from_secs(9);
+
+/// How often an instance that ends is looked at.
+const OFTEN: Duration = Duration::from_millis(2);
 
 /// How often the balancer asks, and how long it waits.
 const PROBE: Duration = Duration::from_millis(50);
@@ -93,9 +96,9 @@ impl Restarts {
             let answer = raw::exchange(target.address(), &raw::get("/readyz"), PROBE_PATIENCE, false);
             answer.is_ok_and(|answer| answer.status == 503)
         };
-        let says_so = wait_often(PROBE_PATIENCE, not_ready);
+        let says_so = wait_looking(OFTEN, PROBE_PATIENCE, not_ready);
         self.says_so.push(if says_so { started.elapsed() } else { ENDS });
-        let ended = wait_often(ENDS + REST, || {
+        let ended = wait_looking(OFTEN, ENDS + REST, || {
             at_end(target);
             !target.service().runs()
         });
@@ -110,20 +113,6 @@ impl Restarts {
             .all("exit code 0", self.clean, RESTARTS)
             .within("/readyz 503, slowest", percentile(&self.says_so, 1.0), SAYS_SO)
             .within("to the end, slowest", percentile(&self.ends, 1.0), ENDS)
-    }
-}
-
-/// Looks every few milliseconds.
-fn wait_often(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let started = Instant::now();
-    loop {
-        if done() {
-            return true;
-        }
-        if started.elapsed() >= limit {
-            return false;
-        }
-        hold(Duration::from_millis(2));
     }
 }
 

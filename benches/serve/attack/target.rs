@@ -234,8 +234,13 @@ fn owned(set: &[&str]) -> Vec<String> {
 }
 
 /// Looks again and again until `done`, at most for `limit`; whether it was.
+pub(crate) fn wait(limit: Duration, done: impl FnMut() -> bool) -> bool {
+    wait_looking(Duration::from_millis(20), limit, done)
+}
+
+/// The same, as often as that.
 #[expect(clippy::disallowed_methods, reason = "what another process does is no event here")]
-pub(crate) fn wait(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
+pub(crate) fn wait_looking(every: Duration, limit: Duration, mut done: impl FnMut() -> bool) -> bool {
     let started = Instant::now();
     loop {
         if done() {
@@ -244,7 +249,7 @@ pub(crate) fn wait(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
         if started.elapsed() >= limit {
             return false;
         }
-        thread::sleep(Duration::from_millis(20).min(limit));
+        thread::sleep(every.min(limit));
     }
 }
 
