@@ -5,7 +5,7 @@ MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
 # More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers, bench-recall), the
-# comparison (pictures), the attacks (attack), the hostile inputs (corpora, mutants) or the fuzzer (fuzz).
+# comparison (pictures), the attacks (attack), the hostile inputs (corpora, mutants), the check of a GPU (gpu-check) or the fuzzer (fuzz).
 ARGS ?=
 
 # rustup's installer puts cargo here, and a shell that was open before does not know it yet.
@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api lint deny bench bench-peers bench-recall pictures attack corpora mutants fuzz fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api lint deny bench bench-peers bench-recall pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -70,6 +70,10 @@ corpora: deps ## send every file of a folder by every door of a release build (A
 
 mutants: deps ## send and load 100,000 broken files and bodies (ARGS="pictures bodies" for some, "graphs --number 7" for one)
 	cargo bench --locked --bench serve -- mutants $(ARGS)
+
+gpu-check: build ## rehearse the check of a GPU on the CPU (2 minutes; ARGS="--list" and ARGS="--pack FOLDER" for a machine that has one)
+	cargo bench --locked --bench serve --no-run
+	scripts/gpu-check.sh $(or $(ARGS),--dry-run)
 
 fuzz: deps ## fuzz our parsers, a minute each (ARGS="60 gif json" for some)
 	@fuzz/run.sh $(ARGS)

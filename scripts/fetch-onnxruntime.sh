@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Fetches the pinned ONNX Runtime library into a folder: fetch-onnxruntime.sh [--cuda | --openvino] [FOLDER]
+# Fetches the pinned ONNX Runtime library into a folder: fetch-onnxruntime.sh [--cuda | --cuda-provider | --openvino] [FOLDER]
 #
 # FOLDER is by default .onnxruntime at the root of the checkout, where clipserve and its tests look for it. With --cuda it
 # is the CUDA build and the CUDA libraries that it loads (several gigabytes; meant for the container image).
+#
+# With --cuda-provider it is the CUDA build alone (320 MB), for a machine that has CUDA's libraries; FOLDER is then by default
+# .onnxruntime/cuda.
 #
 # With --openvino it is OpenVINO, which computes in bf16 on CPUs, in its two forms: plugin/ goes with the library in the folder
 # above and takes Intel's CPUs, runtime/ has an ONNX Runtime of its own and takes any. FOLDER is then by default
@@ -23,6 +26,11 @@ case ${1-} in
     variant=cuda
     shift
     ;;
+--cuda-provider)
+    variant=cuda-provider
+    default=$default/cuda
+    shift
+    ;;
 --openvino)
     variant=openvino
     default=$default/openvino
@@ -30,7 +38,7 @@ case ${1-} in
     ;;
 esac
 folder=${1-$default}
-pinned=$here/onnxruntime-$variant.txt
+pinned=$here/onnxruntime-${variant%-provider}.txt
 
 die() {
     printf 'fetch-onnxruntime: %s\n' "$*" >&2
@@ -55,12 +63,19 @@ work=$(mktemp -d "$folder.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/wheels" "$work/new"
 
+# The provider is the runtime's own wheel, one requirement of the list.
+if [[ $variant == *-provider ]]; then
+    sed -n '/^onnxruntime/,/[^\\]$/p' "$pinned" >"$work/wanted.txt"
+else
+    cp "$pinned" "$work/wanted.txt"
+fi
+
 printf 'fetch-onnxruntime: fetching %s for %s\n' "$(grep -oE '^onnxruntime[^ ]*' "$pinned")" "$HOSTTYPE" >&2
 # One Python version and the oldest glibc the wheels support, whatever runs here: always the same files.
 python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
     --implementation cp --python-version 3.11 \
     --platform "manylinux_2_28_$HOSTTYPE" --platform "manylinux_2_27_$HOSTTYPE" --platform "manylinux2014_$HOSTTYPE" \
-    --dest "$work/wheels" --requirement "$pinned" || die "pip could not download the pinned files (see above)"
+    --dest "$work/wheels" --requirement "$work/wanted.txt" || die "pip could not download the pinned files (see above)"
 
 python3 - "$work/wheels" "$work/new" <<'PY' || die "a wheel does not hold what was expected"
 import pathlib, re, shutil, sys, zipfile

@@ -13,6 +13,8 @@ mod documentation;
 mod engine;
 mod errors;
 mod fuzzed;
+#[cfg(target_os = "linux")]
+mod gpu_check;
 mod hub;
 mod hub_stand_in;
 mod layouts;
