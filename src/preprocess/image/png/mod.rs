@@ -15,8 +15,7 @@ mod unfilter;
 use self::{
     chunks::{Area, Chunks, Kind},
     refusal::{FORMAT, damaged},
-    rows::{Input, Rows, Stop},
-    unfilter::Pixel,
+    rows::{Input, Pixel, Rows, Stop},
 };
 use super::{
     Decoded, Limits, RgbImage, convert,

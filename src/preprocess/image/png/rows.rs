@@ -13,7 +13,7 @@ use super::{
     chunks::Chunks,
     patience::Patience,
     refusal::{FORMAT, damaged, truncated},
-    unfilter::{self, Pixel},
+    unfilter,
 };
 use crate::preprocess::{
     image::{ImageError, blocks::Blocks},
@@ -61,6 +61,15 @@ impl From<Stop> for ImageError {
             Stop::Doubtful => damaged("a stream that nothing inflates"),
         }
     }
+}
+
+/// What there is of a pixel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pixel {
+    /// Bytes that are wanted: 1 to 4.
+    pub(super) wanted: usize,
+    /// Bytes that are stored for each of these: 1, or 2, of which the first is wanted.
+    pub(super) stored: usize,
 }
 
 /// What inflates a stream.
@@ -132,6 +141,8 @@ pub(super) struct Rows {
     gave: bool,
     row: Vec<u8>,
     above: Vec<u8>,
+    /// The bytes that are wanted of a row before its filter is undone, where others lie between.
+    higher: Vec<u8>,
 }
 
 /// How a stream ended.
@@ -158,6 +169,7 @@ impl Rows {
             gave: false,
             row: memory::zeroed(Vec::new(), longest)?,
             above: memory::zeroed(Vec::new(), longest)?,
+            higher: Vec::new(),
         })
     }
 
@@ -181,9 +193,14 @@ impl Rows {
             self.inflate(input)?;
         }
         std::mem::swap(&mut self.row, &mut self.above);
-        let (filter, stored) = (self.buffer[self.start], &self.buffer[self.start + 1..][..length]);
+        let (filter, mut stored) = (self.buffer[self.start], &self.buffer[self.start + 1..][..length]);
+        if pixel.stored == 2 {
+            self.higher = memory::any(std::mem::take(&mut self.higher), wanted)?;
+            unfilter::higher(stored, &mut self.higher);
+            stored = &self.higher;
+        }
         let (row, above) = (&mut self.row[..wanted], &self.above[..wanted]);
-        unfilter::undo(filter, pixel, stored, above, row).ok_or_else(|| damaged("an unknown filter"))?;
+        unfilter::undo(filter, pixel.wanted, stored, above, row).ok_or_else(|| damaged("an unknown filter"))?;
         self.start += length + 1;
         Ok(row)
     }

@@ -1,34 +1,28 @@
 //! The five filters of PNG, undone.
 //!
 //! Of samples of two bytes only the higher one is wanted, and no filter of a byte looks at another one of its pixel: the lower ones are left
-//! out.
+//! out before.
 
-/// What there is of a pixel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pixel {
-    /// Bytes that are wanted: 1 to 4.
-    pub(super) wanted: usize,
-    /// Bytes that are stored for each of these: 1, or 2, of which the first is wanted.
-    pub(super) stored: usize,
+/// The higher bytes of samples of two.
+pub(super) fn higher(stored: &[u8], out: &mut [u8]) {
+    out.iter_mut().zip(stored.as_chunks::<2>().0).for_each(|(out, [high, _])| *out = *high);
 }
 
-/// Makes `row`, the bytes that are wanted, of what is stored of it and the row above. `None` where there is no such filter.
-pub(super) fn undo(filter: u8, pixel: Pixel, stored: &[u8], above: &[u8], row: &mut [u8]) -> Option<()> {
-    match (filter, pixel.stored) {
-        (0, 1) => row.copy_from_slice(stored),
-        (0, step) => row.iter_mut().zip(stored.iter().step_by(step)).for_each(|(value, stored)| *value = *stored),
-        (2, 1) => add(row, stored.iter(), above),
-        (2, step) => add(row, stored.iter().step_by(step), above),
-        (1 | 3 | 4, _) => {
-            let undo = match (pixel.wanted, pixel.stored) {
-                (1, 1) => undo_by_pixel::<1, 1>,
-                (2, 1) => undo_by_pixel::<2, 2>,
-                (3, 1) => undo_by_pixel::<3, 3>,
-                (_, 1) => undo_by_pixel::<4, 4>,
-                (1, _) => undo_by_pixel::<1, 2>,
-                (2, _) => undo_by_pixel::<2, 4>,
-                (3, _) => undo_by_pixel::<3, 6>,
-                (_, _) => undo_by_pixel::<4, 8>,
+/// Makes `row` of what is stored of it, in pixels of 1 to 4 bytes, and the row above. `None` where there is no such filter.
+pub(super) fn undo(filter: u8, pixel_bytes: usize, stored: &[u8], above: &[u8], row: &mut [u8]) -> Option<()> {
+    match filter {
+        0 => row.copy_from_slice(stored),
+        2 => {
+            for ((value, stored), above) in row.iter_mut().zip(stored).zip(above) {
+                *value = stored.wrapping_add(*above);
+            }
+        }
+        1 | 3 | 4 => {
+            let undo = match pixel_bytes {
+                1 => undo_by_pixel::<1>,
+                2 => undo_by_pixel::<2>,
+                3 => undo_by_pixel::<3>,
+                _ => undo_by_pixel::<4>,
             };
             undo(filter, stored, above, row);
         }
@@ -37,34 +31,19 @@ pub(super) fn undo(filter: u8, pixel: Pixel, stored: &[u8], above: &[u8], row: &
     Some(())
 }
 
-fn add<'a>(row: &mut [u8], stored: impl Iterator<Item = &'a u8>, above: &[u8]) {
-    for ((value, stored), above) in row.iter_mut().zip(stored).zip(above) {
-        *value = stored.wrapping_add(*above);
-    }
-}
-
-/// Those that look to the left, for pixels of `N` bytes out of `STORED`.
-fn undo_by_pixel<const N: usize, const STORED: usize>(filter: u8, stored: &[u8], above: &[u8], row: &mut [u8]) {
-    // Where all are wanted they are taken as they lie: picked one by one they are not reckoned side by side.
-    let wanted = |stored: &[u8; STORED]| -> [u8; N] {
-        match stored.first_chunk() {
-            Some(all) if STORED == N => *all,
-            _ => std::array::from_fn(|i| stored[i * (STORED / N)]),
-        }
-    };
-    let pixels = row.as_chunks_mut::<N>().0.iter_mut().zip(stored.as_chunks::<STORED>().0);
+/// Those that look to the left, for pixels of `N` bytes.
+fn undo_by_pixel<const N: usize>(filter: u8, stored: &[u8], above: &[u8], row: &mut [u8]) {
+    let pixels = row.as_chunks_mut::<N>().0.iter_mut().zip(stored.as_chunks::<N>().0);
     let mut left = [0; N];
     match filter {
         1 => {
             for (pixel, stored) in pixels {
-                let stored = wanted(stored);
                 left = std::array::from_fn(|i| stored[i].wrapping_add(left[i]));
                 *pixel = left;
             }
         }
         3 => {
             for ((pixel, stored), above) in pixels.zip(above.as_chunks::<N>().0) {
-                let stored = wanted(stored);
                 left = std::array::from_fn(|i| {
                     let mean = (u16::from(left[i]) + u16::from(above[i])) / 2;
                     stored[i].wrapping_add(mean as u8)
@@ -76,7 +55,7 @@ fn undo_by_pixel<const N: usize, const STORED: usize>(filter: u8, stored: &[u8],
             // All in the width that is reckoned in, so that a pixel waits for nothing but the one before.
             let (mut left, mut corner) = ([0i16; N], [0; N]);
             for ((pixel, stored), above) in pixels.zip(above.as_chunks::<N>().0) {
-                let (stored, above) = (wanted(stored).map(i16::from), above.map(i16::from));
+                let (stored, above) = (stored.map(i16::from), above.map(i16::from));
                 left = std::array::from_fn(|i| (stored[i] + paeth(left[i], above[i], corner[i])) & 0xff);
                 *pixel = left.map(|value| value as u8);
                 corner = above;
@@ -104,8 +83,7 @@ mod tests {
     fn each_filter_is_undone_by_the_pixel() {
         let undone = |filter, wanted| {
             let mut row = [0; 6];
-            let pixel = Pixel { wanted, stored: 1 };
-            undo(filter, pixel, &[1, 2, 3, 4, 5, 250], &[10, 20, 30, 40, 50, 60], &mut row).map(|()| row)
+            undo(filter, wanted, &[1, 2, 3, 4, 5, 250], &[10, 20, 30, 40, 50, 60], &mut row).map(|()| row)
         };
         assert_eq!(undone(0, 3), Some([1, 2, 3, 4, 5, 250]));
         assert_eq!(undone(1, 3), Some([1, 2, 3, 5, 7, 253]));
@@ -116,27 +94,23 @@ mod tests {
         assert_eq!(undone(5, 3), None);
     }
 
+    /// No filter of a byte looks at another one of its pixel.
     #[test]
     fn the_higher_bytes_are_those_of_a_row_of_all_bytes() {
-        // Pixels of as many bytes, all wanted, with the lower ones between.
         let numbers =
             |seed: u8| (0..24u8).map(|i| i.wrapping_mul(37).wrapping_add(seed).rotate_left(3)).collect::<Vec<_>>();
+        let higher = |row: &[u8]| {
+            let mut out = vec![0; row.len() / 2];
+            higher(row, &mut out);
+            out
+        };
         let (stored, above) = (numbers(1), numbers(99));
-        let higher = |row: &[u8]| row.iter().step_by(2).copied().collect::<Vec<_>>();
         for filter in 0..5 {
-            for (wanted, all) in [
-                (1, undo_by_pixel::<2, 2> as fn(u8, &[u8], &[u8], &mut [u8])),
-                (2, undo_by_pixel::<4, 4>),
-                (3, undo_by_pixel::<6, 6>),
-                (4, undo_by_pixel::<8, 8>),
-            ] {
+            for wanted in [1, 2] {
                 let mut whole = vec![0; 24];
-                match filter {
-                    1 | 3 | 4 => all(filter, &stored, &above, &mut whole),
-                    _ => undo(filter, Pixel { wanted: 1, stored: 1 }, &stored, &above, &mut whole).unwrap(),
-                }
+                undo(filter, 2 * wanted, &stored, &above, &mut whole).unwrap();
                 let mut row = vec![0; 12];
-                undo(filter, Pixel { wanted, stored: 2 }, &stored, &higher(&above), &mut row).unwrap();
+                undo(filter, wanted, &higher(&stored), &higher(&above), &mut row).unwrap();
                 assert_eq!(row, higher(&whole), "filter {filter} of {wanted}");
             }
         }
