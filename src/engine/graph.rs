@@ -13,6 +13,7 @@ use ort::{
     value::{DynValue, Outlet, TensorElementType},
 };
 
+use super::environment::one_line;
 use crate::encoder::{Embeddings, EncodeError, Interrupt};
 
 /// The names that exporters give the projected embedding, best first.
@@ -136,9 +137,9 @@ impl StopHandle {
     }
 }
 
-/// What ONNX Runtime said, for the log.
+/// What ONNX Runtime said, for the log; many of its messages end with a line end.
 pub(super) fn runtime(error: &ort::Error) -> EncodeError {
-    EncodeError::Runtime(error.message().to_owned())
+    EncodeError::Runtime(one_line(error.message()))
 }
 
 fn floats(value: &DynValue) -> ort::Result<(Vec<i64>, Vec<f32>)> {

@@ -46,7 +46,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
             Ok(Ok(())) => "loaded".to_owned(),
             Ok(Err(error)) => {
                 let text = error.to_string();
-                if text.lines().count() != 1 || text.len() > LONGEST {
+                if text.lines().count() != 1 || text.ends_with('\n') || text.len() > LONGEST {
                     let start: String = text.chars().take(200).collect();
                     format!("failed: refused with {} lines, {} bytes: {start:?}", text.lines().count(), text.len())
                 } else {
