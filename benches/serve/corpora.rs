@@ -78,13 +78,14 @@ impl Verdict {
         }
     }
 
-    fn agrees_with(&self, first: &Self, refuses_with_400: bool) -> bool {
+    fn agrees_with(&self, first: &Self, knows_few_statuses: bool) -> bool {
         match (self, first) {
             (Self::Embedding(row), Self::Embedding(first)) => {
                 row.len() == first.len() && row.iter().zip(first).all(|(a, b)| (a - b).abs() <= CLOSE)
             }
             (Self::Something, Self::Embedding(_)) => true,
-            (Self::Refused(status), Self::Refused(first)) => status == if refuses_with_400 { &400 } else { first },
+            (Self::Refused(400), Self::Refused(413 | 415)) if knows_few_statuses => true,
+            (Self::Refused(status), Self::Refused(first)) => status == first,
             _ => false,
         }
     }
@@ -178,7 +179,7 @@ async fn one(
         // Nothing at all is no picture by one door, and no base64 by another.
         let both_refuse = |first: &Verdict| matches!((&verdict, first), (Verdict::Refused(_), Verdict::Refused(_)));
         let agrees = first.as_ref().is_none_or(|first| {
-            verdict.agrees_with(first, door.refuses_with_400) || bytes.is_empty() && both_refuse(first)
+            verdict.agrees_with(first, door.knows_few_statuses) || bytes.is_empty() && both_refuse(first)
         });
         let body = || String::from_utf8_lossy(&reply.body[..reply.body.len().min(200)]).into_owned();
         match &verdict {

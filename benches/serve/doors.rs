@@ -47,8 +47,8 @@ pub(crate) enum Gives {
 pub(crate) struct Door {
     pub(crate) name: &'static str,
     pub(crate) gives: Gives,
-    /// Its client knows no other status of a refusal than 400.
-    pub(crate) refuses_with_400: bool,
+    /// What is 413 or 415 elsewhere is 400 there: its client would take these for faults of the service.
+    pub(crate) knows_few_statuses: bool,
     request: fn(&Carried) -> Result<Request<Bytes>>,
 }
 
@@ -80,13 +80,13 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "/embed/image, raw",
         gives: Gives::Embedding("/embeddings/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| post("/embed/image", "application/octet-stream", it.bytes.clone()),
     },
     Door {
         name: "/embed/image, raw in gzip",
         gives: Gives::Embedding("/embeddings/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
             gzip.write_all(&it.bytes)?;
@@ -98,55 +98,55 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "/embed/image, multipart",
         gives: Gives::Embedding("/embeddings/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| form("/embed/image", &[("image", &it.bytes)]),
     },
     Door {
         name: "/embed/image, base64",
         gives: Gives::Embedding("/embeddings/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/embed/image", &json!({"images": it.base64})),
     },
     Door {
         name: "/embed/image, data URL",
         gives: Gives::Embedding("/embeddings/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/embed/image", &json!({"images": [it.url]})),
     },
     Door {
         name: "/similarity, multipart",
         gives: Gives::Something,
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| form("/similarity", &[("text", b"a cat"), ("image", &it.bytes)]),
     },
     Door {
         name: "/similarity, base64",
         gives: Gives::Embedding("/image_embeds/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/similarity", &json!({"images": [it.base64], "texts": ["a cat"], "return_embeds": true})),
     },
     Door {
         name: "/classify, base64",
         gives: Gives::Something,
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/classify", &json!({"images": [it.base64], "labels": ["a cat", "a dog"]})),
     },
     Door {
         name: "OpenAI, data URL",
         gives: Gives::Embedding("/data/0/embedding"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/v1/embeddings", &json!({"model": MODEL, "input": [it.url]})),
     },
     Door {
         name: "infinity, base64 with a modality",
         gives: Gives::Embedding("/data/0/embedding"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/v1/embeddings", &json!({"model": MODEL, "input": [it.base64], "modality": "image"})),
     },
     Door {
         name: "vLLM, a conversation",
         gives: Gives::Embedding("/data/0/embedding"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             let content = [json!({"type": "image_url", "image_url": {"url": it.url}})];
             sent("/v1/embeddings", &json!({"model": MODEL, "messages": [{"role": "user", "content": content}]}))
@@ -155,13 +155,13 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "Jina, base64",
         gives: Gives::Embedding("/data/0/embedding"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/v1/embeddings", &json!({"model": MODEL, "input": [{"image": it.base64}]})),
     },
     Door {
         name: "Jina, /v1/classify",
         gives: Gives::Something,
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             sent(
                 "/v1/classify",
@@ -172,13 +172,13 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "Cohere, first version",
         gives: Gives::Embedding("/embeddings/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/v1/embed", &json!({"model": MODEL, "images": [it.url], "input_type": "image"})),
     },
     Door {
         name: "Cohere, images",
         gives: Gives::Embedding("/embeddings/float/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             let body = json!({"model": MODEL, "images": [it.url], "input_type": "image", "embedding_types": ["float"]});
             sent("/v2/embed", &body)
@@ -187,7 +187,7 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "Cohere, inputs",
         gives: Gives::Embedding("/embeddings/float/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             let content = [json!({"type": "image_url", "image_url": {"url": it.url}})];
             sent("/v2/embed", &json!({"model": MODEL, "inputs": [{"content": content}], "embedding_types": ["float"]}))
@@ -196,7 +196,7 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "Voyage, data URL",
         gives: Gives::Embedding("/data/0/embedding"),
-        refuses_with_400: true,
+        knows_few_statuses: true,
         request: |it| {
             let content = [json!({"type": "image_base64", "image_base64": it.url})];
             sent("/v1/multimodalembeddings", &json!({"model": MODEL, "inputs": [{"content": content}]}))
@@ -205,7 +205,7 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "Intel, base64",
         gives: Gives::Embedding("/embedding"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             let input = json!({"type": "image_base64", "image_base64": it.base64});
             sent("/embeddings", &json!({"model": MODEL, "input": input, "encoding_format": "float"}))
@@ -214,13 +214,13 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "Weaviate, base64",
         gives: Gives::Embedding("/imageVectors/0"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| sent("/vectorize", &json!({"texts": [], "images": [it.base64]})),
     },
     Door {
         name: "Open Inference Protocol, base64",
         gives: Gives::Embedding("/outputs/0/data"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             let input = json!({"name": "images", "datatype": "BYTES", "shape": [1], "data": [it.base64]});
             sent(INFER, &json!({"inputs": [input], "outputs": [OUTPUT.parse::<Value>()?]}))
@@ -229,7 +229,7 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "Open Inference Protocol, binary tensor",
         gives: Gives::Embedding("/outputs/0/data"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             let parameters = json!({"binary_data_size": it.bytes.len() + 4});
             let input = json!({"name": "images", "datatype": "BYTES", "shape": [1], "parameters": parameters});
@@ -244,7 +244,7 @@ pub(crate) const DOORS: [Door; 22] = [
     Door {
         name: "Immich, multipart",
         gives: Gives::Embedding("/clip"),
-        refuses_with_400: false,
+        knows_few_statuses: false,
         request: |it| {
             let entries = json!({"clip": {"visual": {"modelName": MODEL}}}).to_string();
             form("/predict", &[("entries", entries.as_bytes()), ("image", &it.bytes)])
