@@ -1,11 +1,11 @@
 """What open_clip, OpenAI's code and Immich make of pictures and texts before a model sees them.
 
-    python -P onnx/formats/rules.py --pictures tests/fixtures/images --tokenizer tests/fixtures/tiny-clip/tokenizer.json \
-        --immich CHECKOUT/machine-learning --texts tests/fixtures/golden/naughty_ids.json ... \
+    python -P onnx/formats/rules.py --pictures tests/fixtures/images tests/fixtures/pictures/tiff \
+        --tokenizer tests/fixtures/tiny-clip/tokenizer.json --immich CHECKOUT/machine-learning --texts tests/fixtures/golden/naughty_ids.json ... \
         --out tests/fixtures/golden/rules.json
 
 With `--random N` pictures of every kind of `benches/pictures/made` (N of each), and 500 * N texts, are made and taken as well; the pictures
-are put into the folder:
+are put into the first folder:
 
     python -P onnx/formats/rules.py --random 4 --seed 1 --pictures target/bench/rules/pictures --tokenizer ... --immich ... \
         --out target/bench/rules/goldens.json
@@ -220,7 +220,7 @@ def crops_of(transforms, pictures):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", required=True)
+    parser.add_argument("--pictures", nargs="+", required=True, metavar="FOLDER")
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--immich", required=True)
     parser.add_argument("--texts", nargs="*", default=[])
@@ -229,8 +229,11 @@ def main():
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     transforms = immich_transforms(args.immich)
-    make_pictures(Path(args.pictures), args.random, args.seed)
-    pictures = sorted(path for path in Path(args.pictures).iterdir() if path.is_file())
+    folders = [Path(folder) for folder in args.pictures]
+    if args.random:
+        make_pictures(folders[0], args.random, args.seed)
+    # What lies beside a TIFF is what Pillow shows of it.
+    pictures = sorted(path for folder in folders for path in folder.iterdir() if path.is_file() and path.suffix != ".ppm")
     ways = tokenizers(args.tokenizer, transforms)
     texts = list(dict.fromkeys([*TEXTS, *read_texts(args.texts), *random_texts(500 * args.random, args.seed)]))
     full = {"mean": [0.48145466, 0.4578275, 0.40821073], "std": [0.26862954, 0.26130258, 0.27577711]}

@@ -77,6 +77,19 @@ pub(super) fn cmyk_pixel([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     [c, m, y].map(|ink| white - multiply(ink, white))
 }
 
+/// One pixel of YCbCr, by Pillow's own rule of 6 bits behind the point.
+pub(super) fn ycbcr_pixel([y, cb, cr]: [u8; 3]) -> [u8; 3] {
+    let part = |level: u8, factor: i64| {
+        // To whole 64ths, halves up and then towards zero, as Pillow's tables were made.
+        let scaled = (i64::from(level) - 128) * factor * 64;
+        ((scaled + 50_000) / 100_000) as i32
+    };
+    let red = part(cr, 140_200) >> 6;
+    let green = (part(cb, -34_414) + part(cr, -71_414)) >> 6;
+    let blue = part(cb, 177_200) >> 6;
+    [red, green, blue].map(|colour| (i32::from(y) + colour).clamp(0, 255) as u8)
+}
+
 /// `a * b / 255`, rounded, as Pillow's `MULDIV255`.
 pub(super) fn multiply(a: u8, b: u8) -> u8 {
     let t = u32::from(a) * u32::from(b) + 128;

@@ -28,6 +28,7 @@ mod heic;
 mod jpeg;
 #[cfg(feature = "jxl")]
 mod jxl;
+mod lab;
 mod lzw;
 mod mode;
 mod orientation;
@@ -282,6 +283,11 @@ impl ImageProcessor {
                 mode::premultiply(&mut image.data, alphas);
                 let mut data = resize(&image.data, resample)?;
                 mode::straighten(&mut data, &resize(alphas, resample)?);
+                data
+            }
+            Mode::Unconverted(space) => {
+                let mut data = resize(&image.data, resample)?;
+                space.to_rgb(&mut data);
                 data
             }
             Mode::Cmyk(blacks) => {

@@ -1,11 +1,15 @@
 //! What Pillow calls the mode of a picture, as far as a resize before the conversion to RGB shows it.
 //!
-//! Owns the two things that modes change: palettes and bilevel pictures are resized by nearest neighbour, and alpha weighs the colours.
+//! Owns what modes change: palettes and bilevel pictures are resized by nearest neighbour, alpha weighs the colours, and what is not RGB is
+//! mixed as what it is.
 //! Three channels go through the resizer at a time, so a fourth one goes through it as a picture of its own, three times the same.
 //!
 //! Invariant: what is done here is what `PIL.Image.Image.resize` and `convert("RGB")` do, to the byte.
 
-use super::convert::{self, multiply};
+use super::{
+    convert::{self, multiply},
+    lab,
+};
 use crate::preprocess::memory::{self, OutOfMemory};
 
 /// A picture's mode, besides its three channels.
@@ -14,15 +18,38 @@ pub(super) enum Mode {
     /// L, RGB: resized before the conversion or after it, they are the same.
     #[default]
     Plain,
-    /// 1, P: pixels cannot be mixed.
+    /// 1, P: pixels cannot be mixed. Also PA, whose palette Pillow loses while it resizes, which leaves black.
     Stepped {
         /// The colour whose number was asked for.
         fill: [u8; 3],
     },
+    /// Three channels that are no RGB.
+    Unconverted(Space),
     /// LA, RGBA: of each pixel alpha, three times.
     Alpha(Vec<u8>),
     /// CMYK, 0 is no ink: the three channels are C, M and Y, and this is K, three times.
     Cmyk(Vec<u8>),
+}
+
+/// What three channels mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Space {
+    YCbCr,
+    /// With a and b raised by 128.
+    Lab,
+}
+
+impl Space {
+    /// Converts pixels in place.
+    pub(super) fn to_rgb(self, samples: &mut [u8]) {
+        match self {
+            Self::YCbCr => {
+                let pixels = samples.as_chunks_mut::<3>().0.iter_mut();
+                pixels.for_each(|pixel| *pixel = convert::ycbcr_pixel(*pixel));
+            }
+            Self::Lab => lab::to_rgb(samples),
+        }
+    }
 }
 
 impl Mode {
@@ -35,7 +62,7 @@ impl Mode {
     pub(super) fn fourth(&self) -> Option<&[u8]> {
         match self {
             Self::Alpha(plane) | Self::Cmyk(plane) => Some(plane),
-            Self::Plain | Self::Stepped { .. } => None,
+            Self::Plain | Self::Stepped { .. } | Self::Unconverted(_) => None,
         }
     }
 
@@ -44,6 +71,11 @@ impl Mode {
         match self {
             Self::Plain | Self::Alpha(_) => [fill; 3],
             Self::Stepped { fill } => *fill,
+            Self::Unconverted(space) => {
+                let mut pixel = [fill; 3];
+                space.to_rgb(&mut pixel);
+                pixel
+            }
             Self::Cmyk(_) => convert::cmyk_pixel([fill; 4]),
         }
     }

@@ -16,7 +16,6 @@ mod ccitt;
 mod chunks;
 mod codec;
 mod jpeg;
-mod lab;
 mod ojpeg;
 mod picture;
 mod predictor;
@@ -138,7 +137,9 @@ fn compressed(
         Some((subsampling, _)) if !samples.planar => Rows::Blocks(*subsampling),
         _ => Rows::Pixels((source.cut.width * samples.pixel_bits()).div_ceil(8)),
     };
-    let mut picture = Picture::new(pillow, samples, size, limits.kept_modes, buffer)?;
+    // libtiff makes RGB of YCbCr itself.
+    let shown = Samples { colour: if blocks.is_some() { Colour::Rgb } else { samples.colour }, ..samples };
+    let mut picture = Picture::new(pillow, shown, size, limits.kept_modes, buffer)?;
     let mut room = memory::zeroed(Vec::new(), rows.bytes(&source.cut, source.cut.height))?;
     let mut allowance = Allowance::new(tags.file, source.cut.per_plane() * samples.planes(), room.len());
     let mut turned = Vec::new();

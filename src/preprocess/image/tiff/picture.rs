@@ -7,17 +7,16 @@
 use std::ops::Range;
 
 use super::{
-    lab,
     refusal::corrupt,
     samples::{Colour, Depth, Samples},
     tags::{COLOURS, Tags},
-    ycbcr::{self, Tables},
+    ycbcr::Tables,
 };
 use crate::preprocess::{
     image::{
         RgbImage, convert,
         error::ImageError,
-        mode::{self, Mode},
+        mode::{self, Mode, Space},
     },
     memory,
 };
@@ -114,17 +113,13 @@ impl Picture {
         let finish = self.finish_of_four();
         let out = self.data[place.clone()].as_chunks_mut::<3>().0.iter_mut();
         if self.samples.colour.channels() == 3 {
-            let colour = self.samples.colour;
+            // What Pillow raises of Lab where the samples of a pixel lie together.
+            let raise = if self.samples.colour == Colour::Lab { [0, 128, 128] } else { [0; 3] };
             for (out, pixel) in out.zip(pixels) {
-                let three = [0, 1, 2].map(|at| sample(pixel, at));
-                *out = match colour {
-                    Colour::YCbCr => ycbcr::pillow(three),
-                    Colour::Lab => [three[0], three[1] ^ 128, three[2] ^ 128],
-                    _ => three,
-                };
+                *out = [0, 1, 2].map(|at| sample(pixel, at) ^ raise[at]);
             }
-            if colour == Colour::Lab {
-                lab::to_rgb(&mut self.data[place]);
+            if let (Some(space), None) = (self.space(), self.kept_modes) {
+                space.to_rgb(&mut self.data[place]);
             }
             return;
         }
@@ -137,6 +132,15 @@ impl Picture {
         for ((out, fourth), pixel) in out.zip(fourth).zip(four) {
             *out = finish(pixel);
             *fourth = [pixel[3]; 3];
+        }
+    }
+
+    /// That of three channels which are not RGB yet.
+    fn space(&self) -> Option<Space> {
+        match self.samples.colour {
+            Colour::YCbCr => Some(Space::YCbCr),
+            Colour::Lab => Some(Space::Lab),
+            _ => None,
         }
     }
 
@@ -160,20 +164,18 @@ impl Picture {
                     *pixel = finish([a, b, c, fourth]);
                 }
             }
-            // Pillow turns the signs of what lies in one plane only.
-            Colour::Lab => lab::to_rgb(&mut self.data),
-            Colour::YCbCr => {
-                if let Some(tables) = tables {
-                    let pixels = self.data.as_chunks_mut::<3>().0.iter_mut();
-                    pixels.for_each(|pixel| *pixel = tables.rgb(*pixel));
-                }
-            }
+            Colour::Lab if self.kept_modes.is_none() => Space::Lab.to_rgb(&mut self.data),
             _ => {}
+        }
+        if let Some(tables) = tables {
+            let pixels = self.data.as_chunks_mut::<3>().0.iter_mut();
+            pixels.for_each(|pixel| *pixel = tables.rgb(*pixel));
         }
     }
 
     /// The answer.
     pub(super) fn finish(self) -> RgbImage {
+        let space = self.space();
         let Self { size, samples, data, fourth, colours, kept_modes } = self;
         let mode = match (samples.colour, kept_modes) {
             (_, None) => Mode::Plain,
@@ -181,7 +183,7 @@ impl Picture {
             (Colour::Palette | Colour::PaletteAlpha, Some(fill)) => Mode::Stepped { fill: colours[usize::from(fill)] },
             (Colour::Cmyk, Some(_)) => Mode::Cmyk(fourth),
             (Colour::GreyAlpha | Colour::Rgba | Colour::Premultiplied, Some(_)) => mode::of_alpha(fourth),
-            _ => Mode::Plain,
+            _ => space.map_or(Mode::Plain, Mode::Unconverted),
         };
         RgbImage::new(size.0 as u32, size.1 as u32, data).in_mode(mode)
     }

@@ -1,7 +1,10 @@
 //! Pictures of every kind beside what Pillow shows, and files made to hurt.
 
 use super::*;
-use crate::preprocess::image::{RgbImage, mode::Mode};
+use crate::preprocess::image::{
+    RgbImage,
+    mode::{Mode, Space},
+};
 
 /// Each a TIFF, and the same as Pillow's `convert("RGB")`.
 macro_rules! fixtures {
@@ -122,7 +125,12 @@ fn a_picture_keeps_its_mode_where_that_is_asked_for() {
     assert!(matches!(image("palette4").mode, Mode::Stepped { .. }));
     assert!(matches!(image("rgb_premultiplied_planes_lzw").mode, Mode::Alpha(plane) if plane.len() == 19 * 11 * 3));
     assert!(matches!(image("cmyk_extra_ink_lzma").mode, Mode::Cmyk(plane) if plane.len() == 19 * 11 * 3));
-    assert_eq!(image("ycbcr").mode, Mode::Plain);
+    assert_eq!(image("ycbcr").mode, Mode::Unconverted(Space::YCbCr));
+    assert_eq!(image("lab_planes").mode, Mode::Unconverted(Space::Lab));
+    assert!(matches!(image("palette_alpha").mode, Mode::Stepped { .. }));
+    // libtiff makes RGB of these itself.
+    assert_eq!(image("ycbcr_lzw").mode, Mode::Plain);
+    assert_eq!(image("ycbcr_4x2_deflate").mode, Mode::Plain);
 }
 
 #[test]

@@ -124,19 +124,6 @@ impl Tables {
     }
 }
 
-/// One pixel of a file that is not compressed, by Pillow's own rule of 6 bits behind the point.
-pub(super) fn pillow([y, cb, cr]: [u8; 3]) -> [u8; 3] {
-    let part = |level: u8, factor: i64| {
-        // To whole 64ths, halves up and then towards zero, as Pillow's tables were made.
-        let scaled = (i64::from(level) - 128) * factor * 64;
-        ((scaled + 50_000) / 100_000) as i32
-    };
-    let red = part(cr, 140_200) >> 6;
-    let green = (part(cb, -34_414) + part(cr, -71_414)) >> 6;
-    let blue = part(cb, 177_200) >> 6;
-    [red, green, blue].map(|colour| (i32::from(y) + colour).clamp(0, 255) as u8)
-}
-
 fn floats<const N: usize>(field: Option<&Field<'_>>, default: [f32; N]) -> Result<[f32; N], ImageError> {
     // A field that libtiff cannot read is none.
     let Some(field) = field.filter(|field| field.count() == N) else { return Ok(default) };

@@ -52,7 +52,7 @@ fn colour(l: f64, a: f64, b: f64) -> [u16; 3] {
 struct Place {
     point: u32,
     /// In 65536ths of the way to the next.
-    rest: i32,
+    rest: i64,
 }
 
 /// The places of all levels.
@@ -62,7 +62,7 @@ static PLACES: [Place; 256] = {
     while level < 256 {
         let product = level as u32 * 257 * (POINTS as u32 - 1);
         let place = product + (product + 0x7fff) / 0xffff;
-        places[level] = Place { point: place >> 16, rest: (place & 0xffff) as i32 };
+        places[level] = Place { point: place >> 16, rest: (place & 0xffff) as i64 };
         level += 1;
     }
     places
@@ -78,7 +78,7 @@ fn interpolate(grid: &[[u16; 3]], pixel: [u8; 3]) -> [u8; 3] {
     };
     let ((l, mut long), (a, mut middle), (b, mut short)) = (place(0, POINTS * POINTS), place(1, POINTS), place(2, 1));
     // Equal steps lead to the same colour in any order.
-    let order = |first: &mut (i32, usize), second: &mut (i32, usize)| {
+    let order = |first: &mut (i64, usize), second: &mut (i64, usize)| {
         if first.0 < second.0 {
             std::mem::swap(first, second);
         }
@@ -88,7 +88,7 @@ fn interpolate(grid: &[[u16; 3]], pixel: [u8; 3]) -> [u8; 3] {
     order(&mut long, &mut middle);
     let at = l + a + b;
     let corners =
-        [0, long.1, long.1 + middle.1, long.1 + middle.1 + short.1].map(|step| grid[at + step].map(i32::from));
+        [0, long.1, long.1 + middle.1, long.1 + middle.1 + short.1].map(|step| grid[at + step].map(i64::from));
     [0, 1, 2].map(|channel| {
         let [start, first, second, third] = corners.map(|colour| colour[channel]);
         let sum = (first - start) * long.0 + (second - first) * middle.0 + (third - second) * short.0 + 0x8001;
@@ -111,6 +111,8 @@ mod tests {
             ([0, 128, 128], [1, 0, 1]),
             ([255, 128, 128], [254, 255, 254]),
             ([140, 190, 60], [184, 83, 252]),
+            // Beyond 32 bits, where LittleCMS goes round to the same colour.
+            ([199, 175, 7], [129, 170, 255]),
         ];
         for (mut lab, rgb) in cases {
             let stored = lab;
