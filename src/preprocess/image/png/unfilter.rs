@@ -3,6 +3,9 @@
 //! Of samples of two bytes only the higher one is wanted, and no filter of a byte looks at another one of its pixel: the lower ones are left
 //! out before.
 
+#[cfg(target_arch = "x86_64")]
+mod sse2;
+
 /// The higher bytes of samples of two.
 pub(super) fn higher(stored: &[u8], out: &mut [u8]) {
     out.iter_mut().zip(stored.as_chunks::<2>().0).for_each(|(out, [high, _])| *out = *high);
@@ -21,14 +24,22 @@ pub(super) fn undo(filter: u8, pixel_bytes: usize, stored: &[u8], above: &[u8], 
             let undo = match pixel_bytes {
                 1 => undo_by_pixel::<1>,
                 2 => undo_by_pixel::<2>,
-                3 => undo_by_pixel::<3>,
-                _ => undo_by_pixel::<4>,
+                3 => undo_side_by_side::<3>,
+                _ => undo_side_by_side::<4>,
             };
             undo(filter, stored, above, row);
         }
         _ => return None,
     }
     Some(())
+}
+
+/// As `undo_by_pixel`, for pixels that have bytes enough for it.
+fn undo_side_by_side<const N: usize>(filter: u8, stored: &[u8], above: &[u8], row: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    sse2::undo::<N>(filter, stored, above, row);
+    #[cfg(not(target_arch = "x86_64"))]
+    undo_by_pixel::<N>(filter, stored, above, row);
 }
 
 /// Those that look to the left, for pixels of `N` bytes.
@@ -92,6 +103,25 @@ mod tests {
         assert_eq!(undone(3, 3), Some([6, 12, 18, 27, 36, 33]));
         assert_eq!(undone(4, 3), Some([11, 22, 33, 44, 55, 54]));
         assert_eq!(undone(5, 3), None);
+    }
+
+    #[test]
+    fn side_by_side_is_the_same() {
+        fn compare<const N: usize>(bytes: &[u8], above: &[u8]) {
+            for filter in [1, 3, 4] {
+                let mut rows = [vec![0; bytes.len()], vec![0; bytes.len()]];
+                undo_by_pixel::<N>(filter, bytes, above, &mut rows[0]);
+                undo_side_by_side::<N>(filter, bytes, above, &mut rows[1]);
+                assert_eq!(rows[0], rows[1], "filter {filter} of {N}");
+            }
+        }
+        let mut random = fastrand::Rng::with_seed(7);
+        for _ in 0..100 {
+            let mut row = || (0..12 * 37).map(|_| random.u8(..)).collect::<Vec<_>>();
+            let (stored, above) = (row(), row());
+            compare::<3>(&stored, &above);
+            compare::<4>(&stored, &above);
+        }
     }
 
     /// No filter of a byte looks at another one of its pixel.
