@@ -63,7 +63,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
         |pass: &Pass| (layout.row_bytes(pass.columns(area.width)) as u64 + 1) * u64::from(pass.rows(area.height));
     let mut spread = memory::zeroed(Vec::new(), if header.interlaced { line_bytes } else { 0 })?;
     let mut fill = |chunks: &mut Chunks, is_careful: bool| -> Result<(), Stop> {
-        let mut rows = Rows::new(is_careful, layout.row_bytes(area.width), passes.clone().map(stored).sum())?;
+        let high = passes.clone().map(|pass| u64::from(pass.rows(area.height))).sum();
+        let mut rows = Rows::new(is_careful, layout.row_bytes(area.width), high, passes.clone().map(stored).sum())?;
         let mut input = Input::new(chunks);
         for pass in passes.clone() {
             rows.begin_pass();

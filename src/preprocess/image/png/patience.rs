@@ -14,6 +14,10 @@ pub(super) struct Patience {
 }
 
 impl Patience {
+    /// None.
+    #[cfg(test)]
+    pub(super) const OVER: Self = Self { until: 0 };
+
     /// For a stream that inflates to so many bytes.
     pub(super) fn for_bytes(bytes: u64) -> Self {
         Self { until: now().saturating_add(OF_STREAM).saturating_add(bytes.saturating_mul(OF_BYTE)) }

@@ -33,6 +33,9 @@ const SPARE: usize = 1;
 /// Bytes that a stream may have in any case, besides twice those of its rows: blocks that hold nothing cost time, too.
 const ALLOWED: u64 = 1 << 20;
 
+/// Rows behind each of which an encoder may have flushed, which ends a block and is one: many times what any picture is high.
+const FLUSHED_ROWS: u64 = 1 << 16;
+
 /// Why there are no more rows.
 #[derive(Debug, PartialEq)]
 pub(super) enum Stop {
@@ -81,11 +84,15 @@ pub(super) enum Inflater {
 }
 
 impl Inflater {
-    /// For a stream that inflates to so many bytes.
-    fn new(is_careful: bool, bytes: u64) -> Self {
+    /// For a stream that inflates to so many rows and bytes.
+    fn new(is_careful: bool, rows: u64, bytes: u64) -> Self {
         match is_careful {
             false => Self::Fast { inner: Box::new(Decompressor::new()), patience: Patience::for_bytes(bytes) },
-            true => Self::Careful { inner: Inflate::new(true, 15), is_done: false, blocks: Blocks::of(1, bytes) },
+            true => Self::Careful {
+                inner: Inflate::new(true, 15),
+                is_done: false,
+                blocks: Blocks::of(rows.min(FLUSHED_ROWS), bytes),
+            },
         }
     }
 
@@ -154,12 +161,12 @@ enum Ended {
 }
 
 impl Rows {
-    /// For rows of `longest` bytes at most, `all` of them in all, without their filters.
-    pub(super) fn new(is_careful: bool, longest: usize, all: u64) -> Result<Self, OutOfMemory> {
+    /// For `rows` rows of `longest` bytes at most, without their filters, which have `all` bytes in all with them.
+    pub(super) fn new(is_careful: bool, longest: usize, rows: u64, all: u64) -> Result<Self, OutOfMemory> {
         let length = (longest + 1 + LOOK_BACK + AT_A_TIME + SPARE)
             .min(usize::try_from(all).map_or(usize::MAX, |all| all.saturating_add(SPARE)));
         Ok(Self {
-            inflater: Inflater::new(is_careful, all),
+            inflater: Inflater::new(is_careful, rows, all),
             allowed: all.saturating_mul(2).saturating_add(ALLOWED),
             buffer: memory::zeroed(Vec::new(), length)?,
             start: 0,
@@ -171,6 +178,15 @@ impl Rows {
             above: memory::zeroed(Vec::new(), longest)?,
             higher: Vec::new(),
         })
+    }
+
+    /// With no time left for the fast inflater.
+    #[cfg(test)]
+    pub(super) fn out_of_time(mut self) -> Self {
+        if let Inflater::Fast { patience, .. } = &mut self.inflater {
+            *patience = Patience::OVER;
+        }
+        self
     }
 
     /// Begins a pass: above its first row there is nothing.

@@ -355,9 +355,36 @@ fn blocks_with_tables_are_few() {
     let reason = |count, odd| File { data: vec![blocks_of_nothing(count, odd)], ..File::rgb() }.reason();
     assert_eq!(reason(8000, true), "none");
     assert_eq!(reason(8500, true), "wasteful");
-    // The fast inflater does not count them: it is given up when they take it long.
     assert_eq!(reason(1000, false), "none");
-    assert_eq!(reason(80_000, false), "wasteful");
+}
+
+#[test]
+fn an_encoder_may_flush_behind_each_row() {
+    const HIGH: usize = 20_000;
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    for _ in 0..HIGH {
+        encoder.write_all(&[0, 7]).expect("memory");
+        encoder.flush().expect("memory");
+    }
+    let bytes = File { data: vec![encoder.finish().expect("memory")], ..File::rgb() }.bytes();
+    let mut chunks = Chunks::new(&bytes);
+    chunks.open().expect("a header");
+    let mut rows = Rows::new(true, 1, HIGH as u64, 2 * HIGH as u64).expect("memory");
+    let mut input = Input::new(&mut chunks);
+    for number in 0..HIGH {
+        assert_eq!(rows.next(&mut input, 1, Pixel { wanted: 1, stored: 1 }), Ok(&[7][..]), "row {number}");
+    }
+}
+
+/// It does not count blocks: the careful one does, where that took long.
+#[test]
+fn the_fast_inflater_is_given_up_when_its_time_is_over() {
+    let bytes = File { data: vec![deflated(&[0, 1, 2, 3, 0, 4, 5, 6])], ..File::rgb() }.bytes();
+    let mut chunks = Chunks::new(&bytes);
+    chunks.open().expect("a header");
+    let mut rows = Rows::new(false, 3, 2, 8).expect("memory").out_of_time();
+    let pixel = Pixel { wanted: 3, stored: 1 };
+    assert_eq!(rows.next(&mut Input::new(&mut chunks), 3, pixel), Err(Stop::Doubtful));
 }
 
 #[test]
@@ -366,7 +393,7 @@ fn a_stream_is_inflated_again_only_where_the_careful_inflater_may_know_better() 
         let bytes = File { data: vec![stream], ..File::rgb() }.bytes();
         let mut chunks = Chunks::new(&bytes);
         chunks.open().expect("a header");
-        let mut rows = Rows::new(is_careful, 3, 8).expect("memory");
+        let mut rows = Rows::new(is_careful, 3, 2, 8).expect("memory");
         let mut input = Input::new(&mut chunks);
         let pixel = Pixel { wanted: 3, stored: 1 };
         let mut next = || rows.next(&mut input, 3, pixel).map(|row| row.to_vec());

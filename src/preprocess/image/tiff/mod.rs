@@ -155,6 +155,11 @@ fn compressed(
             bytes = &turned;
         }
         let line = rows.line(&source.cut);
+        // Of blocks in tiles libtiff takes the differences over rows that their pixels would have if each had its own colours.
+        let predicted = match rows {
+            Rows::Blocks(_) if source.cut.is_tiled => (source.cut.width * samples.pixel_bits()).div_ceil(8),
+            _ => line,
+        };
         match &mut coding {
             Coding::Bytes(decoder, predictor) => {
                 // Of a strip of blocks libtiff takes what its lines come to, rounded down.
@@ -162,7 +167,7 @@ fn compressed(
                 let (out, rest) = out.split_at_mut(taken);
                 rest.fill(0);
                 decoder.decode(bytes, out)?;
-                predictor.undo(&samples, line, out)?;
+                predictor.undo(&samples, predicted, out)?;
             }
             Coding::Fax(decoder) => decoder.decode(bytes, offset % 2 == 1, out)?,
             Coding::Jpeg { tables, colour } => {

@@ -17,7 +17,7 @@ macro_rules! fixtures {
     };
 }
 
-const FIXTURES: [(&str, &[u8], &[u8]); 15] = fixtures![
+const FIXTURES: [(&str, &[u8], &[u8]); 16] = fixtures![
     "bilevel_group4",
     "cmyk_extra_ink_lzma",
     "float_predictor",
@@ -33,6 +33,7 @@ const FIXTURES: [(&str, &[u8], &[u8]); 15] = fixtures![
     "ycbcr",
     "ycbcr_4x2_deflate",
     "ycbcr_lzw",
+    "ycbcr_tiles_predictor",
 ];
 
 fn decoded(bytes: &[u8], max_pixels: u64, kept_modes: Option<u8>) -> Result<RgbImage, ImageError> {
@@ -219,12 +220,26 @@ fn codes_stop_at_the_bytes_that_are_needed() {
 
 #[test]
 fn blocks_of_nothing_are_few() {
-    // Stored blocks, and then one of four bytes with the checksum; raw blocks in a frame with a window of 1 KiB.
+    // Stored blocks, and then one of four bytes with the checksum; raw blocks in a frame with a window of 1 KiB; blocks of xz that end at once.
     let deflate = |count| {
         [&[0x78, 1], &*[0, 0, 0, 0xff, 0xff].repeat(count), b"\x01\x04\0\xfb\xff\x07\x07\x07\x07\0\x4a\0\x1d"].concat()
     };
     let zstd = |count| [b"\x28\xb5\x2f\xfd\0\0", &*[0, 0, 0].repeat(count), b"\x21\0\0\x07\x07\x07\x07"].concat();
-    for (codec, few, many) in [(Codec::Deflate, deflate(8000), deflate(8500)), (Codec::Zstd, zstd(8000), zstd(8500))] {
+    let sum = |bytes: &[u8]| {
+        let mut sum = flate2::Crc::new();
+        sum.update(bytes);
+        sum.sum().to_le_bytes()
+    };
+    let summed = |bytes: &[u8]| [bytes, &sum(bytes)].concat();
+    let header = summed(&[2, 0, 0x21, 1, 0, 0, 0, 0]);
+    let nothing = [&header[..], &[0; 4], &sum(&[])].concat();
+    let last = [&header[..], b"\x01\0\x03\x07\x07\x07\x07\0", &sum(&[7; 4])].concat();
+    let xz = |count| [b"\xfd7zXZ\0", &*summed(&[0, 1]), &nothing.repeat(count), &last].concat();
+    for (codec, few, many) in [
+        (Codec::Deflate, deflate(8000), deflate(8500)),
+        (Codec::Zstd, zstd(8000), zstd(8500)),
+        (Codec::Lzma, xz(4000), xz(16_000)),
+    ] {
         let decode = |data: &[u8]| {
             let mut out = [0; 4];
             Decoder::new(codec, Blocks::of(1, 0)).expect("memory").decode(data, &mut out).map(|()| out)
