@@ -102,15 +102,12 @@ impl Digests {
         Ok(digest)
     }
 
-    /// Looks whether the files of the export in `folder` are whole, as far as it has a record of them.
+    /// Looks whether the files of the export in `folder` are those of its record, and whole.
     ///
     /// # Errors
-    /// When one cannot be read, is not there, or is damaged.
+    /// When one cannot be read, is not there, or is damaged; when there is no record, for then nobody knows what else is missing.
     pub fn check_export(&self, folder: &Path) -> Result<(), DigestError> {
-        let Some(record) = Checksums::read(folder) else {
-            // Exports had none once.
-            return if folder.join(CHECKSUMS_FILE).exists() { Err(DigestError::Damaged) } else { Ok(()) };
-        };
+        let record = Checksums::read(folder).ok_or(DigestError::Damaged)?;
         record.iter().try_for_each(|(name, _)| self.sha256(&folder.join(name)).map(|_| ()))
     }
 
@@ -329,7 +326,7 @@ mod tests {
         fs::write(folder.path().join(CHECKSUMS_FILE), "{").expect("written");
         assert!(matches!(Digests::default().check_export(folder.path()), Err(DigestError::Damaged)));
         fs::remove_file(folder.path().join(CHECKSUMS_FILE)).expect("removed");
-        Digests::default().check_export(folder.path()).expect("an older export has no record");
+        assert!(matches!(Digests::default().check_export(folder.path()), Err(DigestError::Damaged)));
         assert_ne!(Digests::default().sha256(&path).expect("read"), right);
     }
 }

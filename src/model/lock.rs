@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
@@ -65,7 +65,15 @@ pub(super) fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> io::Result<(
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).open(path)
+    // Neither another file by a link nor a pipe that waits for its other end.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    match OpenOptions::new().write(true).create(true).truncate(false).custom_flags(flags).open(path) {
+        // Another user's: to wait for it, reading is enough.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|_| error)
+        }
+        other => other,
+    }
 }
 
 /// Whether `path` still leads to `file`.
@@ -121,5 +129,16 @@ mod tests {
         fs::create_dir_all(path.join("below")).expect("in the way");
         replace(&path, &partial, b"two").expect_err("a folder is in the way");
         assert!(path.is_dir() && !partial.exists());
+    }
+
+    #[test]
+    fn a_pipe_or_a_link_in_its_place_is_an_error_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (pipe, link, target) =
+            (folder.path().join("pipe"), folder.path().join("link"), folder.path().join("target"));
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs").success());
+        std::os::unix::fs::symlink(&target, &link).expect("a link");
+        assert!(try_lock(&pipe).is_err() && try_lock(&link).is_err());
+        assert!(!target.exists());
     }
 }
