@@ -9,13 +9,14 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
-    fs,
+    fs::File,
+    io::Read as _,
     path::{Path, PathBuf},
 };
 
 use super::{
     error::{ConfigError, Origin},
-    units::parse_integer,
+    given::Given,
 };
 
 /// `config/default.toml`: every key, its default and its meaning.
@@ -32,6 +33,9 @@ const LIBRARY_KEY: &str = "engine.library";
 /// layer did. Second: what to add to the variable.
 const CACHE_VARIABLES: [(&str, &str); 2] = [("XDG_CACHE_HOME", "clipserve"), ("HOME", ".cache/clipserve")];
 const CACHE_KEY: &str = "model.cache_dir";
+
+/// Bytes of a file of configuration; the default one has some thousands.
+const MAX_FILE: u64 = 1 << 20;
 
 /// What the command line says about the configuration.
 #[derive(Clone, Debug, Default)]
@@ -53,44 +57,6 @@ pub struct FlagValue {
     pub key: &'static str,
     /// The value as typed.
     pub value: String,
-}
-
-/// A value as given: typed by TOML, or a text that its key will type.
-#[derive(Clone, Debug)]
-pub(super) enum Given {
-    Toml(toml::Value),
-    Text(String),
-}
-
-impl Given {
-    pub(super) fn text(&self) -> Option<&str> {
-        match self {
-            Self::Toml(value) => value.as_str(),
-            Self::Text(text) => Some(text),
-        }
-    }
-
-    pub(super) fn integer(&self) -> Option<u64> {
-        match self {
-            Self::Toml(value) => value.as_integer().and_then(|integer| u64::try_from(integer).ok()),
-            Self::Text(text) => parse_integer(text),
-        }
-    }
-
-    pub(super) fn boolean(&self) -> Option<bool> {
-        match self {
-            Self::Toml(value) => value.as_bool(),
-            Self::Text(text) => text.parse().ok(),
-        }
-    }
-
-    /// For an error message: one line, texts in quotes.
-    pub(super) fn describe(&self) -> String {
-        match self {
-            Self::Toml(toml::Value::String(text)) | Self::Text(text) => format!("{text:?}"),
-            Self::Toml(value) => value.to_string(),
-        }
-    }
 }
 
 /// A value and who gave it.
@@ -127,6 +93,8 @@ impl Settings {
             let name = name.to_string_lossy();
             if let Some(rest) = name.strip_prefix(PREFIX) {
                 settings.set_variable(&name, rest, value, &mut errors);
+            } else if let Some(key) = settings.meant_by(&name) {
+                errors.push(misspelt(key.to_owned(), &name));
             }
         }
         for argument in &overrides.set {
@@ -190,11 +158,17 @@ impl Settings {
     fn set_variable(&mut self, name: &str, rest: &str, value: &OsStr, errors: &mut Vec<ConfigError>) {
         let key = rest.replace("__", ".").to_ascii_lowercase();
         if self.values.contains_key(&key) && variable(&key) != name {
-            let hint = format!("the variable of this key is {}", variable(&key));
-            errors.push(ConfigError::UnknownKey { key, origin: Origin::Environment(name.to_owned()), hint });
+            errors.push(misspelt(key, name));
         } else {
             self.set_from_environment(&key, name, value, errors);
         }
+    }
+
+    /// The key whose variable `name` is but for an underscore.
+    fn meant_by(&self, name: &str) -> Option<&str> {
+        let single = |name: &str| name.replace("__", "_");
+        let keys = name.starts_with("CLIPSERVE_").then(|| self.values.keys())?;
+        keys.map(String::as_str).find(|key| single(&variable(key)) == single(name))
     }
 
     fn set_from_environment(&mut self, key: &str, name: &str, value: &OsStr, errors: &mut Vec<ConfigError>) {
@@ -256,9 +230,20 @@ fn variable(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
 }
 
+fn misspelt(key: String, name: &str) -> ConfigError {
+    let hint = format!("the variable of this key is {}", variable(&key));
+    ConfigError::UnknownKey { key, origin: Origin::Environment(name.to_owned()), hint }
+}
+
 fn read_file(path: &Path) -> Result<toml::Table, ConfigError> {
-    let text = fs::read_to_string(path)
-        .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), reason: error.to_string() })?;
+    let fault = |reason: String| ConfigError::Unreadable { path: path.to_owned(), reason };
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| fault(error.to_string()))?;
+    // It may be a pipe, or something without an end.
+    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|error| fault(error.to_string()))?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(fault(format!("it has more than {MAX_FILE} bytes")));
+    }
     text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
@@ -362,6 +347,7 @@ mod tests {
     #[test]
     fn unknown_variables_say_what_there_is_instead_and_never_show_their_value() {
         let env = [
+            ("CLIPSERVE_MODEL_PATH", "hunter2"),
             ("CLIPSERVE__", "hunter2"),
             ("CLIPSERVE__BATCH__TEXT", "hunter2"),
             ("CLIPSERVE__MODEL__PAHT", "hunter2"),
@@ -373,6 +359,8 @@ mod tests {
         assert_eq!(
             errors,
             [
+                "model.path (environment variable CLIPSERVE_MODEL_PATH): the variable of this key is CLIPSERVE__MODEL__PATH"
+                    .to_owned(),
                 format!(" (environment variable CLIPSERVE__): this is a section, with {sections}"),
                 "batch.text (environment variable CLIPSERVE__BATCH__TEXT): this is a section, with max_batch_size, \
                  max_batch_tokens, max_queue_delay, max_queue_size"

@@ -14,6 +14,7 @@ mod address;
 mod cors;
 mod effective;
 mod error;
+mod given;
 mod hosts;
 mod hub;
 mod layers;

@@ -22,9 +22,10 @@ use super::{
     cors::parse_origins,
     effective::{Effective, Entry},
     error::ConfigError,
+    given::Given,
     hosts::{parse_hosts, parse_networks},
     hub::is_revision,
-    layers::{Given, Setting, Settings},
+    layers::{Setting, Settings},
     units::{format_bytes, format_duration, parse_bytes, parse_duration},
 };
 

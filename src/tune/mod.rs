@@ -124,10 +124,11 @@ pub fn tune(
         "Rounds: {}, interleaved, {:?} of each combination. A rate is the median of the rounds, with clients enough to keep all\n\
          sessions busy; p50 and p99 are those of one client, of all rounds; MiB is the resident memory of the process, the most\n\
          that was seen. The first row of a table is what held before it; another one takes its place when it is more than {:.0} %\n\
-         better in the median and better in four rounds of five.\n",
+         better in the median and better in four rounds of five; of fewer than {} rounds none does.\n",
         space.rounds,
         options.seconds,
-        MARGIN * 100.0
+        MARGIN * 100.0,
+        search::LEAST_ROUNDS
     );
     Ok(text + &report::render(&findings, &given, &defaults))
 }

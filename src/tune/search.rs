@@ -219,10 +219,16 @@ fn pick(rows: &[Row], value: impl Fn(&Sample) -> f64) -> usize {
     best
 }
 
+/// Of fewer rounds nothing is clear.
+pub(super) const LEAST_ROUNDS: usize = 3;
+
 /// Whether gains, one for each round, are more than noise: more than [`MARGIN`] in the median, and there at all in four rounds
-/// of five (with fewer than five, in all).
+/// of five (with fewer than five, in all [`LEAST_ROUNDS`] and more).
 fn is_clear(gains: Vec<f64>) -> bool {
     let rounds = gains.len();
+    if rounds < LEAST_ROUNDS {
+        return false;
+    }
     let won = gains.iter().filter(|&&gain| gain > 1.0).count();
     won * 5 >= rounds * 4 && median(gains) > 1.0 + MARGIN
 }
@@ -342,7 +348,8 @@ mod tests {
         assert!(!is_clear(vec![1.2, 0.99, 1.1]));
         assert!(is_clear(vec![1.2, 0.9, 1.1, 1.05, 1.3]));
         assert!(!is_clear(vec![1.2, 0.9, 1.1, 0.9, 1.3]));
-        assert!(!is_clear(vec![f64::NAN]) && !is_clear(vec![]));
+        assert!(!is_clear(vec![f64::NAN; 3]) && !is_clear(vec![]));
+        assert!(!is_clear(vec![2.0, 2.0]));
     }
 
     #[test]
