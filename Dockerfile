@@ -44,7 +44,8 @@ FROM debian:trixie-slim AS runtime
 # hadolint ignore=DL3008
 RUN apt-get update -qq \
     && apt-get install -y -qq --no-install-recommends libstdc++6 libgcc-s1 \
-    && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/*
+    && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/* \
+    && install -d -o 65532 -g 65532 /cache
 COPY --from=model /models/ /opt/clipserve/models/
 COPY --from=build /out/clipserve /opt/clipserve/clipserve
 # The address is set here and not on the command line, so that the server and its health check read the same one.

@@ -161,6 +161,12 @@ write_page() {
 check() {
     local provider=cuda precision status=0
     [[ -x $binary ]] || usage "$binary is not there"
+    compgen -G "$runtime/libonnxruntime.so.*" >/dev/null || usage "no ONNX Runtime is in $runtime: scripts/fetch-onnxruntime.sh --cuda-provider"
+    if [[ ! -x $load ]]; then
+        for precision in f32 f16; do
+            if wanted "base-$precision" || wanted "large-$precision"; then usage "$load is not there: cargo bench --bench serve --no-run"; fi
+        done
+    fi
     mkdir -p "$(dirname "$page")"
     touch "$work"/{lacking,wrong,sections}
     trap 'write_page; rm -rf "$work"' EXIT

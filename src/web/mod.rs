@@ -197,7 +197,15 @@ impl Web {
             Err(Failure::Failed(why)) => {
                 self.metrics.web_picture(why);
                 // The address without its query: a client's, and within its own line of the log.
-                tracing::info!(%address, reason = why.label(), "a picture was not fetched");
+                let reason = why.label();
+                match why {
+                    Fetch::Address => tracing::info!(
+                        %address,
+                        reason,
+                        "a picture was not fetched: its host has an address that is not public and not in web.allow_networks"
+                    ),
+                    _ => tracing::info!(%address, reason, "a picture was not fetched"),
+                }
                 Err(NotFetched::Failed)
             }
             Err(Failure::Busy) => {
