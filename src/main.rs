@@ -23,8 +23,9 @@ use clipserve::{
     config::{Config, ConfigErrors},
     embedder, engine,
     export::export_checkpoint,
+    health::Health,
     model::checkpoint_in,
-    server::{LoadContext, Server},
+    server::{LoadContext, Probes, Server},
     signals,
     telemetry::{self, Metrics},
     tune::tune,
@@ -119,8 +120,15 @@ fn embed(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     let loaded = args.load(env::vars_os())?;
     let options = args.options(env::vars_os()).map_err(anyhow::Error::msg)?;
     telemetry::init(&loaded.config.telemetry).map_err(anyhow::Error::msg)?;
-    let metrics = Arc::new(Metrics::new());
-    let summary = bulk::embed(&loaded.config, &options, &runtime()?, metrics, &mut telemetry::print_line)?;
+    let config = Arc::new(loaded.config);
+    let health = Arc::new(Health::new(config.engine.stall_timeout));
+    let context = LoadContext { metrics: Arc::new(Metrics::new()), health };
+    let probes = Probes::start(&config, &context)?;
+    if let Some(probes) = &probes {
+        tracing::info!(address = %probes.local_addr(), "metrics and probes are answered");
+    }
+    let LoadContext { metrics, health } = context;
+    let summary = bulk::embed(&config, &options, &runtime()?, metrics, &health, &mut telemetry::print_line)?;
     write!(io::stdout(), "{summary}")?;
     Ok(if summary.errors == 0 { ExitCode::SUCCESS } else { ExitCode::from(WITH_ERRORS) })
 }

@@ -28,10 +28,14 @@ mod sources;
 mod suffix;
 mod turn;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Map, Value, json};
-use tokio::{runtime::Runtime, sync::mpsc};
+use tokio::{runtime::Runtime, sync::mpsc, time};
 
 pub use error::BulkError;
 pub use options::{BulkOptions, Columns, Dtype, Format, Modalities, Shard, ShardArg, SourceArgs};
@@ -49,12 +53,15 @@ use turn::Turn;
 use crate::{
     config::Config,
     embedder::{self, Embedder, Modality},
-    health::Health,
+    health::{Health, Readiness},
     telemetry::Metrics,
 };
 
 /// Of the files that are written: a later program that writes other ones does not go on with them.
 const LAYOUT: u64 = 1;
+
+/// How often somebody looks for a run of an encoder that does not end.
+const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// Rows that wait to be written.
 const ROWS_AHEAD: usize = 256;
@@ -62,7 +69,8 @@ const ROWS_AHEAD: usize = 256;
 /// So many items one after the other that fail by no fault of theirs: then it is the model's.
 const GIVE_UP: usize = 64;
 
-/// Embeds what `options` name by `config`'s model; tasks run on `runtime`, and `progress` is told a line at a time how far it is.
+/// Embeds what `options` name by `config`'s model; tasks run on `runtime`, `metrics` and `health` are of it, and `progress` is told a line at
+/// a time how far it is.
 ///
 /// # Errors
 /// See [`BulkError`]. An item that cannot be embedded is none: the summary counts them.
@@ -71,17 +79,31 @@ pub fn embed(
     options: &BulkOptions,
     runtime: &Runtime,
     metrics: Arc<Metrics>,
+    health: &Arc<Health>,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Summary, BulkError> {
     let sources = Sources::open(options).map_err(BulkError::Source)?;
     let config = embedding::configured(config);
-    let embedder = Arc::new(embedder::start(&config, metrics, &Health::new(config.engine.stall_timeout))?);
+    let embedder = Arc::new(embedder::start(&config, Arc::clone(&metrics), health)?);
+    health.advance(Readiness::Ready);
+    metrics.ready.set(1);
+    let watchdog = runtime.spawn(watch(Arc::clone(health)));
     let run = Run { config: &config, options, runtime, embedder: &embedder };
     let summary = run.all(sources, progress);
+    watchdog.abort();
     if let Some(embedder) = Arc::into_inner(embedder) {
         embedder.shut_down();
     }
     summary
+}
+
+/// Ends runs of the encoders that do not end by themselves.
+async fn watch(health: Arc<Health>) {
+    let mut ticks = time::interval(WATCHDOG_PERIOD);
+    loop {
+        ticks.tick().await;
+        health.interrupt_stalled(Instant::now());
+    }
 }
 
 /// What a run has.

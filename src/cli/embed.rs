@@ -12,7 +12,7 @@ use clap::Args;
 use super::ConfigArgs;
 use crate::{
     bulk::{BulkOptions, Columns, Dtype, Format, Modalities, Shard, ShardArg, SourceArgs},
-    config::{self, ConfigErrors, Loaded},
+    config::{self, ConfigErrors, FlagValue, Loaded},
 };
 
 /// Where schedulers say which of several processes this is, from 0: Kubernetes in an Indexed Job, Slurm in an array.
@@ -62,6 +62,9 @@ pub struct EmbedArgs {
     /// The column or key of the id.
     #[arg(long, value_name = "NAME")]
     id_column: Option<String>,
+    /// Answer /metrics, /livez and /readyz on an address while the run lasts [server.admin_listen].
+    #[arg(long, value_name = "IP:PORT")]
+    metrics_listen: Option<String>,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -72,7 +75,10 @@ impl EmbedArgs {
     /// # Errors
     /// As [`config::load`].
     pub fn load(&self, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Loaded, ConfigErrors> {
-        config::load(&self.config.overrides(), environment)
+        let mut overrides = self.config.overrides();
+        let (flag, key) = ("--metrics-listen", "server.admin_listen");
+        overrides.flags.extend(self.metrics_listen.clone().map(|value| FlagValue { flag, key, value }));
+        config::load(&overrides, environment)
     }
 
     /// What is embedded, by the scheduler's variables in `environment`.
@@ -135,8 +141,22 @@ mod tests {
     #[test]
     fn embed_takes_the_flags_of_the_configuration_and_its_own() {
         let args = ["a", "b", "--out", "o", "--model", "m", "--format", "npy", "--dtype", "f16", "--modality", "both"];
-        let args =
-            [&args[..], &["--part-rows", "7", "--max-errors", "0", "--shard", "1/2", "--text-column", "t"]].concat();
+        let args = [
+            &args[..],
+            &[
+                "--part-rows",
+                "7",
+                "--max-errors",
+                "0",
+                "--shard",
+                "1/2",
+                "--metrics-listen",
+                "127.0.0.1:9",
+                "--text-column",
+                "t",
+            ],
+        ]
+        .concat();
         let args = embed(&args).unwrap();
         let options = args.options([]).unwrap();
         assert!(matches!(&options.sources, SourceArgs::Places(places) if places[..] == ["a", "b"]));
@@ -149,7 +169,9 @@ mod tests {
             (7, Some(0), Some(Shard::new(1, 2).unwrap()))
         );
         assert_eq!(options.columns.text.as_deref(), Some("t"));
-        assert_eq!(args.load([]).unwrap().config.model.path, PathBuf::from("m"));
+        let config = args.load([]).unwrap().config;
+        assert_eq!(config.model.path, PathBuf::from("m"));
+        assert_eq!(config.server.admin_listen.map(|address| address.port()), Some(9));
         let list = embed(&["--from-file", "-", "--out", "o"]).unwrap().options([]).unwrap();
         assert!(matches!(list.sources, SourceArgs::List(path) if path.as_os_str() == "-"));
     }

@@ -6,7 +6,8 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::Write as _,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::Arc,
@@ -380,4 +381,40 @@ fn what_cannot_be_embedded_at_all_is_one_line() {
     }
     assert!(!out.exists());
     run(&[text(&source)], 64);
+}
+
+/// What `path` of `address` answers.
+fn asked(address: &str, path: &str) -> String {
+    let mut socket = TcpStream::connect(address).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_answered_while_a_run_lasts() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let args = ["--from-file", "-", "--out", text(&out), "--metrics-listen", "127.0.0.1:0"];
+    let mut command = command(&args);
+    command.env("CLIPSERVE__TELEMETRY__LOG_FORMAT", "json").args(["--set", "telemetry.log_level=info"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let address = log.find_map(|line| {
+        let line: Value = serde_json::from_str(&line.unwrap()).ok()?;
+        Some(line["address"].as_str()?.to_owned())
+    });
+    let address = address.unwrap();
+    let rest = std::thread::spawn(move || log.count());
+    feed(&mut child, &list(folder.path())[..2]);
+    let done = r#"clipserve_items_total{modality="image",outcome="ok"} 1"#;
+    while !asked(&address, "/metrics").contains(done) {
+        assert_eq!(child.try_wait().unwrap(), None, "it waits for lines");
+        pause().await;
+    }
+    assert!(asked(&address, "/readyz").starts_with("HTTP/1.1 200 "));
+    assert!(asked(&address, "/metrics").contains(r#"clipserve_items_total{modality="image",outcome="invalid"} 1"#));
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(2));
+    rest.join().unwrap();
 }
