@@ -12,10 +12,12 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, ConfigErrors, FlagValue, Loaded, Overrides, Precision};
 
 mod compare;
+mod embed;
 pub mod healthcheck;
 mod tune;
 
 pub use compare::CompareArgs;
+pub use embed::EmbedArgs;
 use healthcheck::ProbeUrl;
 pub use tune::TuneArgs;
 
@@ -39,6 +41,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Make ONNX graphs from a checkpoint of transformers, open_clip or OpenAI, without Python.
     Export(ExportArgs),
+    /// Embed pictures and texts from folders, tar shards, Parquet and lists into files.
+    Embed(EmbedArgs),
     /// Find the threads, sessions and batches that are best for a model on this machine.
     Tune(TuneArgs),
     /// Ask another service and ours for the same embeddings, and say whether an index of its may be kept.

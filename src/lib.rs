@@ -24,6 +24,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | [`server`] | assembly, readiness, the drain |
+//! | [`bulk`] | files of pictures and texts to files of embeddings |
 //! | [`tune`] | which threads, sessions and batches are best, measured |
 //! | [`compare`] | whether an index that another service filled may be kept |
 //! | [`http`] | routes, connections, limits, wire shapes, the error table |
@@ -43,6 +44,7 @@
 
 pub mod batch;
 pub mod budget;
+pub mod bulk;
 pub mod cli;
 pub mod compare;
 pub mod config;

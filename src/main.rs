@@ -1,7 +1,7 @@
 //! The `clipserve` binary: reads the command line and the configuration, calls the library, maps the result to an exit code.
 //!
-//! Owns the exit codes: 0, 64 for a wrong command line or configuration, 2 where `compare` finds that an index cannot be kept, 1 for
-//! everything else. Errors are lines on standard
+//! Owns the exit codes: 0, 64 for a wrong command line or configuration, 2 where `compare` finds that an index cannot be kept and where
+//! `embed` has embedded all but some items, 1 for everything else. Errors are lines on standard
 //! error, written at the end of what the log has, never a panic. No logic beyond that.
 
 #![deny(unsafe_code)]
@@ -10,24 +10,33 @@ use std::{
     env,
     io::{self, Write},
     process::ExitCode,
+    sync::Arc,
     thread,
 };
 
 use clipserve::{
-    cli::{self, Command, CompareArgs, EX_USAGE, ExportArgs, HealthcheckArgs, ServeArgs, TuneArgs, healthcheck},
+    bulk,
+    cli::{
+        self, Command, CompareArgs, EX_USAGE, EmbedArgs, ExportArgs, HealthcheckArgs, ServeArgs, TuneArgs, healthcheck,
+    },
     compare::{Verdict, compare},
     config::{Config, ConfigErrors},
     embedder, engine,
     export::export_checkpoint,
+    health::Health,
     model::checkpoint_in,
-    server::{LoadContext, Server},
-    signals, telemetry,
+    server::{LoadContext, Probes, Server},
+    signals,
+    telemetry::{self, Metrics},
     tune::tune,
 };
 use tokio::runtime::{self, Runtime};
 
 /// The exit code of `compare` for an index that must be filled anew.
 const NOT_KEPT: u8 = 2;
+
+/// The exit code of `embed` where all is done and some items have no embedding.
+const WITH_ERRORS: u8 = 2;
 
 fn main() -> ExitCode {
     set_variables();
@@ -42,6 +51,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Serve(args) => serve(&args),
         Command::Export(args) => export(&args),
+        Command::Embed(args) => embed(&args),
         Command::Tune(args) => print_tuning(&args),
         Command::Compare(args) => print_comparison(&args),
         Command::Healthcheck(args) => check_health(&args),
@@ -103,6 +113,24 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         writeln!(stdout, "{}", graph.display())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Embeds files into files and prints what it came to; how far it is goes to standard error.
+fn embed(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
+    let loaded = args.load(env::vars_os())?;
+    let options = args.options(env::vars_os()).map_err(anyhow::Error::msg)?;
+    telemetry::init(&loaded.config.telemetry).map_err(anyhow::Error::msg)?;
+    let config = Arc::new(loaded.config);
+    let health = Arc::new(Health::new(config.engine.stall_timeout));
+    let context = LoadContext { metrics: Arc::new(Metrics::new()), health };
+    let probes = Probes::start(&config, &context)?;
+    if let Some(probes) = &probes {
+        tracing::info!(address = %probes.local_addr(), "metrics and probes are answered");
+    }
+    let LoadContext { metrics, health } = context;
+    let summary = bulk::embed(&config, &options, &runtime()?, metrics, &health, &mut telemetry::print_line)?;
+    write!(io::stdout(), "{summary}")?;
+    Ok(if summary.errors == 0 { ExitCode::SUCCESS } else { ExitCode::from(WITH_ERRORS) })
 }
 
 /// Tries combinations and prints what is best; how far it is goes to standard error.

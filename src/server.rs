@@ -29,7 +29,7 @@ use crate::{
     health::Health,
     http::{
         self, AppState, Peers,
-        connection::accept::{self, AcceptOptions, Shutdown},
+        connection::accept::{self, AcceptOptions, Shutdown, ShutdownTrigger},
     },
     telemetry::Metrics,
     web::{Names, SystemNames, Web},
@@ -176,6 +176,36 @@ impl Server {
         }
         tracing::info!("drained");
         Ok(())
+    }
+}
+
+/// Probes and metrics of a program that serves nothing else. They end with it.
+#[derive(Debug)]
+pub struct Probes {
+    address: SocketAddr,
+    _end: ShutdownTrigger,
+}
+
+impl Probes {
+    /// Answers on `server.admin_listen` from now on, where it is set.
+    ///
+    /// # Errors
+    /// When the address cannot be bound, or the system has no thread to give.
+    pub fn start(config: &Arc<Config>, context: &LoadContext) -> Result<Option<Self>, ServeError> {
+        let Some(address) = config.server.admin_listen else { return Ok(None) };
+        let bound = bind_blocking(address);
+        let (listener, address) =
+            bound.map_err(|error| ServeError::Bind { key: "server.admin_listen", address, error })?;
+        let LoadContext { metrics, health } = context.clone();
+        let (end, ending) = Shutdown::new();
+        // Its end is nothing to wait for: who asks now is answered, or the process is gone.
+        drop(serve_admin(listener, Arc::new(AppState::new(Arc::clone(config), metrics, health)), ending)?);
+        Ok(Some(Self { address, _end: end }))
+    }
+
+    /// The address, with the port that was really taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
     }
 }
 

@@ -30,7 +30,7 @@ use super::{
     ApiError,
     answer::{Shape, Size},
 };
-use crate::model::UNIT_SCALE;
+use crate::model::{UNIT_SCALE, int8_scale::quantized};
 
 /// The type of an embedding's values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, Serialize)]
@@ -135,8 +135,8 @@ impl EmbeddingType {
         match self {
             Self::Float => values.for_each(|value| out.extend_from_slice(&value.to_le_bytes())),
             Self::Float16 => values.for_each(|&value| out.extend_from_slice(&f16::from_f32(value).to_le_bytes())),
-            Self::Int8 => out.extend(values.map(|&value| int8(value, scale).to_ne_bytes()[0])),
-            Self::Uint8 => out.extend(values.map(|&value| int8(value, scale).to_ne_bytes()[0] ^ 0x80)),
+            Self::Int8 => out.extend(values.map(|&value| quantized(value, scale).to_ne_bytes()[0])),
+            Self::Uint8 => out.extend(values.map(|&value| quantized(value, scale).to_ne_bytes()[0] ^ 0x80)),
             Self::Ubinary => pack(values, out),
             Self::Binary => {
                 let start = out.len();
@@ -146,10 +146,6 @@ impl EmbeddingType {
             }
         }
     }
-}
-
-fn int8(value: f32, scale: f32) -> i8 {
-    (value * scale).round().clamp(-127.0, 127.0) as i8
 }
 
 fn pack<'v>(values: impl Iterator<Item = &'v f32>, out: &mut Vec<u8>) {
@@ -246,7 +242,7 @@ impl Serialize for Embedding<'_> {
                 serializer.collect_seq(row.iter().map(|&value| f16::from_f32(value).to_f32()))
             }
             (EncodingFormat::Float, EmbeddingType::Int8) => {
-                serializer.collect_seq(row.iter().map(|&value| int8(value, scale)))
+                serializer.collect_seq(row.iter().map(|&value| quantized(value, scale)))
             }
             (EncodingFormat::Float, EmbeddingType::Uint8 | EmbeddingType::Ubinary) => serializer.collect_seq(bytes()),
             (EncodingFormat::Float, EmbeddingType::Binary) => {

@@ -1,6 +1,6 @@
 //! The scale of `int8` embeddings: what values of unit vectors are multiplied with before they are rounded to -127 to 127.
 //!
-//! Owns where it comes from: `int8_scale` of `config.json`, else [`UNIT_SCALE`]. Does not own writing them (`http`).
+//! Owns where it comes from: `int8_scale` of `config.json`, else [`UNIT_SCALE`]. Does not own writing them (`http`, `bulk`).
 //!
 //! It is a choice between two errors. The rounding's error of a cosine is about `0.4 / scale`, whatever the length of the vectors. But a
 //! value beyond `127 / scale` is cut, and to cut the same few values of every vector costs far more than any rounding: real CLIPs have one
@@ -19,6 +19,11 @@ const MAX_SCALE: f32 = 127.0 * 127.0;
 #[derive(serde::Deserialize)]
 struct Field {
     int8_scale: Option<f32>,
+}
+
+/// A value of an embedding of length 1 as `int8`: -127 to 127.
+pub fn quantized(value: f32, scale: f32) -> i8 {
+    (value * scale).round().clamp(-127.0, 127.0) as i8
 }
 
 /// The scale of a model's whole embeddings, by its `config.json`.

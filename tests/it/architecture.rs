@@ -31,7 +31,7 @@ const BASE: [&str; 5] = ["budget", "config", "health", "heavy", "telemetry"];
 /// Which modules of the crate each module may name, besides itself and [`BASE`]. Dependencies point one way: `http ->
 /// embedder -> {preprocess, batch, engine, export} -> {encoder, model}`. A module that is not listed (the
 /// binary, the command line, the assembly) may name all.
-const MAY_NAME: [(&str, &[&str]); 18] = [
+const MAY_NAME: [(&str, &[&str]); 19] = [
     ("budget", &[]),
     ("heavy", &[]),
     ("config", &[]),
@@ -52,6 +52,7 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
     ("http", &["embedder", "web", "similarity", "encoder", "model"]),
     // Beside the server: they drive an embedder, and only the binary and the command line know of them.
     ("tune", &["embedder", "encoder"]),
+    ("bulk", &["embedder", "model"]),
     ("compare", &["embedder", "model", "similarity"]),
 ];
 
@@ -66,7 +67,7 @@ const CONFINED: [(&[&str], &[&str]); 9] = [
     // The service is a client of the hub that models come from and of the hosts that pictures are fetched from; `compare` is no part of
     // the service.
     (&["ureq"], &["model", "web", "compare"]),
-    (&["indicatif"], &["model"]),
+    (&["indicatif"], &["bulk", "model"]),
     (&["signal_hook"], &["signals"]),
 ];
 

@@ -27,6 +27,7 @@ fn help_and_version_exit_0_on_stdout() {
         &["--version"],
         &["serve", "--help"],
         &["tune", "--help"],
+        &["embed", "--help"],
         &["compare", "--help"],
         &["healthcheck", "--help"],
     ] {

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod benchmarks;
+mod bulk;
 mod bundled;
 mod cache;
 mod checkpoint;

@@ -1,0 +1,190 @@
+//! From samples to rows, by the one embedder that the server has too.
+//!
+//! Owns how many are in flight and what is tried again. Each picture and each text is a request of its own, so that the embedder's
+//! queues make the batches, decoding and encoding overlap, and a bad one fails alone.
+//!
+//! Invariants: rows come out in the order of samples; no more than the window are in flight; a row's embedding is finite and of
+//! length 1.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt as _, stream::FuturesOrdered};
+use tokio::{
+    sync::mpsc::{Receiver, Sender},
+    time,
+};
+
+use super::{options::Modalities, reading::Parcel, row::Row, sample::Sample};
+use crate::{
+    config::Config,
+    embedder::{Class, EmbedError, Embedded, Embedder, Modality, Terms, Timings},
+};
+
+/// Nobody waits for an answer but this program.
+const NO_DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often an item is tried that fails by no fault of its own.
+const ATTEMPTS: usize = 3;
+/// Batches of every session that are in flight: one runs, one waits, and what follows is read, decoded, or done and waits for its turn.
+const BATCHES: usize = 4;
+/// Fewer items than this are no burden, and short texts are best batched out of many.
+const MIN_WINDOW: usize = 256;
+/// More of them are.
+const MAX_WINDOW: usize = 16 << 10;
+
+/// `config` as a run wants it: room for all that is in flight, and no cache, since few items come twice.
+pub(super) fn configured(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.cache.max_bytes = 0;
+    for lane in [&mut config.batch.vision, &mut config.batch.text] {
+        lane.max_queue_size = lane.max_queue_size.max(MAX_WINDOW);
+    }
+    config
+}
+
+/// Samples that are in flight at most, so that sessions have full batches.
+pub(super) fn window(config: &Config, embedder: &Embedder) -> usize {
+    let (sizes, engine) = (embedder.info().batch_sizes, &config.engine);
+    let running = (sizes.images * engine.vision_sessions).max(sizes.texts * engine.text_sessions);
+    (BATCHES * running + 2 * config.preprocess.threads).clamp(MIN_WINDOW, MAX_WINDOW)
+}
+
+/// Embeds what comes, until no more does or nobody takes rows.
+pub(super) async fn embed(
+    embedder: Arc<Embedder>,
+    modality: Modalities,
+    window: usize,
+    mut parcels: Receiver<Parcel>,
+    rows: Sender<Row>,
+) {
+    let (mut flying, mut open) = (FuturesOrdered::new(), true);
+    while open || !flying.is_empty() {
+        tokio::select! {
+            parcel = parcels.recv(), if open && flying.len() < window => match parcel {
+                // A task, so that texts are tokenized on all threads of the runtime.
+                Some(parcel) => flying.push_back(tokio::spawn(row(Arc::clone(&embedder), modality, parcel))),
+                None => open = false,
+            },
+            Some(row) = flying.next(), if !flying.is_empty() => {
+                // A panic has been logged, and ends the run: rows are missed.
+                let Ok(row) = row else { return };
+                if rows.send(row).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn row(embedder: Arc<Embedder>, modality: Modalities, parcel: Parcel) -> Row {
+    let Parcel { sample, chain, room } = parcel;
+    let Sample { id, path, caption, metadata, picture, error } = sample;
+    let mut row = Row {
+        id,
+        path,
+        caption,
+        metadata,
+        image: None,
+        text: None,
+        error,
+        faulty: false,
+        chain,
+        timings: Timings::default(),
+    };
+    if row.error.is_some() {
+        return row;
+    }
+    let image = async {
+        let Some(picture) = picture.filter(|_| modality.has_images()) else {
+            return lacking(modality, Modality::Image);
+        };
+        let embed = || embedder.embed_images(vec![picture.clone()], terms());
+        Some(attempt(embed).await)
+    };
+    let text = async {
+        let Some(caption) = row.caption.as_ref().filter(|_| modality.has_texts()) else {
+            return lacking(modality, Modality::Text);
+        };
+        // Cut where they are too long, as everywhere.
+        let embed = || embedder.embed_texts(std::slice::from_ref(caption), true, terms());
+        Some(attempt(embed).await)
+    };
+    let (image, text) = tokio::join!(image, text);
+    row.image = image.and_then(|outcome| take(outcome, &mut row.error, &mut row.faulty, &mut row.timings));
+    row.text = text.and_then(|outcome| take(outcome, &mut row.error, &mut row.faulty, &mut row.timings));
+    drop(room);
+    row
+}
+
+/// An embedding and its timings, or why there is none.
+type Outcome = Result<(Vec<f32>, Timings), Failure>;
+
+/// Why an item has no embedding.
+struct Failure {
+    reason: String,
+    /// Whether that is no fault of the item.
+    faulty: bool,
+}
+
+/// The outcome of a sample without `what`, if that is asked for.
+fn lacking(asked: Modalities, what: Modality) -> Option<Outcome> {
+    let is_asked = match what {
+        Modality::Image => asked.has_images(),
+        Modality::Text => asked.has_texts(),
+    };
+    let name = if what == Modality::Image { "picture" } else { "text" };
+    let failure = Failure { reason: format!("the sample has no {name}"), faulty: false };
+    is_asked.then_some(Err(failure))
+}
+
+fn take(outcome: Outcome, error: &mut Option<String>, faulty: &mut bool, timings: &mut Timings) -> Option<Vec<f32>> {
+    match outcome {
+        Ok((embedding, took)) => {
+            *timings = timings.max(took);
+            Some(embedding)
+        }
+        Err(failure) => {
+            *faulty |= failure.faulty;
+            error.get_or_insert(failure.reason);
+            None
+        }
+    }
+}
+
+/// One item's embedding; tried again where others may be in its way.
+async fn attempt<F: Future<Output = Result<Embedded, EmbedError>>>(embed: impl Fn() -> F) -> Outcome {
+    let mut attempts = 1;
+    loop {
+        let (reason, faulty) = match embed().await {
+            Ok(embedded) => return of_length_1(embedded),
+            Err(EmbedError::Overloaded { wait, .. }) => {
+                time::sleep(wait.clamp(Duration::from_millis(10), Duration::from_secs(1))).await;
+                continue;
+            }
+            Err(EmbedError::Item { error, .. }) => (error.message, false),
+            Err(EmbedError::OutOfMemory { .. }) => ("there was no memory for it".to_owned(), true),
+            Err(error) => (error.to_string(), true),
+        };
+        if !faulty || attempts == ATTEMPTS {
+            return Err(Failure { reason, faulty });
+        }
+        attempts += 1;
+    }
+}
+
+fn of_length_1(embedded: Embedded) -> Outcome {
+    let timings = embedded.timings;
+    let embedding = embedded.finish(None, true).into_raw_vec_and_offset().0;
+    // What a database would lose or misplace is no embedding.
+    if embedding.iter().all(|value| *value == 0.0) || embedding.iter().any(|value| !value.is_finite()) {
+        let reason = "the model's embedding of it has no direction".to_owned();
+        return Err(Failure { reason, faulty: false });
+    }
+    Ok((embedding, timings))
+}
+
+fn terms() -> Terms {
+    Terms { class: Class::Bulk, deadline: Instant::now() + NO_DEADLINE, patience: None }
+}

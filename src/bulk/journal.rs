@@ -1,0 +1,405 @@
+//! What a folder of output is, and how far it is: `run.json`, `parts.jsonl` and `errors.jsonl`.
+//!
+//! Owns these three files and the lock of the folder. Does not own the parts themselves (`output`).
+//!
+//! | file | holds |
+//! |---|---|
+//! | `run.json` | what the output depends on: the model and the arguments |
+//! | `parts.jsonl` | a line for each complete part, and one at the end |
+//! | `errors.jsonl` | a line for each row without its embedding |
+//!
+//! Invariants: a part is complete when its line is, and its line is written when its files and its errors are on disk under their names;
+//! whatever else is there is written anew. One process at a time has the folder. A run whose record is another one is refused.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{error::BulkError, output::Written, row::Row, sample::Chain};
+use crate::model::lock;
+
+const RUN: &str = "run.json";
+const PARTS: &str = "parts.jsonl";
+const ERRORS: &str = "errors.jsonl";
+const LOCK: &str = ".lock";
+
+/// A line of `parts.jsonl`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Entry {
+    /// A part is complete.
+    Part {
+        /// Its number, from 0.
+        number: u64,
+        rows: u64,
+        /// Of them, those without their embedding.
+        errors: u64,
+        /// The length of `errors.jsonl` with its errors.
+        errors_bytes: u64,
+        /// Of all samples up to its last.
+        chain: String,
+        files: Vec<PartFile>,
+    },
+    /// There are no more parts.
+    End {
+        /// How many there are.
+        parts: u64,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct PartFile {
+    /// Below the folder.
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    /// Complete parts.
+    pub(super) parts: u64,
+    /// Their rows.
+    pub(super) rows: u64,
+    /// Of them, those without their embedding.
+    pub(super) errors: u64,
+    /// Of all their samples.
+    pub(super) chain: Chain,
+    /// Whether there are no more.
+    pub(super) ended: bool,
+    errors_bytes: u64,
+}
+
+/// The folder of one run, which this process has.
+#[derive(Debug)]
+pub(super) struct Journal {
+    root: PathBuf,
+    parts: File,
+    errors: BufWriter<File>,
+    done: Done,
+    files: Vec<PathBuf>,
+    _lock: File,
+}
+
+impl Journal {
+    /// Takes the folder for the run that `record` describes, whose keys are what an operator knows them by.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`]: another process has it, it is of another run, or it holds what is of none.
+    pub(super) fn open(root: &Path, record: &Map<String, Value>) -> Result<Self, BulkError> {
+        fs::create_dir_all(root).map_err(|error| BulkError::at(root, error))?;
+        let run = root.join(RUN);
+        if !run.exists() {
+            must_be_empty(root)?;
+        }
+        let lock_path = root.join(LOCK);
+        let lock = lock::try_lock(&lock_path).map_err(|error| BulkError::at(&lock_path, error))?;
+        let lock =
+            lock.ok_or_else(|| BulkError::Out(format!("{}: another process is writing there", root.display())))?;
+        match fs::read(&run) {
+            Ok(bytes) => must_be_the_same(root, &bytes, record)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => write_record(&run, record)?,
+            Err(error) => return Err(BulkError::at(&run, error)),
+        }
+        let (parts_path, errors_path) = (root.join(PARTS), root.join(ERRORS));
+        let mut parts = open(&parts_path)?;
+        let (done, files) = read(root, &mut parts, &parts_path)?;
+        let mut errors = open(&errors_path)?;
+        let cut = errors.set_len(done.errors_bytes).and_then(|()| errors.seek(SeekFrom::End(0)));
+        cut.map_err(|error| BulkError::at(&errors_path, error))?;
+        let errors = BufWriter::new(errors);
+        Ok(Self { root: root.to_owned(), parts, errors, done, files, _lock: lock })
+    }
+
+    /// How far the run is.
+    pub(super) fn done(&self) -> Done {
+        self.done
+    }
+
+    /// The files of all complete parts, under the names that they were given first.
+    pub(super) fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// Takes down why row `number` lacks its embedding.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn error(&mut self, number: u64, row: &Row) -> Result<(), BulkError> {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            row: u64,
+            id: &'a str,
+            path: Option<&'a str>,
+            error: Option<&'a str>,
+        }
+
+        let line = Line { row: number, id: &row.id, path: row.path.as_deref(), error: row.error.as_deref() };
+        let mut bytes = serde_json::to_vec(&line).map_err(|error| BulkError::at(&self.root, error))?;
+        bytes.push(b'\n');
+        self.done.errors_bytes += bytes.len() as u64;
+        self.errors.write_all(&bytes).map_err(|error| BulkError::at(&self.root.join(ERRORS), error))
+    }
+
+    /// The next part is complete: `rows` rows, `errors` of them without their embedding, in `files`, which get their names here.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`]; then it is not complete.
+    pub(super) fn part(&mut self, rows: u64, errors: u64, chain: Chain, files: &[Written]) -> Result<(), BulkError> {
+        let errors_path = self.root.join(ERRORS);
+        let on_disk = self.errors.flush().and_then(|()| self.errors.get_ref().sync_all());
+        on_disk.map_err(|error| BulkError::at(&errors_path, error))?;
+        files.iter().try_for_each(Written::publish)?;
+        let file = |file: &Written| {
+            let path = file.path().strip_prefix(&self.root).unwrap_or(file.path()).to_owned();
+            PartFile { path, bytes: file.bytes() }
+        };
+        let entry = Entry::Part {
+            number: self.done.parts,
+            rows,
+            errors,
+            errors_bytes: self.done.errors_bytes,
+            chain: chain.to_hex(),
+            files: files.iter().map(file).collect(),
+        };
+        self.append(&entry)?;
+        self.done.parts += 1;
+        self.done.rows += rows;
+        self.done.errors += errors;
+        self.done.chain = chain;
+        self.files.extend(files.iter().map(|file| file.path().to_owned()));
+        Ok(())
+    }
+
+    /// There are no more parts.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn end(&mut self) -> Result<(), BulkError> {
+        self.append(&Entry::End { parts: self.done.parts })?;
+        self.done.ended = true;
+        Ok(())
+    }
+
+    fn append(&mut self, entry: &Entry) -> Result<(), BulkError> {
+        let path = self.root.join(PARTS);
+        let mut line = serde_json::to_vec(entry).map_err(|error| BulkError::at(&path, error))?;
+        line.push(b'\n');
+        let written = self.parts.write_all(&line).and_then(|()| self.parts.sync_all());
+        written.map_err(|error| BulkError::at(&path, error))
+    }
+}
+
+fn open(path: &Path) -> Result<File, BulkError> {
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    opened.map_err(|error| BulkError::at(path, error))
+}
+
+/// The lines of `parts.jsonl` up to the first that is cut off, or whose files are no longer there; what follows them is cut off.
+fn read(root: &Path, parts: &mut File, path: &Path) -> Result<(Done, Vec<PathBuf>), BulkError> {
+    let at = |error: io::Error| BulkError::at(path, error);
+    let mut text = Vec::new();
+    parts.read_to_end(&mut text).map_err(at)?;
+    let mut done = Done { parts: 0, rows: 0, errors: 0, chain: Chain::EMPTY, ended: false, errors_bytes: 0 };
+    let (mut files, mut whole) = (Vec::new(), 0);
+    for line in text.split_inclusive(|byte| *byte == b'\n') {
+        let Some(entry) = line.strip_suffix(b"\n").and_then(|line| serde_json::from_slice::<Entry>(line).ok()) else {
+            break;
+        };
+        match entry {
+            Entry::Part { number, rows, errors, errors_bytes, chain, files: of_part } => {
+                let Some(chain) = Chain::from_hex(&chain).filter(|_| number == done.parts) else { break };
+                let parts = number + 1;
+                done = Done {
+                    parts,
+                    rows: done.rows + rows,
+                    errors: done.errors + errors,
+                    chain,
+                    ended: false,
+                    errors_bytes,
+                };
+                files.push(of_part);
+            }
+            Entry::End { parts } => done.ended = parts == done.parts,
+        }
+        whole += line.len() as u64;
+    }
+    parts.set_len(whole).and_then(|()| parts.seek(SeekFrom::Start(whole))).map_err(at)?;
+    let files: Vec<PartFile> = files.into_iter().flatten().collect();
+    if !done.ended {
+        // A part that somebody took away is not made again: what is behind it would have to go.
+        for file in &files {
+            let path = root.join(&file.path);
+            let bytes = fs::metadata(&path).map_err(|error| BulkError::at(&path, error))?.len();
+            if bytes != file.bytes {
+                return Err(BulkError::Out(format!(
+                    "{}: the file has {bytes} bytes, and had {} when it was complete; give another --out",
+                    path.display(),
+                    file.bytes
+                )));
+            }
+        }
+    }
+    Ok((done, files.into_iter().map(|file| root.join(file.path)).collect()))
+}
+
+/// A folder that is to become a run's holds nothing, but for what one that was killed at its start has left.
+fn must_be_empty(root: &Path) -> Result<(), BulkError> {
+    for entry in fs::read_dir(root).map_err(|error| BulkError::at(root, error))? {
+        let name = entry.map_err(|error| BulkError::at(root, error))?.file_name();
+        if name != LOCK && name != partial(RUN).as_str() {
+            return Err(BulkError::Out(format!(
+                "{}: the folder is not empty, and no `clipserve embed` has made it; give another",
+                root.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn must_be_the_same(root: &Path, bytes: &[u8], record: &Map<String, Value>) -> Result<(), BulkError> {
+    let made: Map<String, Value> =
+        serde_json::from_slice(bytes).map_err(|error| BulkError::at(&root.join(RUN), error))?;
+    let differs = |key: &&String| made.get(*key) != record.get(*key);
+    let Some(key) = record.keys().chain(made.keys()).find(differs) else { return Ok(()) };
+    let shown = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
+    Err(BulkError::Out(format!(
+        "{}: it was made with {key} {}, and this run has {}; give the same arguments, or another folder",
+        root.display(),
+        shown(made.get(key)),
+        shown(record.get(key))
+    )))
+}
+
+fn partial(name: &str) -> String {
+    format!(".{name}.partial")
+}
+
+fn write_record(path: &Path, record: &Map<String, Value>) -> Result<(), BulkError> {
+    let at = |error: io::Error| BulkError::at(path, error);
+    let text = serde_json::to_string_pretty(record).map_err(|error| at(error.into()))?;
+    let partial = path.with_file_name(partial(RUN));
+    let mut file = File::create(&partial).map_err(at)?;
+    file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all()).map_err(at)?;
+    fs::rename(&partial, path).map_err(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::bulk::{
+        options::{Dtype, Format, Modalities},
+        output::{Output, Values},
+    };
+
+    fn record(dtype: &str) -> Map<String, Value> {
+        json!({"--dtype": dtype, "model": "tiny"}).as_object().unwrap().clone()
+    }
+
+    fn chain(origin: &str) -> Chain {
+        Chain::EMPTY.then(origin)
+    }
+
+    fn failed() -> Row {
+        Row {
+            id: "a".to_owned(),
+            path: None,
+            caption: None,
+            metadata: None,
+            image: None,
+            text: None,
+            error: Some("broken".to_owned()),
+            faulty: false,
+            chain: chain("a"),
+            timings: Default::default(),
+        }
+    }
+
+    /// Completes a part of one row that failed.
+    fn complete(journal: &mut Journal, root: &Path) {
+        let values = Values { dtype: Dtype::F32, scale: 127.0, dim: 2 };
+        let output = Output::new(root, Format::Jsonl, Modalities::Image, values, &[]);
+        let mut part = output.begin(journal.done().parts).unwrap();
+        part.push(failed()).unwrap();
+        let files = part.finish().unwrap();
+        journal.error(journal.done().rows, &failed()).unwrap();
+        journal.part(1, 1, chain("a"), &files).unwrap();
+    }
+
+    #[test]
+    fn what_was_complete_is_known_and_what_was_not_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("out");
+        let mut journal = Journal::open(&root, &record("f32")).unwrap();
+        complete(&mut journal, &root);
+        // What a process that is killed in its second part leaves.
+        journal.error(1, &failed()).unwrap();
+        drop(journal);
+        let mut parts = OpenOptions::new().append(true).open(root.join(PARTS)).unwrap();
+        parts.write_all(b"{\"part\": {\"number\": 1").unwrap();
+        let mut journal = Journal::open(&root, &record("f32")).unwrap();
+        let done = journal.done();
+        assert_eq!((done.parts, done.rows, done.errors, done.chain, done.ended), (1, 1, 1, chain("a"), false));
+        assert_eq!(fs::read_to_string(root.join(ERRORS)).unwrap().lines().count(), 1);
+        complete(&mut journal, &root);
+        journal.end().unwrap();
+        drop(journal);
+        let journal = Journal::open(&root, &record("f32")).unwrap();
+        assert_eq!((journal.done().parts, journal.done().ended, journal.files().len()), (2, true, 2));
+        let errors = fs::read_to_string(root.join(ERRORS)).unwrap();
+        let rows: Vec<Value> = errors.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(rows[1], json!({"row": 1, "id": "a", "path": null, "error": "broken"}));
+    }
+
+    #[test]
+    fn a_folder_of_another_run_is_refused_and_the_difference_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Journal::open(folder.path(), &record("f32")).unwrap());
+        let error = Journal::open(folder.path(), &record("f16")).unwrap_err().to_string();
+        assert!(error.contains(r#"made with --dtype "f32", and this run has "f16""#), "{error}");
+        let mut more = record("f32");
+        more.insert("--shard".to_owned(), json!("0/2"));
+        let error = Journal::open(folder.path(), &more).unwrap_err().to_string();
+        assert!(error.contains(r#"--shard nothing, and this run has "0/2""#), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_holds_something_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("mine"), "").unwrap();
+        let error = Journal::open(folder.path(), &record("f32")).unwrap_err().to_string();
+        assert!(error.contains("not empty"), "{error}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "and nothing is left in it");
+    }
+
+    #[test]
+    fn one_process_has_a_folder_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path(), &record("f32")).unwrap();
+        let error = Journal::open(folder.path(), &record("f32")).unwrap_err().to_string();
+        assert!(error.contains("another process"), "{error}");
+        drop(journal);
+        Journal::open(folder.path(), &record("f32")).unwrap();
+    }
+
+    #[test]
+    fn a_part_that_has_been_changed_or_taken_away_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path(), &record("f32")).unwrap();
+        complete(&mut journal, folder.path());
+        drop(journal);
+        let part = folder.path().join("embeddings/part-00000.jsonl");
+        fs::write(&part, "short").unwrap();
+        let error = Journal::open(folder.path(), &record("f32")).unwrap_err().to_string();
+        assert!(error.contains("part-00000.jsonl: the file has 5 bytes"), "{error}");
+        fs::remove_file(&part).unwrap();
+        assert!(Journal::open(folder.path(), &record("f32")).unwrap_err().to_string().contains("part-00000.jsonl"));
+    }
+}

@@ -1,0 +1,216 @@
+//! What is written: the parts of each format.
+//!
+//! Owns the names of files, the columns, and that rows are written a batch at a time. Does not own which parts are complete (`journal`).
+//!
+//! ```text
+//! numpy -> table -> values, draft
+//! ```
+//!
+//! Invariants: the same rows give the same bytes; a row without an embedding has a null, or is not there where the format has none;
+//! memory does not grow with the rows of a part.
+
+mod draft;
+mod numpy;
+mod table;
+mod values;
+
+use std::{
+    fs::File,
+    io::{self, BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
+
+use draft::Draft;
+pub(super) use draft::Written;
+use numpy::Arrays;
+use serde::Serialize;
+use table::{Column, Columns, Table, strings};
+use values::Numbers;
+pub(super) use values::Values;
+
+use super::{
+    error::BulkError,
+    options::{Format, Modalities},
+    row::Row,
+};
+
+/// Rows that are written at once.
+const BATCH: usize = 512;
+
+/// The most parts, so that the order of names is that of numbers.
+const MAX_PARTS: u64 = 100_000;
+
+/// How a run's output is written.
+pub(super) struct Output {
+    root: PathBuf,
+    format: Format,
+    modality: Modalities,
+    values: Values,
+    columns: Columns,
+}
+
+impl Output {
+    /// Into files below `root`. `notes` are written into the metadata of Parquet files.
+    pub(super) fn new(
+        root: &Path,
+        format: Format,
+        modality: Modalities,
+        values: Values,
+        notes: &[(String, String)],
+    ) -> Self {
+        let columns = match format {
+            Format::Npy => numpy::columns(modality.has_images(), &values, notes),
+            Format::Parquet | Format::Jsonl => {
+                let mut columns = vec![("id", Column::Key), ("embedding", Column::Embedding)];
+                if modality == Modalities::Both {
+                    columns.push(("text_embedding", Column::Embedding));
+                }
+                columns.extend(["caption", "path", "metadata", "error"].map(|name| (name, Column::Text)));
+                Columns::new(&columns, &values, notes)
+            }
+        };
+        Self { root: root.to_owned(), format, modality, values, columns }
+    }
+
+    /// Begins part `number`.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn begin(&self, number: u64) -> Result<Part<'_>, BulkError> {
+        if number >= MAX_PARTS {
+            let root = self.root.display();
+            return Err(BulkError::Out(format!("{root}: more than {MAX_PARTS} parts; give a higher --part-rows")));
+        }
+        let path = |suffix| self.root.join("embeddings").join(format!("part-{number:05}.{suffix}"));
+        let file = match self.format {
+            Format::Parquet => Form::Parquet(Box::new(self.columns.begin(path("parquet"))?)),
+            Format::Jsonl => {
+                let (draft, file) = Draft::begin(path("jsonl"))?;
+                Form::Lines(draft, file)
+            }
+            Format::Npy => {
+                let has = (self.modality.has_images(), self.modality.has_texts());
+                Form::Numpy(Box::new(Arrays::begin(&self.root, number, has, &self.columns, self.values)?))
+            }
+        };
+        Ok(Part { output: self, rows: Vec::new(), form: file })
+    }
+
+    /// Gives a part's file its last name, once there are `parts` parts and all are complete.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn settle(&self, path: &Path, parts: u64) -> Result<(), BulkError> {
+        if self.format == Format::Npy { numpy::settle(path, parts) } else { Ok(()) }
+    }
+}
+
+/// A part that is being written.
+pub(super) struct Part<'a> {
+    output: &'a Output,
+    /// Not yet in its file.
+    rows: Vec<Row>,
+    form: Form,
+}
+
+enum Form {
+    Parquet(Box<Table>),
+    Numpy(Box<Arrays>),
+    Lines(Draft, BufWriter<File>),
+}
+
+impl Part<'_> {
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn push(&mut self, row: Row) -> Result<(), BulkError> {
+        self.rows.push(row);
+        if self.rows.len() == BATCH { self.write() } else { Ok(()) }
+    }
+
+    fn write(&mut self) -> Result<(), BulkError> {
+        let rows = std::mem::take(&mut self.rows);
+        let Output { values, modality, .. } = self.output;
+        match &mut self.form {
+            Form::Parquet(table) => table.write(columns(&rows, values, *modality)),
+            Form::Numpy(arrays) => arrays.write(&rows),
+            Form::Lines(draft, file) => {
+                for row in &rows {
+                    let written = serde_json::to_writer(&mut *file, &Line::of(row, values, *modality));
+                    written
+                        .map_err(Into::into)
+                        .and_then(|()| file.write_all(b"\n"))
+                        .map_err(|error: io::Error| draft.error(error))?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// No row is left out. The files are on disk, and are to be published.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn finish(mut self) -> Result<Vec<Written>, BulkError> {
+        if !self.rows.is_empty() {
+            self.write()?;
+        }
+        match self.form {
+            Form::Parquet(table) => Ok(vec![table.finish()?]),
+            Form::Numpy(arrays) => arrays.finish(),
+            Form::Lines(draft, file) => Ok(vec![draft.written(file)?]),
+        }
+    }
+}
+
+/// The embedding of the first column: the picture's, or the text's where texts alone are asked for.
+fn first(row: &Row, modality: Modalities) -> Option<&[f32]> {
+    if modality.has_images() { row.image.as_deref() } else { row.text.as_deref() }
+}
+
+fn columns(rows: &[Row], values: &Values, modality: Modalities) -> Vec<arrow_array::ArrayRef> {
+    let embeddings: Vec<_> = rows.iter().map(|row| first(row, modality)).collect();
+    let mut columns = vec![strings(rows.iter().map(|row| Some(&*row.id))), values.array(&embeddings)];
+    if modality == Modalities::Both {
+        let embeddings: Vec<_> = rows.iter().map(|row| row.text.as_deref()).collect();
+        columns.push(values.array(&embeddings));
+    }
+    columns.push(strings(rows.iter().map(|row| row.caption.as_deref())));
+    columns.push(strings(rows.iter().map(|row| row.path.as_deref())));
+    columns.push(strings(rows.iter().map(|row| row.metadata.as_deref())));
+    columns.push(strings(rows.iter().map(|row| row.error.as_deref())));
+    columns
+}
+
+/// A line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: &'a str,
+    embedding: Option<Numbers>,
+    /// Where it is asked for, the embedding or null.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_embedding: Option<Option<Numbers>>,
+    caption: Option<&'a str>,
+    path: Option<&'a str>,
+    metadata: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+impl<'a> Line<'a> {
+    fn of(row: &'a Row, values: &Values, modality: Modalities) -> Self {
+        let numbers = |embedding: Option<&[f32]>| embedding.map(|embedding| values.numbers(embedding));
+        Self {
+            id: &row.id,
+            embedding: numbers(first(row, modality)),
+            text_embedding: (modality == Modalities::Both).then(|| numbers(row.text.as_deref())),
+            caption: row.caption.as_deref(),
+            path: row.path.as_deref(),
+            metadata: row.metadata.as_deref(),
+            error: row.error.as_deref(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

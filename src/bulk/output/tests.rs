@@ -1,0 +1,155 @@
+//! Every format read back by another reader, with the rows that have no embedding.
+
+use arrow_array::{Array as _, FixedSizeListArray, RecordBatch, cast::AsArray as _, types::Float32Type};
+use arrow_schema::DataType;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use super::*;
+use crate::bulk::{options::Dtype, sample::Chain};
+
+fn row(number: usize, embedding: Option<Vec<f32>>) -> Row {
+    Row {
+        id: format!("id {number}"),
+        path: Some(format!("{number}.jpg")),
+        caption: number.is_multiple_of(2).then(|| "a caption".to_owned()),
+        metadata: None,
+        error: embedding.is_none().then(|| "it is broken".to_owned()),
+        text: embedding.as_ref().map(|embedding| embedding.iter().map(|value| -value).collect()),
+        image: embedding,
+        faulty: false,
+        chain: Chain::EMPTY,
+        timings: Default::default(),
+    }
+}
+
+/// More rows than are written at once; the second has no embedding.
+fn rows() -> Vec<Row> {
+    let embedding = |number: usize| (number != 1).then(|| vec![0.6, 0.8, number as f32 / 1000.0, -0.25]);
+    (0..BATCH + 3).map(|number| row(number, embedding(number))).collect()
+}
+
+fn write(root: &Path, format: Format, modality: Modalities, dtype: Dtype) -> Vec<PathBuf> {
+    let values = Values { dtype, scale: 100.0, dim: 4 };
+    let output = Output::new(root, format, modality, values, &[("clipserve.model".to_owned(), "tiny".to_owned())]);
+    let mut part = output.begin(7).unwrap();
+    rows().into_iter().for_each(|row| part.push(row).unwrap());
+    let files = part.finish().unwrap();
+    files.iter().for_each(|file| file.publish().unwrap());
+    files.iter().map(|file| file.path().to_owned()).collect()
+}
+
+fn read(path: &Path) -> (Vec<RecordBatch>, parquet::file::metadata::ParquetMetaData) {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap();
+    let metadata = builder.metadata().as_ref().clone();
+    (builder.with_batch_size(10_000).build().unwrap().map(Result::unwrap).collect(), metadata)
+}
+
+fn list(batch: &RecordBatch, name: &str) -> FixedSizeListArray {
+    batch.column_by_name(name).unwrap().as_fixed_size_list().clone()
+}
+
+#[test]
+fn parquet_has_fixed_size_lists_whose_element_is_called_so_and_nulls_for_failures() {
+    let root = tempfile::tempdir().unwrap();
+    let [path] = &write(root.path(), Format::Parquet, Modalities::Both, Dtype::F32)[..] else { panic!("one file") };
+    assert_eq!(path, &root.path().join("embeddings/part-00007.parquet"));
+    let (batches, metadata) = read(path);
+    let [batch] = &batches[..] else { panic!("{} batches", batches.len()) };
+    let names: Vec<_> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["id", "embedding", "text_embedding", "caption", "path", "metadata", "error"]);
+    let DataType::FixedSizeList(element, 4) = batch.schema().field(1).data_type().clone() else { panic!("no list") };
+    assert_eq!((element.name().as_str(), element.data_type()), ("element", &DataType::Float32));
+    let (images, texts) = (list(batch, "embedding"), list(batch, "text_embedding"));
+    for (number, row) in rows().iter().enumerate() {
+        assert_eq!(images.is_null(number), row.image.is_none(), "{number}");
+        if let Some(embedding) = &row.image {
+            let read = images.value(number);
+            assert_eq!(&read.as_primitive::<Float32Type>().values()[..], &embedding[..]);
+            assert_eq!(texts.value(number).as_primitive::<Float32Type>().value(0), -0.6);
+        }
+    }
+    let text = |name: &str, at| batch.column_by_name(name).unwrap().as_string::<i32>().value(at).to_owned();
+    assert_eq!(
+        (text("id", 1), text("error", 1), text("path", 1)),
+        ("id 1".into(), "it is broken".into(), "1.jpg".into())
+    );
+    let column = metadata.row_group(0).column(1);
+    assert_eq!(column.column_path().string(), "embedding.list.element");
+    assert!(column.encodings().any(|encoding| encoding == parquet::basic::Encoding::BYTE_STREAM_SPLIT));
+    let notes = metadata.file_metadata().key_value_metadata().unwrap();
+    assert!(notes.iter().any(|note| note.key == "clipserve.model" && note.value.as_deref() == Some("tiny")));
+}
+
+#[test]
+fn the_other_types_are_as_they_are_called_and_int8_has_a_dictionary() {
+    let root = tempfile::tempdir().unwrap();
+    for (dtype, expected) in [(Dtype::F16, DataType::Float16), (Dtype::Int8, DataType::Int8)] {
+        let path = write(root.path(), Format::Parquet, Modalities::Text, dtype).remove(0);
+        let (batches, metadata) = read(&path);
+        let embeddings = list(&batches[0], "embedding");
+        assert_eq!(embeddings.value_type(), expected);
+        assert!(embeddings.is_null(1));
+        let has_dictionary = metadata.row_group(0).column(1).dictionary_page_offset().is_some();
+        assert_eq!(has_dictionary, dtype == Dtype::Int8);
+        if dtype == Dtype::Int8 {
+            let value = embeddings.value(0);
+            assert_eq!(&value.as_primitive::<arrow_array::types::Int8Type>().values()[..], &[-60, -80, 0, 25]);
+        }
+    }
+}
+
+#[test]
+fn numpy_and_metadata_have_the_same_rows_and_none_of_those_that_failed() {
+    use ndarray_npy::ReadNpyExt as _;
+
+    let root = tempfile::tempdir().unwrap();
+    let files = write(root.path(), Format::Npy, Modalities::Both, Dtype::F32);
+    let names: Vec<_> = files.iter().map(|file| file.strip_prefix(root.path()).unwrap().to_str().unwrap()).collect();
+    assert_eq!(names, ["img_emb/img_emb_00007.npy", "text_emb/text_emb_00007.npy", "metadata/metadata_00007.parquet"]);
+    let array = |at: usize| ndarray::Array2::<f32>::read_npy(File::open(&files[at]).unwrap()).unwrap();
+    let (images, texts) = (array(0), array(1));
+    assert_eq!((images.dim(), texts.dim()), ((BATCH + 2, 4), (BATCH + 2, 4)));
+    assert_eq!((images[[1, 2]], texts[[0, 0]]), (0.002, -0.6));
+    let rows: usize = read(&files[2]).0.iter().map(RecordBatch::num_rows).sum();
+    let batch = &read(&files[2]).0[0];
+    let column = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
+    assert_eq!((rows, column("key").value(1), column("image_path").value(1)), (BATCH + 2, "id 2", "2.jpg"));
+    let texts = write(root.path(), Format::Npy, Modalities::Text, Dtype::F16);
+    assert!(read(&texts[1]).0[0].column_by_name("image_path").is_none());
+}
+
+#[test]
+fn a_part_in_which_all_failed_has_no_arrays() {
+    let root = tempfile::tempdir().unwrap();
+    let values = Values { dtype: Dtype::F32, scale: 100.0, dim: 4 };
+    let output = Output::new(root.path(), Format::Npy, Modalities::Image, values, &[]);
+    let mut part = output.begin(0).unwrap();
+    part.push(row(1, None)).unwrap();
+    assert!(part.finish().unwrap().is_empty());
+    let files = std::fs::read_dir(root.path().join("img_emb")).unwrap().count();
+    assert_eq!(files, 0);
+}
+
+#[test]
+fn json_lines_have_null_in_place_of_an_embedding() {
+    let root = tempfile::tempdir().unwrap();
+    let path = write(root.path(), Format::Jsonl, Modalities::Image, Dtype::F32).remove(0);
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), BATCH + 3);
+    assert_eq!((&lines[1]["embedding"], &lines[1]["error"]), (&serde_json::Value::Null, &"it is broken".into()));
+    let values: Vec<f32> = serde_json::from_value(lines[2]["embedding"].clone()).unwrap();
+    assert_eq!(values, rows()[2].image.clone().unwrap());
+}
+
+#[test]
+fn the_same_rows_are_the_same_bytes() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for format in [Format::Parquet, Format::Npy, Format::Jsonl] {
+        let files = |root: &Path| {
+            let files = write(root, format, Modalities::Both, Dtype::F16);
+            files.iter().map(|file| std::fs::read(file).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(files(one.path()), files(other.path()), "{format:?}");
+    }
+}

@@ -1,0 +1,166 @@
+//! What an operator sees of a run: a bar on a terminal, else a line now and then; and what it came to.
+//!
+//! Owns nothing but that. Rates are of this process, not of what an earlier one has done.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal as _},
+    time::{Duration, Instant},
+};
+
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::row::Row;
+use crate::embedder::Timings;
+
+/// How often there is a line.
+const PERIOD: Duration = Duration::from_secs(10);
+
+/// How far a run is.
+pub(super) struct Progress<'a> {
+    bar: Option<ProgressBar>,
+    print: &'a mut dyn FnMut(&str),
+    started: Instant,
+    printed: Instant,
+    /// Of all rows of this process.
+    timings: Timings,
+    /// Rows of earlier processes.
+    before: u64,
+    rows: u64,
+    errors: u64,
+    total: Option<u64>,
+}
+
+impl<'a> Progress<'a> {
+    /// Before the first row, `before` of which are there already with so many errors; lines go to `print`.
+    pub(super) fn new(before: u64, errors: u64, total: Option<u64>, print: &'a mut dyn FnMut(&str)) -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::stderr());
+            let template = if total.is_some() { "[{bar:30}] {msg}" } else { "{spinner} {msg}" };
+            bar.set_position(before);
+            match ProgressStyle::with_template(template) {
+                Ok(style) => bar.with_style(style),
+                Err(_) => bar,
+            }
+        });
+        let now = Instant::now();
+        Self { bar, print, started: now, printed: now, timings: Timings::default(), before, rows: 0, errors, total }
+    }
+
+    /// One more row is there.
+    pub(super) fn row(&mut self, row: &Row) {
+        self.rows += 1;
+        self.errors += u64::from(row.error.is_some());
+        self.timings.preprocess += row.timings.preprocess;
+        self.timings.queue += row.timings.queue;
+        self.timings.inference += row.timings.inference;
+        if let Some(bar) = &self.bar {
+            bar.set_message(self.line());
+            bar.set_position(self.before + self.rows);
+        } else if self.rows == 1 || self.printed.elapsed() >= PERIOD {
+            self.printed = Instant::now();
+            let line = self.line();
+            (self.print)(&line);
+        }
+    }
+
+    fn line(&self) -> String {
+        let done = self.before + self.rows;
+        let of = self.total.map_or(String::new(), |total| format!(" of {}", HumanCount(total)));
+        let rate = self.rate();
+        let mut line = format!("{}{of} items, {rate:.1}/s, {}", HumanCount(done), Shares(self.timings));
+        if self.errors > 0 {
+            line += &format!(", {} errors", HumanCount(self.errors));
+        }
+        if let Some(left) = self.total.and_then(|total| total.checked_sub(done)).filter(|_| rate > 0.0) {
+            let left = Duration::try_from_secs_f64(left as f64 / rate).unwrap_or(Duration::MAX);
+            line += &format!(", {} left", HumanDuration(left));
+        }
+        line
+    }
+
+    fn rate(&self) -> f64 {
+        self.rows as f64 / self.started.elapsed().as_secs_f64().max(1e-3)
+    }
+
+    /// After the last row.
+    pub(super) fn finish(self, parts: u64) -> Summary {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        Summary {
+            items: self.before + self.rows,
+            errors: self.errors,
+            parts,
+            embedded_now: self.rows,
+            took: self.started.elapsed(),
+            shares: Shares(self.timings),
+        }
+    }
+}
+
+/// Of the time that items took, what went where.
+#[derive(Clone, Copy, Debug)]
+struct Shares(Timings);
+
+impl fmt::Display for Shares {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Timings { preprocess, queue, inference } = self.0;
+        let all = (preprocess + queue + inference).as_secs_f64().max(1e-9);
+        let share = |time: Duration| 100.0 * time.as_secs_f64() / all;
+        let (preprocess, queue, inference) = (share(preprocess), share(queue), share(inference));
+        write!(f, "decode {preprocess:.0} %, queue {queue:.0} %, encoder {inference:.0} %")
+    }
+}
+
+/// What a run came to.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// Rows that are there now.
+    pub items: u64,
+    /// Of them, those without their embedding.
+    pub errors: u64,
+    /// Complete parts.
+    pub parts: u64,
+    /// Rows that this process has made.
+    pub embedded_now: u64,
+    took: Duration,
+    shares: Shares,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { items, errors, parts, embedded_now, took, shares } = self;
+        writeln!(f, "{items} items in {parts} parts, {errors} of them without an embedding")?;
+        if *errors > 0 {
+            writeln!(f, "errors.jsonl says why")?;
+        }
+        if *embedded_now < *items {
+            writeln!(f, "{} of them were there before", items - embedded_now)?;
+        }
+        let (seconds, now) = (took.as_secs_f64(), *embedded_now as f64);
+        writeln!(f, "{seconds:.1} s, {:.1} items/s, {shares}", now / seconds.max(1e-3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_how_far_it_is_how_fast_where_time_goes_and_what_failed() {
+        let mut print = |_: &str| {};
+        let mut progress = Progress::new(1000, 2, Some(4000), &mut print);
+        progress.rows = 500;
+        let millis = Duration::from_millis;
+        progress.timings = Timings { preprocess: millis(250), queue: millis(500), inference: millis(250) };
+        let line = progress.line();
+        assert!(
+            line.starts_with("1,500 of 4,000 items, ") && line.contains("/s, decode 25 %, queue 50 %, encoder 25 %")
+        );
+        assert!(line.contains(", 2 errors, ") && line.ends_with(" left"), "{line}");
+        let summary = progress.finish(3);
+        assert_eq!((summary.items, summary.errors, summary.embedded_now), (1500, 2, 500));
+        assert!(summary.to_string().contains("1000 of them were there before"), "{summary}");
+    }
+}

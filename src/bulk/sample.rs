@@ -1,0 +1,126 @@
+//! What sources give, and where it goes.
+//!
+//! Owns the two types that every source speaks. Does not own how samples are found (`sources`) or chosen (`turn`).
+//!
+//! Invariant: a source asks for a ticket for every sample it has, in an order that its files alone decide, and sends one sample
+//! for every ticket it gets.
+
+use bytes::Bytes;
+
+/// A picture, a text, or both, and what is known of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Sample {
+    /// What its row is known by.
+    pub(super) id: String,
+    /// Where the picture came from.
+    pub(super) path: Option<String>,
+    /// The text beside the picture, or the text itself.
+    pub(super) caption: Option<String>,
+    /// What else its source has on it, as JSON.
+    pub(super) metadata: Option<String>,
+    /// The picture's file.
+    pub(super) picture: Option<Bytes>,
+    /// Why it cannot be read; then it is not embedded.
+    pub(super) error: Option<String>,
+}
+
+impl Sample {
+    /// A sample of which nothing else can be had.
+    pub(super) fn unreadable(id: String, path: Option<String>, error: String) -> Self {
+        Self { id, path, error: Some(error), ..Self::default() }
+    }
+
+    /// Bytes that it holds while it waits.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = [&self.path, &self.caption, &self.metadata];
+        self.picture.as_ref().map_or(0, Bytes::len) + texts.into_iter().flatten().map(String::len).sum::<usize>()
+    }
+
+    /// Takes `value`, or the reason why there is none.
+    pub(super) fn take<T>(&mut self, value: Result<T, String>) -> Option<T> {
+        match value {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.error.get_or_insert(error);
+                None
+            }
+        }
+    }
+}
+
+/// All origins up to a sample, in one number: two runs that agree on it have seen the same samples in the same order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chain(blake3::Hash);
+
+impl Chain {
+    /// Of no sample.
+    pub(super) const EMPTY: Self = Self(blake3::Hash::from_bytes([0; 32]));
+
+    /// With one more sample.
+    pub(super) fn then(self, origin: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.0.as_bytes()).update(origin.as_bytes());
+        Self(hasher.finalize())
+    }
+
+    /// As hexadecimal digits.
+    pub(super) fn to_hex(self) -> String {
+        self.0.to_hex().to_string()
+    }
+
+    /// From them.
+    pub(super) fn from_hex(text: &str) -> Option<Self> {
+        blake3::Hash::from_hex(text).ok().map(Self)
+    }
+}
+
+/// The right to send one sample.
+#[derive(Debug)]
+pub(super) struct Ticket(pub(super) Chain);
+
+/// Why a source is to stop.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// Nobody takes samples any more.
+    Closed,
+    /// The samples are not those of the parts that are there.
+    Changed(String),
+}
+
+/// Where samples go.
+pub(super) trait Sink {
+    /// A ticket for the next sample, where it is wanted. `origin` is what it is known by before anything of it is read.
+    ///
+    /// # Errors
+    /// When the source is to stop.
+    fn ticket(&mut self, origin: &str) -> Result<Option<Ticket>, Stop>;
+
+    /// Sends the sample of a ticket; waits while there is no room.
+    ///
+    /// # Errors
+    /// As [`Sink::ticket`].
+    fn send(&mut self, ticket: Ticket, sample: Sample) -> Result<(), Stop>;
+}
+
+/// A sink that keeps everything, for the tests of sources.
+#[cfg(test)]
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) origins: Vec<String>,
+    pub(super) samples: Vec<Sample>,
+    /// Samples that are not wanted, by number.
+    pub(super) unwanted: std::collections::HashSet<usize>,
+}
+
+#[cfg(test)]
+impl Sink for Kept {
+    fn ticket(&mut self, origin: &str) -> Result<Option<Ticket>, Stop> {
+        self.origins.push(origin.to_owned());
+        Ok((!self.unwanted.contains(&(self.origins.len() - 1))).then_some(Ticket(Chain::EMPTY)))
+    }
+
+    fn send(&mut self, _: Ticket, sample: Sample) -> Result<(), Stop> {
+        self.samples.push(sample);
+        Ok(())
+    }
+}

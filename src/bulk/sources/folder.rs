@@ -1,0 +1,223 @@
+//! A folder of pictures, texts, or both.
+//!
+//! Owns the listing. Pictures are known by their suffix, in whatever case; the text of a picture is the `.txt` file whose path differs
+//! in its suffix alone. What is hidden (its name begins with a dot) is left out, with all below it; links to folders are not followed,
+//! as they may lead in a circle; links to files are.
+//!
+//! Invariant: the same folder gives the same samples, in the order of the code points of their paths below it. The listing is the
+//! one thing that grows with the number of items: some hundred bytes each.
+
+use std::{
+    cmp::Reverse,
+    collections::HashSet,
+    ffi::{OsStr, OsString},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use walkdir::{DirEntry, WalkDir};
+
+use super::file::{Limits, read_picture, read_text};
+use crate::bulk::{
+    options::Modalities,
+    sample::{Sample, Sink, Stop},
+    suffix,
+};
+
+/// The samples below a folder.
+#[derive(Debug)]
+pub(in crate::bulk) struct Folder {
+    root: PathBuf,
+    /// Below `root`, sorted: pictures, and texts that have none.
+    items: Vec<PathBuf>,
+    /// Below `root`, sorted by what is left of them without their suffix.
+    texts: Vec<PathBuf>,
+}
+
+impl Folder {
+    /// Lists `root`.
+    ///
+    /// # Errors
+    /// One line: it cannot be listed, or there is nothing in it to embed.
+    pub(super) fn open(root: &Path, modality: Modalities) -> Result<Self, String> {
+        let (mut items, mut texts) = (Vec::new(), Vec::new());
+        let visible = |entry: &DirEntry| entry.depth() == 0 || !is_hidden(entry.file_name());
+        for entry in WalkDir::new(root).into_iter().filter_entry(visible) {
+            let entry = entry.map_err(|error| error.to_string())?;
+            let path = entry.path();
+            let Some(suffix) = path.extension().and_then(OsStr::to_str) else { continue };
+            let into = if suffix::is_picture(suffix) && modality.has_images() {
+                &mut items
+            } else if suffix.eq_ignore_ascii_case("txt") {
+                &mut texts
+            } else {
+                continue;
+            };
+            let file_type = entry.file_type();
+            if file_type.is_file() || (file_type.is_symlink() && fs::metadata(path).is_ok_and(|file| file.is_file())) {
+                into.push(path.strip_prefix(root).unwrap_or(path).to_owned());
+            }
+        }
+        items.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+        texts.sort_by_cached_key(|text| order_of_texts(text));
+        texts.dedup_by_key(|text| text.with_extension(""));
+        let mut folder = Self { root: root.to_owned(), items, texts };
+        if modality.has_texts() {
+            folder.add_lone_texts();
+        }
+        if folder.items.is_empty() {
+            let what = if modality.has_images() { "picture" } else { ".txt file" };
+            return Err(format!(
+                "{}: there is no {what} in it; tar and Parquet files are given by themselves, such as {0}/*.tar",
+                root.display()
+            ));
+        }
+        Ok(folder)
+    }
+
+    /// The texts that no picture has become items of their own.
+    fn add_lone_texts(&mut self) {
+        let stems: HashSet<PathBuf> = self.items.iter().map(|picture| picture.with_extension("")).collect();
+        let lone = self.texts.iter().filter(|text| !stems.contains(&text.with_extension(""))).cloned();
+        let lone: Vec<_> = lone.collect();
+        self.items.extend(lone);
+        self.items.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+    }
+
+    /// How many samples there are.
+    pub(super) fn len(&self) -> u64 {
+        self.items.len() as u64
+    }
+
+    /// Sends all of them.
+    ///
+    /// # Errors
+    /// When the sink says so.
+    pub(super) fn send(&self, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
+        for item in &self.items {
+            let path = self.root.join(item);
+            let id = path.to_string_lossy().into_owned();
+            let Some(ticket) = sink.ticket(&id)? else { continue };
+            let mut sample = Sample { id, ..Sample::default() };
+            if item.extension().and_then(OsStr::to_str).is_some_and(suffix::is_picture) {
+                sample.path = Some(sample.id.clone());
+                sample.picture = sample.take(read_picture(&path, limits));
+            }
+            if let Some(text) = self.text_of(item) {
+                sample.caption = sample.take(read_text(&self.root.join(text), limits));
+            }
+            sink.send(ticket, sample)?;
+        }
+        Ok(())
+    }
+
+    fn text_of(&self, item: &Path) -> Option<&PathBuf> {
+        let stem = item.with_extension("");
+        let at = self.texts.binary_search_by_key(&stem, |text| text.with_extension("")).ok()?;
+        self.texts.get(at)
+    }
+}
+
+fn is_hidden(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+/// By stem, `.txt` in front of `.TXT`.
+fn order_of_texts(text: &Path) -> (PathBuf, Reverse<OsString>) {
+    (text.with_extension(""), Reverse(text.as_os_str().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bulk::sample::Kept;
+
+    const LIMITS: Limits = Limits { picture: 99, text: 9 };
+
+    fn tree(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, file).unwrap();
+        }
+        root
+    }
+
+    fn names(root: &Path, modality: Modalities) -> Vec<String> {
+        let mut kept = Kept::default();
+        Folder::open(root, modality).unwrap().send(&mut kept, LIMITS).unwrap();
+        let prefix = format!("{}/", root.display());
+        kept.origins.iter().map(|origin| origin.strip_prefix(&prefix).unwrap().to_owned()).collect()
+    }
+
+    const ALL: [&str; 14] = [
+        "b.jpg",
+        "a.png",
+        "sub/c.jpeg",
+        "D.JPG",
+        "e.gif",
+        "f.Jpg",
+        "g.tif",
+        "h.webp",
+        "sub.png",
+        ".x/3.jpg",
+        ".4.jpg",
+        "notes.md",
+        "a.txt",
+        "lone.txt",
+    ];
+
+    #[test]
+    fn every_picture_is_read_in_the_order_of_code_points_and_hidden_ones_are_not() {
+        let root = tree(&ALL);
+        let pictures = ["D.JPG", "a.png", "b.jpg", "e.gif", "f.Jpg", "g.tif", "h.webp", "sub.png", "sub/c.jpeg"];
+        assert_eq!(names(root.path(), Modalities::Image), pictures);
+        assert_eq!(names(root.path(), Modalities::Text), ["a.txt", "lone.txt"]);
+        let both = names(root.path(), Modalities::Both);
+        assert_eq!((both.len(), both.contains(&"lone.txt".to_owned())), (pictures.len() + 1, true));
+    }
+
+    #[test]
+    fn a_picture_has_the_text_beside_it_and_a_text_that_is_too_long_fails_its_sample_alone() {
+        let root = tree(&["a.b.jpg", "c.jpg"]);
+        fs::write(root.path().join("a.b.txt"), "cat\n").unwrap();
+        fs::write(root.path().join("c.txt"), "0123456789").unwrap();
+        let mut kept = Kept::default();
+        Folder::open(root.path(), Modalities::Image).unwrap().send(&mut kept, LIMITS).unwrap();
+        let [first, second] = &kept.samples[..] else { panic!("{:?}", kept.samples) };
+        assert_eq!((first.caption.as_deref(), &first.error), (Some("cat"), &None));
+        assert_eq!(first.picture.as_deref(), Some(&b"a.b.jpg"[..]));
+        assert!(second.error.as_ref().unwrap().contains("10 bytes, the limit is 9"), "{second:?}");
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_not_read() {
+        let root = tree(&["a.jpg", "b.jpg"]);
+        let folder = Folder::open(root.path(), Modalities::Image).unwrap();
+        fs::remove_file(root.path().join("a.jpg")).unwrap();
+        let mut kept = Kept { unwanted: [0].into(), ..Kept::default() };
+        folder.send(&mut kept, LIMITS).unwrap();
+        assert_eq!(kept.samples.len(), 1);
+        assert!(kept.samples[0].error.is_none());
+        // A picture that has gone since it was listed is a row of its own.
+        folder.send(&mut kept, LIMITS).unwrap();
+        assert!(kept.samples[1].error.as_ref().unwrap().contains("a.jpg"), "{:?}", kept.samples[1]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_files_are_followed_and_links_to_folders_are_not() {
+        let root = tree(&["real/a.jpg"]);
+        std::os::unix::fs::symlink(root.path().join("real/a.jpg"), root.path().join("link.jpg")).unwrap();
+        std::os::unix::fs::symlink(root.path(), root.path().join("circle")).unwrap();
+        assert_eq!(names(root.path(), Modalities::Image), ["link.jpg", "real/a.jpg"]);
+    }
+
+    #[test]
+    fn a_folder_without_pictures_is_refused_and_says_what_to_give() {
+        let root = tree(&["a.tar"]);
+        let error = Folder::open(root.path(), Modalities::Image).unwrap_err();
+        assert!(error.contains("no picture") && error.contains("/*.tar"), "{error}");
+    }
+}

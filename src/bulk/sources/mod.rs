@@ -1,0 +1,141 @@
+//! Where samples come from.
+//!
+//! Owns the sources of a command line: patterns, their order, what of them is this process's shard. Does not own which of its
+//! samples are done (`turn`), nor embedding any.
+//!
+//! ```text
+//! list -> place -> folder, shard -> members, table -> records -> texts -> lines -> file
+//! ```
+//!
+//! Invariants: the same sources give the same samples in the same order; what the command line names and cannot be read is found
+//! before a model is loaded, and what turns out later to be unreadable is a row with its reason; every size that a file chooses is
+//! checked before memory is taken for it.
+
+mod file;
+mod folder;
+mod lines;
+mod list;
+mod members;
+mod place;
+mod records;
+mod shard;
+mod table;
+mod texts;
+
+use std::path::{Path, PathBuf};
+
+use glob::MatchOptions;
+
+pub(super) use file::Limits;
+use list::List;
+use place::{Asked, Place};
+
+use super::{
+    options::{BulkOptions, Columns, Modalities, Shard, SourceArgs},
+    sample::{Sink, Stop},
+    suffix::Kind,
+};
+
+/// All samples of a run.
+#[derive(Debug)]
+pub(super) struct Sources {
+    modality: Modalities,
+    columns: Columns,
+    from: From,
+    /// The shard whose samples are taken, where samples are dealt out.
+    samples_of: Option<Shard>,
+    total: Option<u64>,
+}
+
+#[derive(Debug)]
+enum From {
+    Places(Vec<Place>),
+    List(List),
+}
+
+impl Sources {
+    /// Looks at all sources that `options` name.
+    ///
+    /// # Errors
+    /// One line: which one cannot be read, and why.
+    pub(super) fn open(options: &BulkOptions) -> Result<Self, String> {
+        let (columns, shard) = (options.columns.clone(), options.shard);
+        let names = match &options.sources {
+            SourceArgs::List(path) => {
+                let modality = options.modality.unwrap_or(Modalities::Image);
+                let from = From::List(List::open(path, shard)?);
+                return Ok(Self { modality, columns, from, samples_of: None, total: None });
+            }
+            SourceArgs::Places(names) => expanded(names)?,
+        };
+        let all_texts = names.iter().all(|name| Kind::of(name) == Some(Kind::Texts) && name.is_file());
+        let usual = if all_texts { Modalities::Text } else { Modalities::Image };
+        let modality = options.modality.unwrap_or(usual);
+        let asked = Asked { modality, columns: &columns };
+        let mut places = names.iter().map(|name| Place::named(name, &asked)).collect::<Result<Vec<_>, _>>()?;
+        let mut samples_of = shard;
+        if let Some(shard) = shard
+            && places.len() as u64 >= shard.count()
+            && places.iter().all(Place::is_file_of_many)
+        {
+            // Whole files: no other process then reads them.
+            let mut number = 0..;
+            places.retain(|_| number.next().is_some_and(|number| shard.has(number)));
+            samples_of = None;
+        }
+        let total = places.iter().map(Place::len).sum::<Option<u64>>();
+        let total = total.map(|total| samples_of.map_or(total, |shard| shard.of(total)));
+        Ok(Self { modality, columns, from: From::Places(places), samples_of, total })
+    }
+
+    /// What is embedded.
+    pub(super) fn modality(&self) -> Modalities {
+        self.modality
+    }
+
+    /// The shard whose samples are to be taken of those that are sent.
+    pub(super) fn samples_of(&self) -> Option<Shard> {
+        self.samples_of
+    }
+
+    /// How many samples are of this process, where that is known before they are read.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// Sends all samples.
+    ///
+    /// # Errors
+    /// When the sink says so.
+    pub(super) fn send(&self, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
+        let asked = Asked { modality: self.modality, columns: &self.columns };
+        match &self.from {
+            From::Places(places) => places.iter().try_for_each(|place| place.send(&asked, sink, limits)),
+            From::List(list) => list.send(&asked, sink, limits),
+        }
+    }
+}
+
+/// The sources that `names` are, patterns replaced by what they match, in the order of code points.
+fn expanded(names: &[String]) -> Result<Vec<PathBuf>, String> {
+    let mut all = Vec::new();
+    for name in names {
+        // A file may be called like a pattern.
+        if Path::new(name).exists() || !name.contains(['*', '?', '[']) {
+            all.push(PathBuf::from(name));
+            continue;
+        }
+        let hidden_stay_out = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
+        let matches = glob::glob_with(name, hidden_stay_out).map_err(|error| format!("{name}: {error}"))?;
+        let mut matches = matches.collect::<Result<Vec<_>, _>>().map_err(|error| format!("{name}: {error}"))?;
+        if matches.is_empty() {
+            return Err(format!("{name}: nothing matches the pattern"));
+        }
+        matches.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
+        all.append(&mut matches);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! What a path is: a folder, a picture, a tar, a Parquet file, JSON lines or a text file.
+//!
+//! Owns that choice, and sending what is there. Does not own any kind's reading, each of which has a file of its own.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    file::{Limits, read_picture},
+    folder::Folder,
+    records, shard,
+    table::Table,
+    texts,
+};
+use crate::bulk::{
+    options::{Columns, Modalities},
+    sample::{Sample, Sink, Stop},
+    suffix::{self, Kind},
+};
+
+/// What is read of every place.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::bulk) struct Asked<'a> {
+    /// What is embedded.
+    pub(in crate::bulk) modality: Modalities,
+    /// The columns.
+    pub(in crate::bulk) columns: &'a Columns,
+}
+
+/// A place of samples.
+#[derive(Debug)]
+pub(super) enum Place {
+    Folder(Folder),
+    Picture(PathBuf),
+    Shard(PathBuf),
+    Table(Table),
+    Records(PathBuf),
+    Texts(PathBuf),
+}
+
+impl Place {
+    /// What is at `path`, which the command line names.
+    ///
+    /// # Errors
+    /// One line that names it: there is nothing, or it is of no kind that is read.
+    pub(super) fn named(path: &Path, asked: &Asked<'_>) -> Result<Self, String> {
+        let metadata = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        if metadata.is_dir() {
+            return Folder::open(path, asked.modality).map(Self::Folder);
+        }
+        let kind = Kind::of(path).ok_or_else(|| {
+            format!(
+                "{}: its suffix says not what it is; a source is a folder or one of {}",
+                path.display(),
+                suffix::known()
+            )
+        })?;
+        Self::of_kind(kind, path, asked)
+    }
+
+    /// What is at `path`, a line of a list: a picture wherever its name does not say otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::named`]; that a picture can be read is seen when its turn comes.
+    pub(super) fn listed(path: &str, asked: &Asked<'_>) -> Result<Self, String> {
+        let path = Path::new(path);
+        match Kind::of(path) {
+            Some(kind) => Self::of_kind(kind, path, asked),
+            None if path.is_dir() => Folder::open(path, asked.modality).map(Self::Folder),
+            None => Ok(Self::Picture(path.to_owned())),
+        }
+    }
+
+    fn of_kind(kind: Kind, path: &Path, asked: &Asked<'_>) -> Result<Self, String> {
+        Ok(match kind {
+            Kind::Picture => Self::Picture(path.to_owned()),
+            Kind::Shard => Self::Shard(path.to_owned()),
+            Kind::Table => Self::Table(Table::open(path, asked.modality, asked.columns)?),
+            Kind::Records => Self::Records(path.to_owned()),
+            Kind::Texts => Self::Texts(path.to_owned()),
+        })
+    }
+
+    /// How many samples it has, where that is known before it is read.
+    pub(super) fn len(&self) -> Option<u64> {
+        match self {
+            Self::Folder(folder) => Some(folder.len()),
+            Self::Picture(_) => Some(1),
+            Self::Table(table) => Some(table.len()),
+            Self::Shard(_) | Self::Records(_) | Self::Texts(_) => None,
+        }
+    }
+
+    /// Whether it is a file that many samples are in.
+    pub(super) fn is_file_of_many(&self) -> bool {
+        !matches!(self, Self::Folder(_) | Self::Picture(_))
+    }
+
+    /// Sends its samples.
+    ///
+    /// # Errors
+    /// When the sink says so.
+    pub(super) fn send(&self, asked: &Asked<'_>, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
+        match self {
+            Self::Folder(folder) => folder.send(sink, limits),
+            Self::Picture(path) => send_picture(path, sink, limits),
+            Self::Shard(path) => shard::send(path, asked.modality, sink, limits),
+            Self::Table(table) => table.send(sink, limits),
+            Self::Records(path) => records::send(path, asked.modality, asked.columns, sink, limits),
+            Self::Texts(path) => texts::send(path, sink, limits),
+        }
+    }
+}
+
+fn send_picture(path: &Path, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
+    let id = path.to_string_lossy().into_owned();
+    let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
+    let mut sample = Sample { path: Some(id.clone()), id, ..Sample::default() };
+    sample.picture = sample.take(read_picture(path, limits));
+    sink.send(ticket, sample)
+}

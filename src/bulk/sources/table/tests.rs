@@ -1,0 +1,147 @@
+//! Parquet files as Hugging Face's datasets and others write them, and broken ones.
+
+use std::{fs, sync::Arc};
+
+use arrow_array::{Int64Array, builder::BinaryBuilder};
+use arrow_buffer::NullBuffer;
+use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
+
+use super::*;
+use crate::bulk::sample::Kept;
+
+const LIMITS: Limits = Limits { picture: 20, text: 30 };
+
+fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, group: usize) {
+    let batch =
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
+    let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+fn binary(cells: &[Option<&[u8]>]) -> ArrayRef {
+    let mut builder = BinaryBuilder::new();
+    cells.iter().for_each(|cell| builder.append_option(*cell));
+    Arc::new(builder.finish())
+}
+
+fn strings(cells: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringArray::from(cells.to_vec()))
+}
+
+/// A column of Hugging Face's `Image`.
+fn images(bytes: &[Option<&[u8]>], paths: &[Option<&str>], valid: &[bool]) -> ArrayRef {
+    let fields = vec![Field::new("bytes", DataType::Binary, true), Field::new("path", DataType::Utf8, true)];
+    let arrays = vec![binary(bytes), strings(paths)];
+    Arc::new(StructArray::new(fields.into(), arrays, Some(NullBuffer::from(valid.to_vec()))))
+}
+
+fn samples(table: &Table) -> Vec<Sample> {
+    let mut kept = Kept::default();
+    table.send(&mut kept, LIMITS).unwrap();
+    kept.samples
+}
+
+#[test]
+fn images_of_datasets_are_read_embedded_or_by_their_path_and_a_null_is_a_row() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("cat.jpg"), "beside").unwrap();
+    let path = folder.path().join("x.parquet");
+    let column = images(
+        &[Some(b"inside"), None, None, None],
+        &[None, Some("cat.jpg"), Some("/absent/dog.jpg"), None],
+        &[true, true, true, false],
+    );
+    write(&path, vec![("image", column), ("label", Arc::new(Int64Array::from(vec![0, 1, 2, 3])) as ArrayRef)], 100);
+    let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
+    let samples = samples(&table);
+    assert_eq!(table.len(), 4);
+    assert_eq!(samples[0].picture.as_deref(), Some(&b"inside"[..]));
+    assert_eq!((samples[1].picture.as_deref(), samples[1].path.as_deref()), (Some(&b"beside"[..]), Some("cat.jpg")));
+    assert!(samples[2].error.as_ref().unwrap().contains("/absent/dog.jpg"), "{:?}", samples[2]);
+    assert_eq!((&samples[3].picture, &samples[3].error), (&None, &None));
+    assert_eq!(samples[3].id, format!("{}:3", path.display()));
+}
+
+#[test]
+fn columns_are_found_by_their_type_and_name_or_as_they_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let columns = vec![
+        ("jpg", binary(&[Some(b"1"), Some(b"123456789012345678901")])),
+        ("caption", strings(&[Some("cat"), None])),
+        ("alt", strings(&[Some("kitten"), Some("dog")])),
+        ("key", Arc::new(Int64Array::from(vec![Some(7), None])) as ArrayRef),
+    ];
+    write(&path, columns, 100);
+    let found = samples(&Table::open(&path, Modalities::Both, &Columns::default()).unwrap());
+    assert_eq!((&*found[0].id, found[0].caption.as_deref()), ("7", Some("cat")));
+    assert!(found[1].error.as_ref().unwrap().contains("21 bytes, the limit is 20") && found[1].id.ends_with(":1"));
+    let named = Columns { text: Some("alt".into()), id: Some("caption".into()), ..Columns::default() };
+    let named = samples(&Table::open(&path, Modalities::Text, &named).unwrap());
+    assert_eq!((&*named[0].id, named[0].caption.as_deref(), named[0].picture.as_ref()), ("cat", Some("kitten"), None));
+    for (columns, expected) in [
+        (Columns { image: Some("caption2".into()), ..Columns::default() }, "no such column among jpg (Binary)"),
+        (Columns { text: Some("jpg".into()), ..Columns::default() }, "--text-column jpg: the column is Binary"),
+        (Columns { image: Some("key".into()), ..Columns::default() }, "--image-column key: the column is Int64"),
+    ] {
+        let error = Table::open(&path, Modalities::Both, &columns).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_file_without_the_columns_is_refused_and_says_which_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    write(&path, vec![("title", strings(&[Some("cat")]))], 100);
+    for (modality, expected) in [(Modalities::Image, "no column of pictures"), (Modalities::Text, "--text-column")] {
+        let error = Table::open(&path, modality, &Columns::default()).unwrap_err();
+        assert!(error.contains(expected) && error.contains("title (Utf8)"), "{error}");
+    }
+    write(&path, vec![("a", binary(&[Some(b"1")])), ("b", binary(&[Some(b"2")]))], 100);
+    let error = Table::open(&path, Modalities::Image, &Columns::default()).unwrap_err();
+    assert!(error.contains("(a, b); name one by --image-column"), "{error}");
+    fs::write(&path, "PAR1 no more").unwrap();
+    Table::open(&path, Modalities::Image, &Columns::default()).unwrap_err();
+}
+
+#[test]
+fn rows_that_are_not_wanted_are_passed_and_the_others_keep_their_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let cells: Vec<Vec<u8>> = (0..10).map(|row| vec![row; 3]).collect();
+    let cells: Vec<_> = cells.iter().map(|cell| Some(&cell[..])).collect();
+    write(&path, vec![("image", binary(&cells))], 4);
+    let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
+    let mut kept = Kept { unwanted: [0, 1, 2, 3, 5, 8].into(), ..Kept::default() };
+    table.send(&mut kept, LIMITS).unwrap();
+    let read: Vec<_> = kept.samples.iter().map(|sample| sample.picture.as_ref().unwrap()[0]).collect();
+    assert_eq!((read, kept.origins.len()), (vec![4, 6, 7, 9], 10));
+    assert!(kept.samples[0].id.ends_with(":4"));
+}
+
+#[test]
+fn a_fault_in_a_row_group_is_in_its_rows_and_the_other_groups_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    write(
+        &path,
+        vec![("image", binary(&[Some(b"first picture"), Some(b"second"), Some(b"third"), Some(b"fourth")]))],
+        2,
+    );
+    let mut bytes = fs::read(&path).unwrap();
+    // The header of the first page.
+    bytes[4..24].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
+    let samples = samples(&table);
+    let failed: Vec<_> = samples.iter().map(|sample| sample.error.is_some()).collect();
+    assert_eq!(failed, [true, true, false, false]);
+    assert!(samples[0].error.as_ref().unwrap().contains("the row cannot be read"), "{:?}", samples[0]);
+    fs::remove_file(&path).unwrap();
+    let mut kept = Kept::default();
+    table.send(&mut kept, LIMITS).unwrap();
+    assert_eq!(kept.samples.len(), 1, "gone since it was opened");
+}

@@ -1,0 +1,141 @@
+//! Which sources a command line names, in which order, and which of them are whose.
+
+use std::fs;
+
+use super::*;
+use crate::bulk::{
+    options::{Dtype, Format},
+    sample::{Chain, Kept},
+    turn::Turn,
+};
+
+const LIMITS: Limits = Limits { picture: 99, text: 99 };
+
+fn options(sources: SourceArgs) -> BulkOptions {
+    BulkOptions {
+        sources,
+        out: "out".into(),
+        modality: None,
+        format: Format::Parquet,
+        dtype: Dtype::F32,
+        part_rows: 10,
+        max_errors: None,
+        shard: None,
+        columns: Columns::default(),
+    }
+}
+
+fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (file, contents) in files {
+        let path = root.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, contents).unwrap();
+    }
+    root
+}
+
+fn places(root: &Path, names: &[&str]) -> SourceArgs {
+    SourceArgs::Places(names.iter().map(|name| root.join(name).to_str().unwrap().to_owned()).collect())
+}
+
+/// What is sent, without the folder in front of it.
+fn origins(root: &Path, options: &BulkOptions) -> Vec<String> {
+    let sources = Sources::open(options).unwrap();
+    let mut kept = Kept::default();
+    sources.send(&mut kept, LIMITS).unwrap();
+    let mut turn = Turn::new(sources.samples_of(), 0, Chain::EMPTY);
+    let ours: Vec<_> = kept.origins.iter().filter(|origin| turn.next(origin).unwrap().is_some()).collect();
+    if let Some(total) = sources.total() {
+        assert_eq!(total, ours.len() as u64);
+    }
+    ours.iter().map(|origin| origin.replace(&format!("{}/", root.display()), "")).collect()
+}
+
+#[test]
+fn patterns_are_replaced_by_what_they_match_in_order_and_hidden_files_are_not_among_it() {
+    let root = tree(&[("b.jpg", ""), ("B.jpg", ""), ("a/c.jpg", ""), (".d.jpg", ""), ("e[1].jpg", "")]);
+    let matched = origins(root.path(), &options(places(root.path(), &["*.jpg"])));
+    assert_eq!(matched, ["B.jpg", "b.jpg", "e[1].jpg"]);
+    let deep = origins(root.path(), &options(places(root.path(), &["**/*.jpg"])));
+    assert_eq!(deep, ["B.jpg", "a/c.jpg", "b.jpg", "e[1].jpg"]);
+    assert_eq!(origins(root.path(), &options(places(root.path(), &["e[1].jpg", "a"]))), ["e[1].jpg", "a/c.jpg"]);
+}
+
+#[test]
+fn what_cannot_be_read_is_said_before_anything_is() {
+    let root = tree(&[("a.zip", ""), ("empty/notes.md", ""), ("t.parquet", "")]);
+    for (name, expected) in [
+        ("*.png", "nothing matches"),
+        ("absent.jpg", "absent.jpg"),
+        ("a.zip", "one of avif, bmp"),
+        ("empty", "no picture"),
+        ("t.parquet", "t.parquet"),
+    ] {
+        let error = Sources::open(&options(places(root.path(), &[name]))).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
+    let error = Sources::open(&options(SourceArgs::List(root.path().join("absent")))).unwrap_err();
+    assert!(error.starts_with("--from-file "), "{error}");
+}
+
+#[test]
+fn text_files_alone_are_embedded_as_texts_and_whatever_else_as_pictures() {
+    let root = tree(&[("a.txt", "one\ntwo"), ("b.jpg", "")]);
+    let modality = |names: &[&str]| Sources::open(&options(places(root.path(), names))).unwrap().modality();
+    assert_eq!(modality(&["a.txt"]), Modalities::Text);
+    assert_eq!(modality(&["a.txt", "b.jpg"]), Modalities::Image);
+    assert_eq!(modality(&["."]), Modalities::Image);
+}
+
+#[test]
+fn a_list_is_read_line_by_line_and_a_line_that_leads_nowhere_is_a_row() {
+    let root = tree(&[("a.jpg", "1"), ("noext", "2"), ("t.txt", "one\ntwo"), ("d/b.jpg", "3")]);
+    let path = |name: &str| root.path().join(name).display().to_string();
+    let lines = ["a.jpg", "", "noext", "t.txt", "d", "absent.jpg", "absent.parquet"]
+        .map(|name| if name.is_empty() { String::new() } else { path(name) });
+    fs::write(root.path().join("list"), format!("{}\r\n\u{0}\n", lines.join("\n"))).unwrap();
+    let mut kept = Kept::default();
+    let sources = Sources::open(&options(SourceArgs::List(root.path().join("list")))).unwrap();
+    sources.send(&mut kept, LIMITS).unwrap();
+    let found: Vec<_> =
+        kept.samples.iter().map(|sample| (sample.id.replace(&path(""), ""), sample.error.is_some())).collect();
+    let expected = [
+        ("a.jpg", false),
+        ("noext", false),
+        ("t.txt:1", false),
+        ("t.txt:2", false),
+        ("d/b.jpg", false),
+        ("absent.jpg", true),
+        ("absent.parquet", true),
+        ("\u{0}", true),
+    ];
+    assert_eq!(found, expected.map(|(name, failed)| (name.to_owned(), failed)));
+}
+
+#[test]
+fn shards_deal_out_samples_or_lines_or_files_where_there_are_enough_of_them() {
+    let root =
+        tree(&[("p/a.jpg", ""), ("p/b.jpg", ""), ("p/c.jpg", ""), ("x.txt", "1\n2"), ("y.txt", "1"), ("z.txt", "1")]);
+    fs::write(
+        root.path().join("list"),
+        ["p", "x.txt", "y.txt"].map(|name| root.path().join(name).display().to_string()).join("\n"),
+    )
+    .unwrap();
+    let shard = |sources: &SourceArgs, index| {
+        let options = BulkOptions { shard: Some(Shard::new(index, 2).unwrap()), ..options(sources.clone()) };
+        origins(root.path(), &options)
+    };
+    let folder = places(root.path(), &["p"]);
+    assert_eq!(
+        (shard(&folder, 0), shard(&folder, 1)),
+        (vec!["p/a.jpg".into(), "p/c.jpg".into()], vec!["p/b.jpg".into()])
+    );
+    let files = places(root.path(), &["x.txt", "y.txt", "z.txt"]);
+    assert_eq!(shard(&files, 0), ["x.txt:1", "x.txt:2", "z.txt:1"]);
+    assert_eq!(shard(&files, 1), ["y.txt:1"]);
+    let one = places(root.path(), &["x.txt"]);
+    assert_eq!((shard(&one, 0), shard(&one, 1)), (vec!["x.txt:1".into()], vec!["x.txt:2".into()]));
+    let list = SourceArgs::List(root.path().join("list"));
+    assert_eq!(shard(&list, 1), ["x.txt:1", "x.txt:2"]);
+}

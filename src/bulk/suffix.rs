@@ -1,0 +1,96 @@
+//! What a file is called says what kind of source it is.
+//!
+//! Owns the suffixes, in whatever case. Does not own whether a file that is called a picture is one: decoding says.
+
+use std::path::Path;
+
+/// Suffixes of pictures that this build decodes.
+const PICTURES: &[&str] = &[
+    "avif",
+    "bmp",
+    "dib",
+    "gif",
+    #[cfg(feature = "heic")]
+    "heic",
+    #[cfg(feature = "heic")]
+    "heif",
+    "jfif",
+    "jpe",
+    "jpeg",
+    "jpg",
+    #[cfg(feature = "jxl")]
+    "jxl",
+    "png",
+    "tif",
+    "tiff",
+    "webp",
+];
+
+/// What a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// One picture.
+    Picture,
+    /// A tar of samples, as WebDataset makes them.
+    Shard,
+    /// Parquet.
+    Table,
+    /// JSON lines.
+    Records,
+    /// A text on each line.
+    Texts,
+}
+
+impl Kind {
+    /// Of the file that is called so; `None` when the name does not say.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let suffix = path.extension()?.to_str()?;
+        let is = |known: &&str| suffix.eq_ignore_ascii_case(known);
+        if is_picture(suffix) {
+            Some(Self::Picture)
+        } else if is(&"tar") {
+            Some(Self::Shard)
+        } else if is(&"parquet") {
+            Some(Self::Table)
+        } else if ["jsonl", "ndjson"].iter().any(is) {
+            Some(Self::Records)
+        } else if is(&"txt") {
+            Some(Self::Texts)
+        } else {
+            None
+        }
+    }
+}
+
+/// Whether a file with this suffix is a picture.
+pub(super) fn is_picture(suffix: &str) -> bool {
+    PICTURES.iter().any(|known| suffix.eq_ignore_ascii_case(known))
+}
+
+/// What else a source may be called, for whoever gave another name.
+pub(super) fn known() -> String {
+    format!("{}, tar, parquet, jsonl, ndjson, txt", PICTURES.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_suffix_decides_in_whatever_case() {
+        for (name, kind) in [
+            ("a.JPG", Some(Kind::Picture)),
+            ("b/a.b.TiF", Some(Kind::Picture)),
+            ("s.tar", Some(Kind::Shard)),
+            ("t.Parquet", Some(Kind::Table)),
+            ("r.ndjson", Some(Kind::Records)),
+            ("t.txt", Some(Kind::Texts)),
+            ("s.tar.gz", None),
+            ("jpg", None),
+            (".jpg", None),
+        ] {
+            assert_eq!(Kind::of(Path::new(name)), kind, "{name}");
+        }
+        assert!(known().contains("webp, tar"));
+    }
+}

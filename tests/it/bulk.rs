@@ -1,0 +1,420 @@
+//! `clipserve embed` by the real binary: what it writes is read back by other readers, and is what the embedder gives; killed, refused
+//! and sharded runs.
+//!
+//! Owns what only a whole run can show; sources, formats and the journal have their tests beside their code.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arrow_array::{
+    Array as _, ArrayRef, BinaryArray, RecordBatch, StringArray, cast::AsArray as _, types::Float32Type,
+};
+use clipserve::{
+    embedder::{self, Terms},
+    health::Health,
+    telemetry::Metrics,
+};
+use ndarray::Array2;
+use ndarray_npy::ReadNpyExt as _;
+use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+use serde_json::Value;
+
+use crate::support::{configuration, fixture, pause, picture};
+
+/// `embed` with the fixture model and `args`, none of our variables set.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_clipserve"));
+    command.env_clear().arg("embed").args(args).args([
+        "--provider",
+        "cpu",
+        "--set",
+        "telemetry.log_level=warn",
+        "--model",
+    ]);
+    command.arg(fixture("tiny-clip"));
+    command
+}
+
+fn run(args: &[&str], code: i32) -> (String, String) {
+    finished(command(args).output().unwrap(), code)
+}
+
+fn finished(output: Output, code: i32) -> (String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
+    (stdout, stderr)
+}
+
+/// One row of Parquet.
+#[derive(Debug, PartialEq)]
+struct Row {
+    id: String,
+    embedding: Option<Vec<f32>>,
+    caption: Option<String>,
+    error: Option<String>,
+}
+
+fn rows_of(path: &Path) -> Vec<Row> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    let mut rows = Vec::new();
+    for batch in reader {
+        let batch = batch.unwrap();
+        let text = |name: &str, at: usize| {
+            let column = batch.column_by_name(name).unwrap().as_string::<i32>();
+            column.is_valid(at).then(|| column.value(at).to_owned())
+        };
+        let embeddings = batch.column_by_name("embedding").unwrap().as_fixed_size_list();
+        let embedding = |at: usize| embeddings.value(at).as_primitive::<Float32Type>().values().to_vec();
+        rows.extend((0..batch.num_rows()).map(|at| Row {
+            id: text("id", at).unwrap(),
+            embedding: embeddings.is_valid(at).then(|| embedding(at)),
+            caption: text("caption", at),
+            error: text("error", at),
+        }));
+    }
+    rows
+}
+
+/// All rows of the parts in `out`, in the order of their names.
+fn rows(out: &Path) -> Vec<Row> {
+    let entries = fs::read_dir(out.join("embeddings")).unwrap().map(|entry| entry.unwrap().path());
+    // Not what a run that ended early has left, whose name begins with a dot.
+    let mut parts: Vec<_> = entries.filter(|path| path.extension().is_some_and(|suffix| suffix == "parquet")).collect();
+    parts.sort();
+    parts.iter().flat_map(|part| rows_of(part)).collect()
+}
+
+/// Every file below `out` but its lock, with its bytes.
+fn files(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in walkdir::WalkDir::new(out) {
+        let entry = entry.unwrap();
+        if entry.file_type().is_file() && entry.file_name() != ".lock" {
+            all.insert(entry.path().strip_prefix(out).unwrap().to_owned(), fs::read(entry.path()).unwrap());
+        }
+    }
+    all
+}
+
+/// What the server's own facade gives for `pictures`, of length 1.
+fn expected(pictures: &[&str]) -> Array2<f32> {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let config = configuration(&[]);
+    let embedder =
+        embedder::start(&config, Arc::new(Metrics::new()), &Health::new(config.engine.stall_timeout)).unwrap();
+    let pictures = pictures.iter().map(|name| picture(name).into()).collect();
+    let terms = Terms::patient(Instant::now() + Duration::from_secs(60));
+    let embedded = runtime.block_on(embedder.embed_images(pictures, terms)).unwrap();
+    embedder.shut_down();
+    embedded.finish(None, true)
+}
+
+fn add(folder: &Path, name: &str, bytes: &[u8]) {
+    let path = folder.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+const PICTURES: [&str; 4] = ["cat.bmp", "cat_420.jpg", "logo_rgba.png", "rocket.jpg"];
+
+/// A folder of four pictures, a broken one, and a text beside one of them.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    PICTURES.iter().for_each(|name| add(folder.path(), &format!("in/{name}"), &picture(name)));
+    add(folder.path(), "in/broken.jpg", &picture("rocket.jpg")[..3000]);
+    add(folder.path(), "in/rocket.txt", b"a rocket\n");
+    folder
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn a_folder_becomes_parquet_with_the_embedders_own_numbers_and_a_null_for_what_is_broken() {
+    let folder = folder();
+    let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    let (stdout, stderr) = run(&[text(&source), "--out", text(&out)], 2);
+    assert!(stdout.contains("5 items in 1 parts, 1 of them without an embedding"), "{stdout}");
+    assert!(stderr.contains(" of 5 items, ") && stderr.contains("encoder "), "{stderr}");
+    let rows = rows(&out);
+    let names: Vec<_> = rows.iter().map(|row| row.id.rsplit('/').next().unwrap()).collect();
+    assert_eq!(names, ["broken.jpg", "cat.bmp", "cat_420.jpg", "logo_rgba.png", "rocket.jpg"]);
+    assert_eq!(rows[0].embedding, None);
+    let reason = rows[0].error.clone().unwrap();
+    assert!(reason.contains("JPEG"), "{reason}");
+    let expected = expected(&PICTURES);
+    for (row, expected) in rows[1..].iter().zip(expected.rows()) {
+        assert_eq!(row.embedding.as_deref(), expected.as_slice(), "{}", row.id);
+        assert_eq!(row.error, None);
+    }
+    assert_eq!((rows[4].caption.as_deref(), &rows[1].caption), (Some("a rocket"), &None));
+    let errors = fs::read_to_string(out.join("errors.jsonl")).unwrap();
+    let error: Value = serde_json::from_str(errors.trim_end()).unwrap();
+    assert_eq!((&error["row"], &error["error"], &error["id"]), (&0.into(), &reason.into(), &rows[0].id.clone().into()));
+    // What is complete is not made again.
+    let (before, (stdout, _)) = (files(&out), run(&[text(&source), "--out", text(&out)], 2));
+    assert!(stdout.contains("5 of them were there before"), "{stdout}");
+    assert_eq!(files(&out), before);
+}
+
+/// Twelve paths of pictures, some of which are broken or absent, one a line.
+fn list(folder: &Path) -> Vec<String> {
+    let names = ["in/cat.bmp", "in/broken.jpg", "in/logo_rgba.png", "in/absent.jpg", "in/rocket.jpg", "in/cat_420.jpg"];
+    names.iter().chain(&names).map(|name| format!("{}\n", folder.join(name).display())).collect()
+}
+
+/// Starts a run over a list that it is given line by line.
+fn listening(out: &Path, format: &str) -> Child {
+    let args = ["--from-file", "-", "--out", text(out), "--part-rows", "3", "--format", format];
+    command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn feed(child: &mut Child, lines: &[String]) {
+    child.stdin.as_mut().unwrap().write_all(lines.concat().as_bytes()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_goes_on_and_leaves_the_same_bytes_as_one_that_was_not() {
+    let folder = folder();
+    let lines = list(folder.path());
+    for format in ["parquet", "npy", "jsonl"] {
+        let whole = folder.path().join(format!("{format}-whole"));
+        let mut child = listening(&whole, format);
+        feed(&mut child, &lines);
+        finished(child.wait_with_output().unwrap(), 2);
+
+        let cut = folder.path().join(format!("{format}-cut"));
+        // Killed in its second part, then in its third, each time with lines of what is not complete.
+        for (given, complete) in [(5, 1), (8, 2)] {
+            let mut child = listening(&cut, format);
+            feed(&mut child, &lines[..given]);
+            let journal = cut.join("parts.jsonl");
+            while fs::read_to_string(&journal).unwrap_or_default().lines().count() < complete {
+                assert_eq!(child.try_wait().unwrap(), None, "it waits for lines");
+                pause().await;
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let mut child = listening(&cut, format);
+        feed(&mut child, &lines);
+        let (stdout, _) = finished(child.wait_with_output().unwrap(), 2);
+        assert!(stdout.contains("6 of them were there before"), "{stdout}");
+        let (whole, cut) = (files(&whole), files(&cut));
+        assert_eq!(cut.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
+        for (path, bytes) in whole {
+            assert_eq!(cut[&path], bytes, "{}", path.display());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_was_made_of_is_what_it_goes_on_with() {
+    let folder = folder();
+    let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    let lines = list(folder.path());
+    let mut child = listening(&out, "jsonl");
+    feed(&mut child, &lines[..4]);
+    while fs::read_to_string(out.join("parts.jsonl")).unwrap_or_default().is_empty() {
+        pause().await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let before = files(&out);
+    let mut other = lines.clone();
+    other.swap(0, 4);
+    let mut child = listening(&out, "jsonl");
+    feed(&mut child, &other);
+    let (_, stderr) = finished(child.wait_with_output().unwrap(), 1);
+    assert!(stderr.contains("the sources have changed: their first 3 samples"), "{stderr}");
+    for (args, expected) in [
+        (&["--part-rows", "3", "--format", "jsonl"][..], "made with sources"),
+        (
+            &["--from-file", "-", "--part-rows", "3", "--format", "npy"],
+            r#"made with --format "jsonl", and this run has "npy""#,
+        ),
+        (
+            &["--from-file", "-", "--part-rows", "3", "--format", "jsonl", "--set", "preprocess.fast_decode=true"],
+            "made with fingerprint",
+        ),
+    ] {
+        let mut args = [&["--out", text(&out)], args].concat();
+        if !args.contains(&"--from-file") {
+            args.push(text(&source));
+        }
+        let output = command(&args).stdin(Stdio::null()).output().unwrap();
+        let (_, stderr) = finished(output, 1);
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    assert_eq!(files(&out)[Path::new("parts.jsonl")], before[Path::new("parts.jsonl")]);
+}
+
+#[test]
+fn npy_has_the_folders_of_clip_retrieval_numbered_as_wide_as_the_last_part() {
+    let folder = folder();
+    let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    for number in 0..7 {
+        add(&source, &format!("more/{number}.png"), &picture("one_pixel.png"));
+    }
+    run(&[text(&source), "--out", text(&out), "--format", "npy", "--part-rows", "1"], 2);
+    let names: Vec<_> = files(&out).into_keys().map(|path| path.display().to_string()).collect();
+    // The first part is the broken picture alone, and has no files.
+    let mut expected: Vec<_> = ["run.json", "parts.jsonl", "errors.jsonl"].map(str::to_owned).into();
+    for number in 1..12 {
+        expected.push(format!("img_emb/img_emb_{number:02}.npy"));
+        expected.push(format!("metadata/metadata_{number:02}.parquet"));
+    }
+    expected.sort();
+    assert_eq!(names, expected);
+    let array = Array2::<f32>::read_npy(File::open(out.join("img_emb/img_emb_01.npy")).unwrap()).unwrap();
+    assert_eq!(array.dim().0, 1);
+    let norm = array.iter().map(|value| value * value).sum::<f32>().sqrt();
+    assert!((norm - 1.0).abs() < 1e-5, "{norm}");
+}
+
+/// A tar with these members.
+fn tar(path: &Path, members: &[(&str, &[u8])]) {
+    let mut builder = tar::Builder::new(File::create(path).unwrap());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, name, *bytes).unwrap();
+    }
+    builder.finish().unwrap();
+}
+
+#[test]
+fn tar_shards_and_parquet_give_pictures_and_texts_side_by_side() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let (cat, rocket) = (picture("cat.bmp"), picture("rocket.jpg"));
+    let members: [(&str, &[u8]); 5] = [
+        ("1.bmp", &cat),
+        ("2.JPG", &rocket),
+        ("1.txt", b"a cat"),
+        ("2.json", br#"{"caption": "a rocket"}"#),
+        ("3.txt", b"alone"),
+    ];
+    tar(&path("s.tar"), &members);
+    let batch = RecordBatch::try_from_iter([
+        ("image", Arc::new(BinaryArray::from_vec(vec![&cat, &rocket])) as ArrayRef),
+        ("caption", Arc::new(StringArray::from(vec!["a cat", "a rocket"]))),
+    ]);
+    let batch = batch.unwrap();
+    let mut writer = ArrowWriter::try_new(File::create(path("t.parquet")).unwrap(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let out = path("out");
+    let args = [text(&path("s.tar")).to_owned(), text(&path("t.parquet")).to_owned()];
+    run(&[&args[0], &args[1], "--out", text(&out), "--modality", "both", "--format", "jsonl"], 2);
+    let lines = fs::read_to_string(out.join("embeddings/part-00000.jsonl")).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 5);
+    let same = |one: usize, other: usize| {
+        ["embedding", "text_embedding", "caption"].iter().all(|key| lines[one][key] == lines[other][key])
+    };
+    assert!(same(0, 3) && same(1, 4), "the same samples from a tar and from Parquet");
+    assert_eq!(lines[0]["id"], "1");
+    assert_eq!((&lines[1]["caption"], lines[1]["embedding"].is_array()), (&"a rocket".into(), true));
+    assert_eq!((&lines[2]["error"], &lines[2]["embedding"]), (&"the sample has no picture".into(), &Value::Null));
+    assert!(lines[2]["text_embedding"].is_array(), "what can be had is");
+}
+
+#[test]
+fn shards_have_folders_of_their_own_and_together_every_row_once() {
+    let folder = folder();
+    let (source, out, whole) = (folder.path().join("in"), folder.path().join("out"), folder.path().join("whole"));
+    run(&[text(&source), "--out", text(&whole)], 2);
+    // Three pictures with the broken one among them, and two.
+    for (index, variable, code) in [("0", "JOB_COMPLETION_INDEX", 2), ("1", "SLURM_ARRAY_TASK_ID", 0)] {
+        let mut command = command(&[text(&source), "--out", text(&out), "--shard", "auto/2"]);
+        finished(command.env(variable, index).output().unwrap(), code);
+    }
+    let (first, second) = (rows(&out.join("shard-0-of-2")), rows(&out.join("shard-1-of-2")));
+    assert_eq!((first.len(), second.len()), (3, 2));
+    let mut all: Vec<_> = first.into_iter().chain(second).collect();
+    all.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(all, rows(&whole));
+}
+
+#[test]
+fn texts_are_embedded_a_line_a_row_and_too_many_errors_end_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (folder.path().join("t.txt"), folder.path().join("out"));
+    add(folder.path(), "t.txt", b"a cat\n\na dog\n\xff\xff\na cat\n");
+    run(&[text(&source), "--out", text(&out)], 2);
+    let all = rows(&out);
+    assert_eq!(all.len(), 5);
+    assert_eq!(all[0].embedding, all[4].embedding);
+    assert_ne!(all[0].embedding, all[2].embedding);
+    assert_eq!((all[3].embedding.as_ref(), all[3].error.as_deref()), (None, Some("the text is not UTF-8")));
+    let strict = folder.path().join("strict");
+    let args = [text(&source), "--out", text(&strict), "--part-rows", "2", "--max-errors", "0"];
+    let (_, stderr) = run(&args, 1);
+    assert!(stderr.contains("1 items could not be embedded, --max-errors is 0"), "{stderr}");
+    assert_eq!(rows(&strict).len(), 2, "the part in front of it is there");
+    run(&[text(&source), "--out", text(&strict), "--part-rows", "2", "--max-errors", "1"], 2);
+    assert_eq!(rows(&strict), all);
+}
+
+#[test]
+fn what_cannot_be_embedded_at_all_is_one_line() {
+    let folder = folder();
+    let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    for (args, expected) in [
+        (&["/absent/folder", "--out", "out"][..], "/absent/folder: "),
+        (&[text(&source), "--out", text(&source)], "the folder is not empty"),
+        (&[text(&source), "--out", text(&out), "--shard", "auto/2"], "none of JOB_COMPLETION_INDEX"),
+    ] {
+        let (stdout, stderr) = run(args, 1);
+        assert!(stdout.is_empty() && stderr.lines().count() == 1 && stderr.contains(expected), "{stderr}");
+    }
+    assert!(!out.exists());
+    run(&[text(&source)], 64);
+}
+
+/// What `path` of `address` answers.
+fn asked(address: &str, path: &str) -> String {
+    let mut socket = TcpStream::connect(address).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_answered_while_a_run_lasts() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let args = ["--from-file", "-", "--out", text(&out), "--metrics-listen", "127.0.0.1:0"];
+    let mut command = command(&args);
+    command.env("CLIPSERVE__TELEMETRY__LOG_FORMAT", "json").args(["--set", "telemetry.log_level=info"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let address = log.find_map(|line| {
+        let line: Value = serde_json::from_str(&line.unwrap()).ok()?;
+        Some(line["address"].as_str()?.to_owned())
+    });
+    let address = address.unwrap();
+    let rest = std::thread::spawn(move || log.count());
+    feed(&mut child, &list(folder.path())[..2]);
+    let done = r#"clipserve_items_total{modality="image",outcome="ok"} 1"#;
+    while !asked(&address, "/metrics").contains(done) {
+        assert_eq!(child.try_wait().unwrap(), None, "it waits for lines");
+        pause().await;
+    }
+    assert!(asked(&address, "/readyz").starts_with("HTTP/1.1 200 "));
+    assert!(asked(&address, "/metrics").contains(r#"clipserve_items_total{modality="image",outcome="invalid"} 1"#));
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(2));
+    rest.join().unwrap();
+}
