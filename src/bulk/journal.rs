@@ -282,11 +282,8 @@ fn partial(name: &str) -> String {
 
 fn write_record(path: &Path, record: &Map<String, Value>) -> Result<(), BulkError> {
     let at = |error: io::Error| BulkError::at(path, error);
-    let text = serde_json::to_string_pretty(record).map_err(|error| at(error.into()))?;
-    let partial = path.with_file_name(partial(RUN));
-    let mut file = File::create(&partial).map_err(at)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all()).map_err(at)?;
-    fs::rename(&partial, path).map_err(at)
+    let text = serde_json::to_string_pretty(record).map_err(|error| at(error.into()))? + "\n";
+    lock::replace(path, &path.with_file_name(partial(RUN)), text.as_bytes()).map_err(at)
 }
 
 #[cfg(test)]

@@ -50,7 +50,7 @@ pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
 ///
 /// # Errors
 /// What the system says; then what was at `path` is still there.
-pub(super) fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = lock(partial, || ())?;
     let written = file
         .set_len(0)

@@ -1,9 +1,14 @@
 //! Lines of a file, each of bounded length.
 //!
-//! Owns finding their ends. Invariant: a line takes no more memory than the limit, however long it is; one that is longer is known
-//! by its length, and those behind it are read.
+//! Owns finding their ends, and the row that says that no more of them can be read. Invariant: a line takes no more memory than the limit,
+//! however long it is; one that is longer is known by its length, and those behind it are read.
 
-use std::io::{self, BufRead};
+use std::{
+    fmt::Display,
+    io::{self, BufRead},
+};
+
+use crate::bulk::sample::{Sample, Sink, Stop};
 
 /// A line, without its end (`\n` or `\r\n`).
 #[derive(Debug, PartialEq, Eq)]
@@ -14,25 +19,56 @@ pub(super) enum Line {
     TooLong(u64),
 }
 
+/// Gives each line of the file `name` to `take`, with its number from 1. Where the file cannot be read, one row says so in place of
+/// all that follows.
+///
+/// # Errors
+/// When the sink or `take` says so.
+pub(super) fn each<R: BufRead>(
+    name: &str,
+    reader: io::Result<R>,
+    most: usize,
+    sink: &mut dyn Sink,
+    mut take: impl FnMut(u64, Line, &mut dyn Sink) -> Result<(), Stop>,
+) -> Result<(), Stop> {
+    let mut lines = match reader {
+        Ok(reader) => Lines::new(reader, most),
+        Err(error) => return unreadable(name, 0, &error, sink),
+    };
+    loop {
+        match lines.next() {
+            Ok(Some(line)) => take(lines.number, line, sink)?,
+            Ok(None) => return Ok(()),
+            Err(error) => return unreadable(name, lines.number, &error, sink),
+        }
+    }
+}
+
+/// What follows line `number` is lost: one row says so.
+fn unreadable(name: &str, number: u64, error: &dyn Display, sink: &mut dyn Sink) -> Result<(), Stop> {
+    let id = format!("{name}:{}", number + 1);
+    let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
+    let error = format!("the file cannot be read from here on: {error}");
+    sink.send(ticket, Sample::unreadable(id, None, error))
+}
+
 /// The lines of a reader.
 #[derive(Debug)]
-pub(super) struct Lines<R> {
+struct Lines<R> {
     reader: R,
     most: usize,
+    /// Of the last line that was read, from 1.
     number: u64,
 }
 
 impl<R: BufRead> Lines<R> {
     /// Of at most `most` bytes each.
-    pub(super) fn new(reader: R, most: usize) -> Self {
+    fn new(reader: R, most: usize) -> Self {
         Self { reader, most, number: 0 }
     }
 
-    /// The next one with its number, from 1. The last line end begins no further line.
-    ///
-    /// # Errors
-    /// What the reader says.
-    pub(super) fn next(&mut self) -> io::Result<Option<(u64, Line)>> {
+    /// The next one. The last line end begins no further line.
+    fn next(&mut self) -> io::Result<Option<Line>> {
         let (mut line, mut length, mut ended) = (Vec::new(), 0, false);
         while !ended {
             let buffer = self.reader.fill_buf()?;
@@ -62,7 +98,7 @@ impl<R: BufRead> Lines<R> {
         } else {
             Line::TooLong(length)
         };
-        Ok(Some((self.number, line)))
+        Ok(Some(line))
     }
 }
 
@@ -75,9 +111,9 @@ mod tests {
     fn lines(text: &[u8], most: usize, buffer: usize) -> Vec<Line> {
         let mut lines = Lines::new(BufReader::with_capacity(buffer, text), most);
         let mut all = Vec::new();
-        while let Some((number, line)) = lines.next().unwrap() {
+        while let Some(line) = lines.next().unwrap() {
             all.push(line);
-            assert_eq!(number, all.len() as u64);
+            assert_eq!(lines.number, all.len() as u64);
         }
         all
     }

@@ -13,9 +13,8 @@ use std::{
 
 use super::{
     file::Limits,
-    lines::{Line, Lines},
+    lines::{self, Line},
     place::{Asked, Place},
-    texts::unreadable,
 };
 use crate::bulk::{
     options::Shard,
@@ -56,36 +55,24 @@ impl List {
     /// When the sink says so.
     pub(super) fn send(&self, asked: &Asked<'_>, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
         let name = self.path.to_string_lossy();
-        let (mut number, mut paths) = (0, 0);
-        let mut lines = match self.reader() {
-            Ok(reader) => Lines::new(reader, MAX_PATH),
-            Err(error) => return unreadable(&name, number, &error, sink),
-        };
-        loop {
-            let line = match lines.next() {
-                Ok(Some((at, line))) => {
-                    number = at;
-                    line
-                }
-                Ok(None) => return Ok(()),
-                Err(error) => return unreadable(&name, number, &error, sink),
-            };
+        let mut paths = 0;
+        lines::each(&name, self.reader(), MAX_PATH, sink, |number, line, sink| {
             if line == Line::Whole(Vec::new()) {
-                continue;
+                return Ok(());
             }
             paths += 1;
             if self.shard.is_some_and(|shard| !shard.has(paths - 1)) {
-                continue;
+                return Ok(());
             }
             match path_of(line).and_then(|path| Place::listed(&path, asked).map_err(|error| (path, error))) {
-                Ok(place) => place.send(asked, sink, limits)?,
+                Ok(place) => place.send(asked, sink, limits),
                 Err((id, error)) => {
                     let id = if id.is_empty() { format!("{name}:{number}") } else { id };
-                    let Some(ticket) = sink.ticket(&id)? else { continue };
-                    sink.send(ticket, Sample::unreadable(id, None, error))?;
+                    let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
+                    sink.send(ticket, Sample::unreadable(id, None, error))
                 }
             }
-        }
+        })
     }
 }
 

@@ -13,8 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{
     file::{Limits, read_picture},
-    lines::{Line, Lines},
-    texts::unreadable,
+    lines::{self, Line},
 };
 use crate::bulk::{
     options::{Columns, Modalities},
@@ -37,25 +36,12 @@ pub(super) fn send(
     limits: Limits,
 ) -> Result<(), Stop> {
     let name = path.to_string_lossy();
-    let mut lines = match File::open(path) {
-        Ok(file) => Lines::new(BufReader::new(file), limits.picture),
-        Err(error) => return unreadable(&name, 0, &error, sink),
-    };
-    let mut number = 0;
-    loop {
-        let line = match lines.next() {
-            Ok(Some((at, line))) => {
-                number = at;
-                line
-            }
-            Ok(None) => return Ok(()),
-            Err(error) => return unreadable(&name, number, &error, sink),
-        };
+    lines::each(&name, File::open(path).map(BufReader::new), limits.picture, sink, |number, line, sink| {
         let place = format!("{name}:{number}");
-        let Some(ticket) = sink.ticket(&place)? else { continue };
+        let Some(ticket) = sink.ticket(&place)? else { return Ok(()) };
         let record = Record { columns, modality, folder: path.parent().unwrap_or(Path::new("")), limits };
-        sink.send(ticket, record.sample(place, line))?;
-    }
+        sink.send(ticket, record.sample(place, line))
+    })
 }
 
 /// How a line is read.

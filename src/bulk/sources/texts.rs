@@ -2,11 +2,11 @@
 //!
 //! Owns that. Does not own lines (`lines`).
 
-use std::{fmt::Display, fs::File, io::BufReader, path::Path};
+use std::{fs::File, io::BufReader, path::Path};
 
 use super::{
     file::Limits,
-    lines::{Line, Lines},
+    lines::{self, Line},
 };
 use crate::bulk::sample::{Sample, Sink, Stop};
 
@@ -16,37 +16,16 @@ use crate::bulk::sample::{Sample, Sink, Stop};
 /// When the sink says so.
 pub(super) fn send(path: &Path, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
     let name = path.to_string_lossy();
-    let mut number = 0;
-    let mut lines = match File::open(path) {
-        Ok(file) => Lines::new(BufReader::new(file), limits.text),
-        Err(error) => return unreadable(&name, number, &error, sink),
-    };
-    loop {
-        let line = match lines.next() {
-            Ok(Some((at, line))) => {
-                number = at;
-                line
-            }
-            Ok(None) => return Ok(()),
-            Err(error) => return unreadable(&name, number, &error, sink),
-        };
+    lines::each(&name, File::open(path).map(BufReader::new), limits.text, sink, |number, line, sink| {
         let id = format!("{name}:{number}");
-        let Some(ticket) = sink.ticket(&id)? else { continue };
+        let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
         let mut sample = Sample { id, ..Sample::default() };
         sample.caption = sample.take(match line {
             Line::Whole(bytes) => limits.text_of(bytes),
             Line::TooLong(bytes) => limits.text(bytes).map(|()| String::new()),
         });
-        sink.send(ticket, sample)?;
-    }
-}
-
-/// What follows line `number` is lost: one row says so.
-pub(super) fn unreadable(name: &str, number: u64, error: &dyn Display, sink: &mut dyn Sink) -> Result<(), Stop> {
-    let id = format!("{name}:{}", number + 1);
-    let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
-    let error = format!("the file cannot be read from here on: {error}");
-    sink.send(ticket, Sample::unreadable(id, None, error))
+        sink.send(ticket, sample)
+    })
 }
 
 #[cfg(test)]
