@@ -16,6 +16,7 @@ mod folder;
 mod lines;
 mod list;
 mod members;
+mod pages;
 mod place;
 mod records;
 mod shard;

@@ -4,11 +4,13 @@
 //! A picture is a binary, the struct `{bytes, path}` of Hugging Face's `Image` (with null bytes the file at `path` is read), or, in a
 //! column that is named, a string: the path of a file.
 //!
-//! Invariants: what the file lacks is found before a model is loaded; a row that cannot be read is a row with its reason.
+//! Invariants: what the file lacks is found before a model is loaded; a row that cannot be read is a row with its reason, also where the
+//! crate `parquet` panics at it; what is read at once is bounded by what the pages hold, not by what the file says of itself.
 
 use std::{
     fs::File,
     ops::Range,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -29,6 +31,7 @@ use parquet::arrow::{
 
 use super::{
     file::{Limits, read_picture},
+    pages::largest_cell,
     records::{ID, TEXT, resolved},
 };
 use crate::bulk::{
@@ -135,13 +138,13 @@ impl Table {
                 continue;
             }
             let mut broken = None;
-            match self.reader(metadata, group, rows.end - rows.start, wanted.selectors) {
-                Ok(reader) => {
-                    for batch in reader {
+            match self.reader(metadata, group, wanted.selectors) {
+                Ok(mut reader) => {
+                    while let Some(batch) = contained(|| reader.next().transpose()).transpose() {
                         match batch {
                             Ok(batch) => self.send_batch(&name, &batch, &mut tickets, sink, limits)?,
                             Err(error) => {
-                                broken = Some(error.to_string());
+                                broken = Some(error);
                                 break;
                             }
                         }
@@ -172,23 +175,26 @@ impl Table {
         &self,
         metadata: &ArrowReaderMetadata,
         group: usize,
-        rows: u64,
         selectors: Vec<RowSelector>,
     ) -> Result<ParquetRecordBatchReader, String> {
         let columns = [self.image, self.text, self.id];
         let mask = ProjectionMask::roots(metadata.parquet_schema(), columns.into_iter().flatten());
-        let bytes = metadata.metadata().row_group(group).columns().iter().enumerate();
-        let bytes = bytes.filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, column)| column.uncompressed_size());
-        let bytes = bytes.map(|bytes| u64::try_from(bytes).unwrap_or_default()).sum::<u64>();
-        let batch = (BATCH_BYTES / (bytes / rows.max(1)).max(1)).clamp(1, MAX_BATCH);
         let file = File::open(&self.path).map_err(|error| error.to_string())?;
-        ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
-            .with_projection(mask)
-            .with_row_groups(vec![group])
-            .with_row_selection(RowSelection::from(selectors))
-            .with_batch_size(usize::try_from(batch).unwrap_or(1))
-            .build()
-            .map_err(|error| error.to_string())
+        let mut cell = 1;
+        for (leaf, chunk) in metadata.metadata().row_group(group).columns().iter().enumerate() {
+            if mask.leaf_included(leaf) {
+                cell = largest_cell(&file, chunk)?.max(cell);
+            }
+        }
+        let batch = (BATCH_BYTES / cell).clamp(1, MAX_BATCH);
+        contained(|| {
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata.clone())
+                .with_projection(mask)
+                .with_row_groups(vec![group])
+                .with_row_selection(RowSelection::from(selectors))
+                .with_batch_size(usize::try_from(batch).unwrap_or(1))
+                .build()
+        })
     }
 
     fn send_batch(
@@ -287,11 +293,19 @@ impl<'a> Cell<'a> {
     }
 }
 
+/// What `read` says; that it gave up, where it panics, since the crate asserts some of what a file claims.
+fn contained<T, E: ToString>(read: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(read)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the reader of Parquet files gave up".to_owned()),
+    }
+}
+
 fn metadata(path: &Path) -> Result<ArrowReaderMetadata, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     // Without Arrow's own schema in the file, a string is a string, however it was held in memory.
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    ArrowReaderMetadata::load(&file, options).map_err(|error| error.to_string())
+    contained(|| ArrowReaderMetadata::load(&file, options))
 }
 
 fn names(schema: &Schema) -> String {

@@ -145,3 +145,55 @@ fn a_fault_in_a_row_group_is_in_its_rows_and_the_other_groups_are_read() {
     table.send(&mut kept, LIMITS).unwrap();
     assert_eq!(kept.samples.len(), 1, "gone since it was opened");
 }
+
+/// The header of a data page that claims so many bytes.
+fn header(unpacked: u32) -> Vec<u8> {
+    let mut claim = u64::from(unpacked) << 1;
+    let mut varint = Vec::new();
+    while claim > 0x7f {
+        varint.push((claim & 0x7f) as u8 | 0x80);
+        claim >>= 7;
+    }
+    varint.push(claim as u8);
+    [&[0x15, 0, 0x15], &varint[..], &[0x15, 0x02, 0]].concat()
+}
+
+#[test]
+fn a_page_that_claims_too_much_is_refused_before_it_is_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    write(&path, vec![("image", binary(&[Some(&[7; 40]), Some(b"other"), Some(b"group")]))], 2);
+    let whole = fs::read(&path).unwrap();
+    for (claim, expected) in [
+        ((1 << 30) + 1, "column image: a page claims 1073741825 bytes, the limit is 1073741824"),
+        // The next header is not where this one says.
+        (1 << 30, "column image: its pages are not where the file says"),
+    ] {
+        let mut bytes = whole.clone();
+        bytes.splice(4..4 + header(claim).len(), header(claim));
+        fs::write(&path, bytes).unwrap();
+        let samples = samples(&Table::open(&path, Modalities::Image, &Columns::default()).unwrap());
+        assert_eq!(samples.len(), 3);
+        assert!(samples[0].error.as_ref().unwrap().contains(expected), "{:?}", samples[0].error);
+        assert_eq!(samples[2].picture.as_deref(), Some(&b"group"[..]));
+    }
+}
+
+#[test]
+fn a_picture_that_a_dictionary_repeats_is_not_taken_many_times_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let picture = vec![7; 1 << 19];
+    write(&path, vec![("image", binary(&[Some(&picture[..]); 100]))], 100);
+    assert!(fs::metadata(&path).unwrap().len() < 2 << 20, "the writer repeats nothing");
+    let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
+    let metadata = metadata(&path).unwrap();
+    let batches = table.reader(&metadata, 0, vec![RowSelector::select(100)]).unwrap();
+    let rows: Vec<_> = batches.map(|batch| batch.unwrap().num_rows()).collect();
+    assert_eq!((rows.iter().sum::<usize>(), rows[0]), (100, 7));
+}
+
+#[test]
+fn a_panic_of_the_reader_is_an_error() {
+    assert!(contained(|| -> Result<(), String> { panic!("asserted") }).unwrap_err().contains("gave up"));
+}
