@@ -59,10 +59,13 @@ fn main() -> ExitCode {
     let code = match result {
         Ok(code) => code,
         Err(error) => {
-            for line in format!("{error:#}").lines() {
+            let (text, of_config) = (format!("{error:#}"), error.is::<ConfigErrors>());
+            // These alone are several, a line each; elsewhere a line end is part of a name, and is escaped.
+            let lines = if of_config { text.lines().collect() } else { vec![&text[..]] };
+            for line in lines {
                 telemetry::print_line(&format!("clipserve: {line}"));
             }
-            if error.is::<ConfigErrors>() { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+            if of_config { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
         }
     };
     telemetry::flush();

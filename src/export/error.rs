@@ -107,6 +107,12 @@ pub enum ExportError {
         /// Values in a group.
         group: usize,
     },
+    /// Nothing is where a checkpoint should be.
+    #[error(
+        "{path} is not there: a checkpoint is a folder or file on this machine; `clipserve serve --model owner/name` takes one from the hub, \
+         and makes and keeps its graphs", path = .0.display()
+    )]
+    Absent(PathBuf),
     /// No weights that we read.
     #[error(
         "{path} has no weights: none of {names}, no index of the shards of one, and not one file that ends in .pt; other formats are not \

@@ -63,6 +63,16 @@ fn a_wrong_configuration_exits_64_with_one_line_for_each_error() {
 }
 
 #[test]
+fn a_failure_is_one_line_whatever_a_name_holds() {
+    for args in [&["export", "/absent\nclipserve: forged", "x"][..], &["embed", "/absent\nforged.jpg", "--out", "x"]] {
+        let output = clipserve(args, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        let stderr = text(&output.stderr);
+        assert!(stderr.starts_with("clipserve: /absent\\n") && stderr.lines().count() == 1, "{stderr}");
+    }
+}
+
+#[test]
 fn check_config_says_ok_and_print_config_prints_toml() {
     let env = [("CLIPSERVE__MODEL__PATH", "m")];
     let output = clipserve(&["--check-config"], &env);

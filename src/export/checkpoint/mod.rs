@@ -73,7 +73,11 @@ impl Checkpoint {
     /// When there are none, a file is malformed or cut short, or the index names a tensor that its shard lacks; when a tensor is of a
     /// tower that is not served.
     pub fn open(source: &Path) -> Result<Self, ExportError> {
-        let files = CheckpointFiles::of(source).ok_or_else(|| ExportError::NoWeights(source.to_owned()))?;
+        let nothing = |source: &Path| match source.exists() {
+            true => ExportError::NoWeights(source.to_owned()),
+            false => ExportError::Absent(source.to_owned()),
+        };
+        let files = CheckpointFiles::of(source).ok_or_else(|| nothing(source))?;
         let (paths, tensors, read) = (Vec::new(), BTreeMap::new(), RefCell::default());
         let mut checkpoint = Self { files, paths, tensors, family: Family::PyTorch, read };
         match checkpoint.files.clone() {
@@ -379,5 +383,7 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         assert!(matches!(Checkpoint::open(dir.path()), Err(ExportError::NoWeights(_))));
+        let absent = Checkpoint::open(&dir.path().join("owner/name")).unwrap_err().to_string();
+        assert!(absent.contains("owner/name is not there") && absent.contains("from the hub"), "{absent}");
     }
 }
