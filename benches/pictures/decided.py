@@ -11,7 +11,7 @@ OTHERWISE = [
     ("PNG", "a header that is not first, or there twice", "shows it", "refused"),
     ("PNG", "a stream that is damaged right behind its last pixel", "stops before it, or refuses", "refused"),
     ("PNG", "more data than twice the pixels' bytes and 1 MiB before the last row", "shows it", "refused"),
-    ("PNG", "more than 8,196 blocks of data and one for 256 bytes of pixels, where these take long", "shows it", "refused"),
+    ("PNG", "more than 8,192 blocks of data, four for each row and one for 256 bytes of pixels", "shows it", "refused"),
     ("PNG", "too few rows, the last piece of data of a few bytes", "refuses", "the missing rows are zero, as in Pillow where the stream ends properly"),
     ("GIF", "codes of 12 bits at once, the next code at once", "shows some", "refused"),
     ("TIFF", "signed or deep grey, floats", "clips to 0 to 255", "the same"),

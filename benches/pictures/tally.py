@@ -2,7 +2,7 @@
 
 import collections
 
-from verdicts import EQUAL, NEITHER
+from verdicts import DIED, DIFFERENT, EQUAL, NEITHER, ONLY_OURS, ONLY_PILLOW
 
 EXPLAINED = "explained"
 
@@ -31,7 +31,24 @@ def of_kinds(verdicts, kinds):
         said = ", ".join(f"{counts[name]} {name}" for name in sorted(counts))
         print(f"{kind}: {said}; {smallest.path}: {smallest.described}: {smallest.verdict}: {smallest.difference}")
     print(f"{len(tables)} kinds, {as_pillow} of them without such a line")
+    directions(tables)
     return ended(verdicts, [each for each in verdicts if each.unexplained])
+
+
+def directions(tables):
+    """What either side reads alone, and what both read otherwise: by the first word of a kind, which is its format, and by exception."""
+    formats, reasons = collections.defaultdict(collections.Counter), collections.Counter()
+    for kind, rows in tables.items():
+        for each in rows:
+            formats[kind.split()[0]][each.verdict] += 1
+            if each.departs:
+                reasons[each.verdict, each.exception.what if each.exception else "not explained"] += 1
+    names = (EQUAL, DIFFERENT, ONLY_PILLOW, ONLY_OURS, DIED, NEITHER)
+    print("".join(f"{title:>12}" for title in ("format", *names)))
+    for format, counts in formats.items():
+        print("".join(f"{cell:>12}" for cell in (format, *(counts[name] for name in names))))
+    for (verdict, what), count in sorted(reasons.items()):
+        print(f"{count:>6} {verdict}: {what}")
 
 
 def ended(verdicts, found):

@@ -127,6 +127,21 @@ EXCEPTIONS = [
         lambda v: v.verdict == ONLY_OURS and v.format == "AVIF" and b"grpl" in v.head and b"pymd" in v.head,
     ),
     Decided(
+        "AVIF whose first brand is another",
+        "Pillow looks at the first alone, libavif and everybody else at all that the file names",
+        lambda v: v.verdict == ONLY_OURS and v.head[4:8] == b"ftyp" and v.head[8:12] not in (b"avif", b"avis", b"mif1", b"msf1"),
+    ),
+    Decided(
+        "AVIF whose AV1 data have another size than the file says",
+        "libavif scales them; no writer makes such, and here nothing is made up",
+        lambda v: v.verdict == ONLY_PILLOW and v.format == "AVIF" and ("was announced" in v.ours or "ERANGE" in v.ours),
+    ),
+    Decided(
+        "lossy WebP whose last blocks need a byte more than there is",
+        "libwebp refuses it, the decoder here (`image-webp`) takes one zero in its place",
+        lambda v: v.verdict == ONLY_OURS and b"VP8 " in v.head and "failed to read next frame" in v.theirs,
+    ),
+    Decided(
         "PNG with more than 1 MiB of text",
         "it is not inflated",
         lambda v: v.verdict == ONLY_OURS and "MAX_TEXT_CHUNK" in v.theirs,

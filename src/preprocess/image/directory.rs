@@ -214,6 +214,27 @@ impl<'a> Directory<'a> {
         end.is_some_and(|end| end <= self.file.len() as u64)
     }
 
+    /// What libtiff takes the pixels for where no field says how long they are: the bytes of the file, less those of header, fields and
+    /// values; all of them where these are more. `None` where a field is of a type that it does not know.
+    pub(super) fn bytes_of_pixels(&self) -> Option<u64> {
+        let offset_bytes = self.layout.offset_bytes();
+        let field_bytes = 4 + 2 * offset_bytes;
+        let own = if self.layout.is_big { 16 + 8 + 8 } else { 8 + 2 + 4 };
+        let mut taken = self.count.checked_mul(field_bytes as u64)?.checked_add(own)?;
+        for entry in self.file.get(self.start..)?.chunks_exact(field_bytes).take(usize::try_from(self.count).ok()?) {
+            let width = match self.layout.number(&entry[2..4]) {
+                0 => 1,
+                // Of these two Pillow knows nothing.
+                17 | 18 => 8,
+                kind => Kind::from_number(kind)?.bytes() as u64,
+            };
+            let size = width.checked_mul(self.layout.number(&entry[4..4 + offset_bytes]))?;
+            taken = taken.checked_add(if size > offset_bytes as u64 { size } else { 0 })?;
+        }
+        let all = self.file.len() as u64;
+        Some(all.checked_sub(taken).unwrap_or(all))
+    }
+
     /// The field of that tag.
     pub(super) fn find(&self, tag: u16) -> Option<Field<'a>> {
         self.fields().find(|field| field.tag == tag)

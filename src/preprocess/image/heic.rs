@@ -1,12 +1,15 @@
 //! HEIC: the primary picture, by `heifer`.
 //!
 //! Owns the order of things around the decoder: the size is checked from the container, memory is asked for, and only then is anything
-//! decoded, on this thread. The decoder turns, mirrors and crops as the container says, whatever the rules of the model say of EXIF.
-//! Colours stay those of the file's own space, as everywhere.
+//! decoded, on this thread, so that a panic is the caller's. The decoder turns, mirrors and crops as the container says, whatever the
+//! rules of the model say of EXIF. Colours stay those of the file's own space, as everywhere.
+//!
+//! Invariant: what a picture is put together from is no larger than twice what it may be, by the container. What the coded data say instead
+//! is bounded for each tile alone, by the decoder.
 
 use heifer::{
     Error, Options,
-    heifer_isobmff::{self, HeifFile},
+    heifer_isobmff::{self, HeifFile, ItemId},
 };
 
 use super::{
@@ -22,10 +25,19 @@ const FORMAT: ImageFormatName = ImageFormatName::Heic;
 /// What the decoder holds for each pixel: RGBA twice, when it turns a picture, and the frames of 16-bit samples that it is made from.
 const PIXEL_BYTES: u64 = 20;
 
+/// Items that a picture is put together from, at most, each as often as it is asked for: many times those of any camera.
+const MAX_ITEMS: u32 = 1 << 12;
+
+/// How often items may be put together from others, as the decoder has it.
+const MAX_DEPTH: u32 = 4;
+
 /// Decodes a HEIC.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageError> {
-    let (width, height) = size(bytes)?;
+    let Announced { width, height, coded } = announced(bytes)?;
     limits.check(FORMAT, width.into(), height.into())?;
+    if coded > limits.max_pixels.saturating_mul(2) {
+        return Err(ImageError::Wasteful { format: FORMAT });
+    }
     memory::ask((u64::from(width) * u64::from(height)).saturating_mul(PIXEL_BYTES))?;
     let options = Options { max_threads: 1, max_pixels: limits.max_pixels.max(1) };
     let image = heifer::decode_rgba8(bytes, &options).map_err(refuse)?;
@@ -37,12 +49,39 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, ImageErro
     Ok(Decoded { image: RgbImage::new(width, height, data).in_mode(mode), orientation: Orientation::Upright })
 }
 
-/// The size that the container announces, before any turning.
-pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32), ImageError> {
-    let damaged = |error: heifer_isobmff::Error| refuse(error.into());
+/// What the container says of a picture.
+#[derive(Debug)]
+pub(super) struct Announced {
+    /// Before any turning.
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// Pixels of all that is decoded for it, without alpha.
+    pub(super) coded: u64,
+}
+
+/// What the container announces.
+pub(super) fn announced(bytes: &[u8]) -> Result<Announced, ImageError> {
     let file = HeifFile::parse(bytes).map_err(damaged)?;
-    let size = file.image_size(file.primary_id).map_err(damaged)?;
-    size.ok_or_else(|| ImageError::Corrupt { format: FORMAT, detail: "a picture that does not state its size".into() })
+    let no_size = || ImageError::Corrupt { format: FORMAT, detail: "a picture that does not state its size".into() };
+    let (width, height) = file.image_size(file.primary_id).map_err(damaged)?.ok_or_else(no_size)?;
+    let mut left = MAX_ITEMS;
+    let coded = coded(&file, file.primary_id, &mut left, 0)?;
+    Ok(Announced { width, height, coded })
+}
+
+/// Pixels of the items that item `id` is put together from, or its own. Of an item without a size the decoder alone knows.
+fn coded(file: &HeifFile<'_>, id: ItemId, left: &mut u32, depth: u32) -> Result<u64, ImageError> {
+    *left = left.checked_sub(1).ok_or(ImageError::Wasteful { format: FORMAT })?;
+    let parts = file.referenced_items(id, b"dimg");
+    if parts.is_empty() || depth == MAX_DEPTH {
+        let (width, height) = file.image_size(id).map_err(damaged)?.unwrap_or((0, 0));
+        return Ok(u64::from(width) * u64::from(height));
+    }
+    parts.iter().try_fold(0u64, |all, &part| Ok(all.saturating_add(coded(file, part, left, depth + 1)?)))
+}
+
+fn damaged(error: heifer_isobmff::Error) -> ImageError {
+    refuse(error.into())
 }
 
 fn refuse(error: Error) -> ImageError {
@@ -82,6 +121,34 @@ mod tests {
                 assert!(near, "{name} at {x}, {y}: {pixel:?}, not {expected:?}");
             }
         }
+    }
+
+    /// A picture of 64 x 64 that is put together from one of `side` x `side`, so many times.
+    fn grid(count: u16, side: u32) -> Vec<u8> {
+        let a_box = |kind: &[u8; 4], body: &[u8]| [&(body.len() as u32 + 8).to_be_bytes(), &kind[..], body].concat();
+        let info = |id, kind: &[u8; 4]| a_box(b"infe", &[&[2, 0, 0, 0, 0, id, 0, 0], &kind[..], &[0]].concat());
+        let size = |side: u32| a_box(b"ispe", &[[0; 4], side.to_be_bytes(), side.to_be_bytes()].concat());
+        let iinf = a_box(b"iinf", &[&[0, 0, 0, 0, 0, 2], &info(1, b"grid")[..], &info(2, b"hvc1")].concat());
+        let ipco = a_box(b"ipco", &[size(64), size(side)].concat());
+        let ipma = a_box(b"ipma", &[0, 0, 0, 0, 0, 0, 0, 2, 0, 1, 1, 1, 0, 2, 1, 2]);
+        let parts = [&[0, 1], &count.to_be_bytes()[..], &[0, 2].repeat(count.into())].concat();
+        let iref = a_box(b"iref", &[&[0; 4], &a_box(b"dimg", &parts)[..]].concat());
+        let hdlr = a_box(b"hdlr", &[&[0; 8], &b"pict"[..], &[0; 13]].concat());
+        let pitm = a_box(b"pitm", &[0, 0, 0, 0, 0, 1]);
+        let meta = [&[0; 4], &hdlr[..], &pitm, &iinf, &a_box(b"iprp", &[ipco, ipma].concat()), &iref].concat();
+        [a_box(b"ftyp", b"heic\0\0\0\0mif1heic"), a_box(b"meta", &meta)].concat()
+    }
+
+    #[test]
+    fn what_a_picture_is_put_together_from_is_bounded() {
+        let announced_of = |count, side| announced(&grid(count, side)).map(|announced| announced.coded);
+        assert_eq!(announced(&fixture("ramp.heic")).unwrap().coded, 64 * 48);
+        assert_eq!(announced_of(9, 512), Ok(9 * 512 * 512));
+        assert_eq!(announced_of(4096, 64), Err(ImageError::Wasteful { format: FORMAT }));
+        let refused = |count, side| decode(&grid(count, side), &LIMITS).map(|_| ()).unwrap_err().reason();
+        assert_eq!(refused(9, 512), "wasteful");
+        // Of what is no larger there are no data.
+        assert_ne!(refused(7, 512), "wasteful");
     }
 
     #[test]

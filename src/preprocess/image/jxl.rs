@@ -1,7 +1,11 @@
 //! JPEG XL: the first frame, by the `jxl` crate: bare or in a container, turned as its own header says.
 //!
-//! Owns the order of things around the decoder: the size is checked from the header before a frame is decoded, on this thread.
-//! Colours come as the decoder gives them by default: sRGB where they are stored by perception, else those of the file's own space.
+//! Owns the order of things around the decoder: the size is checked from the header before a frame is decoded, on this thread, so that a
+//! panic is the caller's. Colours come as the decoder gives them by default: sRGB where they are stored by perception, else those of the
+//! file's own space.
+//!
+//! Not bounded: how many frames come before the one that is shown. The decoder tells of none of them, decodes each whole, and bounds the
+//! size of each alone.
 
 use jxl::api::{
     Event, JxlBasicInfo, JxlColorType, JxlDataFormat, JxlDecoder, JxlDecoderOptions, JxlOutputBuffer, JxlPixelFormat,

@@ -25,6 +25,9 @@ pub(super) enum Damage {
 
 /// Where codes come from.
 pub(super) trait Codes {
+    /// How many strings there may be before the table is cleared; those that it has no room for count, too.
+    const MOST_STRINGS: usize;
+
     /// The next, which has `size` bits.
     fn next(&mut self, size: u32) -> Result<usize, Damage>;
 
@@ -49,7 +52,7 @@ struct Span {
 }
 
 /// Fills `out`, which are numbers of `code_bits`. It is whole with its last byte, whatever follows; codes of one bit never grow.
-pub(super) fn expand(codes: &mut impl Codes, code_bits: u8, growth: Growth, out: &mut [u8]) -> Result<(), Damage> {
+pub(super) fn expand<C: Codes>(codes: &mut C, code_bits: u8, growth: Growth, out: &mut [u8]) -> Result<(), Damage> {
     if u32::from(code_bits) > MAX_CODE_BITS {
         return Err(Damage::Broken);
     }
@@ -77,13 +80,16 @@ pub(super) fn expand(codes: &mut impl Codes, code_bits: u8, growth: Growth, out:
             continue;
         }
         let known = next;
-        if let Some(Span { start, length }) = last
-            && next < MAX_STRINGS
-        {
-            // The one before with the first byte of this one, which is about to follow it.
-            strings[next] = Span { start, length: length + 1 };
-            if next + early == (1 << size) - 1 && size < MAX_CODE_BITS {
-                size += 1;
+        if let Some(Span { start, length }) = last {
+            if next == C::MOST_STRINGS {
+                return Err(Damage::Broken);
+            }
+            if let Some(string) = strings.get_mut(next) {
+                // The one before with the first byte of this one, which is about to follow it.
+                *string = Span { start, length: length + 1 };
+                if next + early == (1 << size) - 1 && size < MAX_CODE_BITS {
+                    size += 1;
+                }
             }
             next += 1;
         }

@@ -152,8 +152,9 @@ fn header(bytes: &[u8]) -> Option<Header> {
         ImageFormatName::Avif => avif(bytes),
         #[cfg(feature = "heic")]
         ImageFormatName::Heic => {
-            let (width, height) = super::heic::size(bytes).ok()?;
-            Some(Header::new(width, height, 24u32, HEIC))
+            let super::heic::Announced { width, height, coded } = super::heic::announced(bytes).ok()?;
+            let times = coded.div_ceil((u64::from(width) * u64::from(height)).max(1)).max(1);
+            Some(Header::new(width, height, 24u32, HEIC.saturating_mul(times)))
         }
         #[cfg(feature = "jxl")]
         ImageFormatName::JpegXl => {

@@ -34,9 +34,11 @@ impl<'a> Container<'a> {
         if has_brand(brands, b"avif") && meta.is_none() || has_brand(brands, b"avis") && moov.is_none() {
             return Err(ImageError::Truncated { format: FORMAT });
         }
-        match (moov, meta) {
+        // What is not shown has to be sound, too.
+        let items = meta.map(|meta| Items::read(bytes, meta)).transpose()?;
+        match (moov, items) {
             (Some(moov), _) if brands.starts_with(b"avis") => track::read(bytes, moov),
-            (_, Some(meta)) => Self::of_items(&Items::read(bytes, meta)?),
+            (_, Some(items)) => Self::of_items(&items),
             (Some(moov), None) => track::read(bytes, moov),
             (None, None) => Err(damaged("neither items nor a track")),
         }

@@ -150,8 +150,9 @@ impl<'a> Items<'a> {
     fn read_infos(&mut self, mut reader: Reader) -> Result<(), ImageError> {
         let (version, _) = reader.version()?;
         let count = reader.number(if version == 0 { 2 } else { 4 })?;
-        for (next, _) in boxes(reader.0, false).zip(0..count) {
-            let (kind, body) = next?;
+        let mut infos = boxes(reader.0, false);
+        for _ in 0..count {
+            let (kind, body) = infos.next().ok_or_else(|| damaged("fewer descriptions of items than it says"))??;
             if kind != *b"infe" {
                 return Err(damaged("an item without a description"));
             }
@@ -177,7 +178,9 @@ impl<'a> Items<'a> {
     fn read_properties(&mut self, iprp: &'a [u8]) -> Result<(), ImageError> {
         for next in boxes(required(iprp, b"ipco")?, false) {
             self.spend()?;
-            self.properties.push(next?);
+            let property = next?;
+            check_property(property)?;
+            self.properties.push(property);
         }
         for next in boxes(iprp, false) {
             let (kind, body) = next?;
@@ -403,6 +406,29 @@ impl<'a> Items<'a> {
         }
         Ok(pieces)
     }
+}
+
+/// Whether a property is what its kind has to be, as libavif finds it whether or not it is about what is shown.
+pub(super) fn check_property((kind, body): (Kind, &[u8])) -> Result<(), ImageError> {
+    let mut reader = Reader(body);
+    let is_sound = match &kind {
+        b"ispe" => reader.version()?.0 == 0 && reader.take(8).is_ok(),
+        b"pasp" => reader.take(8).is_ok(),
+        b"clap" => reader.take(32).is_ok(),
+        b"irot" => reader.u8()? & 0xfc == 0,
+        b"imir" => reader.u8()? & 0xfe == 0,
+        b"av1C" => reader.u8()? == 0x81 && reader.take(3).is_ok(),
+        b"pixi" => {
+            let (version, count) = (reader.version()?.0, reader.u8()?);
+            let depths = reader.take(count.into())?;
+            version == 0 && (1..=4).contains(&count) && depths.iter().all(|depth| *depth == depths[0])
+        }
+        b"a1op" => reader.u8()? < 32,
+        b"lsel" => matches!(reader.u16()?, 0xffff | 0..4),
+        b"clli" => reader.take(4).is_ok(),
+        _ => true,
+    };
+    if is_sound { Ok(()) } else { Err(damaged("a property that is none of its kind")) }
 }
 
 /// Whether the first of the boxes says that they are about pictures.

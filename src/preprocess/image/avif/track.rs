@@ -3,13 +3,16 @@
 use super::{
     boxes::{Kind, Reader, boxes, find},
     container::{Cicp, Coded, Container, Tile, is_alpha, orientation, pixel_bits, required},
-    items::{Items, Metadata},
+    items::{Items, Metadata, check_property},
     refusal::{FORMAT, damaged},
 };
 use crate::preprocess::image::error::ImageError;
 
 /// Tracks that are looked at.
 const MAX_TRACKS: usize = 64;
+
+/// Samples of a track, at most, as libavif has it: those of twelve hours at 60 a second.
+const MAX_SAMPLES: u32 = 12 * 3600 * 60;
 
 /// Bytes of a sample's description before its boxes.
 const VISUAL_SAMPLE_ENTRY: usize = 78;
@@ -39,6 +42,8 @@ pub(super) fn read<'a>(file: &'a [u8], moov: &'a [u8]) -> Result<Container<'a>, 
             tracks.extend(track(file, body)?);
         }
     }
+    // Of number 0 there is none.
+    tracks.retain(|track| track.id != 0);
     let colour = tracks.iter().find(|track| track.alpha_for.is_none());
     let colour = colour.ok_or_else(|| damaged("no track of pictures"))?;
     let is_alpha = |track: &&Track| {
@@ -75,6 +80,7 @@ fn track<'a>(file: &'a [u8], trak: &'a [u8]) -> Result<Option<Track<'a>>, ImageE
     let Some(stbl) = find(minf, b"stbl")? else { return Ok(None) };
     let Some(description) = description(required(stbl, b"stsd")?)? else { return Ok(None) };
     let properties: Vec<_> = boxes(description, false).collect::<Result<_, _>>()?;
+    properties.iter().try_for_each(|&property| check_property(property))?;
     let bits = pixel_bits(properties.iter().copied())?;
     let Some(sample) = first_sample(file, stbl)? else { return Ok(None) };
     let mut reader = Reader(tkhd);
@@ -120,7 +126,9 @@ fn description(stsd: &[u8]) -> Result<Option<&[u8]>, ImageError> {
         .transpose()
 }
 
+/// The first sample of a track, all of whose samples have to be in the file; `None` where it has no chunk of them.
 fn first_sample<'a>(file: &'a [u8], stbl: &[u8]) -> Result<Option<&'a [u8]>, ImageError> {
+    let truncated = ImageError::Truncated { format: FORMAT };
     let (chunks, offset_size) = match (find(stbl, b"stco")?, find(stbl, b"co64")?) {
         (Some(chunks), _) => (chunks, 4),
         (None, Some(chunks)) => (chunks, 8),
@@ -128,14 +136,88 @@ fn first_sample<'a>(file: &'a [u8], stbl: &[u8]) -> Result<Option<&'a [u8]>, Ima
     };
     let mut chunks = Reader(chunks);
     chunks.version()?;
-    if chunks.u32()? == 0 {
+    let count = chunks.u32()?;
+    if count == 0 {
         return Ok(None);
     }
-    let offset = chunks.number(offset_size)? as usize;
     let mut sizes = Reader(required(stbl, b"stsz")?);
     sizes.version()?;
     let (of_all, _count) = (sizes.u32()?, sizes.u32()?);
-    let size = if of_all == 0 { sizes.u32()? } else { of_all } as usize;
-    let sample = file.get(offset..).and_then(|rest| rest.get(..size));
-    sample.filter(|sample| !sample.is_empty()).map(Some).ok_or(ImageError::Truncated { format: FORMAT })
+    let mut runs = Runs::read(required(stbl, b"stsc")?)?;
+    let (mut first, mut left) = (None, MAX_SAMPLES);
+    for number in 1..=count {
+        let offset = chunks.number(offset_size)?;
+        let samples = runs.of_chunk(number)?;
+        left = left
+            .checked_sub(samples)
+            .filter(|_| samples > 0)
+            .ok_or_else(|| damaged("chunks of no samples, or of too many"))?;
+        let mut size = u64::from(of_all);
+        let mut length = size * u64::from(samples);
+        if of_all == 0 {
+            size = sizes.u32()?.into();
+            length = size;
+            for _ in 1..samples {
+                length += u64::from(sizes.u32()?);
+            }
+        }
+        let range = offset..offset.checked_add(length).ok_or(truncated.clone())?;
+        if range.end > file.len() as u64 {
+            return Err(truncated);
+        }
+        first.get_or_insert(&file[range.start as usize..][..size as usize]);
+    }
+    first.filter(|sample| !sample.is_empty()).map(Some).ok_or(truncated)
+}
+
+/// How many samples chunks have: those from one on as many each, up to the next that is named.
+struct Runs<'a> {
+    rest: Reader<'a>,
+    /// Of the chunks that come now.
+    samples: u32,
+    /// The first of the next, and theirs.
+    next: Option<(u32, u32)>,
+}
+
+impl<'a> Runs<'a> {
+    fn read(stsc: &'a [u8]) -> Result<Self, ImageError> {
+        const ENTRY: usize = 12;
+        let mut reader = Reader(stsc);
+        reader.version()?;
+        let count = reader.u32()? as usize;
+        let rest = Reader(reader.take(count.checked_mul(ENTRY).ok_or_else(|| damaged("too many runs of chunks"))?)?);
+        let mut this = Self { rest, samples: 0, next: None };
+        this.advance()?;
+        // The first chunk is in the first run.
+        if this.next.is_some_and(|(chunk, _)| chunk != 1) {
+            return Err(damaged("chunks of an unknown number of samples"));
+        }
+        Ok(this)
+    }
+
+    fn advance(&mut self) -> Result<(), ImageError> {
+        self.next = match self.rest.is_empty() {
+            true => None,
+            false => {
+                let entry = (self.rest.u32()?, self.rest.u32()?);
+                self.rest.u32()?;
+                Some(entry)
+            }
+        };
+        Ok(())
+    }
+
+    /// Those of a chunk; chunks are asked for in their order.
+    fn of_chunk(&mut self, chunk: u32) -> Result<u32, ImageError> {
+        while let Some((first, samples)) = self.next
+            && first <= chunk
+        {
+            self.samples = samples;
+            self.advance()?;
+            if self.next.is_some_and(|(next, _)| next <= first) {
+                return Err(damaged("runs of chunks that are out of order"));
+            }
+        }
+        Ok(self.samples)
+    }
 }

@@ -30,6 +30,9 @@ struct Codes<'a> {
 }
 
 impl lzw::Codes for Codes<'_> {
+    /// Many writers clear the table late, and some never.
+    const MOST_STRINGS: usize = usize::MAX;
+
     fn next(&mut self, size: u32) -> Result<usize, Damage> {
         while self.bits < size {
             while self.at == self.block_end {

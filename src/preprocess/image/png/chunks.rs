@@ -76,7 +76,6 @@ impl Header<'_> {
 }
 
 /// The chunks of a file.
-#[derive(Clone)]
 pub(super) struct Chunks<'a> {
     rest: &'a [u8],
     /// Of the data of the chunk that is read.

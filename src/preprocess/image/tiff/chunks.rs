@@ -14,7 +14,7 @@ use super::{
         Numbers, ROWS_PER_STRIP, STRIP_BYTES, STRIP_OFFSETS, TILE_BYTES, TILE_HEIGHT, TILE_OFFSETS, TILE_WIDTH, Tags,
     },
 };
-use crate::preprocess::image::error::ImageError;
+use crate::preprocess::image::{directory::Directory, error::ImageError};
 
 /// Pixels that the tiles of a picture may have beyond it, besides as many as it has itself.
 const MAX_BEYOND: u64 = 1 << 22;
@@ -227,9 +227,9 @@ pub(super) struct Compressed<'a> {
     pub(super) cut: Cut,
     file: &'a [u8],
     offsets: Numbers<'a>,
-    /// Without them, what follows the offset counts.
+    /// Without them, what the rest of the file leaves counts.
     lengths: Option<Numbers<'a>>,
-    is_single: bool,
+    planes: usize,
 }
 
 impl<'a> Compressed<'a> {
@@ -258,11 +258,15 @@ impl<'a> Compressed<'a> {
         if chunks > most.small + size.0 * size.1 / most.pixels_of_more {
             return Err(unsupported(format!("{chunks} strips or tiles, compressed one by one")));
         }
-        let is_single = cut.per_plane() == 1;
-        if lengths.is_none() && !is_single {
+        if lengths.is_none() && cut.per_plane() > 1 {
             return Err(corrupt("strips or tiles without lengths"));
         }
-        Ok(Self { cut, file: tags.file, offsets, lengths, is_single })
+        // libtiff looks a few up together with the directory, and more of them when they are wanted; it does not do both in one file.
+        const FEW: usize = 4;
+        if (offsets.count() > FEW) != lengths.is_some_and(|lengths| lengths.count() > FEW) {
+            return Err(corrupt("offsets and lengths of different numbers"));
+        }
+        Ok(Self { cut, file: tags.file, offsets, lengths, planes })
     }
 
     /// Where a chunk begins, and its length: both as the file says.
@@ -286,11 +290,14 @@ impl<'a> Compressed<'a> {
         let index = chunk.plane * self.cut.per_plane() + chunk.index;
         let offset = self.offsets.get(index)?;
         let rest = usize::try_from(offset).ok().and_then(|offset| self.file.get(offset..)).ok_or(truncated.clone())?;
-        let Some(lengths) = self.lengths else { return Ok((rest, offset as usize)) };
-        let mut length = lengths.get(index)?;
-        if length == 0 && self.is_single && !self.cut.is_tiled && chunk.plane == 0 && offset != 0 {
-            return Ok((rest, offset as usize));
-        }
+        let is_only = self.cut.per_plane() * self.planes == 1;
+        let mut length = match self.lengths {
+            None => self.estimate(index, rest)?,
+            Some(lengths) => match lengths.get(index)? {
+                0 if is_only && !self.cut.is_tiled && offset != 0 => self.estimate(index, rest)?,
+                length => length,
+            },
+        };
         // libtiff believes no length much larger than what comes of it.
         let believed = size as u64 * 10 + 4096;
         if length > 1 << 20 && length > believed {
@@ -301,5 +308,13 @@ impl<'a> Compressed<'a> {
             return Err(corrupt("an empty strip or tile"));
         }
         Ok((bytes, offset as usize))
+    }
+
+    /// The length of a chunk of which none is stated; `rest` is what follows its offset.
+    fn estimate(&self, index: usize, rest: &[u8]) -> Result<u64, ImageError> {
+        let all = Directory::first(self.file).and_then(|directory| directory.bytes_of_pixels());
+        let all = all.ok_or_else(|| corrupt("strips without lengths beside a field of an unknown type"))?;
+        let each = all / self.planes as u64;
+        Ok(if index + 1 == self.planes { each.min(rest.len() as u64) } else { each })
     }
 }

@@ -26,6 +26,9 @@ const MAX_LZMA: u32 = (64 << 10) + 1024;
 /// Of a window: libzstd's own limit is 128 MiB, its levels up to 19 take 8 MiB at most.
 const MAX_ZSTD: u64 = 128 << 20;
 
+/// Of the strings that libtiff counts before the table is cleared: 1024 more than it has codes for.
+const MOST_STRINGS: usize = 4095 + 1024;
+
 /// How often the LZMA decoder reads for a block, about: it does not tell of blocks, and takes the bytes of one at once.
 const READS_OF_BLOCK: u32 = 8;
 
@@ -114,7 +117,13 @@ fn lzw(data: &[u8], out: &mut [u8]) -> Result<(), ImageError> {
     let done = if is_old {
         lzw::expand(&mut LowFirst(Bits { data, held: 0, count: 0 }), 8, Growth::Needed, out)
     } else {
-        lzw::expand(&mut HighFirst(Bits { data, held: 0, count: 0 }), 8, Growth::Early, out)
+        const CLEAR: usize = 256;
+        let mut codes = HighFirst(Bits { data, held: 0, count: 0 });
+        match codes.next(9) {
+            Ok(CLEAR) => lzw::expand(&mut codes, 8, Growth::Early, out),
+            Ok(_) => return Err(corrupt("a first code that does not clear the table")),
+            Err(damage) => Err(damage),
+        }
     };
     done.map_err(|damage| match damage {
         Damage::Ended => TRUNCATED,
@@ -137,6 +146,8 @@ struct HighFirst<'a>(Bits<'a>);
 struct LowFirst<'a>(Bits<'a>);
 
 impl Codes for HighFirst<'_> {
+    const MOST_STRINGS: usize = MOST_STRINGS;
+
     fn next(&mut self, size: u32) -> Result<usize, Damage> {
         let Bits { data, held, count } = &mut self.0;
         while *count < size {
@@ -153,6 +164,8 @@ impl Codes for HighFirst<'_> {
 }
 
 impl Codes for LowFirst<'_> {
+    const MOST_STRINGS: usize = MOST_STRINGS;
+
     fn next(&mut self, size: u32) -> Result<usize, Damage> {
         let Bits { data, held, count } = &mut self.0;
         while *count < size {
@@ -233,6 +246,17 @@ fn zstd(mut data: &[u8], decoder: &mut FrameDecoder, blocks: &mut Blocks, out: &
             blocks.spend(FORMAT)?;
             let one = BlockDecodingStrategy::UptoBlocks(1);
             decoder.decode_blocks(&mut data, one).map_err(|error| damaged(&error))?;
+        }
+    }
+    // Of a frame that is not read to its end libzstd does not know, and of one that says nothing it does not ask.
+    let stated = decoder.content_size();
+    if decoder.is_finished() && stated > 0 {
+        if stated != at as u64 + decoder.can_collect() as u64 {
+            return Err(corrupt("a frame of another size than it says"));
+        }
+        let sum = decoder.get_checksum_from_data();
+        if decoder.can_collect() == 0 && sum.is_some() && sum != decoder.get_calculated_checksum() {
+            return Err(corrupt("a checksum is wrong"));
         }
     }
     Ok(())

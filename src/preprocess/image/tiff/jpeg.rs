@@ -62,17 +62,19 @@ impl<'a> Tables<'a> {
     /// Reads them from a JPEG without a picture.
     pub(super) fn read(bytes: &'a [u8]) -> Result<Self, ImageError> {
         let mut tables = Vec::new();
-        for segment in Segments::of(bytes)? {
+        let mut segments = Segments::of(bytes)?;
+        for segment in &mut segments {
             match segment.marker {
-                START_OF_SCAN => return Err(corrupt("a picture among the JPEG tables")),
                 QUANTISATION | HUFFMAN => {
                     tables.try_reserve(1).map_err(OutOfMemory::from)?;
                     tables.push(&bytes[segment.whole]);
                 }
-                _ => {}
+                // What libjpeg passes over, or keeps for a picture that does not come.
+                0xcc | 0xdc | 0xdd | 0xe0..=0xef | 0xfe => {}
+                _ => return Err(corrupt("more than tables among the JPEG tables")),
             }
         }
-        Ok(Self(tables))
+        if segments.are_broken { Err(corrupt("JPEG tables that are damaged")) } else { Ok(Self(tables)) }
     }
 }
 
@@ -246,11 +248,17 @@ struct Segment {
 struct Segments<'a> {
     data: &'a [u8],
     at: usize,
+    /// Whether they have ended with one that cannot be.
+    are_broken: bool,
 }
 
 impl<'a> Segments<'a> {
     fn of(data: &'a [u8]) -> Result<Self, ImageError> {
-        if data.starts_with(&[0xff, 0xd8]) { Ok(Self { data, at: 2 }) } else { Err(corrupt("no JPEG")) }
+        if data.starts_with(&[0xff, 0xd8]) {
+            Ok(Self { data, at: 2, are_broken: false })
+        } else {
+            Err(corrupt("no JPEG"))
+        }
     }
 }
 
@@ -268,15 +276,16 @@ impl Iterator for Segments<'_> {
             self.at = start + 2;
             match marker {
                 0xd9 => return None,
-                0x00 | 0x01 | 0xd0..=0xd8 => continue,
+                0x00 | 0x01 | 0xd0..=0xd7 => continue,
                 _ => {}
             }
+            self.are_broken = true;
             let length = self.data.get(self.at..)?.first_chunk::<2>()?;
             let end = self.at + usize::from(u16::from_be_bytes(*length));
-            if end < self.at + 2 || end > self.data.len() {
+            if marker == 0xd8 || end < self.at + 2 || end > self.data.len() {
                 return None;
             }
-            self.at = end;
+            (self.at, self.are_broken) = (end, false);
             return Some(Segment { marker, whole: start..end });
         }
     }

@@ -137,6 +137,11 @@ fn compressed(
         Some((subsampling, _)) if !samples.planar => Rows::Blocks(*subsampling),
         _ => Rows::Pixels((source.cut.width * samples.pixel_bits()).div_ceil(8)),
     };
+    if let Rows::Pixels(bytes) = rows
+        && tags.row_bytes(source.cut.width)? > bytes as u64
+    {
+        return Err(corrupt("rows that are longer than their pixels"));
+    }
     // libtiff makes RGB of YCbCr itself.
     let shown = Samples { colour: if blocks.is_some() { Colour::Rgb } else { samples.colour }, ..samples };
     let mut picture = Picture::new(pillow, shown, size, limits.kept_modes, buffer)?;

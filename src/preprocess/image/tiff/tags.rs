@@ -41,6 +41,10 @@ pub(super) const BLACK_AND_WHITE: u16 = 532;
 pub(super) const XMP: u16 = 700;
 pub(super) const WINDOWS_PHOTO: u16 = 0xbc01;
 
+// Of `PHOTOMETRIC`: numbers of colours, and what is mostly subsampled.
+const PALETTE: u64 = 3;
+const YCBCR: u64 = 6;
+
 /// The value of `COMPRESSION` for JPEG as TIFF 6.0 had it.
 pub(super) const OLD_JPEG: u64 = 6;
 
@@ -117,7 +121,33 @@ impl<'a> Tags<'a> {
         if !SINGLE.iter().all(has_one) || !SEVERAL.iter().all(has_some) {
             return Err(corrupt("fields with too many values, or none"));
         }
+        tags.check_samples()?;
         Ok(tags)
+    }
+
+    /// What libtiff finds wrong with what fields say of samples, and Pillow does not.
+    fn check_samples(&self) -> Result<(), ImageError> {
+        let is_old_jpeg = self.number_or(COMPRESSION, 1)? == OLD_JPEG;
+        let samples = self.number_or(SAMPLES, if is_old_jpeg { 3 } else { 1 })?;
+        for tag in [BITS, SAMPLE_FORMAT] {
+            let Some(numbers) = self.numbers(tag)? else { continue };
+            let first = numbers.get(0)?;
+            let is_other = |value: Result<u64, ImageError>| value != Ok(first);
+            if numbers.iter().zip(0..samples).any(|(value, _)| is_other(value)) {
+                return Err(corrupt(format!("field {tag} says something else of each sample")));
+            }
+        }
+        match self.number(PHOTOMETRIC) {
+            Ok(Some(PALETTE)) if self.field(BITS).is_none() => Err(corrupt("a palette for pixels of unknown depth")),
+            Ok(Some(YCBCR)) if samples != 3 => Err(corrupt("colours of other than three samples")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of a row of so many pixels, in one plane or in all that lie together, as libtiff reckons them.
+    pub(super) fn row_bytes(&self, width: usize) -> Result<u64, ImageError> {
+        let samples = if self.number_or(PLANAR, 1)? == 2 { 1 } else { self.number_or(SAMPLES, 1)? };
+        Ok(samples.saturating_mul(self.number_or(BITS, 1)?).saturating_mul(width as u64).div_ceil(8))
     }
 
     fn of(file: &'a [u8], directory: &Directory<'a>, found: Fields<'a>, takes_bytes: bool) -> Self {

@@ -182,6 +182,62 @@ fn what_is_compressed_needs_its_lengths_unless_it_is_one_strip() {
 }
 
 #[test]
+fn without_lengths_the_rest_of_the_file_counts() {
+    let packed = [3, 1, 2, 3, 4];
+    let reason = |fields: &[(u16, &[u32])], kind: u16, count: u32| {
+        let unknown: (u16, &[u32]) = (40_000, &[8]);
+        let fields = [fields, &[unknown]].concat();
+        let mut bytes = grey(&packed, 2, 2, 32773, &fields);
+        let entry = bytes.windows(2).rposition(|tag| tag == 40_000u16.to_le_bytes()).expect("a field");
+        bytes[entry + 2..entry + 4].copy_from_slice(&kind.to_le_bytes());
+        bytes[entry + 4..entry + 8].copy_from_slice(&count.to_le_bytes());
+        decoded(&bytes, 9, None).map_or_else(|error| error.reason(), |_| "none")
+    };
+    let without = (tags::STRIP_BYTES, [].as_slice());
+    for kind in [0, 1, 13, 16, 17, 18] {
+        assert_eq!(reason(&[without], kind, 0), "none", "{kind}");
+    }
+    // A type that nobody knows, of a length that nobody needs, and where it is needed.
+    assert_eq!(reason(&[], 99, 1), "none");
+    assert_eq!(reason(&[without], 99, 1), "corrupt");
+    assert_eq!(reason(&[(tags::STRIP_BYTES, &[0])], 99, 1), "corrupt");
+    // Values that lie where the pixels are, and those that the file has no room for.
+    assert_eq!(reason(&[without], 1, 5), "corrupt");
+    assert_eq!(reason(&[without], 1, 1000), "none");
+    // More than four of the one and fewer of the other.
+    assert_eq!(reason(&[(tags::STRIP_BYTES, &[5; 4])], 1, 1), "none");
+    assert_eq!(reason(&[(tags::STRIP_BYTES, &[5; 5])], 1, 1), "corrupt");
+    assert_eq!(reason(&[(tags::STRIP_BYTES, &[5; 5]), (tags::STRIP_OFFSETS, &[8; 5])], 1, 1), "none");
+}
+
+#[test]
+fn what_libtiff_finds_in_its_fields_is_refused() {
+    let packed = [3, 1, 2, 3, 4];
+    let refused = |fields: &[(u16, &[u32])]| refused(&grey(&packed, 2, 2, 32773, fields));
+    let palette = (tags::COLOURS, [0; 768].as_slice());
+    let of_palette = (tags::PHOTOMETRIC, [3].as_slice());
+    assert!(decoded(&grey(&packed, 2, 2, 32773, &[of_palette, palette]), 9, None).is_ok());
+    let bilevel = (tags::COLOURS, [0; 6].as_slice());
+    assert_eq!(refused(&[of_palette, bilevel, (tags::BITS, &[])]), "corrupt");
+    // Pillow leaves out what has no name, and takes the one sample of YCbCr for grey.
+    let planes = |bits| {
+        let fields: [(u16, &[u32]); 7] = [
+            (tags::BITS, bits),
+            (tags::PHOTOMETRIC, &[2]),
+            (tags::SAMPLES, &[4]),
+            (tags::EXTRA_SAMPLES, &[0]),
+            (PLANAR, &[2]),
+            (tags::STRIP_OFFSETS, &[8; 4]),
+            (tags::STRIP_BYTES, &[5; 4]),
+        ];
+        decoded(&grey(&packed, 2, 2, 32773, &fields), 9, None).map_or_else(|error| error.reason(), |_| "none")
+    };
+    assert_eq!(planes(&[8, 8, 8, 8]), "none");
+    assert_eq!(planes(&[8, 8, 8, 9]), "corrupt");
+    assert_eq!(refused(&[(tags::PHOTOMETRIC, &[6]), (tags::BITS, &[8; 3])]), "corrupt");
+}
+
+#[test]
 fn sizes_are_refused_before_memory_is_taken() {
     assert_eq!(refused(&grey(&[0], u32::MAX, u32::MAX, 1, &[])), "too_many_pixels");
     assert_eq!(refused(&grey(&[0], 0, 5, 1, &[])), "no_pixels");
@@ -286,12 +342,45 @@ fn codes_grow_with_the_table_and_start_over_with_it() {
 }
 
 #[test]
+fn lzw_is_as_strict_as_in_libtiff() {
+    let inflate = |stream: &[(u32, u32)], high_first, length| {
+        let mut decoder = Decoder::new(Codec::Lzw, Blocks::of(1, 0)).expect("memory");
+        let done = decoder.decode(&codes(stream, high_first), &mut vec![0; length]);
+        done.map_or_else(|error| error.reason(), |()| "none")
+    };
+    // The first code clears the table.
+    assert_eq!(inflate(&[(7, 9); 4], true, 4), "corrupt");
+    assert_eq!(inflate(&[(256, 9), (7, 9)], true, 1), "none");
+    // And so does one before there are many more strings than codes.
+    for (high_first, early) in [(true, 1), (false, 0)] {
+        let literals = |count: u32| -> Vec<(u32, u32)> {
+            let size = |number: u32| (257 + number + early).ilog2().clamp(8, 11) + 1;
+            [(256, 9)].into_iter().chain((0..count).map(|number| (number % 7, size(number)))).collect()
+        };
+        assert_eq!(inflate(&literals(4862), high_first, 4862), "none", "{high_first}");
+        assert_eq!(inflate(&literals(4863), high_first, 4863), "corrupt", "{high_first}");
+    }
+}
+
+#[test]
+fn a_frame_of_zstandard_has_the_size_that_it_says() {
+    // One segment of four bytes, in a raw block that is the last.
+    let frame = |size| [b"\x28\xb5\x2f\xfd\x20".as_slice(), &[size], b"\x21\0\0\x07\x07\x07\x07"].concat();
+    let inflate = |size| {
+        let mut decoder = Decoder::new(Codec::Zstd, Blocks::of(1, 0)).expect("memory");
+        decoder.decode(&frame(size), &mut [0; 4]).map_err(|error| error.reason())
+    };
+    assert_eq!(inflate(4), Ok(()));
+    assert_eq!(inflate(5), Err("corrupt"));
+}
+
+#[test]
 fn no_more_is_believed_of_a_chunk_than_its_bytes_can_need() {
     // Four pixels behind more and more of what gives none.
     let cases: [(u32, &[u8]); 2] = [(32773, &[128]), (5, &[0x80, 0x40, 0x20, 0x10, 0x08, 0x04, 0x02, 0x01, 0x00])];
     for (compression, nothing) in cases {
         let pixels = match compression {
-            5 => codes(&[(7, 9); 4], true),
+            5 => codes(&[(256, 9), (7, 9), (7, 9), (7, 9), (7, 9)], true),
             _ => vec![3, 7, 7, 7, 7],
         };
         let picture = |idle: usize| {

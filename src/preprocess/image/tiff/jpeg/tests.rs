@@ -90,6 +90,13 @@ fn what_the_directory_does_not_say_is_refused() {
     assert_eq!(reason(&strip, &LAYOUT), "unsupported_variant");
     assert_eq!(Tables::read(STRIP).err().unwrap().reason(), "corrupt");
     assert_eq!(Tables::read(b"tables").err().unwrap().reason(), "corrupt");
+    // A marker of no length, one that begins a picture, one that nobody knows.
+    for marker in [&[0xff, 0xc4, 0, 0][..], &[0xff, 0xc0, 0, 2], &[0xff, 0x02, 0, 2], &[0xff, 0xd8]] {
+        let tables = [&TABLES[..TABLES.len() - 2], marker, &END].concat();
+        assert_eq!(Tables::read(&tables).err().map(|error| error.reason()), Some("corrupt"), "{marker:x?}");
+    }
+    let comment = [&TABLES[..TABLES.len() - 2], &[0xff, 0xfe, 0, 2], &END].concat();
+    assert!(Tables::read(&comment).is_ok() && Tables::read(&TABLES[..TABLES.len() - 2]).is_ok());
     // A JPEG of its own needs no tables.
     let own = [&TABLES[..TABLES.len() - 2], &STRIP[2..]].concat();
     let mut out = vec![0; PIXELS.len()];
