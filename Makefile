@@ -52,11 +52,11 @@ bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## mea
 	cargo bench --locked --bench serve -- compare $(ARGS)
 
 bench-recall: build ## measure how many nearest neighbours stay in each type of embeddings (5 minutes; ARGS="--help")
-	@benches/environment.sh recall "faiss, usearch and OpenMoji"
+	@scripts/environment.sh benches/recall target/bench/recall "faiss, usearch and OpenMoji"
 	target/bench/recall/bin/python -B benches/recall/recall.py $(ARGS)
 
 pictures: deps ## compare our pictures with Pillow's and write docs/pictures.md (ARGS="FOLDER..."; ARGS="--random 20", ARGS="--help")
-	@benches/environment.sh pictures "Pillow and transformers"
+	@scripts/environment.sh benches/pictures target/bench/pictures "Pillow and transformers"
 	target/bench/pictures/bin/python -B benches/pictures/compare.py $(ARGS)
 
 test-api: build ## try the API by its OpenAPI document (schemathesis; EXAMPLES=200 for each operation)
