@@ -13,10 +13,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api test-scale lint deny bench bench-peers bench-recall pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
 
 help: ## list the commands
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 build: deps ## build the release binary and fetch all that it needs at run time
 	cargo build --release --locked
@@ -36,6 +36,9 @@ test-browser: deps ## test the page in a headless Chromium, with the binary that
 
 test-scale: build ## test deploy/ray/embed.py on a Ray cluster that loses a node (1 GB; ARGS="-k killed" for some)
 	@tests/scale/run.sh $(ARGS)
+
+test-databases: build ## run docs/vector-databases.md, and readers of what `embed` writes (2 GB; ARGS="-k LanceDB" for some)
+	@tests/databases/run.sh $(ARGS)
 
 lint: deps ## check the format, clippy and the documentation
 	cargo fmt --check
