@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall bench-scale pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -60,6 +60,10 @@ bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## mea
 bench-recall: build ## measure how many nearest neighbours stay in each type of embeddings (5 minutes; ARGS="--help")
 	@scripts/environment.sh benches/recall target/bench/recall "faiss, usearch and OpenMoji"
 	target/bench/recall/bin/python -B benches/recall/recall.py $(ARGS)
+
+bench-scale: build $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure `embed` and Ray on this machine (10 minutes; ARGS="--only embed:f32")
+	@scripts/environment.sh tests/scale target/scale "Ray"
+	target/scale/bin/python -B benches/scale/measure.py $(ARGS)
 
 pictures: deps ## compare our pictures with Pillow's and write docs/pictures.md (ARGS="FOLDER..."; ARGS="--random 20", ARGS="--help")
 	@scripts/environment.sh benches/pictures target/bench/pictures "Pillow and transformers"
