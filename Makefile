@@ -4,7 +4,7 @@
 MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
-# More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers, bench-recall), the
+# More arguments, for clipserve (run), the test filter (test), pytest (test-clients, test-scale, test-databases), the benchmark (bench-*), the
 # comparison (pictures), the attacks (attack), the hostile inputs (corpora, mutants), the check of a GPU (gpu-check) or the fuzzer (fuzz).
 ARGS ?=
 
@@ -13,10 +13,10 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api lint deny bench bench-peers bench-recall pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall bench-scale pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
 
 help: ## list the commands
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 build: deps ## build the release binary and fetch all that it needs at run time
 	cargo build --release --locked
@@ -33,6 +33,12 @@ test-clients: deps ## run other services' own clients against the service (ARGS=
 
 test-browser: deps ## test the page in a headless Chromium, with the binary that was built last (ARGS="-k key" for some)
 	@tests/browser/run.sh $(ARGS)
+
+test-scale: build ## test deploy/ray/embed.py on a Ray cluster that loses a node (1 GB; ARGS="-k killed" for some)
+	@tests/scale/run.sh $(ARGS)
+
+test-databases: build ## run docs/vector-databases.md, and readers of what `embed` writes (2 GB; ARGS="-k LanceDB" for some)
+	@tests/databases/run.sh $(ARGS)
 
 lint: deps ## check the format, clippy and the documentation
 	cargo fmt --check
@@ -52,11 +58,15 @@ bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## mea
 	cargo bench --locked --bench serve -- compare $(ARGS)
 
 bench-recall: build ## measure how many nearest neighbours stay in each type of embeddings (5 minutes; ARGS="--help")
-	@benches/environment.sh recall "faiss, usearch and OpenMoji"
+	@scripts/environment.sh benches/recall target/bench/recall "faiss, usearch and OpenMoji"
 	target/bench/recall/bin/python -B benches/recall/recall.py $(ARGS)
 
+bench-scale: build $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure `embed` and Ray on this machine (10 minutes; ARGS="--only embed:f32")
+	@scripts/environment.sh tests/scale target/scale "Ray"
+	target/scale/bin/python -B benches/scale/measure.py $(ARGS)
+
 pictures: deps ## compare our pictures with Pillow's and write docs/pictures.md (ARGS="FOLDER..."; ARGS="--random 20", ARGS="--help")
-	@benches/environment.sh pictures "Pillow and transformers"
+	@scripts/environment.sh benches/pictures target/bench/pictures "Pillow and transformers"
 	target/bench/pictures/bin/python -B benches/pictures/compare.py $(ARGS)
 
 test-api: build ## try the API by its OpenAPI document (schemathesis; EXAMPLES=200 for each operation)

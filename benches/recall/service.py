@@ -28,7 +28,7 @@ class Service:
         for line in self._process.stderr:
             found = re.search(r"listening.*address=(\S+)", line)
             if found:
-                self._url = f"http://{found[1]}"
+                self.url = f"http://{found[1]}"
                 break
         else:
             raise SystemExit("the service did not start: " + " ".join(self._arguments))
@@ -46,12 +46,12 @@ class Service:
 
     def _is_ready(self):
         try:
-            return urllib.request.urlopen(self._url + "/readyz").status == 200
+            return urllib.request.urlopen(self.url + "/readyz").status == 200
         except urllib.error.URLError:
             return False
 
     def info(self):
-        return json.load(urllib.request.urlopen(self._url + "/info"))
+        return json.load(urllib.request.urlopen(self.url + "/info"))
 
     def pictures(self, files):
         """The embeddings of PNG files: an array of each type."""
@@ -68,6 +68,6 @@ class Service:
             for kind in TYPES:
                 body = {name: items[start : start + batch], "embedding_type": kind}
                 headers = {"content-type": "application/json", "accept": "application/x-npy"}
-                request = urllib.request.Request(f"{self._url}/embed/{route}", json.dumps(body).encode(), headers)
+                request = urllib.request.Request(f"{self.url}/embed/{route}", json.dumps(body).encode(), headers)
                 rows[kind].append(numpy.load(io.BytesIO(urllib.request.urlopen(request).read())))
         return {kind: numpy.concatenate(parts) for kind, parts in rows.items()}

@@ -1,15 +1,13 @@
 #!/usr/bin/env bash
-# environment.sh NAME WHAT: installs what benches/NAME needs into target/bench/NAME: a virtual environment with its pinned
-# requirements.txt; WHAT is said of it meanwhile. It holds a copy of the list it was made from: as long as that equals the pinned one,
-# nothing is done. The Python is PYTHON, by default python3, 3.11 or later.
+# environment.sh FOLDER PLACE WHAT: installs what FOLDER/requirements.txt pins into a virtual environment at PLACE; WHAT is said of it
+# meanwhile. It holds a copy of the list it was made from: as long as that equals the pinned one, nothing is done. The Python is PYTHON,
+# by default python3, 3.11 or later.
 set -euo pipefail
-name=$1
-what=$2
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+pinned=$1/requirements.txt
+folder=$2
+what=$3
 # shellcheck source=scripts/packages.sh
-source "$here/../scripts/packages.sh"
-folder=$here/../target/bench/$name
-pinned=$here/$name/requirements.txt
+source "$(dirname "${BASH_SOURCE[0]}")/packages.sh"
 stamp=$folder/requirements.txt
 python=${PYTHON:-python3}
 
@@ -21,7 +19,7 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     install_packages "virtual environments of Python $version" "python$version-venv"
 fi
 
-printf '%s: installing %s into %s\n' "$name" "$what" "$(realpath -m "$folder")" >&2
+printf 'installing %s into %s\n' "$what" "$(realpath -m "$folder")" >&2
 rm -rf "$folder"
 "$python" -m venv "$folder"
 "$folder/bin/pip" install --quiet --disable-pip-version-check --requirement "$pinned"
