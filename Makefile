@@ -4,7 +4,7 @@
 MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
-# More arguments, for clipserve (run), the test filter (test), pytest (test-clients, test-scale, test-databases), the benchmark (bench-*), the
+# More arguments, for clipserve (run), the test filter (test), pytest (test-*), the benchmark (bench-*), the
 # comparison (pictures), the attacks (attack), the hostile inputs (corpora, mutants), the check of a GPU (gpu-check) or the fuzzer (fuzz).
 ARGS ?=
 
@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall bench-scale pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall bench-scale pictures attack corpora mutants gpu-check fuzz dist test-dist fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -87,6 +87,12 @@ gpu-check: build ## rehearse the check of a GPU on the CPU (2 minutes; ARGS="--l
 
 fuzz: deps ## fuzz our parsers, a minute each (ARGS="60 gif json" for some)
 	@fuzz/run.sh $(ARGS)
+
+dist: build ## pack a tarball and a wheel into target/dist (docs/install.md; with OpenVINO: scripts/dist.sh --openvino)
+	@scripts/dist.sh
+
+test-dist: build ## pack twice, and run both packages in bare roots of Debian without a network (as root; ARGS="-k wheel" for some)
+	@tests/dist/run.sh $(ARGS)
 
 fetch-openvino: deps ## fetch OpenVINO for --precision bf16 (x86_64, 140 MB)
 	@scripts/fetch-onnxruntime.sh --openvino

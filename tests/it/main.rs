@@ -10,6 +10,8 @@ mod checkpoint;
 mod command_line;
 mod compare;
 mod containers;
+#[cfg(target_os = "linux")]
+mod dist;
 mod documentation;
 mod engine;
 mod errors;
