@@ -94,7 +94,7 @@ fn every_alert_has_a_test_of_its_fault() {
     let alerts = all(r"(?m)^ *- alert: (\w+)", &read("deploy/alerts.yml"));
     let tests = read("deploy/test/alerts_test.yml");
     let tested = all(r"(?m)^  - name: (Clipserve\w+), ", &tests);
-    assert_eq!(alerts.iter().collect::<BTreeSet<_>>(), tested.iter().collect());
+    assert_eq!(alerts.iter().collect::<BTreeSet<_>>(), tested.iter().collect::<BTreeSet<_>>());
     // Of each it is said when it does not fire yet, and that it fires alone.
     for name in alerts {
         assert!(
@@ -190,7 +190,10 @@ fn platforms_wait_for_the_drain_and_balancers_are_sooner_than_the_service() {
             seconds(r#"SHUTDOWN_DELAY, value: "(\d+)s""#, "deploy/kubernetes/base/deployment.yaml"),
             seconds(r"terminationGracePeriodSeconds: (\d+)", "deploy/kubernetes/base/deployment.yaml"),
         ),
-        (server.shutdown_delay, seconds(r"TimeoutStopSec=(\d+)", "deploy/clipserve.service")),
+        (
+            seconds(r#"(?m)^shutdown_delay = "(\d+)s""#, "config/default.toml"),
+            seconds(r"TimeoutStopSec=(\d+)", "deploy/clipserve.service"),
+        ),
     ] {
         assert!(grace > delay + server.drain_timeout, "{grace:?} for {delay:?}");
     }
