@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall bench-scale pictures attack corpora mutants gpu-check fuzz dist test-dist fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall bench-scale pictures attack corpora mutants gpu-check fuzz dist test-dist test-containers fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -39,6 +39,9 @@ test-scale: build ## test deploy/ray/embed.py on a Ray cluster that loses a node
 
 test-databases: build ## run docs/vector-databases.md, and readers of what `embed` writes (2 GB; ARGS="-k LanceDB" for some)
 	@tests/databases/run.sh $(ARGS)
+
+test-containers: ## build the images and test them run, balanced and watched (deploy/test; ARGS="-k compose" for some, "-m cuda")
+	@deploy/test/run.sh $(ARGS)
 
 lint: deps ## check the format, clippy and the documentation
 	cargo fmt --check

@@ -10,6 +10,7 @@ mod checkpoint;
 mod command_line;
 mod compare;
 mod containers;
+mod deploy;
 #[cfg(target_os = "linux")]
 mod dist;
 mod documentation;
