@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sees to it that what the build calls is installed: a C compiler, make, cmake and nasm (libjpeg-turbo is built from
-# source), Python 3 (fetches the ONNX Runtime wheel) and Rust. On Debian and Ubuntu it installs what is missing; elsewhere,
+# Sees to it that what the build and the tests call is installed: a C compiler, make, cmake and nasm (libjpeg-turbo is built from
+# source), Python 3 (fetches the ONNX Runtime wheel), curl (asks as the pages say) and Rust. On Debian and Ubuntu it installs what is missing; elsewhere,
 # or without root and sudo, it names what is missing and stops. Rust is never installed from here: the distributions' is
 # too old, and a toolchain is the developer's choice.
 #
@@ -23,6 +23,7 @@ need make make
 need cmake cmake
 need nasm nasm
 need python3 python3 python3-pip
+need curl curl
 
 if ((${#missing[@]})); then
     install_packages "${missing[*]}" "${packages[@]}"

@@ -23,7 +23,7 @@ use crate::encoder::OutputSet;
 const MAX_PADDING: f64 = 0.25;
 
 /// Of the time of a run, how long the session waits for those it answered: the most that waiting in vain can cost.
-/// A thirtieth of a run of 30 texts is about a run of one, and enough for their clients to ask again (`docs/tuning.md`).
+/// A thirtieth of a run of 30 texts is about a run of one, and enough for their clients to ask again (`docs/performance.md`).
 const RETURN_SHARE: f64 = 1.0 / 30.0;
 
 /// The run that a session has just done.

@@ -107,7 +107,7 @@ pub(super) fn options(arithmetic: Arithmetic, options: &SessionOptions) -> Strin
 }
 
 /// Of what a session compiles for a new size of a batch, it keeps so many pieces, the last used ones: a run takes three or four. As
-/// many as all lengths of one text need; OpenVINO's own 5000 are hundreds of megabytes (`docs/tuning.md`).
+/// many as all lengths of one text need; OpenVINO's own 5000 are hundreds of megabytes (`docs/performance.md`).
 const CACHE_CAPACITY: &str = "256";
 
 /// The plugin's device for this machine's CPU.

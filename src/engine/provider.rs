@@ -54,7 +54,7 @@ impl RunningProvider {
         matches!(self, Self::OpenVino { arithmetic: Arithmetic::Bf16, .. })
     }
 
-    /// What measures best (`docs/tuning.md`); not measured on GPUs, which are busy only where a CPU's caches end.
+    /// What measures best (`docs/performance.md`); not measured on GPUs, which are busy only where a CPU's caches end.
     pub(super) fn batch_sizes(&self) -> BatchSizes {
         match self {
             Self::Cpu => BatchSizes { images: 8, texts: 64 },
@@ -208,7 +208,7 @@ fn openvino(config: &EngineConfig, arithmetic: Arithmetic) -> Result<(&'static R
 /// A session builder with the options of `provider`.
 ///
 /// The CPU provider's arena is on where memory is kept: a batch's tensors are tens of megabytes, which the system would be asked for
-/// and give back, page by page, in every run (a third of an int8 run on a virtual machine: `docs/tuning.md`). Memory pattern off: it
+/// and give back, page by page, in every run (a third of an int8 run on a virtual machine: `docs/performance.md`). Memory pattern off: it
 /// assumes one input shape. The intra-op threads spin from one operator to the next, [`SPIN_MICROSECONDS`] at most: to be woken
 /// takes them as long as a small operator does, and longer would burn the cores that decode pictures. Thread count explicit: ONNX Runtime's own default ignores the container's quota and pins.
 pub(super) fn builder(
@@ -284,7 +284,7 @@ const CPU_PROVIDER: &str = "CPUExecutionProvider";
 /// `kOrtSessionOptionsConfigIntraOpSpinDurationUs` of ONNX Runtime.
 const SPIN: &str = "session.intra_op.spin_duration_us";
 
-/// What measures best (`docs/tuning.md`).
+/// What measures best (`docs/performance.md`).
 const SPIN_MICROSECONDS: &str = "50";
 
 fn cuda(device_id: i32) -> ep::CUDA {

@@ -1,39 +1,136 @@
-//! What the documents promise about the configuration is what is compiled in.
+//! What the documents promise is what is compiled in, and every command in them works.
+//!
+//! Owns the tables that are held to the code and to each other: of configuration keys, of metrics, of alerts, of figures. Does not own how a page is read (`pages`) and how its
+//! commands are run (`commands`).
 
-use std::fs;
+mod commands;
+mod pages;
 
-/// `section.key = value` of every key in `config/default.toml`.
-fn defaults() -> Vec<(String, String)> {
-    let table: toml::Table = include_str!("../../config/default.toml").parse().expect("the default file is TOML");
-    let mut keys = Vec::new();
-    flatten("", &table, &mut keys);
-    keys
+use std::{collections::BTreeSet, fmt::Write as _, fs, path::Path, time::Duration};
+
+use clipserve::telemetry::{BuildInfo, Metrics};
+
+/// What a file of the repository says.
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn flatten(prefix: &str, table: &toml::Table, keys: &mut Vec<(String, String)>) {
-    for (name, value) in table {
-        match value {
-            toml::Value::Table(inner) => flatten(&format!("{prefix}{name}."), inner, keys),
-            value => keys.push((format!("{prefix}{name}"), value.to_string())),
+const CONFIGURATION: &str = "docs/configuration.md";
+const HEADER: &str = "| key | default | meaning and allowed values |\n|---|---|---|\n";
+
+/// The table of `docs/configuration.md`: every key of `config/default.toml` with its default and the comment above it.
+fn configuration() -> String {
+    let mut table = HEADER.to_owned();
+    let (mut section, mut comment) = ("", Vec::new());
+    for line in include_str!("../../config/default.toml").lines() {
+        if let Some(text) = line.strip_prefix("# ") {
+            comment.push(text);
+        } else if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']');
+            comment.clear();
+        } else if let Some((key, value)) = line.split_once(" = ") {
+            let meaning = comment.join(" ").replace('|', "\\|");
+            writeln!(table, "| `{section}.{key}` | `{value}` | {meaning} |").unwrap();
+            comment.clear();
+        } else {
+            comment.clear();
         }
     }
+    table
+}
+
+/// The page without its table, before it and behind it.
+fn around_the_table(page: &str) -> (&str, &str) {
+    let start = page.find(HEADER).expect("docs/configuration.md has its table");
+    let rows = page[start..].split_inclusive('\n').take_while(|line| line.starts_with('|'));
+    let end = start + rows.map(str::len).sum::<usize>();
+    (&page[..start], &page[end..])
 }
 
 #[test]
-fn every_key_is_listed_with_its_default() {
-    let list =
-        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md")).expect("the list of keys");
-    for (key, value) in defaults() {
-        let row = list.lines().find(|line| line.starts_with(&format!("| `{key}` |")));
-        let row = row.unwrap_or_else(|| panic!("docs/configuration.md has no {key}"));
-        let documented = row.split('|').nth(2).unwrap_or_default().trim().trim_matches('`').replace('_', "");
-        assert_eq!(documented, value.replace('_', ""), "{key}");
+fn the_table_of_keys_is_that_of_the_default_file() {
+    let (page, made) = (read(CONFIGURATION), configuration());
+    let (before, behind) = around_the_table(&page);
+    let written = &page[before.len()..page.len() - behind.len()];
+    let row = made.lines().zip(written.lines()).find(|(made, written)| made != written);
+    assert!(
+        made == written,
+        "{CONFIGURATION} differs from config/default.toml; `cargo test --test it write_the_table_of_keys -- --ignored` writes it: {row:#?}"
+    );
+    assert_eq!(made.lines().count() - 2, keys(&include_str!("../../config/default.toml").parse().unwrap()));
+}
+
+/// How many values a table has, those of its tables included.
+fn keys(table: &toml::Table) -> usize {
+    table.values().map(|value| value.as_table().map_or(1, keys)).sum()
+}
+
+#[test]
+#[ignore = "writes docs/configuration.md"]
+fn write_the_table_of_keys() {
+    let page = read(CONFIGURATION);
+    let (before, behind) = around_the_table(&page);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(CONFIGURATION);
+    fs::write(path, format!("{before}{}{behind}", configuration())).expect("docs is there");
+}
+
+/// The names in backticks that begin the rows of a page's tables and its headings, of those that `wanted` takes.
+fn named<'a>(page: &'a str, opening: &str, wanted: impl Fn(&str) -> bool) -> BTreeSet<&'a str> {
+    let names = page.lines().filter_map(|line| line.strip_prefix(opening)?.split('`').next());
+    names.filter(|name| wanted(name)).collect()
+}
+
+#[test]
+fn every_metric_has_its_meaning() {
+    let metrics = Metrics::new();
+    metrics.observe_request("/info", "GET", 200, Duration::ZERO);
+    metrics.image_rejected.with_label_values(&["png", "truncated"]).inc();
+    metrics.set_build_info(&BuildInfo {
+        provider: "cpu".to_owned(),
+        precision: "f32".to_owned(),
+        onnxruntime: "1".to_owned(),
+        model: "m".to_owned(),
+        fingerprint: "sha256:0".to_owned(),
+    });
+    let (text, _) = metrics.render();
+    let there = text.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next());
+    let there: BTreeSet<&str> = there.filter(|name| name.starts_with("clipserve_")).collect();
+    let page = read("docs/operations.md");
+    assert_eq!(named(&page, "| `", |name| name.starts_with("clipserve_")), there);
+}
+
+#[test]
+fn every_alert_says_what_to_do() {
+    let alerts = read("deploy/alerts.yml");
+    let there: BTreeSet<&str> = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    let page = read("docs/operations.md");
+    assert!(there.len() > 5);
+    assert_eq!(named(&page, "### `", |_| true), there);
+}
+
+#[test]
+fn the_readme_is_short() {
+    assert!(read("README.md").lines().count() <= 150, "what does not fit into 150 lines belongs into docs/");
+}
+
+/// The table that begins with this line, by rows and cells.
+fn table<'a>(page: &'a str, opening: &str) -> Vec<Vec<&'a str>> {
+    let lines = page.lines().skip_while(|line| !line.starts_with(opening)).take_while(|line| line.starts_with('|'));
+    lines.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+#[test]
+fn the_readme_has_the_figures_of_the_benchmarks_page() {
+    let (readme, page) = (read("README.md"), read("docs/benchmarks.md"));
+    let (short, whole) = (table(&readme, "| | images/s"), table(&page, "| | clipserve f32"));
+    let (measured, services) = (short.first().expect("the README's table"), whole.first().expect("the page's table"));
+    assert!(short.len() > 3, "{short:?}");
+    for row in &short[2..] {
+        let column = services.iter().position(|service| *service == row[0]).expect("a service of the page");
+        for (figure, what) in row.iter().zip(measured).skip(1) {
+            let of_the_page = whole.iter().find(|row| row[0] == *what).expect("a row of the page");
+            assert_eq!(*figure, of_the_page[column], "{}: {what}", row[0]);
+        }
     }
-    let rows =
-        list.lines().filter(|line| line.starts_with("| `") && line.contains('.') && line.matches('|').count() == 4);
-    let unknown: Vec<&str> = rows
-        .filter_map(|line| line.split('`').nth(1))
-        .filter(|key| key.contains('.') && !defaults().iter().any(|(known, _)| known == key))
-        .collect();
-    assert!(unknown.is_empty(), "{unknown:?}");
 }
