@@ -13,10 +13,14 @@ source "$root/scripts/packages.sh"
 folder=${CARGO_TARGET_DIR:-$root/target}/containers
 pinned=$here/requirements.txt
 
-if ! docker info >/dev/null 2>&1; then
-    printf 'deploy/test: docker does not answer: install it, start its daemon, and be allowed to use it\n' >&2
+need() { # need WHAT WAY_OUT: says that WHAT is missing, and ends
+    printf 'deploy/test: there is no %s: %s\n' "$@" >&2
     exit 1
-fi
+}
+
+docker info >/dev/null 2>&1 || need "docker that answers" "install it, start its daemon, and be allowed to use it"
+docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null || need Compose "install its plugin, or docker-compose"
+command -v kustomize >/dev/null || command -v kubectl >/dev/null || need kustomize "install kubectl, which has it, or kustomize itself"
 if ! python3 -c 'import ensurepip' 2>/dev/null; then install_packages "virtual environments of Python" python3-venv; fi
 
 # Base images come from the registry that the daemon is set up for; where it has none, from Debian's packages.
