@@ -76,6 +76,7 @@ impl Header<'_> {
 }
 
 /// The chunks of a file.
+#[derive(Clone)]
 pub(super) struct Chunks<'a> {
     rest: &'a [u8],
     /// Of the data of the chunk that is read.

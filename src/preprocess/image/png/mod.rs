@@ -1,15 +1,13 @@
 //! PNG: every colour type and depth to RGB, by the rules of Pillow's reader.
 //!
-//! Owns what pixels become, and where they lie. `chunks` goes through the file, `metadata` keeps what tells the orientation, `inflate`
-//! and `codes` inflate its data, `rows` cuts them into rows and `unfilter` undoes what these were filtered by. Profiles are skipped, so that
-//! none can be a bomb.
+//! Owns what pixels become, and where they lie. `chunks` goes through the file, `metadata` keeps what tells the orientation, `rows`
+//! inflates and `unfilter` undoes what rows were filtered by. Profiles are skipped, so that none can be a bomb.
 //!
 //! As in Pillow: a colour that the palette lacks, also where there is none, is black.
 
 mod chunks;
-mod codes;
-mod inflate;
 mod metadata;
+mod patience;
 mod refusal;
 mod rows;
 mod unfilter;
@@ -17,7 +15,7 @@ mod unfilter;
 use self::{
     chunks::{Area, Chunks, Kind},
     refusal::{FORMAT, damaged},
-    rows::{Input, Pixel, Rows},
+    rows::{Input, Pixel, Rows, Stop},
 };
 use super::{
     Decoded, Limits, RgbImage, convert,
@@ -64,36 +62,46 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     let stored =
         |pass: &Pass| (layout.row_bytes(pass.columns(area.width)) as u64 + 1) * u64::from(pass.rows(area.height));
     let mut spread = memory::zeroed(Vec::new(), if header.interlaced { line_bytes } else { 0 })?;
-    let high = passes.clone().map(|pass| u64::from(pass.rows(area.height))).sum();
-    let mut rows = Rows::new(layout.row_bytes(area.width), high, passes.clone().map(stored).sum())?;
-    let mut input = Input::new(&mut chunks);
-    for pass in passes {
-        rows.begin_pass();
-        let columns = pass.columns(area.width);
-        let row_bytes = layout.row_bytes(columns);
-        for number in 0..pass.rows(area.height) {
-            let row = rows.next(&mut input, row_bytes, layout.pixel)?;
-            let y = (area.top + pass.y + number * pass.dy) as usize;
-            let place = y * line_bytes + area.left as usize * 3..;
-            let mut put = |plane: &mut [u8], unpack: &dyn Fn(&mut [u8])| {
-                let line = &mut plane[place.clone()][..area.width as usize * 3];
-                if pass.dx == 1 && pass.x == 0 {
-                    return unpack(line);
+    let mut fill = |chunks: &mut Chunks, is_careful: bool| -> Result<(), Stop> {
+        let high = passes.clone().map(|pass| u64::from(pass.rows(area.height))).sum();
+        let mut rows = Rows::new(is_careful, layout.row_bytes(area.width), high, passes.clone().map(stored).sum())?;
+        let mut input = Input::new(chunks);
+        for pass in passes.clone() {
+            rows.begin_pass();
+            let columns = pass.columns(area.width);
+            let row_bytes = layout.row_bytes(columns);
+            for number in 0..pass.rows(area.height) {
+                let row = rows.next(&mut input, row_bytes, layout.pixel)?;
+                let y = (area.top + pass.y + number * pass.dy) as usize;
+                let place = y * line_bytes + area.left as usize * 3..;
+                let mut put = |plane: &mut [u8], unpack: &dyn Fn(&mut [u8])| {
+                    let line = &mut plane[place.clone()][..area.width as usize * 3];
+                    if pass.dx == 1 && pass.x == 0 {
+                        return unpack(line);
+                    }
+                    let pixels = &mut spread[..columns as usize * 3];
+                    unpack(pixels);
+                    let places = line.as_chunks_mut::<3>().0.iter_mut().skip(pass.x as usize).step_by(pass.dx as usize);
+                    for (place, pixel) in places.zip(pixels.as_chunks().0) {
+                        *place = *pixel;
+                    }
+                };
+                put(&mut data, &|line| layout.unpack(row, line));
+                if let Some(alpha) = alpha {
+                    put(&mut alphas, &|line| layout.unpack_alpha(alpha, row, line));
                 }
-                let pixels = &mut spread[..columns as usize * 3];
-                unpack(pixels);
-                let places = line.as_chunks_mut::<3>().0.iter_mut().skip(pass.x as usize).step_by(pass.dx as usize);
-                for (place, pixel) in places.zip(pixels.as_chunks().0) {
-                    *place = *pixel;
-                }
-            };
-            put(&mut data, &|line| layout.unpack(row, line));
-            if let Some(alpha) = alpha {
-                put(&mut alphas, &|line| layout.unpack_alpha(alpha, row, line));
             }
         }
+        rows.finish(&mut input)
+    };
+    let opened = chunks.clone();
+    match fill(&mut chunks, false) {
+        Err(Stop::Doubtful) => {
+            chunks = opened;
+            fill(&mut chunks, true)?;
+        }
+        done => done?,
     }
-    rows.finish(&mut input)?;
     chunks.finish()?;
     let mode = match (limits.kept_modes, kind) {
         (Some(fill), (_, INDEXED)) => Mode::Stepped { fill: layout.colours[usize::from(fill)] },
