@@ -52,11 +52,35 @@ enum Entry {
     },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct PartFile {
-    /// Below the folder.
+/// A file of a complete part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PartFile {
+    /// Below the folder, the name that it was given first.
     path: PathBuf,
     bytes: u64,
+}
+
+impl PartFile {
+    /// The name that it was given first, below the run's folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks whether the file, which is at `path` now, is there and as long as it was.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn must_be_whole(&self, path: &Path) -> Result<(), BulkError> {
+        let bytes = fs::metadata(path).map_err(|error| BulkError::at(path, error))?.len();
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        Err(BulkError::Out(format!(
+            "{}: the file has {bytes} bytes, and had {} when it was complete; give another --out",
+            path.display(),
+            self.bytes
+        )))
+    }
 }
 
 /// How far a run is.
@@ -82,7 +106,7 @@ pub(super) struct Journal {
     parts: File,
     errors: BufWriter<File>,
     done: Done,
-    files: Vec<PathBuf>,
+    files: Vec<PartFile>,
     _lock: File,
 }
 
@@ -121,8 +145,8 @@ impl Journal {
         self.done
     }
 
-    /// The files of all complete parts, under the names that they were given first.
-    pub(super) fn files(&self) -> &[PathBuf] {
+    /// The files of all complete parts.
+    pub(super) fn files(&self) -> &[PartFile] {
         &self.files
     }
 
@@ -159,28 +183,32 @@ impl Journal {
             let path = file.path().strip_prefix(&self.root).unwrap_or(file.path()).to_owned();
             PartFile { path, bytes: file.bytes() }
         };
+        let files: Vec<_> = files.iter().map(file).collect();
         let entry = Entry::Part {
             number: self.done.parts,
             rows,
             errors,
             errors_bytes: self.done.errors_bytes,
             chain: chain.to_hex(),
-            files: files.iter().map(file).collect(),
+            files: files.clone(),
         };
         self.append(&entry)?;
         self.done.parts += 1;
         self.done.rows += rows;
         self.done.errors += errors;
         self.done.chain = chain;
-        self.files.extend(files.iter().map(|file| file.path().to_owned()));
+        self.files.extend(files);
         Ok(())
     }
 
-    /// There are no more parts.
+    /// There are no more parts. Said once, however often a run is started again.
     ///
     /// # Errors
     /// [`BulkError::Out`].
     pub(super) fn end(&mut self) -> Result<(), BulkError> {
+        if self.done.ended {
+            return Ok(());
+        }
         self.append(&Entry::End { parts: self.done.parts })?;
         self.done.ended = true;
         Ok(())
@@ -200,8 +228,8 @@ fn open(path: &Path) -> Result<File, BulkError> {
     opened.map_err(|error| BulkError::at(path, error))
 }
 
-/// The lines of `parts.jsonl` up to the first that is cut off, or whose files are no longer there; what follows them is cut off.
-fn read(root: &Path, parts: &mut File, path: &Path) -> Result<(Done, Vec<PathBuf>), BulkError> {
+/// The lines of `parts.jsonl` up to the first that is cut off; what follows them is cut off.
+fn read(root: &Path, parts: &mut File, path: &Path) -> Result<(Done, Vec<PartFile>), BulkError> {
     let at = |error: io::Error| BulkError::at(path, error);
     let mut text = Vec::new();
     parts.read_to_end(&mut text).map_err(at)?;
@@ -232,20 +260,11 @@ fn read(root: &Path, parts: &mut File, path: &Path) -> Result<(Done, Vec<PathBuf
     parts.set_len(whole).and_then(|()| parts.seek(SeekFrom::Start(whole))).map_err(at)?;
     let files: Vec<PartFile> = files.into_iter().flatten().collect();
     if !done.ended {
-        // A part that somebody took away is not made again: what is behind it would have to go.
-        for file in &files {
-            let path = root.join(&file.path);
-            let bytes = fs::metadata(&path).map_err(|error| BulkError::at(&path, error))?.len();
-            if bytes != file.bytes {
-                return Err(BulkError::Out(format!(
-                    "{}: the file has {bytes} bytes, and had {} when it was complete; give another --out",
-                    path.display(),
-                    file.bytes
-                )));
-            }
-        }
+        // A part that somebody took away is not made again: what is behind it would have to go. Those of a run that has come to its end
+        // may have got their last names.
+        files.iter().try_for_each(|file| file.must_be_whole(&root.join(&file.path)))?;
     }
-    Ok((done, files.into_iter().map(|file| root.join(file.path)).collect()))
+    Ok((done, files))
 }
 
 /// A folder that is to become a run's holds nothing, but for what one that was killed at its start has left.

@@ -51,14 +51,14 @@ use sources::{Limits, Sources};
 use turn::Turn;
 
 use crate::{
-    config::Config,
+    config::{Config, LimitsConfig},
     embedder::{self, Embedder, Modality},
     health::{Health, Readiness},
     telemetry::Metrics,
 };
 
 /// Of the files that are written: a later program that writes other ones does not go on with them.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 
 /// How often somebody looks for a run of an encoder that does not end.
 const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
@@ -124,13 +124,13 @@ impl Run<'_> {
         let output = Output::new(&root, options.format, modality, values, &notes(&record));
         let done = journal.done();
         let mut progress = Progress::new(done.rows, done.errors, sources.total(), progress);
-        if !done.ended {
-            self.embed(sources, &output, &mut journal, &mut progress)?;
-            journal.end()?;
-        }
-        // Also where an earlier run has ended: it may have been killed in front of this.
+        // Also where an earlier run has come to its end: its samples are compared, and it may have been killed in front of what follows.
+        self.embed(sources, &output, &mut journal, &mut progress)?;
+        journal.end()?;
         let parts = journal.done().parts;
-        journal.files().iter().try_for_each(|file| output.settle(file, parts))?;
+        for file in journal.files() {
+            file.must_be_whole(&output.settle(&root.join(file.path()), parts)?)?;
+        }
         Ok(progress.finish(parts))
     }
 
@@ -144,7 +144,7 @@ impl Run<'_> {
     ) -> Result<(), BulkError> {
         let (modality, done) = (sources.modality(), journal.done());
         let limits = Limits { picture: self.config.limits.max_body_bytes, text: self.config.limits.max_text_bytes };
-        let turn = Turn::new(sources.samples_of(), done.rows, done.chain);
+        let turn = Turn::new(sources.samples_of(), done.rows, done.chain, done.ended);
         let window = embedding::window(self.config, self.embedder);
         let budget = self.config.limits.max_inflight_body_bytes;
         let started = Reading::start(sources, turn, limits, window, budget, self.runtime.handle());
@@ -191,6 +191,20 @@ impl Run<'_> {
     /// What the output depends on, by the names that an operator knows it by.
     fn record(&self, modality: Modalities, values: &Values) -> Map<String, Value> {
         let (info, options) = (self.embedder.info(), self.options);
+        // Of the limits those that say which items have an embedding. All are named, so that a new one is decided on here.
+        let &LimitsConfig {
+            max_body_bytes,
+            max_pixels,
+            max_text_bytes,
+            max_inflight_requests: _,
+            max_queue_wait: _,
+            max_inflight_body_bytes: _,
+            max_images: _,
+            max_texts: _,
+            max_output_bytes: _,
+            max_inflight_output_bytes: _,
+            max_inflight_answer_bytes: _,
+        } = &self.config.limits;
         let sources = match &options.sources {
             SourceArgs::Places(names) => json!(names),
             SourceArgs::List(path) => json!({"--from-file": path}),
@@ -206,6 +220,9 @@ impl Run<'_> {
             ("int8_scale", if options.dtype == Dtype::Int8 { json!(values.scale) } else { Value::Null }),
             ("sources", sources),
             ("columns", json!(options.columns)),
+            ("limits.max_body_bytes", json!(max_body_bytes)),
+            ("limits.max_pixels", json!(max_pixels)),
+            ("limits.max_text_bytes", json!(max_text_bytes)),
             ("--modality", json!(modality)),
             ("--format", json!(options.format)),
             ("--dtype", json!(options.dtype)),
