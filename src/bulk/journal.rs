@@ -12,8 +12,9 @@
 //! whatever else is there is written anew. One process at a time has the folder. A run whose record is another one is refused.
 
 use std::{
+    borrow::Cow,
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -83,6 +84,18 @@ impl PartFile {
     }
 }
 
+/// A line of `errors.jsonl`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ErrorLine<'a> {
+    row: u64,
+    /// What it is known by.
+    pub(super) id: Cow<'a, str>,
+    /// Where its picture came from.
+    pub(super) path: Option<Cow<'a, str>>,
+    /// Why it has no embedding.
+    pub(super) error: Cow<'a, str>,
+}
+
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Done {
@@ -105,6 +118,8 @@ pub(super) struct Journal {
     root: PathBuf,
     parts: File,
     errors: BufWriter<File>,
+    /// The length of `errors.jsonl` with what is of no complete part yet.
+    errors_bytes: u64,
     done: Done,
     files: Vec<PartFile>,
     _lock: File,
@@ -136,8 +151,8 @@ impl Journal {
         let mut errors = open(&errors_path)?;
         let cut = errors.set_len(done.errors_bytes).and_then(|()| errors.seek(SeekFrom::End(0)));
         cut.map_err(|error| BulkError::at(&errors_path, error))?;
-        let errors = BufWriter::new(errors);
-        Ok(Self { root: root.to_owned(), parts, errors, done, files, _lock: lock })
+        let (errors, errors_bytes) = (BufWriter::new(errors), done.errors_bytes);
+        Ok(Self { root: root.to_owned(), parts, errors, errors_bytes, done, files, _lock: lock })
     }
 
     /// How far the run is.
@@ -150,23 +165,34 @@ impl Journal {
         &self.files
     }
 
+    /// Gives `take` the errors of all complete parts, in order, one at a time.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn each_error(&self, mut take: impl FnMut(&ErrorLine<'_>)) -> Result<(), BulkError> {
+        let path = self.root.join(ERRORS);
+        let file = File::open(&path).map_err(|error| BulkError::at(&path, error))?;
+        let file = BufReader::new(file.take(self.done.errors_bytes));
+        for line in serde_json::Deserializer::from_reader(file).into_iter::<ErrorLine<'static>>() {
+            take(&line.map_err(|error| BulkError::at(&path, error))?);
+        }
+        Ok(())
+    }
+
     /// Takes down why row `number` lacks its embedding.
     ///
     /// # Errors
     /// [`BulkError::Out`].
     pub(super) fn error(&mut self, number: u64, row: &Row) -> Result<(), BulkError> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            row: u64,
-            id: &'a str,
-            path: Option<&'a str>,
-            error: Option<&'a str>,
-        }
-
-        let line = Line { row: number, id: &row.id, path: row.path.as_deref(), error: row.error.as_deref() };
+        let line = ErrorLine {
+            row: number,
+            id: row.id.as_str().into(),
+            path: row.path.as_deref().map(Into::into),
+            error: row.error.as_deref().unwrap_or_default().into(),
+        };
         let mut bytes = serde_json::to_vec(&line).map_err(|error| BulkError::at(&self.root, error))?;
         bytes.push(b'\n');
-        self.done.errors_bytes += bytes.len() as u64;
+        self.errors_bytes += bytes.len() as u64;
         self.errors.write_all(&bytes).map_err(|error| BulkError::at(&self.root.join(ERRORS), error))
     }
 
@@ -188,7 +214,7 @@ impl Journal {
             number: self.done.parts,
             rows,
             errors,
-            errors_bytes: self.done.errors_bytes,
+            errors_bytes: self.errors_bytes,
             chain: chain.to_hex(),
             files: files.clone(),
         };
@@ -196,6 +222,7 @@ impl Journal {
         self.done.parts += 1;
         self.done.rows += rows;
         self.done.errors += errors;
+        self.done.errors_bytes = self.errors_bytes;
         self.done.chain = chain;
         self.files.extend(files);
         Ok(())
@@ -335,6 +362,7 @@ mod tests {
             faulty: false,
             chain: chain("a"),
             timings: Default::default(),
+            glimpse: None,
         }
     }
 

@@ -17,11 +17,14 @@
 
 mod embedding;
 mod error;
+mod glimpse;
 mod journal;
 mod options;
 mod output;
 mod progress;
 mod reading;
+mod reason;
+mod report;
 mod row;
 mod sample;
 mod sources;
@@ -41,10 +44,13 @@ pub use error::BulkError;
 pub use options::{BulkOptions, Columns, Dtype, Format, Modalities, Shard, ShardArg, SourceArgs};
 pub use progress::Summary;
 
+use embedding::Means;
+use glimpse::Lookout;
 use journal::Journal;
 use output::{Output, Part, Values};
 use progress::Progress;
 use reading::Reading;
+use report::Report;
 use row::Row;
 use sample::Stop;
 use sources::{Limits, Sources};
@@ -122,16 +128,37 @@ impl Run<'_> {
         let root = self.root();
         let mut journal = Journal::open(&root, &record)?;
         let output = Output::new(&root, options.format, modality, values, &notes(&record));
+        let mut report =
+            self.options.report.as_ref().map(|path| Report::begin(path, self.options.shard)).transpose()?;
         let done = journal.done();
         let mut progress = Progress::new(done.rows, done.errors, sources.total(), progress);
-        // Also where an earlier run has come to its end: its samples are compared, and it may have been killed in front of what follows.
-        self.embed(sources, &output, &mut journal, &mut progress)?;
+        let seen = Seen { progress: &mut progress, report: report.as_mut() };
+        let ended = self.to_the_end(sources, &output, &mut journal, seen);
+        let summary = progress.finish(journal.done().parts);
+        if let Some(report) = report {
+            let written = report.write(&record, &journal, &summary, ended.as_ref().err());
+            // Why the run ended early is more.
+            return ended.and(written).map(|()| summary);
+        }
+        ended.map(|()| summary)
+    }
+
+    /// Embeds what is missing. Also where an earlier run has come to its end: its samples are compared, and it may have been killed in
+    /// front of what follows that.
+    fn to_the_end(
+        &self,
+        sources: Sources,
+        output: &Output,
+        journal: &mut Journal,
+        seen: Seen<'_, '_>,
+    ) -> Result<(), BulkError> {
+        self.embed(sources, output, journal, seen)?;
         journal.end()?;
-        let parts = journal.done().parts;
+        let (root, parts) = (self.root(), journal.done().parts);
         for file in journal.files() {
             file.must_be_whole(&output.settle(&root.join(file.path()), parts)?)?;
         }
-        Ok(progress.finish(parts))
+        Ok(())
     }
 
     /// Embeds what no complete part has.
@@ -140,7 +167,7 @@ impl Run<'_> {
         sources: Sources,
         output: &Output,
         journal: &mut Journal,
-        progress: &mut Progress<'_>,
+        seen: Seen<'_, '_>,
     ) -> Result<(), BulkError> {
         let (modality, done) = (sources.modality(), journal.done());
         let limits = Limits { picture: self.config.limits.max_body_bytes, text: self.config.limits.max_text_bytes };
@@ -150,9 +177,10 @@ impl Run<'_> {
         let started = Reading::start(sources, turn, limits, window, budget, self.runtime.handle());
         let (reading, parcels) = started.map_err(|error| BulkError::Thread(error.to_string()))?;
         let (sender, receiver) = mpsc::channel(ROWS_AHEAD);
-        let embedding = embedding::embed(Arc::clone(self.embedder), modality, window, parcels, sender);
-        let embedding = self.runtime.spawn(embedding);
-        let writing = Writing { options: self.options, output, journal, progress, rows: receiver };
+        let lookout = seen.report.as_ref().map(|_| Arc::new(Lookout::new(self.config.limits.max_pixels)));
+        let means = Means { embedder: Arc::clone(self.embedder), modality, lookout };
+        let embedding = self.runtime.spawn(embedding::embed(means, window, parcels, sender));
+        let writing = Writing { options: self.options, output, journal, seen, rows: receiver };
         // Whatever ends one of the three ends the others: each has the other end of a queue of the next.
         let last = writing.parts();
         let embedded = self.runtime.block_on(embedding);
@@ -170,7 +198,7 @@ impl Run<'_> {
     /// Where this process writes: a shard has a folder of its own.
     fn root(&self) -> PathBuf {
         match self.options.shard {
-            Some(shard) => self.options.out.join(format!("shard-{}", shard.to_string().replace('/', "-of-"))),
+            Some(shard) => self.options.out.join(shard.name()),
             None => self.options.out.clone(),
         }
     }
@@ -243,12 +271,18 @@ fn notes(record: &Map<String, Value>) -> Vec<(String, String)> {
     known.map(|(key, value)| (format!("clipserve.{key}"), text(value))).collect()
 }
 
+/// Who is told of every row.
+struct Seen<'w, 'p> {
+    progress: &'w mut Progress<'p>,
+    report: Option<&'w mut Report>,
+}
+
 /// The end of the line: rows become parts.
 struct Writing<'o, 'w, 'p> {
     options: &'o BulkOptions,
     output: &'o Output,
     journal: &'w mut Journal,
-    progress: &'w mut Progress<'p>,
+    seen: Seen<'w, 'p>,
     rows: mpsc::Receiver<Row>,
 }
 
@@ -272,8 +306,11 @@ impl<'o> Writing<'o, '_, '_> {
     fn parts(mut self) -> Result<Option<Open<'o>>, BulkError> {
         let mut open: Option<Open<'o>> = None;
         let (mut errors, mut faulty) = (self.journal.done().errors, 0);
-        while let Some(row) = self.rows.blocking_recv() {
-            self.progress.row(&row);
+        while let Some(mut row) = self.rows.blocking_recv() {
+            self.seen.progress.row(&row);
+            if let Some(report) = &mut self.seen.report {
+                report.row(&mut row);
+            }
             let mut now = match open.take() {
                 Some(open) => open,
                 None => {

@@ -231,6 +231,34 @@ fn other_limits_are_another_run() {
     run(&[&args[..], &["--set", "limits.max_inflight_body_bytes=64MiB", "--set", "preprocess.threads=1"]].concat(), 2);
 }
 
+#[test]
+fn a_report_shows_what_was_slow_and_what_failed_and_goes_on_with_the_run() {
+    let folder = folder();
+    let (source, out, report) = (folder.path().join("in"), folder.path().join("out"), folder.path().join("r.html"));
+    add(&source, "a.jpg", b"%PDF-1.7 is no picture");
+    let args = [text(&source), "--out", text(&out), "--part-rows", "3", "--report", text(&report)];
+    let (_, stderr) = run(&[&args[..], &["--max-errors", "1"]].concat(), 1);
+    assert!(stderr.contains("--max-errors is 1"), "{stderr}");
+    let page = fs::read_to_string(&report).unwrap();
+    assert!(page.contains("The run ended early: <bdi>2 items could not be embedded"), "{page}");
+    assert!(page.contains("<b>0</b> items"), "no part is complete: {page}");
+    run(&args, 2);
+    let page = fs::read_to_string(&report).unwrap();
+    assert!(page.contains("<b>6</b> items") && page.contains("<b>2</b> without"), "{page}");
+    assert!(
+        page.contains("<div class=\"none\">PDF</div>") && page.contains("<div class=\"none\">JPEG</div>"),
+        "{page}"
+    );
+    assert_eq!(page.matches("<img src=\"data:image/jpeg;base64,").count(), PICTURES.len(), "{page}");
+    assert!(page.contains("<svg") && page.contains("Errors by kind") && !page.contains("<script"), "{page}");
+    run(&args, 2);
+    let page = fs::read_to_string(&report).unwrap();
+    assert!(page.contains("<b>6</b> items") && page.contains("This run found all complete"), "{page}");
+    assert!(page.contains("PDF is not a supported image format") && !page.contains("<img"), "{page}");
+    let (_, stderr) = run(&[&args[..5], &["--report", text(&folder.path().join("absent/r.html"))]].concat(), 1);
+    assert!(stderr.contains("--report ") && stderr.contains("there is no folder"), "{stderr}");
+}
+
 /// Twelve paths of pictures, some of which are broken or absent, one a line.
 fn list(folder: &Path) -> Vec<String> {
     let names = ["in/cat.bmp", "in/broken.jpg", "in/logo_rgba.png", "in/absent.jpg", "in/rocket.jpg", "in/cat_420.jpg"];

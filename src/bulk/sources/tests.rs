@@ -22,6 +22,7 @@ fn options(sources: SourceArgs) -> BulkOptions {
         max_errors: None,
         shard: None,
         columns: Columns::default(),
+        report: None,
     }
 }
 
