@@ -4,7 +4,7 @@
 MODEL ?=
 # Where it listens.
 LISTEN ?= 127.0.0.1:8080
-# More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers, bench-recall), the
+# More arguments, for clipserve (run), the test filter (test), pytest (test-clients), the benchmark (bench, bench-peers, bench-bulk, bench-recall), the
 # comparison (pictures), the attacks (attack), the hostile inputs (corpora, mutants), the check of a GPU (gpu-check) or the fuzzer (fuzz).
 ARGS ?=
 
@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api lint deny bench bench-peers bench-recall pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api lint deny bench bench-peers bench-bulk bench-recall pictures attack corpora mutants gpu-check fuzz fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -50,6 +50,10 @@ bench: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure t
 bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure beside infinity and transformers (23 minutes, 7 GB) and write docs/benchmarks.md
 	@benches/peers/install.sh
 	cargo bench --locked --bench serve -- compare $(ARGS)
+
+bench-bulk: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure `embed` beside clip-retrieval and sentence-transformers (20 minutes, 6 GB; ARGS="--help")
+	@benches/environment.sh bulk "clip-retrieval and sentence-transformers"
+	cargo bench --locked --bench serve -- bulk $(ARGS)
 
 bench-recall: build ## measure how many nearest neighbours stay in each type of embeddings (5 minutes; ARGS="--help")
 	@benches/environment.sh recall "faiss, usearch and OpenMoji"
