@@ -13,7 +13,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 # Always here, whatever the user's own cargo settings say: the binary finds ONNX Runtime in an ancestor of its folder.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
-.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall bench-scale pictures attack corpora mutants gpu-check fuzz dist test-dist test-containers fetch-openvino deps clean
+.PHONY: help build run test test-clients test-browser test-api test-scale test-databases lint deny bench bench-peers bench-recall bench-scale pictures attack corpora mutants gpu-check fuzz dist test-dist test-containers bench-bulk fetch-openvino deps clean
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -59,6 +59,10 @@ bench: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure t
 bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure beside infinity and transformers (23 minutes, 7 GB) and write docs/benchmarks.md
 	@benches/peers/install.sh
 	cargo bench --locked --bench serve -- compare $(ARGS)
+
+bench-bulk: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure `embed` beside clip-retrieval and sentence-transformers (20 minutes, 6 GB; ARGS="--help")
+	@scripts/environment.sh benches/bulk target/bench/bulk "clip-retrieval and sentence-transformers"
+	cargo bench --locked --bench serve -- bulk $(ARGS)
 
 bench-recall: build ## measure how many nearest neighbours stay in each type of embeddings (5 minutes; ARGS="--help")
 	@scripts/environment.sh benches/recall target/bench/recall "faiss, usearch and OpenMoji"

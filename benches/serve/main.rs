@@ -8,6 +8,7 @@
 //! make bench ARGS="start --beside OTHER/clipserve"   from the start of the process to readiness, beside another build
 //! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
 //! make bench ARGS="dialects"                     CPU time of a request in OpenAI's shape beside the native route's
+//! make bench ARGS="bulk"                         files to files, against its parts and beside clip-retrieval and sentence-transformers
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
 //! make attack ARGS="overload quiet"              what the service withstands, beside a bar for each attack
 //! make corpora ARGS=FOLDER                       every file of a folder by every door that takes pictures
@@ -32,6 +33,7 @@ mod arithmetic;
 mod asker;
 mod attack;
 mod bare;
+mod bulk;
 mod chart;
 mod checkpoint;
 mod compare;
@@ -95,6 +97,8 @@ enum Command {
     Start(start::Options),
     /// Connections and rates, for images, texts and similarity.
     Sweep(sweep::Options),
+    /// `clipserve embed` against its parts, clip-retrieval and sentence-transformers; its first row and its memory.
+    Bulk(bulk::Options),
     /// CPU time of a request in other services' shapes beside the native route's.
     Dialects(dialects::Options),
     /// The load generator against a service that runs already.
@@ -199,6 +203,7 @@ fn main() -> Result<()> {
         Some(Command::Latency(options)) => latency::run(&places, &options),
         Some(Command::Start(options)) => start::run(&places, &options),
         Some(Command::Sweep(options)) => sweep::run(&places, &options),
+        Some(Command::Bulk(options)) => bulk::run(&places, &options),
         Some(Command::Dialects(options)) => dialects::run(&places, &options),
         Some(Command::Load(options)) => load(&places, &options),
         Some(Command::Compare(options)) => compare::run(&places, &options),

@@ -11,13 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use tokio::{
     sync::mpsc::{Receiver, Sender},
     time,
 };
 
-use super::{options::Modalities, reading::Parcel, row::Row, sample::Sample};
+use super::{glimpse::Lookout, options::Modalities, reading::Parcel, row::Row, sample::Sample};
 use crate::{
     config::Config,
     embedder::{Class, EmbedError, Embedded, Embedder, Modality, Terms, Timings},
@@ -51,20 +52,23 @@ pub(super) fn window(config: &Config, embedder: &Embedder) -> usize {
     (BATCHES * running + 2 * config.preprocess.threads).clamp(MIN_WINDOW, MAX_WINDOW)
 }
 
+/// What every sample is embedded by.
+#[derive(Clone, Debug)]
+pub(super) struct Means {
+    pub(super) embedder: Arc<Embedder>,
+    pub(super) modality: Modalities,
+    /// Who looks at what a report shows, where there is one.
+    pub(super) lookout: Option<Arc<Lookout>>,
+}
+
 /// Embeds what comes, until no more does or nobody takes rows.
-pub(super) async fn embed(
-    embedder: Arc<Embedder>,
-    modality: Modalities,
-    window: usize,
-    mut parcels: Receiver<Parcel>,
-    rows: Sender<Row>,
-) {
+pub(super) async fn embed(means: Means, window: usize, mut parcels: Receiver<Parcel>, rows: Sender<Row>) {
     let (mut flying, mut open) = (FuturesOrdered::new(), true);
     while open || !flying.is_empty() {
         tokio::select! {
             parcel = parcels.recv(), if open && flying.len() < window => match parcel {
                 // A task, so that texts are tokenized on all threads of the runtime.
-                Some(parcel) => flying.push_back(tokio::spawn(row(Arc::clone(&embedder), modality, parcel))),
+                Some(parcel) => flying.push_back(tokio::spawn(row(means.clone(), parcel))),
                 None => open = false,
             },
             Some(row) = flying.next(), if !flying.is_empty() => {
@@ -78,7 +82,7 @@ pub(super) async fn embed(
     }
 }
 
-async fn row(embedder: Arc<Embedder>, modality: Modalities, parcel: Parcel) -> Row {
+async fn row(means: Means, parcel: Parcel) -> Row {
     let Parcel { sample, chain, room } = parcel;
     let Sample { id, path, caption, metadata, picture, error } = sample;
     let mut row = Row {
@@ -92,20 +96,39 @@ async fn row(embedder: Arc<Embedder>, modality: Modalities, parcel: Parcel) -> R
         faulty: false,
         chain,
         timings: Timings::default(),
+        glimpse: None,
     };
-    if row.error.is_some() {
-        return row;
+    if row.error.is_none() {
+        fill(&mut row, &means, picture.as_ref()).await;
     }
+    if let Some(lookout) = &means.lookout {
+        let heavy = means.embedder.heavy();
+        row.glimpse = match (&row.error, &picture) {
+            (Some(reason), file) => {
+                let names = row.path.as_deref().into_iter().chain([&*row.id]);
+                lookout.failed(reason, names, file.as_ref(), heavy).await
+            }
+            (None, Some(file)) => lookout.slow(row.timings.preprocess, file, heavy).await,
+            (None, None) => None,
+        };
+    }
+    drop(room);
+    row
+}
+
+/// Embeds what is asked for of a sample that could be read.
+async fn fill(row: &mut Row, means: &Means, picture: Option<&Bytes>) {
+    let Means { embedder, modality, .. } = means;
     let image = async {
         let Some(picture) = picture.filter(|_| modality.has_images()) else {
-            return lacking(modality, Modality::Image);
+            return lacking(*modality, Modality::Image);
         };
         let embed = || embedder.embed_images(vec![picture.clone()], terms());
         Some(attempt(embed).await)
     };
     let text = async {
         let Some(caption) = row.caption.as_ref().filter(|_| modality.has_texts()) else {
-            return lacking(modality, Modality::Text);
+            return lacking(*modality, Modality::Text);
         };
         // Cut where they are too long, as everywhere.
         let embed = || embedder.embed_texts(std::slice::from_ref(caption), true, terms());
@@ -114,8 +137,6 @@ async fn row(embedder: Arc<Embedder>, modality: Modalities, parcel: Parcel) -> R
     let (image, text) = tokio::join!(image, text);
     row.image = image.and_then(|outcome| take(outcome, &mut row.error, &mut row.faulty, &mut row.timings));
     row.text = text.and_then(|outcome| take(outcome, &mut row.error, &mut row.faulty, &mut row.timings));
-    drop(room);
-    row
 }
 
 /// An embedding and its timings, or why there is none.

@@ -29,6 +29,9 @@ pub enum BulkError {
     /// `--out` cannot be used.
     #[error("--out {0}")]
     Out(String),
+    /// The report cannot be written.
+    #[error("--report {0}")]
+    Report(String),
     /// More items failed than may.
     #[error(
         "{errors} items could not be embedded, --max-errors is {limit}; errors.jsonl says why. Run the same command with a higher \

@@ -12,8 +12,9 @@
 //! whatever else is there is written anew. One process at a time has the folder. A run whose record is another one is refused.
 
 use std::{
+    borrow::Cow,
     fs::{self, File, OpenOptions},
-    io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -52,11 +53,47 @@ enum Entry {
     },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct PartFile {
-    /// Below the folder.
+/// A file of a complete part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PartFile {
+    /// Below the folder, the name that it was given first.
     path: PathBuf,
     bytes: u64,
+}
+
+impl PartFile {
+    /// The name that it was given first, below the run's folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Looks whether the file, which is at `path` now, is there and as long as it was.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn must_be_whole(&self, path: &Path) -> Result<(), BulkError> {
+        let bytes = fs::metadata(path).map_err(|error| BulkError::at(path, error))?.len();
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        Err(BulkError::Out(format!(
+            "{}: the file has {bytes} bytes, and had {} when it was complete; give another --out",
+            path.display(),
+            self.bytes
+        )))
+    }
+}
+
+/// A line of `errors.jsonl`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct ErrorLine<'a> {
+    row: u64,
+    /// What it is known by.
+    pub(super) id: Cow<'a, str>,
+    /// Where its picture came from.
+    pub(super) path: Option<Cow<'a, str>>,
+    /// Why it has no embedding.
+    pub(super) error: Cow<'a, str>,
 }
 
 /// How far a run is.
@@ -81,8 +118,10 @@ pub(super) struct Journal {
     root: PathBuf,
     parts: File,
     errors: BufWriter<File>,
+    /// The length of `errors.jsonl` with what is of no complete part yet.
+    errors_bytes: u64,
     done: Done,
-    files: Vec<PathBuf>,
+    files: Vec<PartFile>,
     _lock: File,
 }
 
@@ -112,8 +151,8 @@ impl Journal {
         let mut errors = open(&errors_path)?;
         let cut = errors.set_len(done.errors_bytes).and_then(|()| errors.seek(SeekFrom::End(0)));
         cut.map_err(|error| BulkError::at(&errors_path, error))?;
-        let errors = BufWriter::new(errors);
-        Ok(Self { root: root.to_owned(), parts, errors, done, files, _lock: lock })
+        let (errors, errors_bytes) = (BufWriter::new(errors), done.errors_bytes);
+        Ok(Self { root: root.to_owned(), parts, errors, errors_bytes, done, files, _lock: lock })
     }
 
     /// How far the run is.
@@ -121,9 +160,23 @@ impl Journal {
         self.done
     }
 
-    /// The files of all complete parts, under the names that they were given first.
-    pub(super) fn files(&self) -> &[PathBuf] {
+    /// The files of all complete parts.
+    pub(super) fn files(&self) -> &[PartFile] {
         &self.files
+    }
+
+    /// Gives `take` the errors of all complete parts, in order, one at a time.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn each_error(&self, mut take: impl FnMut(&ErrorLine<'_>)) -> Result<(), BulkError> {
+        let path = self.root.join(ERRORS);
+        let file = File::open(&path).map_err(|error| BulkError::at(&path, error))?;
+        let file = BufReader::new(file.take(self.done.errors_bytes));
+        for line in serde_json::Deserializer::from_reader(file).into_iter::<ErrorLine<'static>>() {
+            take(&line.map_err(|error| BulkError::at(&path, error))?);
+        }
+        Ok(())
     }
 
     /// Takes down why row `number` lacks its embedding.
@@ -131,18 +184,15 @@ impl Journal {
     /// # Errors
     /// [`BulkError::Out`].
     pub(super) fn error(&mut self, number: u64, row: &Row) -> Result<(), BulkError> {
-        #[derive(Serialize)]
-        struct Line<'a> {
-            row: u64,
-            id: &'a str,
-            path: Option<&'a str>,
-            error: Option<&'a str>,
-        }
-
-        let line = Line { row: number, id: &row.id, path: row.path.as_deref(), error: row.error.as_deref() };
+        let line = ErrorLine {
+            row: number,
+            id: row.id.as_str().into(),
+            path: row.path.as_deref().map(Into::into),
+            error: row.error.as_deref().unwrap_or_default().into(),
+        };
         let mut bytes = serde_json::to_vec(&line).map_err(|error| BulkError::at(&self.root, error))?;
         bytes.push(b'\n');
-        self.done.errors_bytes += bytes.len() as u64;
+        self.errors_bytes += bytes.len() as u64;
         self.errors.write_all(&bytes).map_err(|error| BulkError::at(&self.root.join(ERRORS), error))
     }
 
@@ -159,28 +209,33 @@ impl Journal {
             let path = file.path().strip_prefix(&self.root).unwrap_or(file.path()).to_owned();
             PartFile { path, bytes: file.bytes() }
         };
+        let files: Vec<_> = files.iter().map(file).collect();
         let entry = Entry::Part {
             number: self.done.parts,
             rows,
             errors,
-            errors_bytes: self.done.errors_bytes,
+            errors_bytes: self.errors_bytes,
             chain: chain.to_hex(),
-            files: files.iter().map(file).collect(),
+            files: files.clone(),
         };
         self.append(&entry)?;
         self.done.parts += 1;
         self.done.rows += rows;
         self.done.errors += errors;
+        self.done.errors_bytes = self.errors_bytes;
         self.done.chain = chain;
-        self.files.extend(files.iter().map(|file| file.path().to_owned()));
+        self.files.extend(files);
         Ok(())
     }
 
-    /// There are no more parts.
+    /// There are no more parts. Said once, however often a run is started again.
     ///
     /// # Errors
     /// [`BulkError::Out`].
     pub(super) fn end(&mut self) -> Result<(), BulkError> {
+        if self.done.ended {
+            return Ok(());
+        }
         self.append(&Entry::End { parts: self.done.parts })?;
         self.done.ended = true;
         Ok(())
@@ -200,8 +255,8 @@ fn open(path: &Path) -> Result<File, BulkError> {
     opened.map_err(|error| BulkError::at(path, error))
 }
 
-/// The lines of `parts.jsonl` up to the first that is cut off, or whose files are no longer there; what follows them is cut off.
-fn read(root: &Path, parts: &mut File, path: &Path) -> Result<(Done, Vec<PathBuf>), BulkError> {
+/// The lines of `parts.jsonl` up to the first that is cut off; what follows them is cut off.
+fn read(root: &Path, parts: &mut File, path: &Path) -> Result<(Done, Vec<PartFile>), BulkError> {
     let at = |error: io::Error| BulkError::at(path, error);
     let mut text = Vec::new();
     parts.read_to_end(&mut text).map_err(at)?;
@@ -232,20 +287,11 @@ fn read(root: &Path, parts: &mut File, path: &Path) -> Result<(Done, Vec<PathBuf
     parts.set_len(whole).and_then(|()| parts.seek(SeekFrom::Start(whole))).map_err(at)?;
     let files: Vec<PartFile> = files.into_iter().flatten().collect();
     if !done.ended {
-        // A part that somebody took away is not made again: what is behind it would have to go.
-        for file in &files {
-            let path = root.join(&file.path);
-            let bytes = fs::metadata(&path).map_err(|error| BulkError::at(&path, error))?.len();
-            if bytes != file.bytes {
-                return Err(BulkError::Out(format!(
-                    "{}: the file has {bytes} bytes, and had {} when it was complete; give another --out",
-                    path.display(),
-                    file.bytes
-                )));
-            }
-        }
+        // A part that somebody took away is not made again: what is behind it would have to go. Those of a run that has come to its end
+        // may have got their last names.
+        files.iter().try_for_each(|file| file.must_be_whole(&root.join(&file.path)))?;
     }
-    Ok((done, files.into_iter().map(|file| root.join(file.path)).collect()))
+    Ok((done, files))
 }
 
 /// A folder that is to become a run's holds nothing, but for what one that was killed at its start has left.
@@ -316,6 +362,7 @@ mod tests {
             faulty: false,
             chain: chain("a"),
             timings: Default::default(),
+            glimpse: None,
         }
     }
 

@@ -17,11 +17,14 @@
 
 mod embedding;
 mod error;
+mod glimpse;
 mod journal;
 mod options;
 mod output;
 mod progress;
 mod reading;
+mod reason;
+mod report;
 mod row;
 mod sample;
 mod sources;
@@ -41,24 +44,27 @@ pub use error::BulkError;
 pub use options::{BulkOptions, Columns, Dtype, Format, Modalities, Shard, ShardArg, SourceArgs};
 pub use progress::Summary;
 
+use embedding::Means;
+use glimpse::Lookout;
 use journal::Journal;
 use output::{Output, Part, Values};
 use progress::Progress;
 use reading::Reading;
+use report::Report;
 use row::Row;
 use sample::Stop;
 use sources::{Limits, Sources};
 use turn::Turn;
 
 use crate::{
-    config::Config,
+    config::{Config, LimitsConfig},
     embedder::{self, Embedder, Modality},
     health::{Health, Readiness},
     telemetry::Metrics,
 };
 
 /// Of the files that are written: a later program that writes other ones does not go on with them.
-const LAYOUT: u64 = 1;
+const LAYOUT: u64 = 2;
 
 /// How often somebody looks for a run of an encoder that does not end.
 const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
@@ -122,16 +128,37 @@ impl Run<'_> {
         let root = self.root();
         let mut journal = Journal::open(&root, &record)?;
         let output = Output::new(&root, options.format, modality, values, &notes(&record));
+        let mut report =
+            self.options.report.as_ref().map(|path| Report::begin(path, self.options.shard)).transpose()?;
         let done = journal.done();
         let mut progress = Progress::new(done.rows, done.errors, sources.total(), progress);
-        if !done.ended {
-            self.embed(sources, &output, &mut journal, &mut progress)?;
-            journal.end()?;
+        let seen = Seen { progress: &mut progress, report: report.as_mut() };
+        let ended = self.to_the_end(sources, &output, &mut journal, seen);
+        let summary = progress.finish(journal.done().parts);
+        if let Some(report) = report {
+            let written = report.write(&record, &journal, &summary, ended.as_ref().err());
+            // Why the run ended early is more.
+            return ended.and(written).map(|()| summary);
         }
-        // Also where an earlier run has ended: it may have been killed in front of this.
-        let parts = journal.done().parts;
-        journal.files().iter().try_for_each(|file| output.settle(file, parts))?;
-        Ok(progress.finish(parts))
+        ended.map(|()| summary)
+    }
+
+    /// Embeds what is missing. Also where an earlier run has come to its end: its samples are compared, and it may have been killed in
+    /// front of what follows that.
+    fn to_the_end(
+        &self,
+        sources: Sources,
+        output: &Output,
+        journal: &mut Journal,
+        seen: Seen<'_, '_>,
+    ) -> Result<(), BulkError> {
+        self.embed(sources, output, journal, seen)?;
+        journal.end()?;
+        let (root, parts) = (self.root(), journal.done().parts);
+        for file in journal.files() {
+            file.must_be_whole(&output.settle(&root.join(file.path()), parts)?)?;
+        }
+        Ok(())
     }
 
     /// Embeds what no complete part has.
@@ -140,19 +167,20 @@ impl Run<'_> {
         sources: Sources,
         output: &Output,
         journal: &mut Journal,
-        progress: &mut Progress<'_>,
+        seen: Seen<'_, '_>,
     ) -> Result<(), BulkError> {
         let (modality, done) = (sources.modality(), journal.done());
         let limits = Limits { picture: self.config.limits.max_body_bytes, text: self.config.limits.max_text_bytes };
-        let turn = Turn::new(sources.samples_of(), done.rows, done.chain);
+        let turn = Turn::new(sources.samples_of(), done.rows, done.chain, done.ended);
         let window = embedding::window(self.config, self.embedder);
         let budget = self.config.limits.max_inflight_body_bytes;
         let started = Reading::start(sources, turn, limits, window, budget, self.runtime.handle());
         let (reading, parcels) = started.map_err(|error| BulkError::Thread(error.to_string()))?;
         let (sender, receiver) = mpsc::channel(ROWS_AHEAD);
-        let embedding = embedding::embed(Arc::clone(self.embedder), modality, window, parcels, sender);
-        let embedding = self.runtime.spawn(embedding);
-        let writing = Writing { options: self.options, output, journal, progress, rows: receiver };
+        let lookout = seen.report.as_ref().map(|_| Arc::new(Lookout::new(self.config.limits.max_pixels)));
+        let means = Means { embedder: Arc::clone(self.embedder), modality, lookout };
+        let embedding = self.runtime.spawn(embedding::embed(means, window, parcels, sender));
+        let writing = Writing { options: self.options, output, journal, seen, rows: receiver };
         // Whatever ends one of the three ends the others: each has the other end of a queue of the next.
         let last = writing.parts();
         let embedded = self.runtime.block_on(embedding);
@@ -170,7 +198,7 @@ impl Run<'_> {
     /// Where this process writes: a shard has a folder of its own.
     fn root(&self) -> PathBuf {
         match self.options.shard {
-            Some(shard) => self.options.out.join(format!("shard-{}", shard.to_string().replace('/', "-of-"))),
+            Some(shard) => self.options.out.join(shard.name()),
             None => self.options.out.clone(),
         }
     }
@@ -191,6 +219,20 @@ impl Run<'_> {
     /// What the output depends on, by the names that an operator knows it by.
     fn record(&self, modality: Modalities, values: &Values) -> Map<String, Value> {
         let (info, options) = (self.embedder.info(), self.options);
+        // Of the limits those that say which items have an embedding. All are named, so that a new one is decided on here.
+        let &LimitsConfig {
+            max_body_bytes,
+            max_pixels,
+            max_text_bytes,
+            max_inflight_requests: _,
+            max_queue_wait: _,
+            max_inflight_body_bytes: _,
+            max_images: _,
+            max_texts: _,
+            max_output_bytes: _,
+            max_inflight_output_bytes: _,
+            max_inflight_answer_bytes: _,
+        } = &self.config.limits;
         let sources = match &options.sources {
             SourceArgs::Places(names) => json!(names),
             SourceArgs::List(path) => json!({"--from-file": path}),
@@ -206,6 +248,9 @@ impl Run<'_> {
             ("int8_scale", if options.dtype == Dtype::Int8 { json!(values.scale) } else { Value::Null }),
             ("sources", sources),
             ("columns", json!(options.columns)),
+            ("limits.max_body_bytes", json!(max_body_bytes)),
+            ("limits.max_pixels", json!(max_pixels)),
+            ("limits.max_text_bytes", json!(max_text_bytes)),
             ("--modality", json!(modality)),
             ("--format", json!(options.format)),
             ("--dtype", json!(options.dtype)),
@@ -226,12 +271,18 @@ fn notes(record: &Map<String, Value>) -> Vec<(String, String)> {
     known.map(|(key, value)| (format!("clipserve.{key}"), text(value))).collect()
 }
 
+/// Who is told of every row.
+struct Seen<'w, 'p> {
+    progress: &'w mut Progress<'p>,
+    report: Option<&'w mut Report>,
+}
+
 /// The end of the line: rows become parts.
 struct Writing<'o, 'w, 'p> {
     options: &'o BulkOptions,
     output: &'o Output,
     journal: &'w mut Journal,
-    progress: &'w mut Progress<'p>,
+    seen: Seen<'w, 'p>,
     rows: mpsc::Receiver<Row>,
 }
 
@@ -255,8 +306,11 @@ impl<'o> Writing<'o, '_, '_> {
     fn parts(mut self) -> Result<Option<Open<'o>>, BulkError> {
         let mut open: Option<Open<'o>> = None;
         let (mut errors, mut faulty) = (self.journal.done().errors, 0);
-        while let Some(row) = self.rows.blocking_recv() {
-            self.progress.row(&row);
+        while let Some(mut row) = self.rows.blocking_recv() {
+            self.seen.progress.row(&row);
+            if let Some(report) = &mut self.seen.report {
+                report.row(&mut row);
+            }
             let mut now = match open.take() {
                 Some(open) => open,
                 None => {

@@ -28,6 +28,8 @@ pub struct BulkOptions {
     pub shard: Option<Shard>,
     /// What columns are called.
     pub columns: Columns,
+    /// Where a page about the run is written at its end.
+    pub report: Option<PathBuf>,
 }
 
 /// Where samples come from.
@@ -120,6 +122,11 @@ impl Shard {
     /// How many parts there are.
     pub fn count(self) -> u64 {
         self.count
+    }
+
+    /// What its files and folders are called.
+    pub(super) fn name(self) -> String {
+        format!("shard-{}-of-{}", self.index, self.count)
     }
 
     /// Whether sample or file `number`, from 0, belongs to it.

@@ -105,11 +105,17 @@ struct Shares(Timings);
 
 impl fmt::Display for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [decode, queue, encoder] = self.percent().map(|(name, share)| format!("{name} {share:.0} %"));
+        write!(f, "{decode}, {queue}, {encoder}")
+    }
+}
+
+impl Shares {
+    fn percent(self) -> [(&'static str, f64); 3] {
         let Timings { preprocess, queue, inference } = self.0;
         let all = (preprocess + queue + inference).as_secs_f64().max(1e-9);
-        let share = |time: Duration| 100.0 * time.as_secs_f64() / all;
-        let (preprocess, queue, inference) = (share(preprocess), share(queue), share(inference));
-        write!(f, "decode {preprocess:.0} %, queue {queue:.0} %, encoder {inference:.0} %")
+        [("decode", preprocess), ("queue", queue), ("encoder", inference)]
+            .map(|(name, time)| (name, 100.0 * time.as_secs_f64() / all))
     }
 }
 
@@ -128,9 +134,27 @@ pub struct Summary {
     shares: Shares,
 }
 
+impl Summary {
+    /// How long this process has embedded.
+    pub(super) fn took(&self) -> Duration {
+        self.took
+    }
+
+    /// Its rows per second.
+    pub(super) fn rate(&self) -> f64 {
+        self.embedded_now as f64 / self.took.as_secs_f64().max(1e-3)
+    }
+
+    /// What part of the time of its items went where, by name, in percent.
+    pub(super) fn shares(&self) -> [(&'static str, f64); 3] {
+        self.shares.percent()
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { items, errors, parts, embedded_now, took, shares } = self;
+        let (seconds, rate) = (took.as_secs_f64(), self.rate());
         writeln!(f, "{items} items in {parts} parts, {errors} of them without an embedding")?;
         if *errors > 0 {
             writeln!(f, "errors.jsonl says why")?;
@@ -138,8 +162,7 @@ impl fmt::Display for Summary {
         if *embedded_now < *items {
             writeln!(f, "{} of them were there before", items - embedded_now)?;
         }
-        let (seconds, now) = (took.as_secs_f64(), *embedded_now as f64);
-        writeln!(f, "{seconds:.1} s, {:.1} items/s, {shares}", now / seconds.max(1e-3))
+        writeln!(f, "{seconds:.1} s, {rate:.1} items/s, {shares}")
     }
 }
 

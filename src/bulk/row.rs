@@ -2,7 +2,7 @@
 //!
 //! Owns no more than the type. Invariant: an embedding is finite and of length 1, or is not there and `error` says why.
 
-use super::sample::Chain;
+use super::{glimpse::Glimpse, sample::Chain};
 use crate::embedder::Timings;
 
 /// One row of the output.
@@ -28,4 +28,6 @@ pub(super) struct Row {
     pub(super) chain: Chain,
     /// Where its time went.
     pub(super) timings: Timings,
+    /// What a report shows of it, if it does.
+    pub(super) glimpse: Option<Glimpse>,
 }

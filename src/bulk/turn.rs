@@ -21,12 +21,14 @@ pub(super) struct Turn {
     chain: Chain,
     /// How many complete parts have, and their chain.
     done: (u64, Chain),
+    /// Whether these are all.
+    ended: bool,
 }
 
 impl Turn {
-    /// Before the first sample, of which the first `rows` of ours are done, with this chain.
-    pub(super) fn new(shard: Option<Shard>, rows: u64, chain: Chain) -> Self {
-        Self { shard, seen: 0, ours: 0, chain: Chain::EMPTY, done: (rows, chain) }
+    /// Before the first sample, of which the first `rows` of ours are done, with this chain; `ended`: there were no more of them.
+    pub(super) fn new(shard: Option<Shard>, rows: u64, chain: Chain, ended: bool) -> Self {
+        Self { shard, seen: 0, ours: 0, chain: Chain::EMPTY, done: (rows, chain), ended }
     }
 
     /// A ticket where the sample of `origin` is to be embedded.
@@ -46,6 +48,12 @@ impl Turn {
             return Err(Stop::Changed(format!(
                 "the sources have changed: their first {rows} samples are not those that the complete parts were made of; give \
                  the sources as they were, or another --out"
+            )));
+        }
+        if self.ours > rows && self.ended {
+            return Err(Stop::Changed(format!(
+                "the sources have changed: they have more than the {rows} samples that this run was made of, and it has come to its end; \
+                 give the sources as they were, or another --out"
             )));
         }
         Ok((self.ours > rows).then_some(Ticket(self.chain)))
@@ -83,7 +91,7 @@ mod tests {
 
     #[test]
     fn what_is_done_is_skipped_and_tickets_have_the_chain_up_to_them() {
-        let mut turn = Turn::new(None, 2, chain(&["a", "b"]));
+        let mut turn = Turn::new(None, 2, chain(&["a", "b"]), false);
         assert!(turn.next("a").unwrap().is_none() && turn.next("b").unwrap().is_none());
         assert_eq!(turn.next("c").unwrap().unwrap().0, chain(&["a", "b", "c"]));
         assert_ne!(chain(&["a", "bc"]), chain(&["ab", "c"]));
@@ -93,7 +101,7 @@ mod tests {
     fn a_shard_counts_its_own() {
         let shard = Some(Shard::new(1, 2).unwrap());
         assert_eq!(
-            wanted(&mut Turn::new(shard, 1, chain(&["b"])), &["a", "b", "c", "d"]).unwrap(),
+            wanted(&mut Turn::new(shard, 1, chain(&["b"]), false), &["a", "b", "c", "d"]).unwrap(),
             [false, false, false, true]
         );
     }
@@ -101,7 +109,23 @@ mod tests {
     #[test]
     fn other_samples_than_those_that_are_done_end_the_run() {
         for origins in [&["b", "a", "c"][..], &["a", "x"], &["a"], &[]] {
-            let stop = wanted(&mut Turn::new(None, 2, chain(&["a", "b"])), origins).unwrap_err();
+            let stop = wanted(&mut Turn::new(None, 2, chain(&["a", "b"]), false), origins).unwrap_err();
+            assert!(matches!(stop, Stop::Changed(text) if text.contains("have changed")), "{origins:?}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_has_come_to_its_end_takes_the_same_samples_and_no_more() {
+        let ended = |rows, origins: &[&str]| Turn::new(None, rows, chain(origins), true);
+        assert_eq!(wanted(&mut ended(2, &["a", "b"]), &["a", "b"]).unwrap(), [false, false]);
+        assert_eq!(wanted(&mut ended(0, &[]), &[]).unwrap(), [false; 0]);
+        for (rows, of, origins) in [
+            (2, &["a", "b"][..], &["a", "b", "c"][..]),
+            (2, &["a", "b"], &["a", "c"]),
+            (2, &["a", "b"], &["a"]),
+            (0, &[], &["a"]),
+        ] {
+            let stop = wanted(&mut ended(rows, of), origins).unwrap_err();
             assert!(matches!(stop, Stop::Changed(text) if text.contains("have changed")), "{origins:?}");
         }
     }

@@ -62,6 +62,9 @@ pub struct EmbedArgs {
     /// The column or key of the id.
     #[arg(long, value_name = "NAME")]
     id_column: Option<String>,
+    /// Write a page about the run at its end: speed over time, errors by kind, the slowest and the failed pictures.
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
     /// Answer /metrics, /livez and /readyz on an address while the run lasts [server.admin_listen].
     #[arg(long, value_name = "IP:PORT")]
     metrics_listen: Option<String>,
@@ -108,6 +111,7 @@ impl EmbedArgs {
                 text: self.text_column.clone(),
                 id: self.id_column.clone(),
             },
+            report: self.report.clone(),
         })
     }
 }
@@ -154,6 +158,8 @@ mod tests {
                 "127.0.0.1:9",
                 "--text-column",
                 "t",
+                "--report",
+                "r.html",
             ],
         ]
         .concat();
@@ -169,6 +175,7 @@ mod tests {
             (7, Some(0), Some(Shard::new(1, 2).unwrap()))
         );
         assert_eq!(options.columns.text.as_deref(), Some("t"));
+        assert_eq!(options.report, Some(PathBuf::from("r.html")));
         let config = args.load([]).unwrap().config;
         assert_eq!(config.model.path, PathBuf::from("m"));
         assert_eq!(config.server.admin_listen.map(|address| address.port()), Some(9));

@@ -51,7 +51,7 @@ use crate::{
 };
 pub use crate::{
     batch::{Class, Terms, Timings},
-    preprocess::image::{PictureHeader, is_picture, picture_header},
+    preprocess::image::{PictureHeader, format_of, is_picture, picture_header, thumbnail},
     preprocess::text::Piece,
 };
 

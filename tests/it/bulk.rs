@@ -167,6 +167,98 @@ fn a_folder_becomes_parquet_with_the_embedders_own_numbers_and_a_null_for_what_i
     assert_eq!(files(&out), before);
 }
 
+#[test]
+fn a_run_that_has_come_to_its_end_is_the_same_when_it_is_started_again_or_refused() {
+    let folder = folder();
+    let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    for (format, part) in [("parquet", "embeddings/part-00001.parquet"), ("npy", "img_emb/img_emb_1.npy")] {
+        let out = out.join(format);
+        let args = [text(&source), "--out", text(&out), "--format", format, "--part-rows", "2"];
+        let again = |change: &dyn Fn(), back: &dyn Fn(), expected: &str| {
+            let before = files(&out);
+            change();
+            let (stdout, stderr) = run(&args, 1);
+            assert!(stdout.is_empty() && stderr.contains(expected), "{format}: {stderr}");
+            back();
+            assert_eq!(files(&out), before, "{format}: {expected}");
+        };
+        run(&args, 2);
+        let cat = source.join("cat.bmp");
+        let more = source.join("z.png");
+        again(
+            &|| {
+                fs::copy(&cat, &more).unwrap();
+            },
+            &|| fs::remove_file(&more).unwrap(),
+            "the sources have changed: they have more than the 5 samples",
+        );
+        again(
+            &|| fs::rename(&cat, &more).unwrap(),
+            &|| fs::rename(&more, &cat).unwrap(),
+            "the sources have changed: their first 5 samples",
+        );
+        let aside = folder.path().join("aside");
+        again(
+            &|| fs::rename(&cat, &aside).unwrap(),
+            &|| fs::rename(&aside, &cat).unwrap(),
+            "the sources have changed: they have 4 samples, and the complete parts 5",
+        );
+        again(
+            &|| fs::rename(out.join(part), &aside).unwrap(),
+            &|| fs::rename(&aside, out.join(part)).unwrap(),
+            part.rsplit('/').next().unwrap(),
+        );
+        let (stdout, _) = run(&args, 2);
+        assert!(stdout.contains("5 of them were there before"), "{stdout}");
+    }
+}
+
+#[test]
+fn other_limits_are_another_run() {
+    let folder = folder();
+    let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    let args = [text(&source), "--out", text(&out)];
+    run(&args, 2);
+    for (limit, expected) in [
+        ("limits.max_pixels=1000", "made with limits.max_pixels 50000000, and this run has 1000"),
+        ("limits.max_body_bytes=20KiB", "made with limits.max_body_bytes 33554432, and this run has 20480"),
+        ("limits.max_text_bytes=1KiB", "made with limits.max_text_bytes 16384, and this run has 1024"),
+    ] {
+        let (_, stderr) = run(&[&args[..], &["--set", limit]].concat(), 1);
+        assert!(stderr.contains(expected), "{stderr}");
+    }
+    // What says only how much is done at a time is none of it.
+    run(&[&args[..], &["--set", "limits.max_inflight_body_bytes=64MiB", "--set", "preprocess.threads=1"]].concat(), 2);
+}
+
+#[test]
+fn a_report_shows_what_was_slow_and_what_failed_and_goes_on_with_the_run() {
+    let folder = folder();
+    let (source, out, report) = (folder.path().join("in"), folder.path().join("out"), folder.path().join("r.html"));
+    add(&source, "a.jpg", b"%PDF-1.7 is no picture");
+    let args = [text(&source), "--out", text(&out), "--part-rows", "3", "--report", text(&report)];
+    let (_, stderr) = run(&[&args[..], &["--max-errors", "1"]].concat(), 1);
+    assert!(stderr.contains("--max-errors is 1"), "{stderr}");
+    let page = fs::read_to_string(&report).unwrap();
+    assert!(page.contains("The run ended early: <bdi>2 items could not be embedded"), "{page}");
+    assert!(page.contains("<b>0</b> items"), "no part is complete: {page}");
+    run(&args, 2);
+    let page = fs::read_to_string(&report).unwrap();
+    assert!(page.contains("<b>6</b> items") && page.contains("<b>2</b> without"), "{page}");
+    assert!(
+        page.contains("<div class=\"none\">PDF</div>") && page.contains("<div class=\"none\">JPEG</div>"),
+        "{page}"
+    );
+    assert_eq!(page.matches("<img src=\"data:image/jpeg;base64,").count(), PICTURES.len(), "{page}");
+    assert!(page.contains("<svg") && page.contains("Errors by kind") && !page.contains("<script"), "{page}");
+    run(&args, 2);
+    let page = fs::read_to_string(&report).unwrap();
+    assert!(page.contains("<b>6</b> items") && page.contains("This run found all complete"), "{page}");
+    assert!(page.contains("PDF is not a supported image format") && !page.contains("<img"), "{page}");
+    let (_, stderr) = run(&[&args[..5], &["--report", text(&folder.path().join("absent/r.html"))]].concat(), 1);
+    assert!(stderr.contains("--report ") && stderr.contains("there is no folder"), "{stderr}");
+}
+
 /// Twelve paths of pictures, some of which are broken or absent, one a line.
 fn list(folder: &Path) -> Vec<String> {
     let names = ["in/cat.bmp", "in/broken.jpg", "in/logo_rgba.png", "in/absent.jpg", "in/rocket.jpg", "in/cat_420.jpg"];

@@ -46,8 +46,8 @@ use std::{
 
 use clap::{Parser, ValueEnum};
 
-pub(crate) use self::leaking::Leak;
 use self::{finding::Finding, target::Target};
+pub(crate) use self::{leaking::Leak, slope::theil_sen};
 use crate::{
     ENDLESS, PICTURE, Result, checkpoint, figures,
     figures::{figure, milliseconds},

@@ -247,7 +247,7 @@ pub(crate) fn jpeg_start(number: u64) -> Vec<u8> {
 }
 
 /// A caption of 4 to 12 words after [`CAPTION`]: the first four are the number in base 64, the others make it of some length.
-fn text(number: u64) -> String {
+pub(crate) fn text(number: u64) -> String {
     let words = 4 + number * 5 % 9;
     let digit = |place: u64| (number >> (6 * (place % 4)) & 63) as usize;
     (0..words).fold(CAPTION.to_owned(), |text, place| text + " " + WORDS[(digit(place) + place as usize / 4) % 64])

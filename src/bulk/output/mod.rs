@@ -96,12 +96,12 @@ impl Output {
         Ok(Part { output: self, rows: Vec::new(), form: file })
     }
 
-    /// Gives a part's file its last name, once there are `parts` parts and all are complete.
+    /// Gives a part's file its last name, once there are `parts` parts and all are complete; answers where it is then.
     ///
     /// # Errors
     /// [`BulkError::Out`].
-    pub(super) fn settle(&self, path: &Path, parts: u64) -> Result<(), BulkError> {
-        if self.format == Format::Npy { numpy::settle(path, parts) } else { Ok(()) }
+    pub(super) fn settle(&self, path: &Path, parts: u64) -> Result<PathBuf, BulkError> {
+        if self.format == Format::Npy { numpy::settle(path, parts) } else { Ok(path.to_owned()) }
     }
 }
 

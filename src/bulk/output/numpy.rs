@@ -157,13 +157,16 @@ pub(super) fn settled(path: &Path, parts: u64) -> PathBuf {
     renamed.map_or_else(|| path.to_owned(), |name| path.with_file_name(name))
 }
 
-/// Gives the part's file at `path` its last name, where it has not got it yet.
+/// Gives the part's file at `path` its last name, where it has not got it yet, and answers that.
 ///
 /// # Errors
 /// [`BulkError::Out`].
-pub(super) fn settle(path: &Path, parts: u64) -> Result<(), BulkError> {
+pub(super) fn settle(path: &Path, parts: u64) -> Result<PathBuf, BulkError> {
     let to = settled(path, parts);
-    if to == path || (!path.exists() && to.exists()) { Ok(()) } else { rename(path, &to) }
+    if to != path && (path.exists() || !to.exists()) {
+        rename(path, &to)?;
+    }
+    Ok(to)
 }
 
 #[cfg(test)]

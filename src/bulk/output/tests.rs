@@ -19,6 +19,7 @@ fn row(number: usize, embedding: Option<Vec<f32>>) -> Row {
         faulty: false,
         chain: Chain::EMPTY,
         timings: Default::default(),
+        glimpse: None,
     }
 }
 

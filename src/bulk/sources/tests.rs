@@ -22,6 +22,7 @@ fn options(sources: SourceArgs) -> BulkOptions {
         max_errors: None,
         shard: None,
         columns: Columns::default(),
+        report: None,
     }
 }
 
@@ -44,7 +45,7 @@ fn origins(root: &Path, options: &BulkOptions) -> Vec<String> {
     let sources = Sources::open(options).unwrap();
     let mut kept = Kept::default();
     sources.send(&mut kept, LIMITS).unwrap();
-    let mut turn = Turn::new(sources.samples_of(), 0, Chain::EMPTY);
+    let mut turn = Turn::new(sources.samples_of(), 0, Chain::EMPTY, false);
     let ours: Vec<_> = kept.origins.iter().filter(|origin| turn.next(origin).unwrap().is_some()).collect();
     if let Some(total) = sources.total() {
         assert_eq!(total, ours.len() as u64);

@@ -68,7 +68,8 @@ impl ImageFormatName {
         }
     }
 
-    fn title(self) -> &'static str {
+    /// The name as people write it.
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::Jpeg => "JPEG",
             Self::Png => "PNG",

@@ -3,7 +3,8 @@
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
 //! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`, `avif` decode, `orientation` turns, `convert` makes RGB,
 //! `placement` says where the crop lies, `mode` what is resized before it is RGB, `reduction` where `fast_decode` leaves the reference,
-//! `preprocess::memory` gives one picture's to the next, `preprocess::resample` resizes; `work` tells beforehand how much all that is.
+//! `preprocess::memory` gives one picture's to the next, `preprocess::resample` resizes; `work` tells beforehand how much all that is;
+//! `thumbnail` goes all the way once more, for people.
 //! Does not catch panics of the decoders: whoever calls does, once for all steps.
 //!
 //! By the rules of open_clip and OpenAI a picture is resized in the mode that Pillow opens it in, and becomes RGB afterwards; by these and
@@ -36,6 +37,7 @@ mod placement;
 mod png;
 mod reduction;
 mod sniff;
+mod thumbnail;
 mod tiff;
 mod webp;
 mod work;
@@ -43,7 +45,8 @@ mod work;
 pub use self::{
     error::{ImageError, ImageFormatName},
     placement::UnsupportedPreprocessing,
-    sniff::is_picture,
+    sniff::{format_of, is_picture},
+    thumbnail::thumbnail,
     work::{PictureHeader, decode_work, picture_header},
 };
 use self::{

@@ -48,6 +48,15 @@ pub fn is_picture(bytes: &[u8]) -> bool {
     }
 }
 
+/// What `bytes` begin as, in people's words: a format that is served, or one that is often sent in vain. `None` for whatever else.
+pub fn format_of(bytes: &[u8]) -> Option<&'static str> {
+    match sniff(bytes) {
+        Ok(format) => Some(format.title()),
+        Err(ImageError::UnsupportedFormat { recognised }) => recognised,
+        Err(_) => None,
+    }
+}
+
 /// `BM` alone begins many a text: the length of the header that follows is one of few.
 fn is_bitmap_header(bytes: &[u8]) -> bool {
     let length = bytes.get(14..18).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);

@@ -1,0 +1,127 @@
+//! `--report`: what a run came to, as one page of HTML that needs nothing else.
+//!
+//! Owns what is gathered for it while the run lasts, and that the file appears whole. Does not own which items are looked at
+//! (`glimpse`), what is complete (`journal`), nor the rates of the summary (`progress`).
+//!
+//! ```text
+//! page -> classes, curve -> card
+//! ```
+//!
+//! Invariants: what is gathered does not grow with the items; the numbers of the whole are those of the journal, whoever wrote them;
+//! whatever comes from a source is text in the page, and is cut where it is long.
+
+mod card;
+mod classes;
+mod curve;
+mod page;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use serde_json::{Map, Value};
+
+use super::{error::BulkError, glimpse::SLOWEST, journal::Journal, options::Shard, progress::Summary, row::Row};
+use crate::model::lock;
+use card::{Card, clipped};
+use classes::Classes;
+use curve::Curve;
+use page::Page;
+
+/// What is gathered for a report.
+pub(super) struct Report {
+    path: PathBuf,
+    started: Instant,
+    curve: Curve,
+    /// The slowest pictures, slowest first.
+    slowest: Vec<Card>,
+    failed: Vec<Card>,
+    /// Rows of this process without their embedding.
+    errors: u64,
+}
+
+impl Report {
+    /// A report that is to be at `path`; of a shard, beside it, with the shard in its name.
+    ///
+    /// # Errors
+    /// [`BulkError::Report`], where no file can be there: better now than at the end.
+    pub(super) fn begin(path: &Path, shard: Option<Shard>) -> Result<Self, BulkError> {
+        let path = match shard {
+            None => path.to_owned(),
+            Some(shard) => {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                let suffix = path.extension().map_or(String::new(), |suffix| format!(".{}", suffix.to_string_lossy()));
+                path.with_file_name(format!("{stem}-{}{suffix}", shard.name()))
+            }
+        };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        if path.file_name().is_none() || path.is_dir() {
+            return Err(BulkError::Report(format!("{}: it is a folder; name a file", path.display())));
+        }
+        if !folder.is_dir() {
+            return Err(BulkError::Report(format!("{}: there is no folder {}", path.display(), folder.display())));
+        }
+        Ok(Self {
+            path,
+            started: Instant::now(),
+            curve: Curve::new(),
+            slowest: Vec::new(),
+            failed: Vec::new(),
+            errors: 0,
+        })
+    }
+
+    /// One more row is there.
+    pub(super) fn row(&mut self, row: &mut Row) {
+        self.curve.add(self.started.elapsed());
+        self.errors += u64::from(row.error.is_some());
+        let Some(glimpse) = row.glimpse.take() else { return };
+        let card = Card {
+            id: clipped(&row.id),
+            took: row.timings.preprocess,
+            error: row.error.as_deref().map(clipped),
+            glimpse,
+        };
+        if card.error.is_some() {
+            self.failed.push(card);
+            return;
+        }
+        let place = self.slowest.partition_point(|other| other.took >= card.took);
+        self.slowest.insert(place, card);
+        self.slowest.truncate(SLOWEST);
+    }
+
+    /// Writes it: of a run with this record, which came to this, and ended early for that reason, if it did.
+    ///
+    /// # Errors
+    /// [`BulkError::Report`], and [`BulkError::Out`] where the errors cannot be read back.
+    pub(super) fn write(
+        self,
+        record: &Map<String, Value>,
+        journal: &Journal,
+        summary: &Summary,
+        ended_early: Option<&BulkError>,
+    ) -> Result<(), BulkError> {
+        let mut classes = Classes::default();
+        journal.each_error(|line| classes.add(&line.id, line.path.as_deref(), &line.error))?;
+        let page = Page {
+            record,
+            done: journal.done(),
+            summary,
+            ended_early: ended_early.map(|error| clipped(&error.to_string())),
+            errors_now: self.errors,
+            classes,
+            curve: &self.curve,
+            slowest: &self.slowest,
+            failed: &self.failed,
+        };
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let partial = self.path.with_file_name(format!(".{name}.partial"));
+        lock::replace(&self.path, &partial, page.html().as_bytes())
+            .map_err(|error| BulkError::Report(format!("{}: {error}", self.path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests;
