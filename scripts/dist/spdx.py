@@ -15,6 +15,7 @@ TEXTS = pathlib.Path(__file__).resolve().parent / "texts"
 # What stands for the licence of a crate that has no file of its own.
 KNOWN = {
     "Apache-2.0": ROOT / "LICENSE-APACHE",
+    "0BSD": TEXTS / "0BSD.txt",
     "MIT": TEXTS / "MIT.txt",
     "BSD-3-Clause": TEXTS / "BSD-3-Clause.txt",
 }

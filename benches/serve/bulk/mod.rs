@@ -7,7 +7,7 @@
 //!
 //! Owns the rounds and the tables. What is compared is measured in turn within each round and everything else rests, so that a busy
 //! machine hits all alike; figures are medians over the rounds, ratios medians of each round's. The peers, which
-//! `benches/environment.sh bulk` installs, are one Python process (`peers`); without them the rest is measured and the table says so.
+//! `make bench-bulk` installs, are one Python process (`peers`); without them the rest is measured and the table says so.
 //!
 //! | bar | |
 //! |---|---|

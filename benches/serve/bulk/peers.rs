@@ -27,7 +27,7 @@ impl Peers {
         let python = places.made().join("bulk/bin/python");
         if !python.is_file() {
             return Err(
-                "not installed: run benches/environment.sh bulk \"clip-retrieval and sentence-transformers\"".into()
+                "not installed: `make bench-bulk` installs it".into()
             );
         }
         let mut command = Command::new(python);
