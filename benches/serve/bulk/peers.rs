@@ -26,9 +26,7 @@ impl Peers {
     pub(super) fn start(places: &Places) -> Result<Self> {
         let python = places.made().join("bulk/bin/python");
         if !python.is_file() {
-            return Err(
-                "not installed: `make bench-bulk` installs it".into()
-            );
+            return Err("not installed: `make bench-bulk` installs it".into());
         }
         let mut command = Command::new(python);
         command.arg("-B").arg(places.root.join("benches/bulk/peers.py")).arg(places.checkpoint());
