@@ -116,7 +116,7 @@ fn the_dockerfile_is_for_every_builder_and_of_this_version() {
     assert!(number(&toolchain) >= number(env!("CARGO_PKG_RUST_VERSION")), "{toolchain}");
     // Without a target it is the CPU's, which is the last stage; what is named as a target is one.
     let stages: BTreeSet<String> = all(r"(?m)^FROM \S+ AS (\S+)$", &text).into_iter().collect();
-    assert_eq!(lines().filter(|line| line.starts_with("FROM ")).next_back(), Some("FROM cpu"));
+    assert_eq!(lines().rfind(|line| line.starts_with("FROM ")), Some("FROM cpu"));
     let compose = one(r"(?m)^ +target: (\S+)$", "deploy/compose.yaml");
     let documents = ["README.md", "deploy/README.md", "Dockerfile", "deploy/test/conftest.py"].map(read).concat();
     for target in all(r"--target (\w+)", &documents).into_iter().chain([compose]) {
