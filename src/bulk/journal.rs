@@ -72,7 +72,14 @@ impl PartFile {
     /// # Errors
     /// [`BulkError::Out`].
     pub(super) fn must_be_whole(&self, path: &Path) -> Result<(), BulkError> {
-        let bytes = fs::metadata(path).map_err(|error| BulkError::at(path, error))?.len();
+        let bytes = match fs::metadata(path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let path = path.display();
+                return Err(BulkError::Out(format!("{path}: it was complete and is gone; give another --out")));
+            }
+            Err(error) => return Err(BulkError::at(path, error)),
+        };
         if bytes == self.bytes {
             return Ok(());
         }

@@ -74,9 +74,15 @@ fn every_variable_is_a_key_of_the_configuration() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_that_is_watched_is_one_that_is_served() {
     let server = TestServer::start(&[]).await;
-    // What has labels that are not known before it happens is there once it has happened.
+    // What has labels that are not known before it happens is there once it has happened: a request, when its answer is written.
     server.post_json("/embed/text", &serde_json::json!({"texts": ["a cat"]})).await;
-    let served = server.get("/metrics").await.text().await.unwrap();
+    let mut served = String::new();
+    for _ in 0..1000 {
+        served = server.get("/metrics").await.text().await.unwrap();
+        if served.contains("clipserve_http_requests_total{") {
+            break;
+        }
+    }
     let served: BTreeSet<String> = all(r"(?m)^# TYPE (\S+)", &served).into_iter().collect();
     for path in ["deploy/alerts.yml", "deploy/grafana-dashboard.json", "deploy/test/alerts_test.yml"] {
         let watched = all(r"\b((?:clipserve|process)_[a-z_]+)\b", &read(path));
