@@ -24,7 +24,8 @@ def test_it_turns_healthy_and_answers_the_readmes_first_curls(start, seen):
     seen("healthy", f"{container.healthy():.1f} s after `docker run` (it is asked every 10 s)")
     assert container.said("ready"), container.log()
     first, second = curls()[:2]
-    for command, wants in ((first, '"object":"list"'), (second, '{"model":"emoji-clip","dim":192,"embeddings":[[0.03064509,')):
+    picture, text = '"dim":192,"embeddings":[[0.03064509,', '"dim":4,"embeddings":[[0.53433436,'
+    for command, wants in ((first, picture), (second, text)):
         answer = box.run("bash", "-c", command.replace("localhost:8080", container.url().removeprefix("http://")), cwd=box.ROOT)
         assert wants in answer, (command, answer)
 
