@@ -41,7 +41,7 @@ if missing "$debian"; then
     command -v debootstrap >/dev/null || install_packages debootstrap debootstrap
     mirror=${DEBIAN_MIRROR:-$(find /etc/apt/sources.list* -type f -exec cat {} + \
         | sed -nE 's%^(URIs: *|deb +(\[[^]]*\] +)?)(https?://[^ ]+/debian/?)( .*)?$%\3%p' | sed -n 1p)}
-    debootstrap --variant=minbase "$suite" "$work/debian" "${mirror:-http://deb.debian.org/debian}" >"$work/log" \
+    debootstrap --variant=minbase "$suite" "$work/debian" ${mirror:+"$mirror"} >"$work/log" \
         || { tail "$work/log" >&2; die "debootstrap could not make $suite (DEBIAN_MIRROR names another mirror of Debian's archive)"; }
     # What the slim image leaves out as well.
     rm -rf "$work"/debian/{usr/share/{doc,man,locale,info},var/lib/apt/lists,var/log,var/cache}/*
