@@ -31,7 +31,8 @@ use crate::{
         self, AppState, Peers,
         connection::accept::{self, AcceptOptions, Shutdown, ShutdownTrigger},
     },
-    telemetry::Metrics,
+    model::hub,
+    telemetry::{Metrics, Spans},
     web::{Names, SystemNames, Web},
 };
 
@@ -40,6 +41,9 @@ const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long the model's threads may take to end once no request is left; a run that is still going was cut off already.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a collector that does not answer may hold up the end.
+const SPANS_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a loader is given, besides the configuration it was made with.
 #[derive(Clone, Debug)]
@@ -85,7 +89,7 @@ impl Server {
             None => None,
         };
         let health = Arc::new(Health::new(config.engine.stall_timeout));
-        let context = LoadContext { metrics: Arc::new(Metrics::new()), health };
+        let context = LoadContext { metrics: Arc::new(metrics(&config)?), health };
         let web = Web::start(&config, names, Arc::clone(&context.metrics), is_picture)?;
         Ok(Self { config: Arc::new(config), listener, address, admin, context, web })
     }
@@ -151,17 +155,17 @@ impl Server {
             time::sleep(config.server.shutdown_delay).await;
             tracing::info!(timeout = ?config.server.drain_timeout, "the listener closes, requests in flight finish");
             drain.begin();
-            Ok::<(), ServeError>(())
+            Ok::<Instant, ServeError>(Instant::now())
         };
-        let outcome = {
+        let (closed, outcome) = {
             let mut serve = std::pin::pin!(serve);
             tokio::select! {
                 conducted = conduct => {
                     // When the model cannot be loaded there is nothing to drain: `serve` is dropped.
-                    conducted?;
-                    serve.await
+                    let closed = conducted?;
+                    (closed, serve.await)
                 }
-                outcome = &mut serve => outcome,
+                outcome = &mut serve => (Instant::now(), outcome),
             }
         };
         watchdog.abort();
@@ -171,6 +175,8 @@ impl Server {
             let _ = ended.await;
         }
         end_model(state).await;
+        // The last runs have ended.
+        end_spans(context.metrics.spans.clone(), config.server.drain_timeout.saturating_sub(closed.elapsed())).await;
         if outcome.cut > 0 {
             return Err(ServeError::Cut(outcome.cut));
         }
@@ -207,6 +213,15 @@ impl Probes {
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
+}
+
+/// With spans, where they are configured. The collector is dialled as the hub is; the operator's proxy is one for https.
+fn metrics(config: &Config) -> Result<Metrics, ServeError> {
+    let Some(otlp) = &config.telemetry.otlp else { return Ok(Metrics::new()) };
+    let mut hub = config.model.hub.clone();
+    hub.proxy = hub.proxy.filter(|_| otlp.endpoint.starts_with("https:"));
+    let network = hub::network(&hub).map_err(|error| ServeError::Spans(error.to_string()))?;
+    Metrics::with_spans(|dropped| Spans::start(otlp, network, dropped)).map_err(ServeError::Spans)
 }
 
 fn bind_blocking(address: SocketAddr) -> io::Result<(std::net::TcpListener, SocketAddr)> {
@@ -278,6 +293,22 @@ async fn watch(health: Arc<Health>) {
     loop {
         ticks.tick().await;
         health.interrupt_stalled(Instant::now());
+    }
+}
+
+/// Sends the spans that wait, for so long at most, but for [`SPANS_TIMEOUT`].
+async fn end_spans(spans: Spans, left: Duration) {
+    if !spans.are_on() {
+        return;
+    }
+    let (ended, end) = oneshot::channel::<()>();
+    let ending = thread::Builder::new().name("spans".to_owned()).spawn(move || {
+        spans.shut_down(left.min(SPANS_TIMEOUT));
+        drop(ended);
+    });
+    if ending.is_ok() {
+        // The collector's fault is in the log already.
+        let _ = end.await;
     }
 }
 

@@ -332,6 +332,23 @@ fn a_request_takes_its_body_its_crop_and_small_change() {
 }
 
 #[test]
+fn a_trace_that_nobody_wants_takes_nothing() {
+    let _alone = alone();
+    let server = Running::start(&[]);
+    let mut connection = Connection::open(server.address);
+    let mut with = |header: &str| {
+        let request = request("/embed/text", "text/plain", b"a photo of a cat on a red sofa");
+        let line = request.iter().position(|&byte| byte == b'\n').expect("a first line") + 1;
+        least(&mut connection, &[&request[..line], header.as_bytes(), &request[line..]].concat())
+    };
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let (unknown, known) = (with(&format!("xraceparent: {trace}\r\n")), with(&format!("traceparent: {trace}\r\n")));
+    assert!(known <= unknown, "{known:?} with a trace, {unknown:?} without");
+    drop(connection);
+    server.stop();
+}
+
+#[test]
 fn a_request_that_is_refused_takes_its_body_and_small_change() {
     const BODY: usize = 8 << 20;
     let _alone = alone();

@@ -146,7 +146,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
 }
 
 /// The same request again and again, each when the last one is answered.
-async fn ask(connection: &mut Connection, template: &Template, requests: u64) -> Result<()> {
+pub(crate) async fn ask(connection: &mut Connection, template: &Template, requests: u64) -> Result<()> {
     for number in 0..requests {
         connection.fetch(template.request(number)).await?;
     }
@@ -154,6 +154,6 @@ async fn ask(connection: &mut Connection, template: &Template, requests: u64) ->
 }
 
 /// Seconds of CPU so far, of all threads.
-fn cpu(service: &Service) -> Result<f64> {
+pub(crate) fn cpu(service: &Service) -> Result<f64> {
     Ok(service.cpu_by_thread(|_| "all")?.values().sum())
 }

@@ -7,6 +7,7 @@
 //! make bench ARGS="sweep --arithmetic bf16"     connections and rates, for images, texts and similarity
 //! make bench ARGS="start --beside OTHER/clipserve"   from the start of the process to readiness, beside another build
 //! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
+//! make bench ARGS="tracing"                      images per second and CPU time with spans that go to a collector, beside without
 //! make bench ARGS="dialects"                     CPU time of a request in OpenAI's shape beside the native route's
 //! make bench ARGS="bulk"                         files to files, against its parts and beside clip-retrieval and sentence-transformers
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
@@ -52,6 +53,7 @@ mod mutants;
 mod process;
 mod report;
 mod services;
+mod spans;
 mod start;
 mod sweep;
 
@@ -101,6 +103,8 @@ enum Command {
     Bulk(bulk::Options),
     /// CPU time of a request in other services' shapes beside the native route's.
     Dialects(dialects::Options),
+    /// Images per second and CPU time of a request with spans that go to a collector, beside without.
+    Tracing(spans::Options),
     /// The load generator against a service that runs already.
     Load(LoadOptions),
     /// clipserve in each precision beside infinity and a plain transformers loop.
@@ -205,6 +209,7 @@ fn main() -> Result<()> {
         Some(Command::Sweep(options)) => sweep::run(&places, &options),
         Some(Command::Bulk(options)) => bulk::run(&places, &options),
         Some(Command::Dialects(options)) => dialects::run(&places, &options),
+        Some(Command::Tracing(options)) => spans::run(&places, &options),
         Some(Command::Load(options)) => load(&places, &options),
         Some(Command::Compare(options)) => compare::run(&places, &options),
         Some(Command::Graphs(options)) => graphs::run(&places, &options),

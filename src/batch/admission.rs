@@ -18,17 +18,23 @@ use super::{
     Class, RunGuard, Speeds, Work,
     flow::{Flow, Flows, Share},
 };
+use crate::telemetry::Trace;
 
 /// The right of one item to be in a lane, from admission until its job is answered or dropped.
 #[derive(Debug)]
 pub struct Permit {
     share: Share,
+    trace: Option<Trace>,
     _place: OwnedSemaphorePermit,
 }
 
 impl Permit {
     pub(super) fn flow(&self) -> &Flow {
         &self.share.flow
+    }
+
+    pub(super) fn trace(&self) -> Option<Trace> {
+        self.trace
     }
 
     /// The item has been decoded.
@@ -51,12 +57,14 @@ pub struct Terms {
     pub deadline: Instant,
     /// How long the request may be expected to wait for others; beyond that it is refused at once. `None`: however long.
     pub patience: Option<Duration>,
+    /// The request's span, where it is traced.
+    pub trace: Option<Trace>,
 }
 
 impl Terms {
     /// Of whoever waits as long as it takes, until `deadline`.
     pub fn patient(deadline: Instant) -> Self {
-        Self { class: Class::Interactive, deadline, patience: None }
+        Self { class: Class::Interactive, deadline, patience: None, trace: None }
     }
 
     /// Whether a request that would wait so long for others is let in.
@@ -133,7 +141,7 @@ impl Admission {
             .map_err(|wait| Refused::Late { wait: wait.saturating_sub(terms.patience.unwrap_or_default()) })?;
         let permit = |work: &Work| {
             let place = places.split(1)?;
-            Some(Permit { share: Share::new(Arc::clone(&flow), *work), _place: place })
+            Some(Permit { share: Share::new(Arc::clone(&flow), *work), trace: terms.trace, _place: place })
         };
         Ok(works.iter().map_while(permit).collect())
     }
@@ -226,7 +234,7 @@ mod unit {
 
     fn one(gate: &Admission, class: Class, patience_ms: u64) -> Result<Permit, Refused> {
         let patience = Some(Duration::from_millis(patience_ms));
-        let terms = Terms { class, deadline: Instant::now() + Duration::from_secs(60), patience };
+        let terms = Terms { class, patience, ..Terms::patient(Instant::now() + Duration::from_secs(60)) };
         gate.try_admit(&[Work { decode: 0, encode: 1 }], &terms).map(|mut permits| permits.pop().expect("one"))
     }
 

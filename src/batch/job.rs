@@ -18,7 +18,7 @@ use tracing::Span;
 use super::{Class, Permit};
 use crate::{
     encoder::{InputError, OutputSet, TowerOutputs},
-    telemetry::{LaneMetrics, Outcome},
+    telemetry::{LaneMetrics, Outcome, RunItem},
 };
 
 /// What an item's request gets.
@@ -169,6 +169,11 @@ impl JobHead {
     /// Whether its request has more work than a few items have.
     pub(super) fn is_of_large(&self) -> bool {
         self.permit.flow().is_large
+    }
+
+    /// What the span of its run is told.
+    pub(super) fn in_run(&self) -> RunItem {
+        RunItem { trace: self.permit.trace(), waited: self.timings.queue }
     }
 
     /// It is in a run.

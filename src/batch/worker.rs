@@ -97,6 +97,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
         let work = context.queue.work(&inputs);
         heads.iter_mut().for_each(JobHead::running);
         let goes_on = context.admission.run(work);
+        let span = context.metrics.begin_run(heads.iter().map(JobHead::in_run));
         let started = Instant::now();
         let result = {
             let _busy = context.heartbeat.busy();
@@ -108,6 +109,8 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
         context.metrics.inference.observe(took.as_secs_f64());
         let failure = match result {
             Ok(Ok(encoded)) if encoded.len() == heads.len() => {
+                // Before an answer can be there, so that the run is within its requests.
+                drop(span);
                 failures = 0;
                 context.heartbeat.well();
                 context.admission.observe_run(work, took);
@@ -123,6 +126,9 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
                 format!("the encoder panicked: {}", panic_text(panic.as_ref()))
             }
         };
+        if let Some(span) = span {
+            span.fail(&failure);
+        }
         failures += 1;
         if failures % FAILURES == 0 {
             tracing::error!(failures, error = failure, "runs fail one after the other; the session is made anew");

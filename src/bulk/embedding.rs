@@ -207,5 +207,5 @@ fn of_length_1(embedded: Embedded) -> Outcome {
 }
 
 fn terms() -> Terms {
-    Terms { class: Class::Bulk, deadline: Instant::now() + NO_DEADLINE, patience: None }
+    Terms { class: Class::Bulk, ..Terms::patient(Instant::now() + NO_DEADLINE) }
 }

@@ -68,6 +68,14 @@ pub enum ConfigError {
         /// The variable.
         variable: String,
     },
+    /// A variable that is no key's and that others name; its value may be a secret.
+    #[error("environment variable {variable}: must be {allowed}")]
+    Variable {
+        /// The variable.
+        variable: &'static str,
+        /// What it takes.
+        allowed: String,
+    },
     /// A key that does not exist.
     #[error("{key} ({origin}): {hint}")]
     UnknownKey {

@@ -24,6 +24,14 @@ impl Given {
         }
     }
 
+    pub(super) fn number(&self) -> Option<f64> {
+        match self {
+            Self::Toml(toml::Value::Integer(integer)) => Some(*integer as f64),
+            Self::Toml(value) => value.as_float(),
+            Self::Text(text) => text.parse().ok(),
+        }
+    }
+
     pub(super) fn boolean(&self) -> Option<bool> {
         match self {
             Self::Toml(value) => value.as_bool(),

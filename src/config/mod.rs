@@ -6,7 +6,7 @@
 //! Invariants: a `Config` that [`load`] returns is valid; nothing outside this module reads settings from the environment, and
 //! this module gets the environment handed in.
 
-use std::{collections::BTreeMap, ffi::OsString, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
@@ -18,8 +18,10 @@ mod given;
 mod hosts;
 mod hub;
 mod layers;
+mod otlp;
 mod process;
 mod reader;
+mod secret;
 mod units;
 mod validate;
 
@@ -29,7 +31,9 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use hosts::AllowedHosts;
 pub use hub::HubConfig;
 pub use layers::{FlagValue, Overrides};
+pub use otlp::OtlpConfig;
 pub use process::bundled_pictures;
+pub use secret::Secret;
 
 /// A configuration and its printed form.
 #[derive(Clone, Debug)]
@@ -50,8 +54,8 @@ pub fn load(
 ) -> Result<Loaded, ConfigErrors> {
     let environment: BTreeMap<OsString, OsString> = environment.into_iter().collect();
     let hub = HubConfig::from_environment(&environment);
-    let (settings, errors) = layers::Settings::merge(overrides, environment);
-    let (config, entries) = validate::read_config(&settings, hub, errors)?;
+    let (settings, errors) = layers::Settings::merge(overrides, environment.clone());
+    let (config, entries) = validate::read_config(&settings, hub, &otlp::Variables::new(&environment), errors)?;
     Ok(Loaded { config, effective: effective::render(&entries) })
 }
 
@@ -88,7 +92,7 @@ pub struct Config {
     pub batch: BatchConfig,
     /// What is remembered.
     pub cache: CacheConfig,
-    /// Logs.
+    /// Logs and spans.
     pub telemetry: TelemetryConfig,
 }
 
@@ -281,6 +285,8 @@ pub struct TelemetryConfig {
     pub log_level: String,
     /// How a line looks.
     pub log_format: LogFormat,
+    /// Where spans are sent; `None`: there are none.
+    pub otlp: Option<OtlpConfig>,
 }
 
 /// Which execution provider runs the encoders.
@@ -362,28 +368,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// A value that never shows in a log or in `--print-config`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps `value`.
-    pub fn new(value: String) -> Self {
-        Self(value)
-    }
-
-    /// The value itself, for comparing.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
 }
 
 #[cfg(test)]

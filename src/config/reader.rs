@@ -18,7 +18,8 @@ use ipnet::IpNet;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    AllowedHosts, CorsOrigins, Secret,
+    AllowedHosts, CorsOrigins, OtlpConfig, Secret,
+    address::without_passwords,
     cors::parse_origins,
     effective::{Effective, Entry},
     error::ConfigError,
@@ -26,11 +27,15 @@ use super::{
     hosts::{parse_hosts, parse_networks},
     hub::is_revision,
     layers::{Setting, Settings},
+    otlp::{Variables, traces_at},
     units::{format_bytes, format_duration, parse_bytes, parse_duration},
 };
 
 /// The key whose value is never shown.
 const SECRET_KEY: &str = "server.api_key";
+
+/// The key whose value may hold a password, although that is refused.
+const ADDRESS_KEY: &str = "telemetry.otlp_endpoint";
 
 /// Stands in for an address that could not be read.
 const NO_ADDRESS: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0));
@@ -73,7 +78,11 @@ impl<'a> Reader<'a> {
     /// Records that the value of `key` is not `allowed`.
     pub(super) fn refuse(&mut self, key: &'static str, allowed: String) {
         let Setting { given, origin } = self.settings.get(key);
-        let value = if key == SECRET_KEY { "[redacted]".to_owned() } else { given.describe() };
+        let value = match key {
+            SECRET_KEY => "[redacted]".to_owned(),
+            ADDRESS_KEY => without_passwords(&given.describe()),
+            _ => given.describe(),
+        };
         self.errors.push(ConfigError::Invalid { key, value, origin: origin.clone(), allowed });
     }
 
@@ -133,6 +142,14 @@ impl<'a> Reader<'a> {
         let value = self.read(key, "true or false", |given| {
             let boolean = given.boolean()?;
             Some((boolean, Effective::Value(toml::Value::Boolean(boolean))))
+        });
+        value.unwrap_or_default()
+    }
+
+    fn ratio(&mut self, key: &'static str) -> f64 {
+        let value = self.read(key, "a number from 0 to 1", |given| {
+            let ratio = given.number().filter(|ratio| (0.0..=1.0).contains(ratio))?;
+            Some((ratio, Effective::Value(toml::Value::Float(ratio))))
         });
         value.unwrap_or_default()
     }
@@ -258,6 +275,26 @@ impl<'a> Reader<'a> {
             Some((parsed.and_then(Result::ok)?, Effective::text(given.text()?.to_owned())))
         });
         value.unwrap_or_default()
+    }
+
+    /// Where spans are sent, and which of them; beside an endpoint the variables are read as well.
+    pub(super) fn otlp(
+        &mut self,
+        endpoint: &'static str,
+        sample_ratio: &'static str,
+        variables: &Variables<'_>,
+    ) -> Option<OtlpConfig> {
+        let allowed = "the address of a collector, such as \"http://localhost:4318\", http or https and without a user, a query or a \
+                       fragment (the key of a collector goes into OTEL_EXPORTER_OTLP_HEADERS), or \"\" for none";
+        let text = self.text(endpoint, allowed, |text| text.is_empty() || traces_at(text).is_some());
+        let sample_ratio = self.ratio(sample_ratio);
+        match variables.read(traces_at(&text)?, sample_ratio) {
+            Ok(otlp) => Some(otlp),
+            Err(errors) => {
+                self.errors.extend(errors);
+                None
+            }
+        }
     }
 
     pub(super) fn model_name(&mut self, key: &'static str) -> Option<String> {

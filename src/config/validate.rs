@@ -14,6 +14,7 @@ use super::{
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
+    otlp::Variables,
     process::{bundled_model, executable_dir, parallelism},
     reader::Reader,
 };
@@ -34,6 +35,7 @@ const MAX_QUEUE_SIZE: u64 = 1_000_000;
 pub(super) fn read_config(
     settings: &Settings,
     hub: HubConfig,
+    variables: &Variables<'_>,
     errors: Vec<ConfigError>,
 ) -> Result<(Config, Vec<Entry>), ConfigErrors> {
     let mut reader = Reader::new(settings, errors);
@@ -128,6 +130,7 @@ pub(super) fn read_config(
         telemetry: TelemetryConfig {
             log_level: read.log_level("telemetry.log_level"),
             log_format: read.choice("telemetry.log_format"),
+            otlp: read.otlp("telemetry.otlp_endpoint", "telemetry.otlp_sample_ratio", variables),
         },
     };
     config.engine.tensorrt = TensorRtConfig {

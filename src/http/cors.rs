@@ -15,10 +15,11 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::config::CorsOrigins;
 
 /// What a script may read of an answer's headers, besides those that it always may.
-const EXPOSED: [HeaderName; 6] = [
+const EXPOSED: [HeaderName; 7] = [
     header::RETRY_AFTER,
     HeaderName::from_static("retry-after-ms"),
     HeaderName::from_static("server-timing"),
+    HeaderName::from_static("traceresponse"),
     HeaderName::from_static("x-model-fingerprint"),
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("x-should-retry"),

@@ -12,7 +12,10 @@ use axum::extract::Request;
 use http::{HeaderMap, HeaderName, header};
 
 use super::{ApiError, AppState};
-use crate::embedder::{Class, Modality, Terms};
+use crate::{
+    embedder::{Class, Modality, Terms},
+    telemetry::Trace,
+};
 
 /// How long the client waits, in seconds; asked for, so what cannot be read is refused.
 const REQUEST_TIMEOUT: HeaderName = HeaderName::from_static("x-request-timeout");
@@ -26,11 +29,18 @@ const PRIORITY: HeaderName = HeaderName::from_static("x-priority");
 /// A body of no more bytes is read before its request is refused for the wait: what it asks may be in the cache.
 const SMALL_BODY: u64 = 16 << 10;
 
-/// The terms of a request whose head came at `started`: its class, its deadline, its patience.
+/// When the head of a request was there, and its span where it is traced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Begun {
+    pub(super) at: Instant,
+    pub(super) trace: Option<Trace>,
+}
+
+/// The terms of a request: its class, its deadline, its patience.
 ///
 /// # Errors
 /// 400 for an `x-request-timeout` or `x-priority` that cannot be read.
-pub(super) fn terms(headers: &HeaderMap, started: Instant, state: &AppState) -> Result<Terms, ApiError> {
+pub(super) fn terms(headers: &HeaderMap, begun: Begun, state: &AppState) -> Result<Terms, ApiError> {
     let longest = state.config.server.request_timeout;
     let seconds = |value: f64| Duration::try_from_secs_f64(value).ok().filter(|timeout| !timeout.is_zero());
     let asked = match headers.get(REQUEST_TIMEOUT) {
@@ -52,7 +62,7 @@ pub(super) fn terms(headers: &HeaderMap, started: Instant, state: &AppState) -> 
         }
     };
     let patience = Some(timeout.min(state.config.limits.max_queue_wait));
-    Ok(Terms { class, deadline: started + timeout, patience })
+    Ok(Terms { class, deadline: begun.at + timeout, patience, trace: begun.trace })
 }
 
 /// The class of a `priority`, as vLLM and Cohere count it: lower is sooner, 0 is what nobody has said.
@@ -98,10 +108,10 @@ mod tests {
     fn of(headers: &[(&'static str, &'static str)]) -> Result<(Class, u128, u128), String> {
         let pairs =
             headers.iter().map(|&(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        let started = Instant::now();
-        let terms = terms(&pairs.collect(), started, &state()).map_err(|error| error.message.into_owned())?;
+        let begun = Begun { at: Instant::now(), trace: None };
+        let terms = terms(&pairs.collect(), begun, &state()).map_err(|error| error.message.into_owned())?;
         let patience = terms.patience.expect("a door has patience").as_millis();
-        Ok((terms.class, (terms.deadline - started).as_millis(), patience))
+        Ok((terms.class, (terms.deadline - begun.at).as_millis(), patience))
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! What surrounds every handler: request id, log line, metrics, error bodies; and for the API routes the key and the gate.
+//! What surrounds every handler: request id, log line, metrics, span, error bodies; and for the API routes the key and the gate.
 //!
 //! Owns the order of these: [`observe`] is outermost and sees every answer, also those of the router itself (404, 405) and of
 //! a panic; [`authenticate`] comes before [`admit`], so that a stranger cannot take a place.
 //!
-//! Invariants: a request is counted exactly once, when the last byte of its answer is written or dropped, or when its handler is
-//! dropped (status 499: the client went away); the in-flight gauge and the permit are held as long, on every path.
+//! Invariants: a request is counted, and its span ends, exactly once, when the last byte of its answer is written or dropped, or when
+//! its handler is dropped (status 499: the client went away); the in-flight gauge and the permit are held as long, on every path.
 
 use std::{
     sync::Arc,
@@ -25,13 +25,14 @@ use uuid::Uuid;
 use super::{
     ApiError, AppState, Code,
     connection::{accept::AmbiguousBody, held::Held, seat::Seat},
-    door,
+    door::{self, Begun},
     error::Shaped,
     owners::Routes,
+    trace::{self, TRACERESPONSE},
 };
 use crate::{
     health::Readiness,
-    telemetry::{Metrics, Reject},
+    telemetry::{Metrics, Reject, RequestSpan},
 };
 
 /// The header of the request id.
@@ -42,10 +43,6 @@ const FINGERPRINT: HeaderName = HeaderName::from_static("x-model-fingerprint");
 
 /// The longest request id that is echoed.
 const MAX_REQUEST_ID: usize = 128;
-
-/// When the head of the request was there.
-#[derive(Clone, Copy, Debug)]
-struct Started(Instant);
 
 /// Outermost: gives the request its id and span, writes error bodies, logs and counts, by one of the `routes`.
 pub(super) async fn observe(
@@ -59,12 +56,23 @@ pub(super) async fn observe(
     let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let (route, errors) = routes.of(template, request.uri().path());
     let method = method_label(request.method());
-    let span = tracing::info_span!("request", request_id = request_id.to_str().unwrap_or_default(), method, route);
-    request.extensions_mut().insert(Started(started));
+    let id = request_id.to_str().unwrap_or_default();
+    let trace = trace::begin(&state.metrics.spans, &request, route, id);
+    let span = tracing::info_span!(
+        "request",
+        request_id = id,
+        method,
+        route,
+        trace_id = trace.as_ref().map(|trace| tracing::field::display(trace.trace_id())),
+        span_id = trace.as_ref().map(|trace| tracing::field::display(trace.span_id())),
+    );
+    let traceresponse = trace.as_ref().and_then(|trace| HeaderValue::try_from(trace.traceresponse()).ok());
+    request.extensions_mut().insert(Begun { at: started, trace: trace.as_ref().and_then(RequestSpan::trace) });
     state.metrics.in_flight.inc();
     // The connection's, so that all that is held goes with the bytes; a request that came by none has one of its own.
     let held = request.extensions_mut().get_or_insert_default::<Held>().clone();
-    let mut guard = RequestGuard { metrics: Arc::clone(&state.metrics), route, method, status: 499, started };
+    let metrics = Arc::clone(&state.metrics);
+    let mut guard = RequestGuard { metrics, route, method, status: 499, error: None, started, trace };
 
     let mut response = if request.extensions().get::<AmbiguousBody>().is_some() {
         ApiError::invalid("the request has both Content-Length and Transfer-Encoding; send one of them").into_response()
@@ -75,7 +83,8 @@ pub(super) async fn observe(
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let _entered = span.enter();
         log_error(&error);
-        let Shaped { status, body } = error.wire(errors, request_id.to_str().unwrap_or_default());
+        guard.error = Some(error.code.as_str());
+        let Shaped { status, body } = error.wire(errors, id);
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
@@ -84,6 +93,9 @@ pub(super) async fn observe(
     } else {
         guard.status = response.status().as_u16();
         span.in_scope(|| tracing::debug!(status = guard.status, elapsed = ?started.elapsed(), "answered"));
+    }
+    if let Some(traceresponse) = traceresponse {
+        response.headers_mut().insert(TRACERESPONSE, traceresponse);
     }
     response.headers_mut().insert(REQUEST_ID, request_id);
     if let Some(fingerprint) = state.fingerprint() {
@@ -119,9 +131,10 @@ fn bearer_token(value: &[u8]) -> Option<&[u8]> {
 
 /// The first gate, before a byte of the body is read: is there a model, a place for the connection, and one for the request.
 pub(super) async fn admit(State(state): State<Arc<AppState>>, mut request: Request, next: Next) -> Response {
-    let started = request.extensions().get::<Started>().map_or_else(Instant::now, |started| started.0);
+    let begun = request.extensions().get::<Begun>().copied();
+    let begun = begun.unwrap_or_else(|| Begun { at: Instant::now(), trace: None });
     let seat = request.extensions().get::<Arc<Seat>>().cloned();
-    let terms = door::terms(request.headers(), started, &state);
+    let terms = door::terms(request.headers(), begun, &state);
     let look = async {
         state.embedder()?;
         if let Some(seat) = seat
@@ -177,20 +190,25 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// Counts the request when it is over, however it ends.
+/// Counts the request and ends its span when it is over, however it ends.
 #[derive(Debug)]
 struct RequestGuard {
     metrics: Arc<Metrics>,
     route: &'static str,
     method: &'static str,
     status: u16,
+    error: Option<&'static str>,
     started: Instant,
+    trace: Option<RequestSpan>,
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
         self.metrics.observe_request(self.route, self.method, self.status, self.started.elapsed());
+        if let Some(trace) = self.trace.take() {
+            trace.end(self.status, self.error);
+        }
     }
 }
 

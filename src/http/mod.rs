@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! reference -> openapi -> layers, probes, root -> dialects -> native -> door, request -> reply -> answer -> state -> gate
-//!     -> operation, schema -> error -> connection
+//!     -> operation, schema -> error, trace -> connection
 //! ```
 //!
 //! The way of a request:
@@ -41,6 +41,7 @@ mod request;
 mod root;
 mod schema;
 mod state;
+mod trace;
 
 use std::{any::Any, sync::Arc};
 

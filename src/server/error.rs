@@ -34,6 +34,9 @@ pub enum ServeError {
     /// What fetches pictures.
     #[error(transparent)]
     Web(#[from] WebError),
+    /// What sends spans.
+    #[error("telemetry.otlp_endpoint is set: {0}")]
+    Spans(String),
     /// A thread for the loader or the admin listener.
     #[error("a thread could not be started: {0}")]
     Thread(io::Error),

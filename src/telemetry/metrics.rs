@@ -1,19 +1,24 @@
-//! Every metric of the service, as one typed struct that owns its registry.
+//! Every metric of the service, as one typed struct that owns its registry; beside them the spans, so that a stage which sees something
+//! happen tells both in one place.
 //!
-//! Owns names, labels, buckets and help texts. Does not own when a value changes: the stage that sees it happen does.
+//! Owns names, labels, buckets and help texts. Does not own when a value changes: the stage that sees it happen does; nor what a span is
+//! (`spans`).
 //!
 //! Invariants: names follow Prometheus' rules (`clipserve_` prefix, base units, `_total` for counters); every label value
 //! comes from a closed set (route templates, status codes, reasons), so the number of series is bounded; counters with known
 //! labels are exported at zero from the start; two servers in one process share nothing but what is the process's own.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{convert::Infallible, sync::LazyLock, time::Duration};
 
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector,
 };
 
-use super::reasons::{Ended, Fetch, Reject};
+use super::{
+    reasons::{Ended, Fetch, Reject},
+    spans::{RunItem, RunSpan, Spans},
+};
 
 /// Latency buckets in seconds, 0.5 ms to 30 s: they straddle one image on a GPU and a full queue on a small CPU.
 const LATENCY: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -130,9 +135,16 @@ pub struct LaneMetrics {
     pub panics: IntCounter,
     outcomes: [IntCounter; 5],
     lookups: [IntCounter; 3],
+    modality: &'static str,
+    spans: Spans,
 }
 
 impl LaneMetrics {
+    /// A run begins; `None` where none of the requests in it is traced.
+    pub fn begin_run(&self, items: impl ExactSizeIterator<Item = RunItem>) -> Option<RunSpan> {
+        self.spans.run(self.modality, items)
+    }
+
     /// The counter of items that ended so.
     pub fn items(&self, outcome: Outcome) -> &IntCounter {
         &self.outcomes[outcome as usize]
@@ -201,17 +213,32 @@ pub struct Metrics {
     /// The text lane.
     pub text: LaneMetrics,
     build_info: IntGaugeVec,
+    /// The spans.
+    pub spans: Spans,
 }
 
 impl Metrics {
-    /// A fresh set, all at zero.
+    /// A fresh set, all at zero, without spans.
+    pub fn new() -> Self {
+        match Self::with_spans(|_| Ok::<_, Infallible>(Spans::default())) {
+            Ok(metrics) => metrics,
+            Err(never) => match never {},
+        }
+    }
+
+    /// A fresh set, all at zero, and the spans that `start` makes around the counter of those that are lost.
+    ///
+    /// # Errors
+    /// Those of `start`.
     ///
     /// # Panics
     /// Never in practice: names and labels are constants, which the tests register.
     #[expect(clippy::expect_used, reason = "metric names are constants, checked by every test that starts a server")]
-    pub fn new() -> Self {
+    pub fn with_spans<E>(start: impl FnOnce(IntCounter) -> Result<Spans, E>) -> Result<Self, E> {
         let registry = Registry::new();
         let register = Register(&registry);
+        let dropped = "Spans that the collector did not take, or not in time";
+        let spans = start(register.counter("spans_dropped_total", dropped))?;
         let http_requests =
             register.counters("http_requests_total", "HTTP requests answered", &["route", "method", "status"]);
         let http_duration = register.histograms(
@@ -263,13 +290,15 @@ impl Metrics {
             depth: queue_depth.with_label_values(&[name]),
             wait: queue_wait.with_label_values(&[name]),
         };
-        let lane = |modality: &str, inference: &str| LaneMetrics {
+        let lane = |modality: &'static str, inference: &str| LaneMetrics {
             queue: queue(modality),
             batch_size: batch_size.with_label_values(&[modality]),
             inference: stages.with_label_values(&[inference]),
             panics: panics.with_label_values(&[inference]),
             outcomes: Outcome::ALL.map(|outcome| items.with_label_values(&[modality, outcome.label()])),
             lookups: Lookup::ALL.map(|lookup| lookups.with_label_values(&[modality, lookup.label()])),
+            modality,
+            spans: spans.clone(),
         };
         let metrics = Self {
             http_requests,
@@ -304,13 +333,14 @@ impl Metrics {
                 &["version", "provider", "precision", "onnxruntime", "model", "fingerprint"],
             ),
             registry: registry.clone(),
+            spans: spans.clone(),
         };
         register.add(LOG_LINES_DROPPED.clone());
         #[cfg(target_os = "linux")]
         registry
             .register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))
             .expect("the process collector registers once");
-        metrics
+        Ok(metrics)
     }
 
     /// Counts one finished request; `status` 499 stands for a client that went away before its answer.
@@ -408,6 +438,7 @@ mod tests {
         assert!(text.contains("clipserve_cache_lookups_total{modality=\"image\",result=\"hit\"} 0"), "{text}");
         assert!(text.contains("clipserve_cache_bytes{store=\"tokens\"} 0"), "{text}");
         assert!(text.contains("clipserve_log_lines_dropped_total 0"), "{text}");
+        assert!(text.contains("clipserve_spans_dropped_total 0"), "{text}");
     }
 
     #[test]

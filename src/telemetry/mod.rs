@@ -1,7 +1,10 @@
-//! Logs and metrics.
+//! Logs, metrics and spans.
 //!
-//! Owns the `tracing` subscriber, the way to standard error, and the [`Metrics`] registry. A leaf: every layer may use it, it
-//! uses none.
+//! Owns the `tracing` subscriber, the way to standard error, the [`Metrics`] registry, and the [`Spans`] with their way to a collector. A
+//! leaf: every layer may use it, it uses none.
+//!
+//! Spans are OpenTelemetry's own and not made of those of `tracing`, which are there for the log: they have links, outlive the filter of the
+//! log, and belong to a server instead of the process.
 //!
 //! Invariant: everything that this process writes to standard error goes through one queue, which never blocks, fails or ends
 //! anything; but for what comes before [`init`] (a wrong command line, a panic), when there is nothing to block yet, and the
@@ -11,6 +14,7 @@ mod line;
 mod metrics;
 mod queue;
 mod reasons;
+mod spans;
 
 use std::{
     any::Any,
@@ -30,6 +34,7 @@ use line::{JsonLine, TextFields, TextLine};
 pub use metrics::{BuildInfo, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, StoreMetrics};
 pub use queue::flush;
 pub use reasons::{Ended, Fetch, Reject};
+pub use spans::{RequestHead, RequestSpan, RunItem, RunSpan, Spans, Trace};
 
 use crate::config::{LogFormat, TelemetryConfig};
 

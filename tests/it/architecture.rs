@@ -57,16 +57,21 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
 ];
 
 /// External crates (and modules of `std`) that only some places may name, as path from the root, and the places.
-const CONFINED: [(&[&str], &[&str]); 9] = [
+const CONFINED: [(&[&str], &[&str]); 14] = [
     (&["ort"], &["engine"]),
     (&["std", "env"], &["config", "main"]),
     (&["anyhow"], &["main"]),
     (&["axum"], &["http", "server"]),
     (&["hyper"], &["http", "server"]),
     (&["http"], &["http", "server", "cli"]),
-    // The service is a client of the hub that models come from and of the hosts that pictures are fetched from; `compare` is no part of
-    // the service.
-    (&["ureq"], &["model", "web", "compare"]),
+    // The service is a client of the hub that models come from, of the hosts that pictures are fetched from, and of the collector of spans;
+    // `compare` is no part of the service.
+    (&["ureq"], &["model", "web", "telemetry", "compare"]),
+    (&["opentelemetry"], &["telemetry"]),
+    (&["opentelemetry_http"], &["telemetry"]),
+    (&["opentelemetry_otlp"], &["telemetry"]),
+    (&["opentelemetry_proto"], &["telemetry"]),
+    (&["opentelemetry_sdk"], &["telemetry"]),
     (&["indicatif"], &["bulk", "model"]),
     (&["signal_hook"], &["signals"]),
 ];

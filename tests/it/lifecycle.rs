@@ -61,7 +61,7 @@ impl Running {
     }
 
     /// Starts the fixture model on a free port; the address it took, once it is ready.
-    fn serve(set: &[&str]) -> (Self, String) {
+    pub(crate) fn serve(set: &[&str]) -> (Self, String) {
         let model = fixture("tiny-clip");
         let mut args = vec!["serve", "--model", model.to_str().expect("UTF-8"), "--listen", "127.0.0.1:0"];
         args.extend(["--provider", "cpu"]);

@@ -156,6 +156,11 @@ impl TestServer {
         format!("{}{path}", self.admin.as_deref().expect("an admin listener"))
     }
 
+    /// What the model's threads count in.
+    pub(crate) fn context(&self) -> &LoadContext {
+        &self.context
+    }
+
     /// The client.
     pub(crate) fn client(&self) -> &reqwest::Client {
         &self.client

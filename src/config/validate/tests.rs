@@ -58,8 +58,9 @@ fn the_default_file_holds_the_defaults() {
 fn every_key_of_the_default_file_is_read_once() {
     let (settings, errors) =
         Settings::merge(&Overrides { set: vec!["model.path=m".into()], ..Overrides::default() }, []);
-    let hub = HubConfig::from_environment(&std::collections::BTreeMap::new());
-    let (_, entries) = read_config(&settings, hub, errors).unwrap();
+    let environment = std::collections::BTreeMap::new();
+    let hub = HubConfig::from_environment(&environment);
+    let (_, entries) = read_config(&settings, hub, &Variables::new(&environment), errors).unwrap();
     let mut read: Vec<_> = entries.iter().map(|entry| entry.key).collect();
     read.sort_unstable();
     assert_eq!(read, settings.keys().collect::<Vec<_>>());

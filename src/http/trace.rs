@@ -1,0 +1,57 @@
+//! Which requests have a span, and what it is told of their head.
+//!
+//! Owns the names of W3C's headers, and the routes that are none of a client's work. Does not own what becomes of it (`telemetry`).
+//!
+//! Invariant: where there are no spans, no header is looked at.
+
+use axum::extract::Request;
+use http::{HeaderName, HeaderValue, Method};
+
+use crate::telemetry::{RequestHead, RequestSpan, Spans};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Tells a client by which ids its request is found.
+pub(super) const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
+
+/// What platforms ask all the time: their spans would be most that a service at rest has.
+const PROBES: [&str; 11] = [
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/ping",
+    "/health",
+    "/.well-known/live",
+    "/.well-known/ready",
+    "/v1/health/live",
+    "/v1/health/ready",
+    "/v2/health/live",
+    "/v2/health/ready",
+];
+
+/// The span of a request for `route`, which is known by `id`; `None` for probes, and where there are none.
+pub(super) fn begin(spans: &Spans, request: &Request, route: &'static str, id: &str) -> Option<RequestSpan> {
+    if !spans.are_on() || PROBES.contains(&route) {
+        return None;
+    }
+    let headers = request.headers();
+    // Of two, nobody knows which one is meant.
+    let mut traceparents = headers.get_all(TRACEPARENT).iter();
+    let traceparent = traceparents.next().filter(|_| traceparents.next().is_none());
+    spans.request(RequestHead {
+        method: method(request.method()),
+        // The label of what is no route is one for all of that.
+        route: route.starts_with('/').then_some(route),
+        path: request.uri().path(),
+        id,
+        traceparent: traceparent.and_then(|value| value.to_str().ok()),
+        tracestate: headers.get_all(TRACESTATE).iter().filter_map(|value: &HeaderValue| value.to_str().ok()),
+    })
+}
+
+/// A method that HTTP defines.
+fn method(method: &Method) -> Option<&'static str> {
+    let known = ["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "CONNECT", "TRACE"];
+    known.into_iter().find(|known| *known == method.as_str())
+}
