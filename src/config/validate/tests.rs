@@ -185,6 +185,8 @@ const BAD: &[(&str, &[&str])] = &[
     ("cache.max_bytes", &["", "off", "-1", "64MB", "2TiB"]),
     ("telemetry.log_level", &["", "verbose", "inf", "info,", "clipserve=loud", "info,hyper", "a=b=c"]),
     ("telemetry.log_format", &["", "pretty", "JSON"]),
+    ("telemetry.otlp_endpoint", &["localhost:4318", "grpc://localhost:4317", "http://", "http://a/?key=1", "off"]),
+    ("telemetry.otlp_sample_ratio", &["", "-0.1", "1.1", "NaN", "all"]),
 ];
 
 #[test]
