@@ -155,7 +155,10 @@ impl HealthcheckArgs {
     pub fn url(&self, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<ProbeUrl, ConfigErrors> {
         match &self.url {
             Some(url) => Ok(url.clone()),
-            None => Ok(ProbeUrl::readyz(config::probe_listener(&self.config.overrides(), environment)?)),
+            None => {
+                let (listen, tls) = config::probe_listener(&self.config.overrides(), environment)?;
+                Ok(ProbeUrl::readyz(listen, tls))
+            }
         }
     }
 }
@@ -284,7 +287,7 @@ mod tests {
             &["export", "checkpoint"],
             &["export", "checkpoint", "out", "--precision", "bf16"],
             &["--model", "m", "healthcheck"],
-            &["healthcheck", "--url", "https://localhost/readyz"],
+            &["healthcheck", "--url", "ftp://localhost/readyz"],
             &["healthcheck", "--print-config"],
             &["tune", "--print-config"],
         ] {
@@ -308,6 +311,17 @@ mod tests {
         assert_eq!(healthcheck_url(&["healthcheck", "--listen", "[::]:81"]).unwrap(), "http://[::1]:81/readyz");
         let admin = ["healthcheck", "--listen", "0.0.0.0:81", "--set", "server.admin_listen=10.0.0.1:82"];
         assert_eq!(healthcheck_url(&admin).unwrap(), "http://10.0.0.1:82/readyz");
+        let tls = ["healthcheck", "--set", "server.tls_certificate=c", "--set", "server.tls_key=k"];
+        assert_eq!(healthcheck_url(&tls).unwrap(), "https://127.0.0.1:8080/readyz");
+        let admin =
+            [&tls[..], &["--set", "server.tls_client_ca=a", "--set", "server.admin_listen=127.0.0.1:82"]].concat();
+        assert_eq!(healthcheck_url(&admin).unwrap(), "http://127.0.0.1:82/readyz", "which is never inside TLS");
+        let strict =
+            healthcheck_url(&[&tls[..], &["--set", "server.tls_client_ca=a"]].concat()).unwrap_err().to_string();
+        assert!(
+            strict.starts_with("server.tls_client_ca = \"a\" (--set): must be beside server.admin_listen"),
+            "{strict}"
+        );
         assert_eq!(
             healthcheck_url(&["healthcheck", "--set", "limits.max_images=0"]).unwrap(),
             "http://127.0.0.1:8080/readyz"

@@ -28,6 +28,7 @@
 //! | [`tune`] | which threads, sessions and batches are best, measured |
 //! | [`compare`] | whether an index that another service filled may be kept |
 //! | [`http`] | routes, connections, limits, wire shapes, the error table |
+//! | [`tls`] | certificates, and the handshake that is made with them |
 //! | [`web`] | pictures that are fetched from hosts that are allowed, on threads of their own |
 //! | [`embedder`] | the facade that handlers call; one is one loaded model |
 //! | [`preprocess`] | pictures to crops, texts to ids, equal to `CLIPProcessor` |
@@ -37,10 +38,10 @@
 //! | [`model`] | a model's directory, its download from the hub, configuration, fingerprint |
 //! | [`export`] | CLIP's ONNX graphs, built without Python |
 //! | [`similarity`] | logits, softmax, loss |
-//! | [`config`], [`cli`], [`telemetry`], [`health`], [`signals`], [`budget`], [`heavy`] | what every service has |
+//! | [`config`], [`cli`], [`telemetry`], [`health`], [`signals`], [`budget`], [`heavy`], [`watched`] | what every service has |
 //!
-//! Dependencies point one way, `http -> {embedder, web}`, `embedder -> {preprocess, batch, engine} -> {encoder, model}`, `web -> model`, and so do those among the files
-//! of a module; a test holds them to it, and lists where it is not so yet.
+//! Dependencies point one way, `http -> {embedder, tls, web}`, `embedder -> {preprocess, batch, engine} -> {encoder, model}`,
+//! `web -> model`, and so do those among the files of a module; a test holds them to it, and lists where it is not so yet.
 
 pub mod batch;
 pub mod budget;
@@ -61,5 +62,7 @@ pub mod server;
 pub mod signals;
 pub mod similarity;
 pub mod telemetry;
+pub mod tls;
 pub mod tune;
+pub mod watched;
 pub mod web;

@@ -29,10 +29,13 @@ use crate::{
     health::Health,
     http::{
         self, AppState, Peers,
+        access::Access,
         connection::accept::{self, AcceptOptions, Shutdown, ShutdownTrigger},
     },
     model::hub,
     telemetry::{Metrics, Spans},
+    tls::Tls,
+    watched::{Watched, Watcher},
     web::{Names, SystemNames, Web},
 };
 
@@ -63,13 +66,17 @@ pub struct Server {
     admin: Option<(std::net::TcpListener, SocketAddr)>,
     context: LoadContext,
     web: Option<Web>,
+    access: Access,
+    tls: Option<Tls>,
+    watched: Vec<Watched>,
 }
 
 impl Server {
     /// Binds the listeners. No model is loaded yet.
     ///
     /// # Errors
-    /// When an address cannot be bound, the system allows too few open files, or pictures are to be fetched and cannot be.
+    /// When an address cannot be bound, the system allows too few open files, a file of keys or of TLS cannot be used, or pictures are to
+    /// be fetched and cannot be.
     pub async fn bind(config: Config) -> Result<Self, ServeError> {
         Self::bind_resolving(config, Arc::new(SystemNames)).await
     }
@@ -90,8 +97,18 @@ impl Server {
         };
         let health = Arc::new(Health::new(config.engine.stall_timeout));
         let context = LoadContext { metrics: Arc::new(metrics(&config)?), health };
+        let (access, keys) = http::start_access(&config.server, &context.metrics)?;
+        let mut watched: Vec<Watched> = keys.into_iter().collect();
+        let tls = match &config.server.tls {
+            Some(files) => {
+                let (tls, files) = Tls::start(files, Arc::clone(&context.metrics))?;
+                watched.push(files);
+                Some(tls)
+            }
+            None => None,
+        };
         let web = Web::start(&config, names, Arc::clone(&context.metrics), is_picture)?;
-        Ok(Self { config: Arc::new(config), listener, address, admin, context, web })
+        Ok(Self { config: Arc::new(config), listener, address, admin, context, web, access, tls, watched })
     }
 
     /// The address of the main listener, with the port that was really taken.
@@ -118,9 +135,10 @@ impl Server {
         load: impl FnOnce(LoadContext) -> Result<Embedder, StartError> + Send + 'static,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServeError> {
-        let Self { config, listener, address, admin, context, web } = self;
+        let Self { config, listener, address, admin, context, web, access, tls, watched } = self;
         let state = AppState::new(Arc::clone(&config), Arc::clone(&context.metrics), Arc::clone(&context.health));
-        let state = Arc::new(state.with_web(web));
+        let state = Arc::new(state.with_web(web).with_access(access));
+        let _watcher = Watcher::start(watched, Arc::clone(&context.metrics)).map_err(ServeError::Thread)?;
         let (drain, draining) = Shutdown::new();
         let (end_admin, admin_ending) = Shutdown::new();
         let admin = match admin {
@@ -135,6 +153,7 @@ impl Server {
             accept_options(&config.server),
             state.peers.clone(),
             context.metrics.connections.clone(),
+            tls,
             draining,
         );
         tracing::info!(%address, "listening");
@@ -263,7 +282,8 @@ fn serve_admin(
                     let connections = prometheus::IntGauge::new("admin_connections", "unexported");
                     let Ok(connections) = connections else { return };
                     let peers = Peers::new(Arc::clone(&state.metrics), state.config.server.body_timeout);
-                    accept::serve(listener, http::admin_router(state), options, peers, connections, shutdown).await;
+                    accept::serve(listener, http::admin_router(state), options, peers, connections, None, shutdown)
+                        .await;
                 }
                 Err(error) => tracing::error!(%error, "the admin listener cannot be served"),
             }

@@ -1,8 +1,9 @@
 //! The item gate: who may put work into a lane, and what a refused client is told.
 //!
-//! Owns the permits of one lane, which bound its memory, and the refusal of what would wait too long, for those who say how long
-//! they would ([`Terms::patience`]): the door of the service does, bulk work and tuning on the same lane do not. Does not own the
-//! forecast (`flow`) nor the request gate (`http`).
+//! Owns the permits of one lane, which bound its memory; the refusal of what is more than a client's part of it ([`Terms::quota`]); and
+//! the refusal of what would wait too long, for those who say how long they would ([`Terms::patience`]): the door of the service does, bulk
+//! work and tuning on the same lane do not. Does not own the forecast (`flow`), how a client's items are counted (`quota`), nor the request
+//! gate (`http`).
 //!
 //! Invariants: never waits; a request gets all its permits or none; a permit is free again only when its job is gone; a request
 //! that finds nobody else is never refused for its wait.
@@ -17,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use super::{
     Class, RunGuard, Speeds, Work,
     flow::{Flow, Flows, Share},
+    quota::{Clients, Counted, Quota},
 };
 use crate::telemetry::Trace;
 
@@ -26,6 +28,8 @@ pub struct Permit {
     share: Share,
     trace: Option<Trace>,
     _place: OwnedSemaphorePermit,
+    /// Of a client that may have a part of the lane only.
+    _counted: Option<Counted>,
 }
 
 impl Permit {
@@ -59,12 +63,14 @@ pub struct Terms {
     pub patience: Option<Duration>,
     /// The request's span, where it is traced.
     pub trace: Option<Trace>,
+    /// Whose the request is, where its client may have a part of each lane only.
+    pub quota: Option<Quota>,
 }
 
 impl Terms {
     /// Of whoever waits as long as it takes, until `deadline`.
     pub fn patient(deadline: Instant) -> Self {
-        Self { class: Class::Interactive, deadline, patience: None, trace: None }
+        Self { class: Class::Interactive, deadline, patience: None, trace: None, quota: None }
     }
 
     /// Whether a request that would wait so long for others is let in.
@@ -83,6 +89,16 @@ pub enum Refused {
     Full {
         /// Until room is likely.
         wait: Duration,
+    },
+    /// The client has its part of the lane, or would have more with this request.
+    Share {
+        /// Until room is likely.
+        wait: Duration,
+    },
+    /// The request alone is more than its client's part of the lane.
+    MoreThanShare {
+        /// Items that it may have.
+        most: usize,
     },
     /// The request would wait longer than its patience.
     Late {
@@ -112,6 +128,7 @@ pub struct Admission {
     permits: Arc<Semaphore>,
     capacity: usize,
     flows: Flows,
+    clients: Clients,
     speeds: Speeds,
 }
 
@@ -120,14 +137,20 @@ impl Admission {
     pub fn new(capacity: Capacity, speeds: Speeds) -> Self {
         let Capacity { items, decoders, encoders, few } = capacity;
         let permits = Arc::new(Semaphore::new(items.min(Semaphore::MAX_PERMITS)));
-        Self { permits, capacity: items, flows: Flows::new(decoders, encoders, few), speeds }
+        Self {
+            permits,
+            capacity: items,
+            flows: Flows::new(decoders, encoders, few),
+            clients: Clients::default(),
+            speeds,
+        }
     }
 
     /// A permit for each of `works` at once, the items of one request, or a refusal at once.
     ///
     /// # Errors
-    /// [`Refused`] when the request would wait too long for others or there is no room for all of it, and after
-    /// [`Admission::close`].
+    /// [`Refused`] when the request would wait too long for others, there is no room for all of it, or it is more than its client may have,
+    /// and after [`Admission::close`].
     pub fn try_admit(&self, works: &[Work], terms: &Terms) -> Result<Vec<Permit>, Refused> {
         let want = u32::try_from(works.len()).unwrap_or(u32::MAX);
         let mut places = match Arc::clone(&self.permits).try_acquire_many_owned(want) {
@@ -135,15 +158,32 @@ impl Admission {
             Err(TryAcquireError::NoPermits) => return Err(Refused::Full { wait: self.wait(terms.class, works) }),
             Err(TryAcquireError::Closed) => return Err(Refused::Closed),
         };
+        let mut counted = self.count(works, terms)?;
         let flow = self
             .flows
             .enter(terms.class, works, &self.speeds, Instant::now(), |wait| terms.allow(wait))
             .map_err(|wait| Refused::Late { wait: wait.saturating_sub(terms.patience.unwrap_or_default()) })?;
         let permit = |work: &Work| {
             let place = places.split(1)?;
-            Some(Permit { share: Share::new(Arc::clone(&flow), *work), trace: terms.trace, _place: place })
+            Some(Permit {
+                share: Share::new(Arc::clone(&flow), *work),
+                trace: terms.trace,
+                _place: place,
+                _counted: counted.pop(),
+            })
         };
         Ok(works.iter().map_while(permit).collect())
+    }
+
+    /// Counts the items of `works` with those of their client; nothing where there is no part to keep to.
+    fn count(&self, works: &[Work], terms: &Terms) -> Result<Vec<Counted>, Refused> {
+        let Some(quota) = terms.quota else { return Ok(Vec::new()) };
+        let most = quota.of(self.capacity);
+        if works.len() > most {
+            return Err(Refused::MoreThanShare { most });
+        }
+        let full = || Refused::Share { wait: self.wait(terms.class, works) };
+        self.clients.enter(quota.client, works.len(), most).ok_or_else(full)
     }
 
     /// How long a request with items of `works` would wait for others; zero when there are none.
@@ -151,11 +191,16 @@ impl Admission {
         self.flows.wait(class, works, &self.speeds, Instant::now()).unwrap_or_default()
     }
 
-    /// Whether a request with items of `works` would be refused for its wait, and by how much it is too long.
+    /// Whether a request with items of `works` would be refused for its wait, and by how much it is too long, or for its client's part.
     ///
     /// # Errors
-    /// [`Refused::Late`].
+    /// [`Refused::Late`], [`Refused::Share`].
     pub fn would_admit(&self, works: &[Work], terms: &Terms) -> Result<(), Refused> {
+        if let Some(quota) = terms.quota
+            && self.clients.items(quota.client) >= quota.of(self.capacity)
+        {
+            return Err(Refused::Share { wait: self.wait(terms.class, works) });
+        }
         match self.flows.wait(terms.class, works, &self.speeds, Instant::now()) {
             wait if terms.allow(wait) => Ok(()),
             wait => {
@@ -248,6 +293,30 @@ mod unit {
         assert_eq!(gate.live(), 2, "the refused request took no place");
         assert!(gate.admit(64).is_ok(), "whoever names no patience waits");
         drop((first, second));
+    }
+
+    #[test]
+    fn a_client_has_its_part_of_the_lane_and_no_more() {
+        let gate = Admission::of(8);
+        let ask = |client: Option<u64>, n: usize| {
+            let quota = client.map(|client| Quota { client, share: 0.5 });
+            let terms = Terms { quota, ..Terms::patient(Instant::now() + Duration::from_secs(60)) };
+            let works = vec![Work { decode: 0, encode: 1 }; n];
+            gate.would_admit(&works, &terms)?;
+            gate.try_admit(&works, &terms)
+        };
+        assert_eq!(ask(Some(1), 5).unwrap_err(), Refused::MoreThanShare { most: 4 });
+        let mut held = ask(Some(1), 3).expect("three of four");
+        assert!(matches!(ask(Some(1), 2), Err(Refused::Share { .. })));
+        assert_eq!(gate.live(), 3, "the refused request took nothing");
+        let other = ask(Some(2), 4).expect("another client's part");
+        held.extend(ask(Some(1), 1).expect("the fourth"));
+        assert!(matches!(ask(Some(1), 1), Err(Refused::Share { .. })));
+        assert!(matches!(ask(None, 1), Err(Refused::Full { .. })), "who has no part to keep to finds the lane full");
+        held.pop();
+        ask(Some(1), 1).expect("one is gone");
+        drop((held, other));
+        assert_eq!(ask(None, 8).expect("all").len(), 8);
     }
 
     #[test]

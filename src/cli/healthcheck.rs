@@ -1,7 +1,7 @@
-//! `clipserve healthcheck`: one plain GET, for containers that have no curl.
+//! `clipserve healthcheck`: one GET, for containers that have no curl.
 //!
 //! Owns the URL it asks and the few bytes of HTTP/1.1 that need no client: a request without a body, and the status line of its
-//! answer. Does not own which address that is by default: `config` does.
+//! answer; inside TLS whoever answers is believed (`tls`). Does not own which address that is by default: `config` does.
 //!
 //! Invariant: [`probe`] takes no longer than [`TIMEOUT`], whatever the other side does (looking up a host's name excepted).
 
@@ -15,26 +15,29 @@ use std::{
 
 use http::Uri;
 
+use crate::tls;
+
 /// From connecting to the answer's status line.
 pub const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// `HTTP/1.1 200`: all of the answer that matters.
 const STATUS_BYTES: usize = "HTTP/1.1 200".len();
 
-/// A URL that [`probe`] can ask: `http`, with a host.
+/// A URL that [`probe`] can ask: `http` or `https`, with a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeUrl(Uri);
 
 impl ProbeUrl {
-    /// `/readyz` of a listener bound to `listen`; for a wildcard address the loopback of its family.
-    pub fn readyz(listen: SocketAddr) -> Self {
+    /// `/readyz` of a listener bound to `listen`, inside TLS or not; for a wildcard address the loopback of its family.
+    pub fn readyz(listen: SocketAddr, tls: bool) -> Self {
         let ip = match listen.ip() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
             ip => ip,
         };
         // Built from the parts that a URL has (a scope id it has not).
-        let url = format!("http://{}/readyz", SocketAddr::new(ip, listen.port()));
+        let scheme = if tls { "https" } else { "http" };
+        let url = format!("{scheme}://{}/readyz", SocketAddr::new(ip, listen.port()));
         Self(Uri::try_from(url).expect("an address and a fixed path make a URL"))
     }
 }
@@ -49,7 +52,7 @@ impl FromStr for ProbeUrl {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let allowed = "must be http://HOST:PORT/PATH, without a user name";
+        let allowed = "must be http://HOST:PORT/PATH or https://HOST:PORT/PATH, without a user name";
         let uri: Uri = text.parse().map_err(|_| allowed)?;
         let authority = uri.authority().ok_or(allowed)?;
         let host = authority.host();
@@ -58,7 +61,11 @@ impl FromStr for ProbeUrl {
             Some(port) => authority.as_str() == format!("{host}:{port}"),
             None => authority.as_str() == host,
         };
-        if uri.scheme_str() == Some("http") && plain && !host.is_empty() { Ok(Self(uri)) } else { Err(allowed) }
+        if matches!(uri.scheme_str(), Some("http" | "https")) && plain && !host.is_empty() {
+            Ok(Self(uri))
+        } else {
+            Err(allowed)
+        }
     }
 }
 
@@ -105,34 +112,71 @@ pub fn probe(url: &ProbeUrl) -> Result<(), ProbeError> {
 
 /// The first [`STATUS_BYTES`] of the answer, fewer where it ends sooner.
 fn ask(uri: &Uri, deadline: Instant) -> io::Result<Vec<u8>> {
-    let mut stream = connect(uri, deadline)?;
+    let mut stream = Until { stream: connect(uri, deadline)?, deadline };
     let host = uri.authority().map_or("", |authority| authority.as_str());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: clipserve-healthcheck\r\nconnection: close\r\n\r\n"
     );
-    stream.set_write_timeout(Some(left(deadline)?))?;
-    stream.write_all(request.as_bytes()).map_err(|error| in_words(error, "could not be sent the request"))?;
+    if uri.scheme_str() == Some("https") {
+        let mut session = tls::unverified_client(host_of(uri)).map_err(io::Error::other)?;
+        return exchange(&mut rustls::Stream::new(&mut session, &mut stream), &request);
+    }
+    exchange(&mut stream, &request)
+}
+
+/// Sends `request` and reads as much of the answer as matters.
+fn exchange(stream: &mut (impl Read + Write), request: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
     let mut head = [0; STATUS_BYTES];
     let mut filled = 0;
     // Byte by byte if the other side wishes, but no longer than the deadline.
     while let Some(rest) = head.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        stream.set_read_timeout(Some(left(deadline)?))?;
         match stream.read(rest) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(in_words(error, "did not answer")),
+            Err(error) => return Err(error),
         }
     }
     Ok(head.into_iter().take(filled).collect())
 }
 
+/// A connection whose every wait ends at the deadline.
+struct Until {
+    stream: TcpStream,
+    deadline: Instant,
+}
+
+impl Read for Until {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(left(self.deadline)?))?;
+        self.stream.read(bytes).map_err(|error| in_words(error, "did not answer"))
+    }
+}
+
+impl Write for Until {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(left(self.deadline)?))?;
+        self.stream.write(bytes).map_err(|error| in_words(error, "could not be sent the request"))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// A name or an address, as it stands in no URL.
+fn host_of(uri: &Uri) -> &str {
+    uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+}
+
 /// The first of the host's addresses that takes the connection.
 fn connect(uri: &Uri, deadline: Instant) -> io::Result<TcpStream> {
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for address in (host, uri.port_u16().unwrap_or(80)).to_socket_addrs()? {
+    for address in (host_of(uri), uri.port_u16().unwrap_or(default_port)).to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, left(deadline)?) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = in_words(error, "did not take the connection"),
@@ -174,7 +218,7 @@ mod tests {
     /// A server that reads one request's head, answers in the pieces between `|` and closes; its URL, and the head it read.
     fn server(answer: &'static str) -> (ProbeUrl, thread::JoinHandle<String>) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let url = ProbeUrl::readyz(listener.local_addr().unwrap());
+        let url = ProbeUrl::readyz(listener.local_addr().unwrap(), false);
         let thread = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = Vec::new();
@@ -230,7 +274,7 @@ mod tests {
     #[test]
     fn a_closed_port_is_unhealthy() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let url = ProbeUrl::readyz(listener.local_addr().unwrap());
+        let url = ProbeUrl::readyz(listener.local_addr().unwrap(), false);
         drop(listener);
         let line = probe(&url).unwrap_err().to_string();
         assert!(line.starts_with(&url.to_string()) && line.contains("refused"), "{line}");
@@ -239,7 +283,7 @@ mod tests {
     #[test]
     fn a_server_that_never_answers_is_given_up_at_the_deadline() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let url = ProbeUrl::readyz(listener.local_addr().unwrap());
+        let url = ProbeUrl::readyz(listener.local_addr().unwrap(), false);
         // Accepted by the kernel, read by nobody.
         let error = ask(&url.0, Instant::now() + Duration::from_millis(20)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
@@ -249,12 +293,25 @@ mod tests {
 
     #[test]
     fn urls_that_could_not_be_asked_are_refused() {
-        for url in
-            ["", "readyz", "/readyz", "localhost:80", "https://localhost/", "http://", "http://u:p@h/", "http://h:x/"]
-        {
+        for url in [
+            "",
+            "readyz",
+            "/readyz",
+            "localhost:80",
+            "ftp://localhost/",
+            "https://",
+            "http://",
+            "http://u:p@h/",
+            "http://h:x/",
+        ] {
             assert!(url.parse::<ProbeUrl>().is_err(), "{url:?}");
         }
-        for url in ["http://localhost/", "http://[::1]:8080/readyz", "http://10.0.0.1:1/readyz?verbose"] {
+        for url in [
+            "http://localhost/",
+            "https://localhost:8443/readyz",
+            "http://[::1]:8080/readyz",
+            "http://10.0.0.1:1/readyz?verbose",
+        ] {
             assert_eq!(url.parse::<ProbeUrl>().unwrap().to_string(), url);
         }
     }

@@ -18,6 +18,7 @@ mod given;
 mod hosts;
 mod hub;
 mod layers;
+mod open_paths;
 mod otlp;
 mod process;
 mod reader;
@@ -31,6 +32,7 @@ pub use error::{ConfigError, ConfigErrors, Origin};
 pub use hosts::AllowedHosts;
 pub use hub::HubConfig;
 pub use layers::{FlagValue, Overrides};
+pub use open_paths::OpenPaths;
 pub use otlp::OtlpConfig;
 pub use process::bundled_pictures;
 pub use secret::Secret;
@@ -59,18 +61,17 @@ pub fn load(
     Ok(Loaded { config, effective: effective::render(&entries) })
 }
 
-/// Where that process answers probes: its admin listener, else its main one. Asks for no more of the configuration than that,
-/// so that a health check needs no `--model`.
+/// Where that process answers probes: its admin listener, else its main one, and whether it speaks TLS there. Asks for no more of the
+/// configuration than that, so that a health check needs no `--model`.
 ///
 /// # Errors
-/// Everything that is wrong with the layers and with these two keys.
+/// Everything that is wrong with the layers and with the keys of listeners and TLS; where only clients with a certificate are answered.
 pub fn probe_listener(
     overrides: &Overrides,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<SocketAddr, ConfigErrors> {
+) -> Result<(SocketAddr, bool), ConfigErrors> {
     let (settings, errors) = layers::Settings::merge(overrides, environment);
-    let (listen, admin_listen) = validate::read_listeners(&settings, errors)?;
-    Ok(admin_listen.unwrap_or(listen))
+    validate::read_probe_listener(&settings, errors)
 }
 
 /// Everything, by section, as in `config/default.toml` (which documents every key).
@@ -103,8 +104,16 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// A second listener for `/livez`, `/readyz` and `/metrics` alone, on a thread of its own.
     pub admin_listen: Option<SocketAddr>,
-    /// When set, every route but the probes and metrics wants `Authorization: Bearer <api_key>`.
+    /// When set, every route but the probes and metrics wants `Authorization: Bearer <key>`, this one or one of the file.
     pub api_key: Option<Secret>,
+    /// A file of further keys.
+    pub api_keys_file: Option<PathBuf>,
+    /// What wants no key although there are keys.
+    pub open_paths: OpenPaths,
+    /// From where that is so; none: from everywhere.
+    pub open_networks: Vec<IpNet>,
+    /// What the main listener speaks TLS with, where it does.
+    pub tls: Option<TlsFiles>,
     /// Whether a browser finds a page at `/`.
     pub page: bool,
     /// Whose web pages may call the service.
@@ -127,6 +136,17 @@ pub struct ServerConfig {
     pub shutdown_delay: Duration,
     /// After that: how long requests in flight may take to finish.
     pub drain_timeout: Duration,
+}
+
+/// The files of TLS, all in PEM.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// Our certificate, and those between it and its issuer's root.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Who issues our clients' certificates; `None`: they need none.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// `[limits]`

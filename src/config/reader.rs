@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{
-    AllowedHosts, CorsOrigins, OtlpConfig, Secret,
+    AllowedHosts, CorsOrigins, OpenPaths, OtlpConfig, Secret,
     address::without_passwords,
     cors::parse_origins,
     effective::{Effective, Entry},
@@ -27,6 +27,7 @@ use super::{
     hosts::{parse_hosts, parse_networks},
     hub::is_revision,
     layers::{Setting, Settings},
+    open_paths::parse_open_paths,
     otlp::{Variables, traces_at},
     units::{format_bytes, format_duration, parse_bytes, parse_duration},
 };
@@ -258,7 +259,12 @@ impl<'a> Reader<'a> {
         self.list(key, "hosts such as \"images.example.com\", \"minio:9000\" or \"*.example.com\"", parse_hosts)
     }
 
-    /// Networks that may be dialled.
+    /// Paths that want no key.
+    pub(super) fn open_paths(&mut self, key: &'static str) -> OpenPaths {
+        self.list(key, "paths such as \"/predict\" or \"/v2/models/*\", or \"*\" alone", parse_open_paths)
+    }
+
+    /// Networks.
     pub(super) fn networks(&mut self, key: &'static str) -> Vec<IpNet> {
         self.list(key, "networks such as \"10.1.0.0/16\" or \"fd00:1::/64\"", parse_networks)
     }

@@ -10,7 +10,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
     BatchConfig, CacheConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, PrecisionChoice,
-    PreprocessConfig, Provider, ServerConfig, TelemetryConfig, TensorRtConfig, WebConfig,
+    PreprocessConfig, Provider, ServerConfig, TelemetryConfig, TensorRtConfig, TlsFiles, WebConfig,
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
@@ -46,6 +46,10 @@ pub(super) fn read_config(
             listen: read.address("server.listen"),
             admin_listen: read.optional_address("server.admin_listen"),
             api_key: read.secret(),
+            api_keys_file: read.optional_path("server.api_keys_file", "the path of a file of keys, or \"\" for none"),
+            open_paths: read.open_paths("server.open_paths"),
+            open_networks: read.networks("server.open_networks"),
+            tls: read_tls(read),
             page: read.boolean("server.page"),
             cors_origins: read.origins("server.cors_origins"),
             max_connections: read.integer("server.max_connections", 1..=1_000_000),
@@ -142,14 +146,40 @@ pub(super) fn read_config(
     if reader.errors.is_empty() { Ok((config, reader.entries)) } else { Err(ConfigErrors(reader.errors)) }
 }
 
-/// Reads the two listeners alone: main, admin. What is wrong with other values does not matter here.
-pub(super) fn read_listeners(
+/// Three keys, of which two go together and the third goes with them.
+fn read_tls(read: &mut Reader<'_>) -> Option<TlsFiles> {
+    let (certificate_key, key_key, ca_key) = ("server.tls_certificate", "server.tls_key", "server.tls_client_ca");
+    let allowed = "the path of a file in PEM, or \"\" for none";
+    let [certificate, key, client_ca] = [certificate_key, key_key, ca_key].map(|key| read.optional_path(key, allowed));
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => return Some(TlsFiles { certificate, key, client_ca }),
+        (Some(_), None) => read.refuse(key_key, format!("the path of its key beside {certificate_key}")),
+        (None, Some(_)) => read.refuse(certificate_key, format!("the path of its certificate beside {key_key}")),
+        (None, None) if client_ca.is_some() => {
+            read.refuse(
+                ca_key,
+                format!("\"\" without {certificate_key}: there is no TLS in which a client could show its own"),
+            );
+        }
+        (None, None) => {}
+    }
+    None
+}
+
+/// Reads the listeners and what of TLS concerns a probe. What is wrong with other values does not matter here.
+pub(super) fn read_probe_listener(
     settings: &Settings,
     errors: Vec<ConfigError>,
-) -> Result<(SocketAddr, Option<SocketAddr>), ConfigErrors> {
+) -> Result<(SocketAddr, bool), ConfigErrors> {
     let mut reader = Reader::new(settings, errors);
-    let listeners = (reader.address("server.listen"), reader.optional_address("server.admin_listen"));
-    if reader.errors.is_empty() { Ok(listeners) } else { Err(ConfigErrors(reader.errors)) }
+    let (listen, admin_listen) = (reader.address("server.listen"), reader.optional_address("server.admin_listen"));
+    let tls = if admin_listen.is_some() { None } else { read_tls(&mut reader) };
+    if tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
+        let allowed = "beside server.admin_listen, for a health check: it has no certificate to show";
+        reader.refuse("server.tls_client_ca", allowed.to_owned());
+    }
+    let listener = (admin_listen.unwrap_or(listen), tls.is_some());
+    if reader.errors.is_empty() { Ok(listener) } else { Err(ConfigErrors(reader.errors)) }
 }
 
 /// The checks that need two keys; skipped where one of them has failed already.
@@ -188,6 +218,7 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
         ("limits.max_texts", limits.max_texts),
         never_admitted,
     );
+    check_open(read, &config.server);
     check_precision(read, config.engine.provider, config.engine.precision);
     if config.model.variant.is_some() && config.engine.precision != PrecisionChoice::F32 {
         let precision = read.describe("engine.precision");
@@ -201,6 +232,26 @@ fn check_across(read: &mut Reader<'_>, config: &Config) {
     {
         let allowed = format!("another port than {listen_key} = {}", read.describe(listen_key));
         read.refuse(admin_key, allowed);
+    }
+}
+
+/// What is open without a key is said by path, and from where by network.
+fn check_open(read: &mut Reader<'_>, server: &ServerConfig) {
+    let (paths_key, networks_key) = ("server.open_paths", "server.open_networks");
+    if !read.are_sound(paths_key, networks_key) {
+        return;
+    }
+    if server.open_paths.is_empty() && !server.open_networks.is_empty() {
+        let allowed = format!("\"\" without {paths_key}, which says what these networks may ask (\"*\" is all)");
+        read.refuse(networks_key, allowed);
+    }
+    // Whoever says from where a path is open believes that it is closed to the rest.
+    if !server.open_paths.is_empty() && server.api_key.is_none() && server.api_keys_file.is_none() {
+        let allowed = "\"\" without server.api_key or server.api_keys_file: without a key all is open to everybody";
+        read.refuse(paths_key, allowed.to_owned());
+    } else if server.open_paths.are_all() && server.open_networks.is_empty() {
+        let allowed = format!("paths, or \"*\" beside {networks_key}: all for everybody is what no key at all does");
+        read.refuse(paths_key, allowed);
     }
 }
 

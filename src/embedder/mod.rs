@@ -14,6 +14,7 @@ mod info;
 mod items;
 mod lanes;
 mod load;
+mod modality;
 mod outputs;
 mod parts;
 mod start;
@@ -22,7 +23,6 @@ mod tokenize;
 mod warm_up;
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -36,6 +36,7 @@ use ndarray::Array2;
 pub use error::StartError;
 pub use failing::BadItem;
 pub use info::{ModelInfo, Towers};
+pub use modality::{Lack, Modality};
 pub use outputs::{Outputs, PadTo, Padding};
 pub use parts::{Abilities, Parts, Sessions, TextParts, VisionParts};
 pub use start::start;
@@ -50,7 +51,7 @@ use crate::{
     telemetry::{LaneMetrics, Metrics, Reject},
 };
 pub use crate::{
-    batch::{Class, Terms, Timings},
+    batch::{Class, Quota, Terms, Timings},
     preprocess::image::{PictureHeader, format_of, is_picture, picture_header, thumbnail},
     preprocess::text::Piece,
 };
@@ -100,37 +101,6 @@ pub struct Partly {
     pub failed: Vec<BadItem>,
 }
 
-/// What an encoder takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Modality {
-    /// Pictures.
-    Image,
-    /// Texts.
-    Text,
-}
-
-impl fmt::Display for Modality {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Image => "image",
-            Self::Text => "text",
-        })
-    }
-}
-
-/// What a model does not have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lack {
-    /// The tower.
-    Encoder(Modality),
-    /// The tower's projection, so it has no embedding.
-    Projection(Modality),
-    /// A graph of the tower's other outputs.
-    Outputs(Modality),
-    /// A vision graph that can be fed floats.
-    PixelValues,
-}
-
 /// Why a request has no embeddings.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EmbedError {
@@ -141,6 +111,12 @@ pub enum EmbedError {
         reject: Reject,
         /// Until it is likely to let the request in.
         wait: Duration,
+    },
+    /// More items must be computed than its client may have in the queue.
+    #[error("more than {most} items")]
+    MoreThanShare {
+        /// Items that it may have.
+        most: usize,
     },
     /// The model cannot do it.
     #[error("the model cannot do it: {0:?}")]
@@ -215,6 +191,8 @@ impl<T> Lane<T> {
         };
         match refused {
             Refused::Full { wait } => overloaded(self.reject, wait),
+            Refused::Share { wait } => overloaded(Reject::KeyShare, wait),
+            Refused::MoreThanShare { most } => EmbedError::MoreThanShare { most },
             Refused::Late { wait } => overloaded(Reject::Wait, wait),
             Refused::Closed => {
                 metrics.reject(Reject::ShuttingDown);

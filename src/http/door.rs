@@ -62,7 +62,7 @@ pub(super) fn terms(headers: &HeaderMap, begun: Begun, state: &AppState) -> Resu
         }
     };
     let patience = Some(timeout.min(state.config.limits.max_queue_wait));
-    Ok(Terms { class, deadline: begun.at + timeout, patience, trace: begun.trace })
+    Ok(Terms { class, deadline: begun.at + timeout, patience, trace: begun.trace, quota: None })
 }
 
 /// The class of a `priority`, as vLLM and Cohere count it: lower is sooner, 0 is what nobody has said.

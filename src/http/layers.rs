@@ -18,19 +18,24 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use subtle::ConstantTimeEq;
-use tracing::Instrument;
+use tracing::{Instrument, Span, field};
 use uuid::Uuid;
 
 use super::{
-    ApiError, AppState, Code,
-    connection::{accept::AmbiguousBody, held::Held, seat::Seat},
+    ApiError, AppState, Code, Peers,
+    access::{Asker, Caller, Key, Place},
+    connection::{
+        accept::{AmbiguousBody, PeerAddr},
+        held::Held,
+        seat::Seat,
+    },
     door::{self, Begun},
     error::Shaped,
     owners::Routes,
     trace::{self, TRACERESPONSE},
 };
 use crate::{
+    embedder::Terms,
     health::Readiness,
     telemetry::{Metrics, Reject, RequestSpan},
 };
@@ -63,16 +68,19 @@ pub(super) async fn observe(
         request_id = id,
         method,
         route,
+        key = field::Empty,
         trace_id = trace.as_ref().map(|trace| tracing::field::display(trace.trace_id())),
         span_id = trace.as_ref().map(|trace| tracing::field::display(trace.span_id())),
     );
     let traceresponse = trace.as_ref().and_then(|trace| HeaderValue::try_from(trace.traceresponse()).ok());
     request.extensions_mut().insert(Begun { at: started, trace: trace.as_ref().and_then(RequestSpan::trace) });
+    let caller = Caller::default();
+    request.extensions_mut().insert(caller.clone());
     state.metrics.in_flight.inc();
     // The connection's, so that all that is held goes with the bytes; a request that came by none has one of its own.
     let held = request.extensions_mut().get_or_insert_default::<Held>().clone();
     let metrics = Arc::clone(&state.metrics);
-    let mut guard = RequestGuard { metrics, route, method, status: 499, error: None, started, trace };
+    let mut guard = RequestGuard { metrics, route, method, status: 499, error: None, started, trace, caller };
 
     let mut response = if request.extensions().get::<AmbiguousBody>().is_some() {
         ApiError::invalid("the request has both Content-Length and Transfer-Encoding; send one of them").into_response()
@@ -108,16 +116,23 @@ pub(super) async fn observe(
     response
 }
 
-/// Wants `Authorization: Bearer <server.api_key>`, where one is configured.
+/// Wants `Authorization: Bearer <key>`, where there are keys and the path is not open to who asks.
 pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
-    let Some(key) = &state.config.server.api_key else { return next.run(request).await };
-    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer_token(value.as_bytes()));
-    // Compared in constant time: how long it takes must not tell how much of a guess was right.
-    if sent.is_some_and(|sent| bool::from(sent.ct_eq(key.expose().as_bytes()))) {
-        next.run(request).await
-    } else {
-        ApiError::new(Code::Unauthorized, "this server wants the header Authorization: Bearer <api key>")
-            .into_response()
+    let extensions = request.extensions();
+    let token = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer_token(value.as_bytes()));
+    let template = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
+    let address = extensions.get::<PeerAddr>().map(|peer| peer.0.ip());
+    match state.access.of(token, template, address) {
+        Some(Asker::Key(key)) => {
+            Span::current().record("key", key.name());
+            if let Some(caller) = extensions.get::<Caller>() {
+                caller.set(key);
+            }
+            next.run(request).await
+        }
+        Some(Asker::Anybody) => next.run(request).await,
+        None => ApiError::new(Code::Unauthorized, "this server wants the header Authorization: Bearer <api key>")
+            .into_response(),
     }
 }
 
@@ -135,6 +150,7 @@ pub(super) async fn admit(State(state): State<Arc<AppState>>, mut request: Reque
     let begun = begun.unwrap_or_else(|| Begun { at: Instant::now(), trace: None });
     let seat = request.extensions().get::<Arc<Seat>>().cloned();
     let terms = door::terms(request.headers(), begun, &state);
+    let key = request.extensions().get::<Caller>().and_then(Caller::key).cloned();
     let look = async {
         state.embedder()?;
         if let Some(seat) = seat
@@ -146,16 +162,42 @@ pub(super) async fn admit(State(state): State<Arc<AppState>>, mut request: Reque
             return Err(ApiError::new(Code::Overloaded, message).retry_after(Duration::ZERO));
         }
         let terms = terms?;
+        let place = match &key {
+            Some(key) => Some(place_of(key, &state).await?),
+            None => None,
+        };
         state.gate.look(&state.peers).await?;
-        Ok(terms)
+        Ok((Terms { quota: key.and_then(|key| key.quota()), ..terms }, place))
     };
     match look.await {
-        Ok(terms) => {
+        Ok((terms, place)) => {
             request.extensions_mut().insert(terms);
+            if let (Some(held), Some(place)) = (request.extensions().get::<Held>(), place) {
+                held.keep(place);
+            }
             next.run(request).await
         }
         Err(error) => error.into_response(),
     }
+}
+
+/// A place among the requests of `key`, held from here to the last byte of the answer.
+///
+/// # Errors
+/// 429.
+async fn place_of(key: &Key, state: &AppState) -> Result<Place, ApiError> {
+    // Nobody is ended for it: those in the way are its own.
+    let place = state.peers.make_room(|_: &Peers| false, || key.enter()).await;
+    place.ok_or_else(|| {
+        state.metrics.reject(Reject::KeyRequests);
+        let message = format!(
+            "the API key {} has {} requests in flight, which is its limit (the key's max_inflight_requests); come back after the time in the \
+             Retry-After header",
+            key.name(),
+            key.limit().unwrap_or_default()
+        );
+        ApiError::new(Code::Overloaded, message).retry_after(Duration::ZERO)
+    })
 }
 
 fn log_error(error: &ApiError) {
@@ -200,12 +242,16 @@ struct RequestGuard {
     error: Option<&'static str>,
     started: Instant,
     trace: Option<RequestSpan>,
+    caller: Caller,
 }
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
         self.metrics.observe_request(self.route, self.method, self.status, self.started.elapsed());
+        if let Some(key) = self.caller.key() {
+            key.observe_request(self.status);
+        }
         if let Some(trace) = self.trace.take() {
             trace.end(self.status, self.error);
         }

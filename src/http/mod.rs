@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! reference -> openapi -> layers, probes, root -> dialects -> native -> door, request -> reply -> answer -> state -> gate
-//!     -> operation, schema -> error, trace -> connection
+//!     -> access, operation, schema -> error, trace -> connection
 //! ```
 //!
 //! The way of a request:
@@ -17,6 +17,7 @@
 //!   -> authenticate -> admit (request gate) -> receive (body gate, parsing) -> handler -> reply
 //! ```
 
+pub mod access;
 mod answer;
 pub mod connection;
 mod cors;
@@ -59,12 +60,17 @@ pub use error::{ApiError, Code};
 pub use state::AppState;
 
 use self::{
+    access::{Access, AccessError},
     dialects::{cohere, immich, infinity, jina, nim, oip, openai, tei, voyage, weaviate},
     error::NATIVE,
     native::{classify, embed},
     owners::Routes,
 };
-use crate::telemetry::panic_text;
+use crate::{
+    config::ServerConfig,
+    telemetry::{Metrics, panic_text},
+    watched::Watched,
+};
 
 /// Every route, and in whose shape it refuses what nobody has read yet.
 const ROUTES: Routes = Routes {
@@ -115,6 +121,14 @@ const ROUTES: Routes = Routes {
         ("/v2/repository", oip::route::ERRORS),
     ],
 };
+
+/// Who may ask, as configured, and the file that is to be watched for it, where there is one.
+///
+/// # Errors
+/// One line for the operator.
+pub fn start_access(server: &ServerConfig, metrics: &Arc<Metrics>) -> Result<(Access, Option<Watched>), AccessError> {
+    Access::start(server, metrics, ROUTES.templates.iter().map(|(template, _)| *template))
+}
 
 /// The service on the main listener.
 pub fn router(state: Arc<AppState>) -> Router {

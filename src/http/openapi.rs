@@ -69,7 +69,7 @@ pub(super) fn make() -> Value {
         "paths": paths,
         "components": {
             "schemas": schemas.definitions(),
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`server.api_key`, where one is set"}},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "one of the service's keys, where it has some"}},
         },
     })
 }

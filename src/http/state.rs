@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 
-use super::{ApiError, Code, Peers, gate::Gate, quoted::Quoted};
+use super::{ApiError, Code, Peers, access::Access, gate::Gate, quoted::Quoted};
 use crate::{
     budget::ByteBudget,
     config::Config,
@@ -36,6 +36,8 @@ pub struct AppState {
     pub bodies: ByteBudget,
     /// The answers' room: `limits.max_inflight_answer_bytes`.
     pub answers: ByteBudget,
+    /// Who may ask.
+    pub access: Access,
     web: Option<Web>,
     embedder: OnceLock<Embedder>,
     /// Of the model, as a header.
@@ -50,6 +52,7 @@ impl AppState {
             gate: Gate::new(config.limits.max_inflight_requests, Arc::clone(&metrics)),
             bodies: ByteBudget::new(config.limits.max_inflight_body_bytes),
             answers: ByteBudget::new(config.limits.max_inflight_answer_bytes),
+            access: Access::without_file(&config.server, &metrics),
             config,
             metrics,
             health,
@@ -62,6 +65,11 @@ impl AppState {
     /// With what fetches pictures, where there is something.
     pub fn with_web(self, web: Option<Web>) -> Self {
         Self { web, ..self }
+    }
+
+    /// With who may ask, where that is more than `server.api_key` says.
+    pub fn with_access(self, access: Access) -> Self {
+        Self { access, ..self }
     }
 
     /// What fetches pictures; `None` where nothing is fetched.

@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr};
 
-use crate::{embedder::StartError, web::WebError};
+use crate::{embedder::StartError, http::access::AccessError, tls::TlsError, web::WebError};
 
 /// Why a server could not start or go on, in one line for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -31,13 +31,19 @@ pub enum ServeError {
     /// The model.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Who may ask.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// What TLS is made with.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// What fetches pictures.
     #[error(transparent)]
     Web(#[from] WebError),
     /// What sends spans.
     #[error("telemetry.otlp_endpoint is set: {0}")]
     Spans(String),
-    /// A thread for the loader or the admin listener.
+    /// A thread for the loader, the admin listener or what watches files.
     #[error("a thread could not be started: {0}")]
     Thread(io::Error),
     /// The thread that loads the model panicked.

@@ -5,18 +5,20 @@
 //! (`spans`).
 //!
 //! Invariants: names follow Prometheus' rules (`clipserve_` prefix, base units, `_total` for counters); every label value
-//! comes from a closed set (route templates, status codes, reasons), so the number of series is bounded; counters with known
-//! labels are exported at zero from the start; two servers in one process share nothing but what is the process's own.
+//! comes from a closed set (route templates, status codes, reasons; names of API keys, whose file is bounded), so the number of series is
+//! bounded; counters with known labels are exported at zero from the start; two servers in one process share nothing but what is the
+//! process's own.
 
 use std::{convert::Infallible, sync::LazyLock, time::Duration};
 
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder, core::Collector,
+    Encoder as _, Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry, TextEncoder,
 };
 
 use super::{
-    reasons::{Ended, Fetch, Reject},
+    keys::{ByKey, KeyMetrics},
+    reasons::{Ended, Fetch, FileKind, Handshake, Reject},
+    register::Register,
     spans::{RunItem, RunSpan, Spans},
 };
 
@@ -32,6 +34,9 @@ const BATCH: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
 /// So much of a fingerprint is in `clipserve_build_info`: tells models apart, and fits into a legend.
 const SHORT_FINGERPRINT: usize = "sha256:".len() + 12;
+
+/// The outcomes of reading a file again.
+const RELOADS: [&str; 2] = ["ok", "refused"];
 
 /// Lines of the log that were lost. The log is the process's, so every registry has the same counter.
 #[expect(clippy::expect_used, reason = "the name is a constant, checked by every test that starts a server")]
@@ -186,6 +191,10 @@ pub struct Metrics {
     rejected: IntCounterVec,
     connections_ended: IntCounterVec,
     web_pictures: IntCounterVec,
+    tls_handshakes: IntCounterVec,
+    by_key: ByKey,
+    file_reloads: IntCounterVec,
+    file_refused: IntGaugeVec,
     /// Images refused by the decoder, by format and reason.
     pub image_rejected: IntCounterVec,
     /// Panics caught in a decoder.
@@ -267,6 +276,36 @@ impl Metrics {
         for outcome in Fetch::ALL {
             web_pictures.with_label_values(&[outcome.label()]);
         }
+        let tls_handshakes =
+            register.counters("tls_handshakes_total", "TLS handshakes, by how they ended", &["outcome"]);
+        for outcome in Handshake::ALL {
+            tls_handshakes.with_label_values(&[outcome.label()]);
+        }
+        let by_key = ByKey {
+            requests: register.counters(
+                "key_requests_total",
+                "Requests that brought an API key, by its name and their status (4xx is without 429)",
+                &["key", "status"],
+            ),
+            in_flight: register.gauges(
+                "key_requests_in_flight",
+                "Requests that hold a place of that API key",
+                &["key"],
+            ),
+        };
+        let file_reloads = register.counters(
+            "file_reloads_total",
+            "Files that changed and were read again, by whether they are in use",
+            &["file", "outcome"],
+        );
+        let file_refused =
+            register.gauges("file_refused", "1 while a file is not what is in use, because it cannot be", &["file"]);
+        for file in FileKind::ALL {
+            for outcome in RELOADS {
+                file_reloads.with_label_values(&[file.label(), outcome]);
+            }
+            file_refused.with_label_values(&[file.label()]);
+        }
         let queue_depth =
             register.gauges("queue_depth", "Items waiting for a session, or for a preprocess thread", &["queue"]);
         let queue_wait =
@@ -310,6 +349,10 @@ impl Metrics {
             rejected,
             connections_ended,
             web_pictures,
+            tls_handshakes,
+            by_key,
+            file_reloads,
+            file_refused,
             image_rejected: register.counters(
                 "image_rejected_total",
                 "Images that could not be decoded",
@@ -364,6 +407,28 @@ impl Metrics {
         self.web_pictures.with_label_values(&[outcome.label()]).inc();
     }
 
+    /// The metrics of the API key of that name, from now on.
+    pub fn key(&self, name: &str) -> KeyMetrics {
+        self.by_key.of(name)
+    }
+
+    /// There is no API key of that name any more.
+    pub fn retire_key(&self, name: &str) {
+        self.by_key.retire(name);
+    }
+
+    /// Counts one file that changed; `used` says whether it is in use now.
+    pub fn file_read_again(&self, file: FileKind, used: bool) {
+        let [ok, refused] = RELOADS;
+        self.file_reloads.with_label_values(&[file.label(), if used { ok } else { refused }]).inc();
+        self.file_refused.with_label_values(&[file.label()]).set(i64::from(!used));
+    }
+
+    /// Counts one TLS handshake.
+    pub fn tls_handshake(&self, outcome: Handshake) {
+        self.tls_handshakes.with_label_values(&[outcome.label()]).inc();
+    }
+
     /// Says what runs, once the model is loaded.
     pub fn set_build_info(&self, info: &BuildInfo) {
         self.build_info.reset();
@@ -387,42 +452,6 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-/// Builds and registers metrics in one step.
-struct Register<'a>(&'a Registry);
-
-#[expect(clippy::expect_used, reason = "metric names are constants, checked by every test that starts a server")]
-impl Register<'_> {
-    fn add<C: Collector + Clone + 'static>(&self, collector: C) -> C {
-        self.0.register(Box::new(collector.clone())).expect("each name is registered once");
-        collector
-    }
-
-    fn opts(name: &str, help: &str) -> Opts {
-        Opts::new(name, help).namespace("clipserve")
-    }
-
-    fn counter(&self, name: &str, help: &str) -> IntCounter {
-        self.add(IntCounter::with_opts(Self::opts(name, help)).expect("a constant name"))
-    }
-
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-        self.add(IntCounterVec::new(Self::opts(name, help), labels).expect("constant names"))
-    }
-
-    fn gauge(&self, name: &str, help: &str) -> IntGauge {
-        self.add(IntGauge::with_opts(Self::opts(name, help)).expect("a constant name"))
-    }
-
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-        self.add(IntGaugeVec::new(Self::opts(name, help), labels).expect("constant names"))
-    }
-
-    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> HistogramVec {
-        let opts = HistogramOpts { common_opts: Self::opts(name, help), buckets: buckets.to_vec() };
-        self.add(HistogramVec::new(opts, labels).expect("constant names"))
     }
 }
 

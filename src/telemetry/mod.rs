@@ -10,10 +10,12 @@
 //! anything; but for what comes before [`init`] (a wrong command line, a panic), when there is nothing to block yet, and the
 //! bar of a download, which the thread that loads draws on a terminal.
 
+mod keys;
 mod line;
 mod metrics;
 mod queue;
 mod reasons;
+mod register;
 mod spans;
 
 use std::{
@@ -30,10 +32,11 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+pub use keys::KeyMetrics;
 use line::{JsonLine, TextFields, TextLine};
 pub use metrics::{BuildInfo, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, StoreMetrics};
 pub use queue::flush;
-pub use reasons::{Ended, Fetch, Reject};
+pub use reasons::{Ended, Fetch, FileKind, Handshake, Reject};
 pub use spans::{RequestHead, RequestSpan, RunItem, RunSpan, Spans, Trace};
 
 use crate::config::{LogFormat, TelemetryConfig};

@@ -1,6 +1,8 @@
-//! Why something was refused, ended or not fetched: the closed sets behind three counters.
+//! Why something was refused, ended or not fetched, and which files are read again: the closed sets behind some counters.
 //!
 //! Owns the names. Does not own the counters (`metrics`), nor who counts.
+
+use std::fmt;
 
 /// Why a request was refused at the door: the values of `clipserve_rejected_total`'s label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,10 @@ pub enum Reject {
     Wait,
     /// `web.max_connections` or `web.max_connections_per_host` was reached and stayed so, or too many requests waited for that already.
     Fetches,
+    /// The key's own `max_inflight_requests` was reached.
+    KeyRequests,
+    /// The key's own `queue_share` was reached.
+    KeyShare,
     /// The model is still loading.
     NotReady,
     /// The server is draining.
@@ -30,7 +36,7 @@ pub enum Reject {
 }
 
 impl Reject {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Connections,
         Self::Requests,
         Self::BodyBytes,
@@ -40,6 +46,8 @@ impl Reject {
         Self::TextQueue,
         Self::Wait,
         Self::Fetches,
+        Self::KeyRequests,
+        Self::KeyShare,
         Self::NotReady,
         Self::ShuttingDown,
     ];
@@ -55,6 +63,8 @@ impl Reject {
             Self::TextQueue => "text_queue",
             Self::Wait => "wait",
             Self::Fetches => "fetches",
+            Self::KeyRequests => "key_requests",
+            Self::KeyShare => "key_share",
             Self::NotReady => "not_ready",
             Self::ShuttingDown => "shutting_down",
         }
@@ -84,6 +94,62 @@ impl Ended {
             Self::SlowUpload => "slow_upload",
             Self::SlowReader => "slow_reader",
         }
+    }
+}
+
+/// How a TLS handshake ended: the values of `clipserve_tls_handshakes_total`'s label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// A request may come.
+    Ok,
+    /// What came is no TLS, or no TLS that both sides take: a version, a protocol inside, a certificate.
+    Failed,
+    /// The client went before its end.
+    Left,
+    /// It was not done within `server.header_timeout`.
+    TimedOut,
+}
+
+impl Handshake {
+    pub(super) const ALL: [Self; 4] = [Self::Ok, Self::Failed, Self::Left, Self::TimedOut];
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Failed => "failed",
+            Self::Left => "left",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
+/// Files that are read again when they change: the values of the label `file`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// `server.api_keys_file`.
+    ApiKeys,
+    /// `server.tls_certificate` and those beside it.
+    Tls,
+}
+
+impl FileKind {
+    pub(super) const ALL: [Self; 2] = [Self::ApiKeys, Self::Tls];
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::ApiKeys => "api_keys",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// As the log calls it.
+impl fmt::Display for FileKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ApiKeys => "the file of API keys",
+            Self::Tls => "a file of TLS",
+        })
     }
 }
 

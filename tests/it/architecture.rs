@@ -26,18 +26,20 @@ struct SourceFile {
 const MAX_LINES: usize = 500;
 
 /// What everything may name: they sit below the service and name none of its parts.
-const BASE: [&str; 5] = ["budget", "config", "health", "heavy", "telemetry"];
+const BASE: [&str; 6] = ["budget", "config", "health", "heavy", "telemetry", "watched"];
 
 /// Which modules of the crate each module may name, besides itself and [`BASE`]. Dependencies point one way: `http ->
 /// embedder -> {preprocess, batch, engine, export} -> {encoder, model}`. A module that is not listed (the
 /// binary, the command line, the assembly) may name all.
-const MAY_NAME: [(&str, &[&str]); 19] = [
+const MAY_NAME: [(&str, &[&str]); 21] = [
     ("budget", &[]),
     ("heavy", &[]),
     ("config", &[]),
     ("health", &["encoder"]),
     ("telemetry", &[]),
     ("signals", &[]),
+    ("watched", &[]),
+    ("tls", &[]),
     ("encoder", &[]),
     ("similarity", &["encoder"]),
     ("model", &["encoder"]),
@@ -49,7 +51,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
     ("embedder", &["preprocess", "batch", "engine", "encoder", "export", "model", "similarity"]),
     // What every client of this program has is the hub's.
     ("web", &["model"]),
-    ("http", &["embedder", "web", "similarity", "encoder", "model"]),
+    ("http", &["embedder", "tls", "web", "similarity", "encoder", "model"]),
     // Beside the server: they drive an embedder, and only the binary and the command line know of them.
     ("tune", &["embedder", "encoder"]),
     ("bulk", &["embedder", "model"]),
@@ -57,7 +59,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
 ];
 
 /// External crates (and modules of `std`) that only some places may name, as path from the root, and the places.
-const CONFINED: [(&[&str], &[&str]); 14] = [
+const CONFINED: [(&[&str], &[&str]); 16] = [
     (&["ort"], &["engine"]),
     (&["std", "env"], &["config", "main"]),
     (&["anyhow"], &["main"]),
@@ -72,6 +74,8 @@ const CONFINED: [(&[&str], &[&str]); 14] = [
     (&["opentelemetry_otlp"], &["telemetry"]),
     (&["opentelemetry_proto"], &["telemetry"]),
     (&["opentelemetry_sdk"], &["telemetry"]),
+    (&["rustls"], &["tls", "cli"]),
+    (&["tokio_rustls"], &["http", "tls"]),
     (&["indicatif"], &["bulk", "model"]),
     (&["signal_hook"], &["signals"]),
 ];

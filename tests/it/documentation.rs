@@ -86,6 +86,7 @@ fn every_metric_has_its_meaning() {
     let metrics = Metrics::new();
     metrics.observe_request("/info", "GET", 200, Duration::ZERO);
     metrics.image_rejected.with_label_values(&["png", "truncated"]).inc();
+    metrics.key("a").observe_request(200);
     metrics.set_build_info(&BuildInfo {
         provider: "cpu".to_owned(),
         precision: "f32".to_owned(),

@@ -119,6 +119,9 @@ fn good_values_arrive_in_their_fields() {
 const BAD: &[(&str, &[&str])] = &[
     ("server.listen", &["", "8080", "localhost:8080", "127.0.0.1", "127.0.0.1:65536", "::1:80", "http://127.0.0.1:80"]),
     ("server.admin_listen", &["8081", "off", " "]),
+    ("server.open_paths", &["predict", "/a,,/b", "*,/a", "*"]),
+    ("server.open_networks", &["10.1.2.3/16", "10.1.2.3", "10.0.0.0/8"]),
+    ("server.tls_client_ca", &["ca.pem"]),
     ("server.page", &["", "1", "off"]),
     (
         "server.cors_origins",
@@ -207,7 +210,8 @@ fn the_table_of_bad_values_has_every_key_that_refuses_any() {
     let (settings, _) = Settings::merge(&Overrides::default(), []);
     // Any text names a file or folder, and none the model in the box; a bad secret is not shown, so it has a test of its own.
     let any = ["engine.library", "model.path", "model.cache_dir", "model.vision", "model.text", "server.api_key"];
-    let tested = |key: &str| BAD.iter().any(|(bad, _)| *bad == key) || any.contains(&key);
+    let more = ["server.api_keys_file", "server.tls_certificate", "server.tls_key"];
+    let tested = |key: &str| BAD.iter().any(|(bad, _)| *bad == key) || any.contains(&key) || more.contains(&key);
     let missing: Vec<_> = settings.keys().filter(|key| !tested(key)).collect();
     assert_eq!(missing, [""; 0]);
 }
@@ -216,6 +220,30 @@ fn the_table_of_bad_values_has_every_key_that_refuses_any() {
 fn a_model_is_a_directory_or_a_place_for_a_tower() {
     for set in ["model.vision=v", "model.text=t"] {
         assert_eq!(loaded(&[set]).unwrap().config.model.path.as_os_str(), "");
+    }
+}
+
+#[test]
+fn a_certificate_and_its_key_go_together_and_so_do_paths_and_networks() {
+    let (certificate, key) = ("server.tls_certificate=c", "server.tls_key=k");
+    assert!(config(&[]).server.tls.is_none());
+    let tls = config(&[certificate, key, "server.tls_client_ca=a"]).server.tls.unwrap();
+    assert_eq!((tls.certificate, tls.key, tls.client_ca), ("c".into(), "k".into(), Some("a".into())));
+    for (given, lacking) in [(certificate, "server.tls_key = \"\""), (key, "server.tls_certificate = \"\"")] {
+        let lines = errors(&[given]);
+        assert!(lines.len() == 1 && lines[0].starts_with(lacking), "{lines:?}");
+    }
+    let networks = "server.open_networks=10.1.0.0/16";
+    let server = config(&["server.api_key=k", "server.open_paths=/predict", networks]).server;
+    assert_eq!((server.open_paths.iter().count(), server.open_networks.len()), (1, 1));
+    assert!(config(&["server.api_keys_file=f", "server.open_paths=*", networks]).server.open_paths.are_all());
+    for (given, allowed) in [
+        (&["server.open_paths=/predict", networks][..], "without server.api_key"),
+        (&["server.api_key=k", "server.open_paths=*"], "beside server.open_networks"),
+        (&["server.api_key=k", networks], "without server.open_paths"),
+    ] {
+        let lines = errors(given);
+        assert!(lines.len() == 1 && lines[0].contains(allowed), "{lines:?}");
     }
 }
 

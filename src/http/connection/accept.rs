@@ -6,6 +6,7 @@
 //! * **Bounded.** At `max_connections` a new connection gets the place of one that does nothing with it (`peers`). Until it has that,
 //!   or when all are at work, it is one of a small reserve, in which probes and metrics are answered and everything else is
 //!   refused; connections past the reserve wait in the kernel's backlog.
+//! * **Inside TLS**, where that is asked for: until its handshake is done a connection is one that has sent nothing, and has no more time.
 //! * **HTTP/1.1 only**, by hyper's own builder. An HTTP/2 preface is refused at once. hyper's own header timer stays off: ours
 //!   tells a slow head from an idle connection, which hyper's does not.
 //! * **Cancelled.** `half_close(false)`: a client that goes while its request is worked on drops the handler's future.
@@ -45,13 +46,15 @@ use tokio::{
 use tower::{Service, ServiceExt};
 
 use super::{
-    exchange::{ConnState, Exchange},
+    exchange::{ConnState, Exchange, ReadLimit},
     guarded_io::GuardedIo,
     held::Held,
     peers::Peers,
     request_body::RequestBody,
     seat::Seat,
+    transport::Transport,
 };
+use crate::tls::Tls;
 
 /// A request's line and headers, bytes at most; a longer head is answered 431.
 pub const MAX_HEAD_BYTES: usize = 32 * 1024;
@@ -153,13 +156,14 @@ impl Shutdown {
 }
 
 /// Serves the connections of `listener` until `shutdown` begins and the drain is over. `connections` is the number of open
-/// ones at any time. To drop the future cuts every connection at once.
+/// ones at any time; with `tls` all of them begin with a handshake. To drop the future cuts every connection at once.
 pub async fn serve<S>(
     listener: TcpListener,
     service: S,
     options: AcceptOptions,
     peers: Peers,
     connections: IntGauge,
+    tls: Option<Tls>,
     mut shutdown: Shutdown,
 ) -> DrainOutcome
 where
@@ -175,7 +179,7 @@ where
             let counted = Counted::new(connections.clone());
             let timeouts = (options.header_timeout, options.keep_alive_timeout);
             let state = ConnState::new(timeouts, &peers, Arc::clone(&seat));
-            let connection = Connection { stream, peer, seat, state, options };
+            let connection = Connection { stream, peer, tls: tls.clone(), seat, state, options };
             let served = connection.serve(service.clone(), shutdown.clone(), cut.clone());
             tasks.spawn(async move {
                 let _counted = counted;
@@ -344,21 +348,39 @@ fn report(ended: Result<End, JoinError>) -> End {
 struct Connection {
     stream: TcpStream,
     peer: SocketAddr,
+    tls: Option<Tls>,
     seat: Arc<Seat>,
     state: Arc<ConnState>,
     options: AcceptOptions,
 }
 
 impl Connection {
-    async fn serve<S>(self, service: S, mut shutdown: Shutdown, mut cut: Shutdown) -> End
+    async fn serve<S>(self, service: S, shutdown: Shutdown, mut cut: Shutdown) -> End
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
     {
-        let Self { stream, peer, seat, state, options } = self;
+        let Self { stream, peer, tls, seat, state, options } = self;
         // Both fail only when the peer has gone already, which the first read will say.
         let _ = stream.set_nodelay(true);
         let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
-        let io = TokioIo::new(GuardedIo::new(stream, Arc::clone(&state), options.write_timeout));
+        // Moves up from the reserve as soon as there is a place, and waits on behalf of nobody after that.
+        let mut move_up = pin!(async {
+            seat.place().await;
+            std::future::pending::<()>().await;
+        });
+        let drain = |mut shutdown: Shutdown| async move {
+            shutdown.begun().await;
+            sleep(DRAIN_GRACE).await;
+        };
+        let transport = tokio::select! {
+            biased;
+            transport = transport(stream, peer, tls, &state) => transport,
+            () = drain(shutdown.clone()) => None,
+            () = state.ended() => None,
+            () = move_up.as_mut() => None,
+        };
+        let Some(transport) = transport else { return End::Closed };
+        let io = TokioIo::new(GuardedIo::new(transport, Arc::clone(&state), options.write_timeout));
 
         let (own, seated, draining) = (Arc::clone(&state), Arc::clone(&seat), shutdown.clone());
         let answer = service_fn(move |request: Request<Incoming>| {
@@ -376,19 +398,10 @@ impl Connection {
                 .serve_connection(io, answer)
         );
 
-        let drain = async {
-            shutdown.begun().await;
-            sleep(DRAIN_GRACE).await;
-        };
-        // Moves up from the reserve as soon as there is a place, and waits on behalf of nobody after that.
-        let move_up = async {
-            seat.place().await;
-            std::future::pending::<()>().await;
-        };
         let result = tokio::select! {
             biased;
             result = connection.as_mut() => Some(result),
-            () = drain => None,
+            () = drain(shutdown) => None,
             () = state.ended() => {
                 if state.is_lost() {
                     return End::Closed;
@@ -414,6 +427,19 @@ impl Connection {
         }
         End::Closed
     }
+}
+
+/// What a connection's requests come by: `stream` itself, or the inside of TLS after a handshake, which has no more time than a head.
+/// `None` where that failed.
+async fn transport(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Tls>,
+    state: &ConnState,
+) -> Option<Transport<TcpStream>> {
+    let Some(tls) = tls else { return Some(Transport::Plain(stream)) };
+    let Some(ReadLimit::Head(limit)) = state.read_limit() else { unreachable!("nothing has been read so far") };
+    tls.accept(stream, peer, limit).await.map(Transport::sealed)
 }
 
 /// One request and its answer.

@@ -1,9 +1,9 @@
 //! The connections underneath: sockets, clocks, and who makes room for whom.
 //!
 //! Owns everything between the listener and a request whose head has come, and again from its answer to the last byte of it: how
-//! many connections there are and how they end (`accept`, `guarded_io`, `exchange`, `framing`, `seat`), who is ended for whom (`peers`,
-//! `progress`), the arrival of a body (`request_body`, `body`) and its coding (`coding`), and what is kept until the answer has gone (`held`). Does not own
-//! what the bytes mean, the status that an error becomes, nor routes.
+//! many connections there are and how they end (`accept`, `transport`, `guarded_io`, `exchange`, `framing`, `seat`), who is ended for
+//! whom (`peers`, `progress`), the arrival of a body (`request_body`, `body`) and its coding (`coding`), and what is kept until the answer
+//! has gone (`held`). Does not own what the bytes mean, the status that an error becomes, nor routes.
 //!
 //! Invariant: it names nothing of http but itself. What a request asks, and what is answered, makes no difference to its connection.
 
@@ -18,3 +18,4 @@ pub(super) mod peers;
 mod progress;
 mod request_body;
 pub(super) mod seat;
+mod transport;

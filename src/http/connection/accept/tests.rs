@@ -97,7 +97,8 @@ impl Server {
             .with_state(Probe { events: sender, go_on: Arc::clone(&go_on), limits });
         let metrics = Arc::new(Metrics::new());
         let peers = Peers::new(Arc::clone(&metrics), NEVER);
-        let outcome = tokio::spawn(serve(listener, router, options, peers.clone(), connections.clone(), shutdown));
+        let outcome =
+            tokio::spawn(serve(listener, router, options, peers.clone(), connections.clone(), None, shutdown));
         Self { address, connections, peers, metrics, trigger: Some(trigger), outcome, events, go_on }
     }
 
@@ -249,7 +250,7 @@ async fn requests_carry_the_address_of_their_peer() {
     });
     let (_trigger, shutdown) = Shutdown::new();
     let gauge = IntGauge::new("connections", "open").unwrap();
-    tokio::spawn(serve(listener, router, options(), peers(), gauge, shutdown));
+    tokio::spawn(serve(listener, router, options(), peers(), gauge, None, shutdown));
     let mut client = TcpStream::connect(address).await.unwrap();
     assert_eq!(ask(&mut client, "/").await.1, client.local_addr().unwrap().to_string());
 }
@@ -455,7 +456,7 @@ async fn a_panicking_service_costs_its_own_connection_only() {
     let (trigger, shutdown) = Shutdown::new();
     let gauge = IntGauge::new("connections", "open").unwrap();
     let service = PanicsOnce(Arc::new(Mutex::new(true)));
-    let served = tokio::spawn(serve(listener, service, options(), peers(), gauge.clone(), shutdown));
+    let served = tokio::spawn(serve(listener, service, options(), peers(), gauge.clone(), None, shutdown));
     let mut first = TcpStream::connect(address).await.unwrap();
     first.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     assert_eq!(until_closed(&mut first).await, "");

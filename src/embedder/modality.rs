@@ -1,0 +1,36 @@
+//! The two modalities, and what a model can lack of either.
+//!
+//! Owns the names.
+
+use std::fmt;
+
+/// What an encoder takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modality {
+    /// Pictures.
+    Image,
+    /// Texts.
+    Text,
+}
+
+impl fmt::Display for Modality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image => "image",
+            Self::Text => "text",
+        })
+    }
+}
+
+/// What a model does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// The tower.
+    Encoder(Modality),
+    /// The tower's projection, so it has no embedding.
+    Projection(Modality),
+    /// A graph of the tower's other outputs.
+    Outputs(Modality),
+    /// A vision graph that can be fed floats.
+    PixelValues,
+}
