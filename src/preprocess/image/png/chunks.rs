@@ -143,6 +143,11 @@ impl<'a> Chunks<'a> {
         (!piece.is_empty()).then_some(piece)
     }
 
+    /// Whether the chunk whose data is read is longer than the file.
+    pub(super) fn is_cut(&self) -> bool {
+        self.left > self.rest.len()
+    }
+
     /// Reads what follows the pixels.
     pub(super) fn finish(&mut self) -> Result<(), ImageError> {
         let animated = self.header.frames.is_some_and(|frames| frames > 1 || self.header.area.is_none());

@@ -14,8 +14,9 @@ mod unfilter;
 
 use self::{
     chunks::{Area, Chunks, Kind},
+    patience::Patience,
     refusal::{FORMAT, damaged},
-    rows::{Input, Pixel, Rows, Stop},
+    rows::{Inflater, Input, Pixel, Rows},
 };
 use super::{
     Decoded, Limits, RgbImage, convert,
@@ -26,6 +27,11 @@ use crate::preprocess::memory;
 
 /// Decodes a PNG; of an APNG the default picture, as Pillow's first frame.
 pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<Decoded, ImageError> {
+    decode_with(bytes, limits, buffer, Patience::new())
+}
+
+/// The same, with so much time for the fast inflater.
+fn decode_with(bytes: &[u8], limits: &Limits, buffer: Vec<u8>, patience: Patience) -> Result<Decoded, ImageError> {
     let mut chunks = Chunks::new(bytes);
     let opened = chunks.open();
     let header = chunks.header.clone();
@@ -62,9 +68,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
     let stored =
         |pass: &Pass| (layout.row_bytes(pass.columns(area.width)) as u64 + 1) * u64::from(pass.rows(area.height));
     let mut spread = memory::zeroed(Vec::new(), if header.interlaced { line_bytes } else { 0 })?;
-    let mut fill = |chunks: &mut Chunks, is_careful: bool| -> Result<(), Stop> {
-        let high = passes.clone().map(|pass| u64::from(pass.rows(area.height))).sum();
-        let mut rows = Rows::new(is_careful, layout.row_bytes(area.width), high, passes.clone().map(stored).sum())?;
+    let mut fill = |chunks: &mut Chunks, inflater: Inflater| -> Result<(), ImageError> {
+        let mut rows = Rows::new(inflater, layout.row_bytes(area.width), passes.clone().map(stored).sum())?;
         let mut input = Input::new(chunks);
         for pass in passes.clone() {
             rows.begin_pass();
@@ -95,12 +100,9 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits, buffer: Vec<u8>) -> Result<D
         rows.finish(&mut input)
     };
     let opened = chunks.clone();
-    match fill(&mut chunks, false) {
-        Err(Stop::Doubtful) => {
-            chunks = opened;
-            fill(&mut chunks, true)?;
-        }
-        done => done?,
+    if fill(&mut chunks, Inflater::fast(patience)).is_err() {
+        chunks = opened;
+        fill(&mut chunks, Inflater::zlib())?;
     }
     chunks.finish()?;
     let mode = match (limits.kept_modes, kind) {

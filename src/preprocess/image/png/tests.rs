@@ -287,7 +287,7 @@ fn the_orientation_is_found_in_every_chunk_that_may_tell_it() {
 }
 
 #[test]
-fn blocks_that_hold_nothing_are_few() {
+fn blocks_that_hold_nothing_are_read_as_far_as_their_bytes_may_go() {
     let file = |blocks: usize| {
         // Stored blocks of no bytes, then a stored one of the rows.
         let rows = [0, 1, 2, 3, 0, 4, 5, 6];
@@ -298,7 +298,7 @@ fn blocks_that_hold_nothing_are_few() {
         stream.extend((high << 16 | low).to_be_bytes());
         File { data: vec![stream], ..File::rgb() }
     };
-    assert_eq!(file(8000).pixels(), Ok(RGB.to_vec()));
+    assert_eq!(file(200_000).pixels(), Ok(RGB.to_vec()));
     assert_eq!(file(220_000).reason(), "wasteful");
     // What follows the last row is not read.
     let mut longer = File::rgb();
@@ -350,59 +350,105 @@ fn codes_that_zlib_knows_are_read() {
     assert_eq!(File { data: vec![blocks_of_nothing(1, true)], ..File::rgb() }.pixels(), Ok(RGB.to_vec()));
 }
 
+/// In [`RGB`]'s rows there are eight bytes.
 #[test]
-fn blocks_with_tables_are_few() {
-    let reason = |count, odd| File { data: vec![blocks_of_nothing(count, odd)], ..File::rgb() }.reason();
-    assert_eq!(reason(8000, true), "none");
-    assert_eq!(reason(8500, true), "wasteful");
-    assert_eq!(reason(1000, false), "none");
-}
-
-#[test]
-fn an_encoder_may_flush_behind_each_row() {
-    const HIGH: usize = 20_000;
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    for _ in 0..HIGH {
-        encoder.write_all(&[0, 7]).expect("memory");
-        encoder.flush().expect("memory");
+fn blocks_with_tables_are_read_however_many_there_are() {
+    for odd in [false, true] {
+        let file = File { data: vec![blocks_of_nothing(50_000, odd)], ..File::rgb() };
+        assert_eq!(file.pixels(), Ok(RGB.to_vec()), "{odd}");
     }
-    let bytes = File { data: vec![encoder.finish().expect("memory")], ..File::rgb() }.bytes();
-    let mut chunks = Chunks::new(&bytes);
-    chunks.open().expect("a header");
-    let mut rows = Rows::new(true, 1, HIGH as u64, 2 * HIGH as u64).expect("memory");
-    let mut input = Input::new(&mut chunks);
-    for number in 0..HIGH {
-        assert_eq!(rows.next(&mut input, 1, Pixel { wanted: 1, stored: 1 }), Ok(&[7][..]), "row {number}");
+    for blocks in [&PAIRS[..], &CODES] {
+        let file = File { data: vec![tables(blocks, 500_000)], ..File::rgb() };
+        assert_eq!(file.pixels(), Ok(RGB.to_vec()), "{blocks:?}");
     }
 }
 
-/// It does not count blocks: the careful one does, where that took long.
+/// What zlib makes of 200 rows of three zeros and their filters: one zero, and copies of 258 bytes, 258, 258 and 25.
+const FLAT: [u8; 16] = *b"\x78\xda\x63\x60\x18\x05\xa3\x60\x14\xe0\x02\x00\x03\x20\x00\x01";
+
 #[test]
-fn the_fast_inflater_is_given_up_when_its_time_is_over() {
-    let bytes = File { data: vec![deflated(&[0, 1, 2, 3, 0, 4, 5, 6])], ..File::rgb() }.bytes();
-    let mut chunks = Chunks::new(&bytes);
-    chunks.open().expect("a header");
-    let mut rows = Rows::new(false, 3, 2, 8).expect("memory").out_of_time();
-    let pixel = Pixel { wanted: 3, stored: 1 };
-    assert_eq!(rows.next(&mut Input::new(&mut chunks), 3, pixel), Err(Stop::Doubtful));
+fn rows_that_the_last_copy_leaves_over_need_more_data() {
+    for end in 0..=FLAT.len() {
+        let file = File { data: vec![FLAT[..end].to_vec()], ..File::new((3, 200), (8, 0), &[]) };
+        // With eleven bytes zlib has made all rows, but Pillow has no byte left to ask it with.
+        let expected = if end < 12 { Err(truncated()) } else { Ok(vec![0; 1800]) };
+        assert_eq!(file.pixels(), expected, "{end}");
+        let split = File { data: vec![FLAT[..end].to_vec(), FLAT[end..].to_vec()], ..file };
+        assert_eq!(split.pixels(), Ok(vec![0; 1800]), "{end}");
+    }
 }
 
 #[test]
-fn a_stream_is_inflated_again_only_where_the_careful_inflater_may_know_better() {
-    let inflate = |is_careful, stream: Vec<u8>| {
-        let bytes = File { data: vec![stream], ..File::rgb() }.bytes();
-        let mut chunks = Chunks::new(&bytes);
-        chunks.open().expect("a header");
-        let mut rows = Rows::new(is_careful, 3, 2, 8).expect("memory");
-        let mut input = Input::new(&mut chunks);
-        let pixel = Pixel { wanted: 3, stored: 1 };
-        let mut next = || rows.next(&mut input, 3, pixel).map(|row| row.to_vec());
-        next().and_then(|first| Ok([first, next()?].concat()))
-    };
-    assert_eq!(inflate(false, blocks_of_nothing(1, true)), Err(Stop::Doubtful));
-    assert_eq!(inflate(true, blocks_of_nothing(1, true)), Ok(RGB.to_vec()));
-    let mut damaged = deflated(&[0, 1, 2, 3, 0, 4, 5, 6]);
-    // A kind of block that there is not.
-    damaged[2] |= 6;
-    assert!(matches!(inflate(false, damaged), Err(Stop::Refused(ImageError::Corrupt { .. }))));
+fn the_end_of_a_stream_counts_where_pillow_meets_it() {
+    let stream = File::rgb().data.remove(0);
+    let mut wrong = stream.clone();
+    *wrong.last_mut().expect("a checksum") ^= 1;
+    let split = |stream: &[u8], at| vec![stream[..at].to_vec(), stream[at..].to_vec()];
+    // Of the sixteen bytes of the stream the last row needs eleven.
+    for at in 0..=16 {
+        let short = File { size: (1, 3), data: split(&stream, at), ..File::rgb() };
+        let zeros = Ok([&RGB[..], &[0; 3]].concat());
+        assert_eq!(short.pixels(), if (11..16).contains(&at) { Err(truncated()) } else { zeros }, "{at}");
+        let wrong = File { data: split(&wrong, at), ..File::rgb() };
+        assert_eq!(wrong.reason(), if (11..16).contains(&at) { "none" } else { "corrupt" }, "{at}");
+    }
+}
+
+/// Whether the fast inflater is given time or not.
+#[test]
+fn an_answer_does_not_depend_on_time() {
+    let at_once = |bytes: &[u8]| decode_with(bytes, &LIMITS, Vec::new(), Patience::NONE);
+    let whole = |decoded: Result<Decoded, ImageError>| decoded.map(|decoded| (decoded.image.data, decoded.orientation));
+    let rows: Vec<u8> = (0..40u32).flat_map(|y| [&[2, y as u8 / 3][..], &[(y * y >> 5) as u8; 9]].concat()).collect();
+    let made = File::new((10, 40), (8, 0), &rows);
+    let mut pieces = File { data: made.data[0].chunks(7).map(<[u8]>::to_vec).collect(), ..File::rgb() };
+    (pieces.size, pieces.kind) = (made.size, made.kind);
+    let flat = File { data: vec![FLAT.to_vec()], ..File::new((3, 200), (8, 0), &[]) };
+    let tables = File { data: vec![blocks_of_nothing(2, false)], ..File::rgb() };
+    for file in [File::rgb(), made, pieces, flat, tables] {
+        let bytes = file.bytes();
+        assert!(at_once(&bytes).is_ok());
+        for place in 8..bytes.len() {
+            assert_eq!(whole(decode(&bytes[..place], &LIMITS, Vec::new())), whole(at_once(&bytes[..place])), "{place}");
+            for bit in 0..8 {
+                let mut bytes = bytes.clone();
+                bytes[place] ^= 1 << bit;
+                assert_eq!(whole(decode(&bytes, &LIMITS, Vec::new())), whole(at_once(&bytes)), "{place}, {bit}");
+            }
+        }
+    }
+}
+
+/// A block of no bytes: 63 levels and the end have codes of six bits, so that the fast inflater makes 4,096 entries for two levels at once.
+const PAIRS: [u8; 13] = *b"\x04\x80\x02\x0d\xc0\xfa\xc7\xba\x6d\xdb\xb6\x8d\xfd";
+
+/// Two blocks of no bytes, with codes for all that there may be.
+const CODES: [u8; 59] =
+    *b"\xec\x1d\x03\x60\x18\x30\x6c\xb6\x6d\xdb\xb6\x6d\xdb\xb6\x6d\xdb\xb6\x6d\xdb\xb6\x6d\xdc\xb6\x6d\xdb\xac\x6d\
+    \x23\x79\xc4\xde\x31\x00\x86\x01\xc3\x66\xdb\xb6\x6d\xdb\xb6\x6d\xdb\xb6\x6d\xdb\xb6\x6d\xdb\xc6\x6d\xdb\xb6\
+    \xcd\xda\x36\x92\x47";
+
+/// Blocks of no bytes, so many bytes of them, and a last one of [`RGB`]'s rows.
+fn tables(blocks: &[u8], bytes: usize) -> Vec<u8> {
+    let last = blocks_of_nothing(0, false);
+    [&last[..2], &blocks.repeat(bytes / blocks.len()), &last[2..]].concat()
+}
+
+#[test]
+#[ignore = "prints how long a byte of blocks takes that are tables alone"]
+fn tables_alone() {
+    const BYTES: usize = 1 << 20;
+    for (name, blocks) in [("pairs", &PAIRS[..]), ("codes", &CODES)] {
+        let stream = tables(blocks, BYTES);
+        let file = File { data: vec![stream.clone()], ..File::rgb() }.bytes();
+        let took = |work: &dyn Fn()| {
+            let started = std::time::Instant::now();
+            work();
+            started.elapsed().as_nanos() as usize / BYTES
+        };
+        let zlib = took(&|| assert!(decode_with(&file, &LIMITS, Vec::new(), Patience::NONE).is_ok()));
+        let fast = took(&|| assert!(fdeflate::decompress_to_vec(&stream).is_ok()));
+        let both = took(&|| assert!(decode(&file, &LIMITS, Vec::new()).is_ok()));
+        println!("{name}: {zlib} ns by zlib's inflater, {fast} by the fast one, {both} by both in turn");
+    }
 }
