@@ -78,7 +78,7 @@ def compare_made(ours, args):
         for kind, path, data in made.pictures(args.random or args.damage, args.seed, args.kind, damaged=bool(args.damage)):
             paths[pathlib.Path(folder, path)] = kind
             pathlib.Path(folder, path).write_bytes(data)
-        verdicts = list(sides.compare(paths, lambda path, theirs, ours: verdict(path, path.name, theirs, ours)))
+        verdicts = list(sides.compare(paths, lambda path, theirs, ours: verdict(path, path.name, theirs, ours, bool(args.damage))))
         args.keep.mkdir(parents=True, exist_ok=True)
         for each in verdicts:
             if each.unexplained:
