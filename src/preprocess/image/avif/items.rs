@@ -426,6 +426,8 @@ pub(super) fn check_property((kind, body): (Kind, &[u8])) -> Result<(), ImageErr
         b"a1op" => reader.u8()? < 32,
         b"lsel" => matches!(reader.u16()?, 0xffff | 0..4),
         b"clli" => reader.take(4).is_ok(),
+        // A name, and the zero behind it.
+        b"auxC" => reader.version()?.0 == 0 && reader.0.contains(&0),
         _ => true,
     };
     if is_sound { Ok(()) } else { Err(damaged("a property that is none of its kind")) }

@@ -114,12 +114,14 @@ fn of_a_sequence_what_is_not_shown_is_sound_too() {
         refusal(&bytes).reason()
     };
     // The handler of its items, a track without a number, the size of its second sample, chunks of no samples, runs that do not begin
-    // with the first chunk.
+    // with the first chunk; two edits, one that lasts no time.
     assert_eq!(changed(b"hdlr", 8, b"none"), "corrupt");
     assert_eq!(changed(b"tkhd\x01", 3 + 16, &[0; 4]), "corrupt");
     assert_eq!(changed(b"stsz", 12 + 4, &[0x7f; 4]), "truncated");
     assert_eq!(changed(b"stsc", 8 + 4, &[0; 4]), "corrupt");
     assert_eq!(changed(b"stsc", 8, &[0, 0, 0, 2]), "corrupt");
+    assert_eq!(changed(b"elst", 4, &[0, 0, 0, 2]), "corrupt");
+    assert_eq!(changed(b"elst", 8, &[0; 8]), "corrupt");
 }
 
 #[test]
@@ -137,6 +139,9 @@ fn properties_are_sound_wherever_they_belong() {
         replace(&mut bytes, after, skip, value);
         assert_eq!(refusal(&bytes).reason(), "corrupt", "{}", String::from_utf8_lossy(after));
     }
+    let mut endless = still;
+    replace(&mut endless, b"auxiliary:alpha", 0, &[1]);
+    assert_eq!(refusal(&endless).reason(), "corrupt");
     let turned = grid(&fixture("tile_64.avif"), (1, 1), (64, 64), 3);
     assert!(decode(&turned, &LIMITS, Vec::new()).is_ok());
     assert_eq!(refusal(&grid(&fixture("tile_64.avif"), (1, 1), (64, 64), 4)).reason(), "corrupt");

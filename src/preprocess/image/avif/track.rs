@@ -75,6 +75,9 @@ impl<'a> Track<'a> {
 
 /// A track of AV1 pictures; `None` for any other.
 fn track<'a>(file: &'a [u8], trak: &'a [u8]) -> Result<Option<Track<'a>>, ImageError> {
+    if let Some(edts) = find(trak, b"edts")? {
+        check_edits(Reader(required(edts, b"elst")?))?;
+    }
     let (Some(tkhd), Some(mdia)) = (find(trak, b"tkhd")?, find(trak, b"mdia")?) else { return Ok(None) };
     let Some(minf) = find(mdia, b"minf")? else { return Ok(None) };
     let Some(stbl) = find(minf, b"stbl")? else { return Ok(None) };
@@ -110,6 +113,21 @@ fn track<'a>(file: &'a [u8], trak: &'a [u8]) -> Result<Option<Track<'a>>, ImageE
         alpha_for,
         premultiplied_by,
     }))
+}
+
+/// Whether what is said of repeating a track is as libavif has it. A still is shown in any case.
+fn check_edits(mut elst: Reader) -> Result<(), ImageError> {
+    let (version, flags) = elst.version()?;
+    if flags & 1 == 0 {
+        return Ok(());
+    }
+    let edits = elst.u32()?;
+    let duration = match version {
+        0 => elst.number(4)?,
+        1 => elst.number(8)?,
+        _ => return Err(damaged("edits of an unknown version")),
+    };
+    if edits == 1 && duration > 0 { Ok(()) } else { Err(damaged("other edits than one that repeats")) }
 }
 
 /// The boxes of the first kind of AV1 sample.

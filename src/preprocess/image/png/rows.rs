@@ -5,8 +5,8 @@
 //! with its checksum, of which zlib's says the same. It may be given up at any time ([`Patience`]), which changes no answer.
 //!
 //! Invariant: memory for a few rows and what the inflater looks back to, however much the stream holds; time for the rows that are wanted
-//! and for what these can need of the stream. A byte of it takes zlib's inflater 0.1 µs at most, of blocks that are nothing but tables,
-//! so that blocks are not counted: the largest body is through in 4 s. The fast one takes six times that, and runs out of patience.
+//! and for what these can need of the stream. A byte of it takes zlib's inflater some 0.1 µs at most, of blocks that are nothing but
+//! tables, so that blocks are not counted: 32 MiB are through in 4 s. The fast one takes six times that, and runs out of patience.
 //! (`cargo test --release --lib tables_alone -- --ignored --nocapture`, on a Xeon.)
 //!
 //! As in Pillow: pixels are whole with the last row, whatever follows, but for damage that zlib meets on its way to the next symbol; no row

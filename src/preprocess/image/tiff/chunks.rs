@@ -11,7 +11,8 @@ use super::{
     refusal::{FORMAT, corrupt, unsupported},
     samples::Samples,
     tags::{
-        Numbers, ROWS_PER_STRIP, STRIP_BYTES, STRIP_OFFSETS, TILE_BYTES, TILE_HEIGHT, TILE_OFFSETS, TILE_WIDTH, Tags,
+        Numbers, PLANAR, ROWS_PER_STRIP, SAMPLES, STRIP_BYTES, STRIP_OFFSETS, TILE_BYTES, TILE_HEIGHT, TILE_OFFSETS,
+        TILE_WIDTH, Tags,
     },
 };
 use crate::preprocess::image::{directory::Directory, error::ImageError};
@@ -229,7 +230,10 @@ pub(super) struct Compressed<'a> {
     offsets: Numbers<'a>,
     /// Without them, what the rest of the file leaves counts.
     lengths: Option<Numbers<'a>>,
+    /// Those that are read.
     planes: usize,
+    /// All that there are.
+    stored_planes: u64,
 }
 
 impl<'a> Compressed<'a> {
@@ -266,7 +270,8 @@ impl<'a> Compressed<'a> {
         if (offsets.count() > FEW) != lengths.is_some_and(|lengths| lengths.count() > FEW) {
             return Err(corrupt("offsets and lengths of different numbers"));
         }
-        Ok(Self { cut, file: tags.file, offsets, lengths, planes })
+        let stored_planes = if tags.number_or(PLANAR, 1)? == 2 { tags.number_or(SAMPLES, 1)?.max(1) } else { 1 };
+        Ok(Self { cut, file: tags.file, offsets, lengths, planes, stored_planes })
     }
 
     /// Where a chunk begins, and its length: both as the file says.
@@ -314,7 +319,7 @@ impl<'a> Compressed<'a> {
     fn estimate(&self, index: usize, rest: &[u8]) -> Result<u64, ImageError> {
         let all = Directory::first(self.file).and_then(|directory| directory.bytes_of_pixels());
         let all = all.ok_or_else(|| corrupt("strips without lengths beside a field of an unknown type"))?;
-        let each = all / self.planes as u64;
-        Ok(if index + 1 == self.planes { each.min(rest.len() as u64) } else { each })
+        let each = all / self.stored_planes;
+        Ok(if index as u64 + 1 == self.stored_planes { each.min(rest.len() as u64) } else { each })
     }
 }

@@ -211,6 +211,26 @@ fn without_lengths_the_rest_of_the_file_counts() {
 }
 
 #[test]
+fn without_lengths_all_planes_have_as_much_of_the_file_whether_they_are_read_or_not() {
+    let reason = |bytes| {
+        let mut data = vec![3, 1, 2, 3, 4];
+        data.resize(bytes, 0);
+        let fields: [(u16, &[u32]); 7] = [
+            (tags::BITS, &[8; 4]),
+            (tags::PHOTOMETRIC, &[2]),
+            (tags::SAMPLES, &[4]),
+            (tags::EXTRA_SAMPLES, &[0]),
+            (PLANAR, &[2]),
+            (tags::STRIP_OFFSETS, &[8; 4]),
+            (tags::STRIP_BYTES, &[]),
+        ];
+        decoded(&grey(&data, 2, 2, 32773, &fields), 9, None).map_or_else(|error| error.reason(), |_| "none")
+    };
+    assert_eq!(reason(4 * 5), "none");
+    assert_eq!(reason(4 * 5 - 1), "truncated");
+}
+
+#[test]
 fn what_libtiff_finds_in_its_fields_is_refused() {
     let packed = [3, 1, 2, 3, 4];
     let refused = |fields: &[(u16, &[u32])]| refused(&grey(&packed, 2, 2, 32773, fields));
