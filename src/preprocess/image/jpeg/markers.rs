@@ -22,6 +22,8 @@ pub(super) struct Markers<'a> {
     pub(super) exif: Option<Cow<'a, [u8]>>,
     /// The last XMP packet before the first scan.
     pub(super) xmp: Option<&'a [u8]>,
+    /// A marker before the first scan that Pillow has no name for, and ends at; libjpeg passes over 0x01.
+    pub(super) unknown: Option<u8>,
 }
 
 /// How the data of a JPEG ends.
@@ -46,7 +48,7 @@ pub(super) enum End {
 impl<'a> Markers<'a> {
     /// Walks over the markers of a file.
     pub(super) fn walk(bytes: &'a [u8]) -> Result<Self, OutOfMemory> {
-        let mut markers = Self { scans: Scans::default(), end: End::Missing, exif: None, xmp: None };
+        let mut markers = Self { scans: Scans::default(), end: End::Missing, exif: None, xmp: None, unknown: None };
         let mut frame = None;
         let (mut restarts, mut stopped) = (false, false);
         let mut position = 2;
@@ -64,6 +66,9 @@ impl<'a> Markers<'a> {
                 // A byte of data that looks like a marker.
                 0x00 => continue,
                 _ => {}
+            }
+            if markers.scans.count == 0 && marker < 0xc0 {
+                markers.unknown = Some(marker);
             }
             // Where restarts are expected, libjpeg reads on behind one, and behind what is no marker at all.
             let resumes = restarts && matches!(marker, ..0xc0 | 0xd0..=0xd7);
@@ -161,6 +166,17 @@ mod tests {
         let whole = 2 + restarts.len() + FRAME.len() + SCAN.len() + 4;
         assert_eq!(end(&[restarts, FRAME, SCAN, b"a\xff\xd0b\xff\xe0\0\x09"]), End::Stopped { whole });
         assert_eq!(end(&[restarts, FRAME, SCAN, b"a\xff\xd0b\xff\xd9"]), End::Marked);
+    }
+
+    #[test]
+    fn a_marker_without_a_name_is_told_of_before_the_first_scan_alone() {
+        let unknown = |parts: &[&[u8]]| Markers::walk(&[b"\xff\xd8", &parts.concat()[..]].concat()).unwrap().unknown;
+        for marker in [0x01, 0x02, 0xbf] {
+            let junk: &[u8] = &[b'a', 0xff, 0x00, 0xff, 0xff, marker];
+            assert_eq!(unknown(&[FRAME, junk, SCAN, b"a\xff\xd9"]), Some(marker), "{marker:#x}");
+            assert_eq!(unknown(&[FRAME, SCAN, junk, b"a\xff\xd9"]), None, "{marker:#x}");
+        }
+        assert_eq!(unknown(&[b"\xff\xfe\0\x04\xff\x01", FRAME, SCAN, b"a\xff\xd9"]), None, "within a segment");
     }
 
     #[test]

@@ -39,6 +39,12 @@ pub(super) fn open<'a>(bytes: &'a [u8], limits: &Limits) -> Result<Jpeg<'a>, Ima
     let (width, height) = limits.check(FORMAT, inner.width as u64, inner.height as u64)?;
     let markers = Markers::walk(bytes)?;
     let scans = checked(&markers.scans)?;
+    if let Some(marker) = markers.unknown {
+        return Err(ImageError::Corrupt {
+            format: FORMAT,
+            detail: format!("the marker {marker:#04x} before the first scan"),
+        });
+    }
     let end = markers.end;
     if end == End::Missing {
         return Err(ImageError::Truncated { format: FORMAT });
