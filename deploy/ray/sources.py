@@ -29,6 +29,7 @@ PICTURES = frozenset("avif bmp dib gif heic heif jfif jpe jpeg jpg jxl png tif t
 CAPTIONS = ("caption", "text", "TEXT")
 IDS = ("id", "key", "__key__")
 NO_PICTURE = "the sample has no picture"
+UNMARKED = "the archive ends without its end marker; it may be truncated"
 
 # Cells that are read at once, about: a row group may hold 100 MB of pictures.
 READ_BYTES = 4 << 20
@@ -255,10 +256,10 @@ def _shard(unit: Unit, limits: Limits) -> Iterator[Row]:
             for sample in samples:
                 yield _sample(unit.path, tar, sample, limits)
     except (OSError, pa.ArrowException, tarfile.TarError) as error:
-        broken = _line(error)
+        broken = f"the tar cannot be read to its end: {_line(error)}"
     if broken is not None:
         # The samples that are lost have no names; one row says so.
-        yield Row(unit.path, path=unit.path, error=f"the tar cannot be read to its end: {broken}")
+        yield Row(unit.path, path=unit.path, error=broken)
 
 
 def _local(path: str):
@@ -275,10 +276,12 @@ def _local(path: str):
 
 
 def _listed(file) -> tuple[list[_Sample], str | None, tarfile.TarFile | None]:
-    """The samples in the order of their first members, and why there are no more of them."""
+    """The samples in the order of their first members, and why there may be more of them."""
     samples: dict[str, _Sample] = {}
     tar = None
     size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        return [], UNMARKED, None
     try:
         tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace", errorlevel=2, ignore_zeros=False)
         for member in tar:
@@ -291,8 +294,11 @@ def _listed(file) -> tuple[list[_Sample], str | None, tarfile.TarFile | None]:
                     sample.twice = sample.twice or name
                 sample.members.setdefault(name, member)
     except tarfile.TarError as error:
-        return list(samples.values()), _line(error), tar
-    return list(samples.values()), None, tar
+        return list(samples.values()), f"the tar cannot be read to its end: {_line(error)}", tar
+    # Where no member follows, a block of zeros does.
+    file.seek(tar.offset)
+    is_marked = file.read(tarfile.BLOCKSIZE) == tarfile.NUL * tarfile.BLOCKSIZE
+    return list(samples.values()), None if is_marked else UNMARKED, tar
 
 
 def _key_and_field(path: str) -> tuple[str, str] | None:

@@ -62,6 +62,17 @@ impl Kind {
     }
 }
 
+/// What is said of a compressed tar.
+pub(super) const COMPRESSED_TAR: &str = "compressed tars are not read: decompress it first";
+
+/// Whether a file that is called so is a compressed tar.
+pub(super) fn is_compressed_tar(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let suffixes = ["gz", "bz2", "xz", "zst", "lz4"];
+    let is_long = name.rsplit_once('.').is_some_and(|(stem, last)| stem.ends_with(".tar") && suffixes.contains(&last));
+    is_long || [".tgz", ".tbz2", ".txz", ".tzst"].iter().any(|short| name.ends_with(short))
+}
+
 /// Whether a file with this suffix is a picture.
 pub(super) fn is_picture(suffix: &str) -> bool {
     PICTURES.iter().any(|known| suffix.eq_ignore_ascii_case(known))
@@ -92,5 +103,10 @@ mod tests {
             assert_eq!(Kind::of(Path::new(name)), kind, "{name}");
         }
         assert!(known().contains("webp, tar"));
+        for (name, expected) in
+            [("s.tar.gz", true), ("S.TAR.ZST", true), ("s.tgz", true), ("s.tar", false), ("s.gz", false)]
+        {
+            assert_eq!(is_compressed_tar(Path::new(name)), expected, "{name}");
+        }
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! Owns the listing. Pictures are known by their suffix, in whatever case; the text of a picture is the `.txt` file whose path differs
 //! in its suffix alone. What is hidden (its name begins with a dot) is left out, with all below it; links to folders are not followed,
-//! as they may lead in a circle; links to files are.
+//! as they may lead in a circle; links to files are. A folder below it that cannot be listed, a link that leads nowhere and a name that is
+//! not UTF-8 are rows with their reason.
 //!
 //! Invariant: the same folder gives the same samples, in the order of the code points of their paths below it. The listing is the
 //! one thing that grows with the number of items: some hundred bytes each.
 
 use std::{
     cmp::Reverse,
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     ffi::{OsStr, OsString},
     fs,
     path::{Path, PathBuf},
@@ -17,7 +18,11 @@ use std::{
 
 use walkdir::{DirEntry, WalkDir};
 
-use super::file::{Limits, read_picture, read_text};
+use super::{
+    file::{Limits, read_picture, read_text},
+    names,
+    patterns::unlisted,
+};
 use crate::bulk::{
     options::Modalities,
     sample::{Sample, Sink, Stop},
@@ -28,8 +33,10 @@ use crate::bulk::{
 #[derive(Debug)]
 pub(in crate::bulk) struct Folder {
     root: PathBuf,
-    /// Below `root`, sorted: pictures, and texts that have none.
+    /// Below `root`, sorted: pictures, texts that have none, and what cannot be listed.
     items: Vec<PathBuf>,
+    /// Why these of them cannot be.
+    unlisted: HashMap<PathBuf, String>,
     /// Below `root`, sorted by what is left of them without their suffix.
     texts: Vec<PathBuf>,
 }
@@ -40,10 +47,20 @@ impl Folder {
     /// # Errors
     /// One line: it cannot be listed, or there is nothing in it to embed.
     pub(super) fn open(root: &Path, modality: Modalities) -> Result<Self, String> {
-        let (mut items, mut texts) = (Vec::new(), Vec::new());
+        let (mut items, mut texts, mut lost) = (Vec::new(), Vec::new(), HashMap::new());
+        let below = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
         let visible = |entry: &DirEntry| entry.depth() == 0 || !is_hidden(entry.file_name());
         for entry in WalkDir::new(root).into_iter().filter_entry(visible) {
-            let entry = entry.map_err(|error| error.to_string())?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    let Some(path) = error.path().filter(|_| error.depth() > 0) else { return Err(error.to_string()) };
+                    let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
+                    items.push(below(path));
+                    lost.insert(below(path), unlisted(path, &reason));
+                    continue;
+                }
+            };
             let path = entry.path();
             let Some(suffix) = path.extension().and_then(OsStr::to_str) else { continue };
             let into = if suffix::is_picture(suffix) && modality.has_images() {
@@ -54,14 +71,16 @@ impl Folder {
                 continue;
             };
             let file_type = entry.file_type();
-            if file_type.is_file() || (file_type.is_symlink() && fs::metadata(path).is_ok_and(|file| file.is_file())) {
-                into.push(path.strip_prefix(root).unwrap_or(path).to_owned());
+            // A link that leads nowhere is read, and that says why not.
+            let leads_to_file = || fs::metadata(path).map_or(true, |file| file.is_file());
+            if file_type.is_file() || (file_type.is_symlink() && leads_to_file()) {
+                into.push(below(path));
             }
         }
         items.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
         texts.sort_by_cached_key(|text| order_of_texts(text));
         texts.dedup_by_key(|text| text.with_extension(""));
-        let mut folder = Self { root: root.to_owned(), items, texts };
+        let mut folder = Self { root: root.to_owned(), items, unlisted: lost, texts };
         if modality.has_texts() {
             folder.add_lone_texts();
         }
@@ -96,8 +115,12 @@ impl Folder {
     pub(super) fn send(&self, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
         for item in &self.items {
             let path = self.root.join(item);
-            let id = path.to_string_lossy().into_owned();
+            let id = names::id(&path);
             let Some(ticket) = sink.ticket(&id)? else { continue };
+            if let Some(error) = self.unlisted.get(item).cloned().or_else(|| names::fault(&path)) {
+                sink.send(ticket, Sample::unreadable(id.clone(), Some(id), error))?;
+                continue;
+            }
             let mut sample = Sample { id, ..Sample::default() };
             if item.extension().and_then(OsStr::to_str).is_some_and(suffix::is_picture) {
                 sample.path = Some(sample.id.clone());
@@ -219,5 +242,39 @@ mod tests {
         let root = tree(&["a.tar"]);
         let error = Folder::open(root.path(), Modalities::Image).unwrap_err();
         assert!(error.contains("no picture") && error.contains("/*.tar"), "{error}");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_cannot_be_read_is_a_row_that_is_told_apart_and_the_rest_goes_on() {
+        use std::os::unix::ffi::OsStrExt as _;
+
+        let root = tree(&["a.png", "z.png"]);
+        for name in [&b"b\xfe.png"[..], b"b\xff.png"] {
+            fs::write(root.path().join(OsStr::from_bytes(name)), "").unwrap();
+        }
+        std::os::unix::fs::symlink("nowhere", root.path().join("c.png")).unwrap();
+        // A folder whose path is longer than the system takes: nobody, root included, can list it by its path.
+        let long = "d".repeat(200);
+        let chain = |name: &str| {
+            let path = (0..12).fold(root.path().join(name), |path, _| path.join(&long));
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (deep, more) = (chain("d"), root.path().join("e"));
+        chain("e/f");
+        fs::rename(more, deep.join("e")).unwrap();
+        let mut kept = Kept::default();
+        Folder::open(root.path(), Modalities::Image).unwrap().send(&mut kept, LIMITS).unwrap();
+        let rows: Vec<_> =
+            kept.samples.iter().map(|row| (&row.id[root.path().as_os_str().len() + 1..], &row.error)).collect();
+        let names: Vec<_> = rows.iter().map(|(id, _)| id.split('/').next().unwrap()).collect();
+        assert_eq!(names, ["a.png", "b\\xfe.png", "b\\xff.png", "c.png", "d", "z.png"], "{rows:?}");
+        assert_eq!((rows[0].1, rows[5].1), (&None, &None));
+        for (row, expected) in
+            [(1, names::NOT_UTF8), (2, names::NOT_UTF8), (3, "c.png: No such file"), (4, "cannot be listed")]
+        {
+            assert!(rows[row].1.as_ref().unwrap().contains(expected), "{rows:?}");
+        }
     }
 }

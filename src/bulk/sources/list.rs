@@ -14,6 +14,7 @@ use std::{
 use super::{
     file::Limits,
     lines::{self, Line},
+    names,
     place::{Asked, Place},
 };
 use crate::bulk::{
@@ -78,7 +79,9 @@ impl List {
 
 fn path_of(line: Line) -> Result<String, (String, String)> {
     match line {
-        Line::Whole(bytes) => String::from_utf8(bytes).map_err(|_| (String::new(), "the path is not UTF-8".to_owned())),
+        Line::Whole(bytes) => {
+            String::from_utf8(bytes).map_err(|error| (names::escaped(error.as_bytes()), names::NOT_UTF8.to_owned()))
+        }
         Line::TooLong(bytes) => Err((String::new(), format!("the path has {bytes} bytes, the limit is {MAX_PATH}"))),
     }
 }

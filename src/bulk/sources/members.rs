@@ -8,9 +8,12 @@
 //!
 //! Invariants: no name or list is longer than its limit; a member is within the file. Contents are not read here.
 
-use std::{collections::HashMap, fs::File, io::Read};
+use std::{collections::HashMap, fs::File, io::Read, os::unix::fs::FileExt as _};
 
 use tar::{Archive, EntryType, PaxExtensions};
+
+use super::names;
+use crate::bulk::suffix;
 
 /// Members of one tar, since their list is in memory: some hundred bytes each.
 const MAX_MEMBERS: usize = 1 << 21;
@@ -34,6 +37,8 @@ pub(super) struct Member {
 pub(super) struct Group {
     /// The key.
     pub(super) key: Box<str>,
+    /// Whether the names of all members are UTF-8.
+    pub(super) is_utf8: bool,
     /// In the order of the tar.
     pub(super) members: Vec<Member>,
 }
@@ -43,18 +48,41 @@ pub(super) struct Group {
 pub(super) struct Listing {
     /// In the order of their first members.
     pub(super) groups: Vec<Group>,
-    /// Where the rest of the tar cannot be read.
+    /// Why it may hold more than that.
     pub(super) broken: Option<String>,
 }
 
 /// Lists the tar in `file`.
 pub(super) fn list(file: &File) -> Listing {
     let mut listing = Listing::default();
-    listing.broken = read(file, &mut listing.groups).err();
+    listing.broken = match read(file, &mut listing.groups) {
+        Err(error) => Some(format!("the tar cannot be read to its end: {error}")),
+        // Nothing says that a member is missing, and a writer that was killed between two looks like this.
+        Ok(End::Missing) => Some("the archive ends without its end marker; it may be truncated".to_owned()),
+        Ok(End::Marked) => None,
+    };
     listing
 }
 
-fn read(file: &File, groups: &mut Vec<Group>) -> Result<(), String> {
+/// How an archive ends that can be read to its end.
+enum End {
+    /// By zeros.
+    Marked,
+    /// By the end of the file.
+    Missing,
+}
+
+/// A tar is made of these, and ends by two of zeros. One is taken for it, as by `tar`: no member can be behind it.
+const BLOCK: u64 = 512;
+
+/// First bytes of what compresses tars: gzip, bzip2, xz, zstd, LZ4.
+const COMPRESSED: [&[u8]; 5] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"];
+
+fn read(file: &File, groups: &mut Vec<Group>) -> Result<End, String> {
+    let mut first = [0; 6];
+    if file.read_exact_at(&mut first, 0).is_ok() && COMPRESSED.iter().any(|magic| first.starts_with(magic)) {
+        return Err(suffix::COMPRESSED_TAR.to_owned());
+    }
     let length = file.metadata().map_err(|error| error.to_string())?.len();
     let mut by_key: HashMap<Box<str>, usize> = HashMap::new();
     let mut archive = Archive::new(file);
@@ -85,7 +113,8 @@ fn read(file: &File, groups: &mut Vec<Group>) -> Result<(), String> {
             }
         }
         let path = name.take().unwrap_or_else(|| entry.header().path_bytes().into_owned());
-        let path = String::from_utf8_lossy(&path);
+        let is_utf8 = str::from_utf8(&path).is_ok();
+        let path = names::escaped(&path);
         let Some((key, field)) = key_and_field(&path) else { continue };
         count += 1;
         if count > MAX_MEMBERS {
@@ -93,14 +122,19 @@ fn read(file: &File, groups: &mut Vec<Group>) -> Result<(), String> {
         }
         let member = Member { field: field.into(), position, size };
         match by_key.get(key) {
-            Some(&at) => groups[at].members.push(member),
+            Some(&at) => {
+                groups[at].members.push(member);
+                groups[at].is_utf8 &= is_utf8;
+            }
             None => {
                 by_key.insert(key.into(), groups.len());
-                groups.push(Group { key: key.into(), members: vec![member] });
+                groups.push(Group { key: key.into(), is_utf8, members: vec![member] });
             }
         }
     }
-    Ok(())
+    let mut block = [1; BLOCK as usize];
+    let is_marked = file.read_exact_at(&mut block, end.next_multiple_of(BLOCK)).is_ok() && block == [0; BLOCK as usize];
+    Ok(if is_marked { End::Marked } else { End::Missing })
 }
 
 /// The contents of a member that describes the next one.
@@ -234,5 +268,45 @@ pub(super) mod tests {
         let mut bytes = header.as_bytes().to_vec();
         bytes.resize(bytes.len() + MAX_NAME as usize + 512, b'a');
         assert!(listed(&bytes).broken.unwrap().contains("the limit is 65536"));
+    }
+
+    #[test]
+    fn an_archive_without_its_end_marker_may_be_truncated() {
+        let whole = tar(&[("a.jpg", &[1; 700]), ("b.jpg", &[2; 700])]);
+        assert_eq!(listed(&whole).broken, None);
+        let second = 3 * 512;
+        // Nothing at all, on the boundary of a member, within the padding behind one, and behind the last.
+        for (length, groups) in [(0, 0), (second, 1), (second - 100, 1), (2 * second, 2)] {
+            let listing = listed(&whole[..length]);
+            assert_eq!(listing.groups.len(), groups, "{length}");
+            assert!(
+                listing.broken.as_ref().is_some_and(|text| text.contains("without its end marker")),
+                "{length}: {listing:?}"
+            );
+        }
+        assert_eq!(listed(&whole[..2 * second + 512]).broken, None, "one block of zeros is an end");
+        assert_eq!(listed(&[0; 1024]).broken, None);
+    }
+
+    #[test]
+    fn a_compressed_tar_says_so() {
+        for magic in COMPRESSED {
+            let bytes = [magic, &[7; 2000]].concat();
+            assert!(listed(&bytes).broken.unwrap().ends_with(suffix::COMPRESSED_TAR), "{magic:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_utf8_are_told_apart() {
+        let mut bytes = tar(&[("a1.jpg", b"1"), ("a2.jpg", b"2")]);
+        for (at, byte) in [(1, 0xfe), (1025, 0xff)] {
+            bytes[at] = byte;
+            let mut header = tar::Header::from_byte_slice(&bytes[at - 1..at + 511]).clone();
+            header.set_cksum();
+            bytes[at - 1..at + 511].copy_from_slice(header.as_bytes());
+        }
+        let listing = listed(&bytes);
+        let keys: Vec<_> = listing.groups.iter().map(|group| (&*group.key, group.is_utf8)).collect();
+        assert_eq!(keys, [("a\\xfe", false), ("a\\xff", false)]);
     }
 }

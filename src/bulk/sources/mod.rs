@@ -4,7 +4,8 @@
 //! samples are done (`turn`), nor embedding any.
 //!
 //! ```text
-//! list -> place -> folder, shard -> members, table -> records -> texts -> lines -> file
+//! list -> place -> folder -> patterns, shard -> members, table -> records -> texts -> lines -> file
+//!                  all of them -> names
 //! ```
 //!
 //! Invariants: the same sources give the same samples in the same order; what the command line names and cannot be read is found
@@ -16,19 +17,20 @@ mod folder;
 mod lines;
 mod list;
 mod members;
+mod names;
 mod pages;
+mod patterns;
 mod place;
 mod records;
 mod shard;
 mod table;
 mod texts;
 
-use std::path::{Path, PathBuf};
-
-use glob::MatchOptions;
+use std::path::Path;
 
 pub(super) use file::Limits;
 use list::List;
+use patterns::Match;
 use place::{Asked, Place};
 
 use super::{
@@ -69,11 +71,15 @@ impl Sources {
             }
             SourceArgs::Places(names) => expanded(names)?,
         };
-        let all_texts = names.iter().all(|name| Kind::of(name) == Some(Kind::Texts) && name.is_file());
+        let all_texts = names.iter().all(|Match { path, .. }| Kind::of(path) == Some(Kind::Texts) && path.is_file());
         let usual = if all_texts { Modalities::Text } else { Modalities::Image };
         let modality = options.modality.unwrap_or(usual);
         let asked = Asked { modality, columns: &columns };
-        let mut places = names.iter().map(|name| Place::named(name, &asked)).collect::<Result<Vec<_>, _>>()?;
+        let place = |Match { path, fault }: Match| match fault.or_else(|| names::fault(&path)) {
+            Some(error) => Ok(Place::Lost { path, error }),
+            None => Place::named(&path, &asked),
+        };
+        let mut places = names.into_iter().map(place).collect::<Result<Vec<_>, _>>()?;
         let mut samples_of = shard;
         if let Some(shard) = shard
             && places.len() as u64 >= shard.count()
@@ -118,21 +124,18 @@ impl Sources {
 }
 
 /// The sources that `names` are, patterns replaced by what they match, in the order of code points.
-fn expanded(names: &[String]) -> Result<Vec<PathBuf>, String> {
+fn expanded(names: &[String]) -> Result<Vec<Match>, String> {
     let mut all = Vec::new();
     for name in names {
         // A file may be called like a pattern.
-        if Path::new(name).exists() || !name.contains(['*', '?', '[']) {
-            all.push(PathBuf::from(name));
+        if Path::new(name).exists() || !patterns::is_pattern(name) {
+            all.push(Match { path: name.into(), fault: None });
             continue;
         }
-        let hidden_stay_out = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::new() };
-        let matches = glob::glob_with(name, hidden_stay_out).map_err(|error| format!("{name}: {error}"))?;
-        let mut matches = matches.collect::<Result<Vec<_>, _>>().map_err(|error| format!("{name}: {error}"))?;
+        let mut matches = patterns::matches(name)?;
         if matches.is_empty() {
             return Err(format!("{name}: nothing matches the pattern"));
         }
-        matches.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
         all.append(&mut matches);
     }
     Ok(all)

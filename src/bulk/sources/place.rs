@@ -10,7 +10,7 @@ use std::{
 use super::{
     file::{Limits, read_picture},
     folder::Folder,
-    records, shard,
+    names, records, shard,
     table::Table,
     texts,
 };
@@ -38,6 +38,11 @@ pub(super) enum Place {
     Table(Table),
     Records(PathBuf),
     Texts(PathBuf),
+    /// What cannot be read, which is known already.
+    Lost {
+        path: PathBuf,
+        error: String,
+    },
 }
 
 impl Place {
@@ -46,11 +51,22 @@ impl Place {
     /// # Errors
     /// One line that names it: there is nothing, or it is of no kind that is read.
     pub(super) fn named(path: &Path, asked: &Asked<'_>) -> Result<Self, String> {
-        let metadata = fs::metadata(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                let error = format!("{}: {error}", path.display());
+                // A link that leads nowhere is there: a row, as in a folder.
+                let is_link = fs::symlink_metadata(path).is_ok_and(|file| file.is_symlink());
+                return if is_link { Ok(Self::Lost { path: path.to_owned(), error }) } else { Err(error) };
+            }
+        };
         if metadata.is_dir() {
             return Folder::open(path, asked.modality).map(Self::Folder);
         }
         let kind = Kind::of(path).ok_or_else(|| {
+            if suffix::is_compressed_tar(path) {
+                return format!("{}: {}", path.display(), suffix::COMPRESSED_TAR);
+            }
             format!(
                 "{}: its suffix says not what it is; a source is a folder or one of {}",
                 path.display(),
@@ -68,6 +84,7 @@ impl Place {
         let path = Path::new(path);
         match Kind::of(path) {
             Some(kind) => Self::of_kind(kind, path, asked),
+            None if suffix::is_compressed_tar(path) => Err(suffix::COMPRESSED_TAR.to_owned()),
             None if path.is_dir() => Folder::open(path, asked.modality).map(Self::Folder),
             None => Ok(Self::Picture(path.to_owned())),
         }
@@ -87,7 +104,7 @@ impl Place {
     pub(super) fn len(&self) -> Option<u64> {
         match self {
             Self::Folder(folder) => Some(folder.len()),
-            Self::Picture(_) => Some(1),
+            Self::Picture(_) | Self::Lost { .. } => Some(1),
             Self::Table(table) => Some(table.len()),
             Self::Shard(_) | Self::Records(_) | Self::Texts(_) => None,
         }
@@ -110,12 +127,19 @@ impl Place {
             Self::Table(table) => table.send(sink, limits),
             Self::Records(path) => records::send(path, asked.modality, asked.columns, sink, limits),
             Self::Texts(path) => texts::send(path, sink, limits),
+            Self::Lost { path, error } => send_lost(path, error, sink),
         }
     }
 }
 
+fn send_lost(path: &Path, error: &str, sink: &mut dyn Sink) -> Result<(), Stop> {
+    let id = names::id(path);
+    let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
+    sink.send(ticket, Sample::unreadable(id.clone(), Some(id), error.to_owned()))
+}
+
 fn send_picture(path: &Path, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
-    let id = path.to_string_lossy().into_owned();
+    let id = names::id(path);
     let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
     let mut sample = Sample { path: Some(id.clone()), id, ..Sample::default() };
     sample.picture = sample.take(read_picture(path, limits));

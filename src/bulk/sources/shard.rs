@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     file::Limits,
     members::{self, Group, Member},
+    names,
 };
 use crate::bulk::{
     options::Modalities,
@@ -36,12 +37,11 @@ pub(super) fn send(path: &Path, modality: Modalities, sink: &mut dyn Sink, limit
             }
             listing.broken
         }
-        Err(error) => Some(error.to_string()),
+        Err(error) => Some(format!("the tar cannot be read: {error}")),
     };
     let Some(error) = broken else { return Ok(()) };
     // The samples that are lost have no names; one row says so.
     let Some(ticket) = sink.ticket(&name)? else { return Ok(()) };
-    let error = format!("the tar cannot be read to its end: {error}");
     sink.send(ticket, Sample::unreadable(name.clone().into_owned(), Some(name.into_owned()), error))
 }
 
@@ -55,6 +55,10 @@ struct Tar<'a> {
 impl Tar<'_> {
     fn sample(&self, group: &Group) -> Sample {
         let mut sample = Sample { id: group.key.to_string(), ..Sample::default() };
+        if !group.is_utf8 {
+            sample.error = Some(names::NOT_UTF8.to_owned());
+            return sample;
+        }
         if let Some(field) = repeated(&group.members) {
             sample.error = Some(format!("the tar holds {}.{field} twice", group.key));
             return sample;

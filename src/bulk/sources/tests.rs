@@ -140,3 +140,48 @@ fn shards_deal_out_samples_or_lines_or_files_where_there_are_enough_of_them() {
     let list = SourceArgs::List(root.path().join("list"));
     assert_eq!(shard(&list, 1), ["x.txt:1", "x.txt:2"]);
 }
+
+#[cfg(unix)]
+#[test]
+fn a_name_that_is_not_utf8_and_a_link_that_leads_nowhere_are_rows_by_every_door() {
+    use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+
+    let root = tree(&[("p/sub/ok.png", "")]);
+    let sub = root.path().join("p/sub");
+    for name in [&b"a\xfe.png"[..], b"a\xff.png", b"t\xff.tar"] {
+        fs::write(sub.join(OsStr::from_bytes(name)), "").unwrap();
+    }
+    for name in ["link.png", "link.parquet"] {
+        std::os::unix::fs::symlink("nowhere", sub.join(name)).unwrap();
+    }
+    let list = [&b"a\xfe.png"[..], b"a\xff.png", b"link.png", b"ok.png"];
+    let list = list.map(|name| [sub.as_os_str().as_bytes(), b"/", name, b"\n"].concat()).concat();
+    fs::write(root.path().join("list"), list).unwrap();
+    for (sources, more) in [
+        (places(root.path(), &["p"]), &[][..]),
+        (SourceArgs::List(root.path().join("list")), &[]),
+        (places(root.path(), &["p/sub/*.png"]), &[]),
+        (places(root.path(), &["p/**/*.png"]), &[]),
+        (places(root.path(), &["p/**/*.*"]), &["link.parquet", "t\\xff.tar"]),
+        (places(root.path(), &["p/sub/link.png", "p/sub/link.parquet", "p/sub/[ao]*"]), &["link.parquet"]),
+    ] {
+        let mut kept = Kept::default();
+        let named = options(sources.clone());
+        Sources::open(&named).unwrap().send(&mut kept, LIMITS).unwrap();
+        let mut rows: Vec<_> =
+            kept.samples.iter().map(|row| (row.id.rsplit('/').next().unwrap(), row.error.as_deref())).collect();
+        rows.sort_unstable();
+        let mut expected = [&["a\\xfe.png", "a\\xff.png", "link.png", "ok.png"][..], more].concat();
+        expected.sort_unstable();
+        assert_eq!(rows.iter().map(|(id, _)| *id).collect::<Vec<_>>(), expected, "{sources:?}");
+        for (id, error) in rows {
+            let reason = match id {
+                "ok.png" => None,
+                id if id.starts_with("link") => Some("No such file"),
+                _ => Some("the path is not UTF-8"),
+            };
+            assert_eq!(error.is_some(), reason.is_some(), "{id} {error:?}");
+            assert!(reason.is_none_or(|reason| error.unwrap().contains(reason)), "{id} {error:?}");
+        }
+    }
+}
