@@ -99,7 +99,7 @@ async fn row(means: Means, parcel: Parcel) -> Row {
         glimpse: None,
     };
     if row.error.is_none() {
-        fill(&mut row, &means, picture.as_ref()).await;
+        fill(&mut row, &means, picture.as_ref(), no_picture).await;
     }
     if let Some(lookout) = &means.lookout {
         let heavy = means.embedder.heavy();
@@ -117,18 +117,18 @@ async fn row(means: Means, parcel: Parcel) -> Row {
 }
 
 /// Embeds what is asked for of a sample that could be read.
-async fn fill(row: &mut Row, means: &Means, picture: Option<&Bytes>) {
+async fn fill(row: &mut Row, means: &Means, picture: Option<&Bytes>, no_picture: Option<String>) {
     let Means { embedder, modality, .. } = means;
     let image = async {
         let Some(picture) = picture.filter(|_| modality.has_images()) else {
-            return lacking(*modality, Modality::Image);
+            return lacking(*modality, Modality::Image, no_picture);
         };
         let embed = || embedder.embed_images(vec![picture.clone()], terms());
         Some(attempt(embed).await)
     };
     let text = async {
         let Some(caption) = row.caption.as_ref().filter(|_| modality.has_texts()) else {
-            return lacking(*modality, Modality::Text);
+            return lacking(*modality, Modality::Text, None);
         };
         // Cut where they are too long, as everywhere.
         let embed = || embedder.embed_texts(std::slice::from_ref(caption), true, terms());
@@ -149,14 +149,15 @@ struct Failure {
     faulty: bool,
 }
 
-/// The outcome of a sample without `what`, if that is asked for.
-fn lacking(asked: Modalities, what: Modality) -> Option<Outcome> {
+/// The outcome of a sample without `what`, for this reason if its source has given one, where that is asked for.
+fn lacking(asked: Modalities, what: Modality, reason: Option<String>) -> Option<Outcome> {
     let is_asked = match what {
         Modality::Image => asked.has_images(),
         Modality::Text => asked.has_texts(),
     };
     let name = if what == Modality::Image { "picture" } else { "text" };
-    let failure = Failure { reason: format!("the sample has no {name}"), faulty: false };
+    let reason = reason.unwrap_or_else(|| format!("the sample has no {name}"));
+    let failure = Failure { reason, faulty: false };
     is_asked.then_some(Err(failure))
 }
 

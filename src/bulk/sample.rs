@@ -20,6 +20,8 @@ pub(super) struct Sample {
     pub(super) metadata: Option<String>,
     /// The picture's file.
     pub(super) picture: Option<Bytes>,
+    /// Why there is none, where its source knows more than that; a text beside it is embedded all the same.
+    pub(super) no_picture: Option<String>,
     /// Why it cannot be read; then it is not embedded.
     pub(super) error: Option<String>,
 }

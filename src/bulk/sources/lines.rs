@@ -1,7 +1,8 @@
 //! Lines of a file, each of bounded length.
 //!
-//! Owns finding their ends, and the row that says that no more of them can be read. Invariant: a line takes no more memory than the limit,
-//! however long it is; one that is longer is known by its length, and those behind it are read.
+//! Owns finding their ends, leaving out the byte order mark in front of the first, and the row that says that no more of them can be read.
+//! Invariant: a line takes no more memory than the limit, however long it is; one that is longer is known by its length, and those behind it
+//! are read.
 
 use std::{
     fmt::Display,
@@ -10,6 +11,9 @@ use std::{
 
 use crate::bulk::sample::{Sample, Sink, Stop};
 
+/// What some programs write in front of a text, and is none of it.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A line, without its end (`\n` or `\r\n`).
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Line {
@@ -17,6 +21,13 @@ pub(super) enum Line {
     Whole(Vec<u8>),
     /// Longer than the limit, so many bytes.
     TooLong(u64),
+}
+
+impl Line {
+    /// Whether there is nothing on it.
+    pub(super) fn is_blank(&self) -> bool {
+        matches!(self, Self::Whole(bytes) if bytes.iter().all(u8::is_ascii_whitespace))
+    }
 }
 
 /// Gives each line of the file `name` to `take`, with its number from 1. Where the file cannot be read, one row says so in place of
@@ -70,6 +81,7 @@ impl<R: BufRead> Lines<R> {
     /// The next one. The last line end begins no further line.
     fn next(&mut self) -> io::Result<Option<Line>> {
         let (mut line, mut length, mut ended) = (Vec::new(), 0, false);
+        let mark = if self.number == 0 { BYTE_ORDER_MARK.len() } else { 0 };
         while !ended {
             let buffer = self.reader.fill_buf()?;
             if buffer.is_empty() {
@@ -77,19 +89,24 @@ impl<R: BufRead> Lines<R> {
             }
             let end = memchr::memchr(b'\n', buffer);
             let piece = &buffer[..end.unwrap_or(buffer.len())];
-            // With one byte more than the limit, which may be the `\r` of the end.
-            let room = (self.most + 1).saturating_sub(line.len()).min(piece.len());
+            // With one byte more than the limit, which may be the `\r` of the end, and the mark.
+            let room = (self.most + 1 + mark).saturating_sub(line.len()).min(piece.len());
             line.extend_from_slice(&piece[..room]);
             length += piece.len() as u64;
             ended = end.is_some();
             let used = piece.len() + usize::from(ended);
             self.reader.consume(used);
         }
+        if mark > 0 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..mark);
+            length -= mark as u64;
+        }
         if length == 0 && !ended {
             return Ok(None);
         }
         self.number += 1;
-        if line.len() as u64 == length && line.last() == Some(&b'\r') {
+        let may_be_whole = line.len() as u64 == length && line.len() <= self.most + 1;
+        if may_be_whole && line.last() == Some(&b'\r') {
             line.pop();
             length -= 1;
         }
@@ -137,6 +154,15 @@ mod tests {
         for buffer in [1, 2, 64] {
             assert_eq!(lines(b"abc\r\nabcd\nab", 3, buffer), [whole("abc"), Line::TooLong(4), whole("ab")]);
             assert_eq!(lines(b"abcd\r\nabc", 3, buffer), [Line::TooLong(5), whole("abc")]);
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_line() {
+        for buffer in [1, 2, 64] {
+            assert_eq!(lines(b"\xef\xbb\xbfabc\r\n\xef\xbb\xbf", 3, buffer), [whole("abc"), whole("\u{feff}")]);
+            assert_eq!(lines(b"\xef\xbb\xbf", 3, buffer), []);
+            assert_eq!(lines(b"\xef\xbb\xbfabcd\nabcdef", 3, buffer), [Line::TooLong(4), Line::TooLong(6)]);
         }
     }
 }

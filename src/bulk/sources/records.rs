@@ -1,7 +1,7 @@
 //! JSON lines: an object on each line, with the path of a picture, a text, or both.
 //!
 //! Owns which keys are read: those that are asked for, else `image`, `image_path` or `path` for the picture's path, `caption` or
-//! `text`, and `id` or `key`. A relative path is below the file's own folder.
+//! `text`, and `id` or `key`. A relative path is below the file's own folder. Blank lines are no samples.
 
 use std::{
     fs::File,
@@ -37,6 +37,9 @@ pub(super) fn send(
 ) -> Result<(), Stop> {
     let name = path.to_string_lossy();
     lines::each(&name, File::open(path).map(BufReader::new), limits.picture, sink, |number, line, sink| {
+        if line.is_blank() {
+            return Ok(());
+        }
         let place = format!("{name}:{number}");
         let Some(ticket) = sink.ticket(&place)? else { return Ok(()) };
         let record = Record { columns, modality, folder: path.parent().unwrap_or(Path::new("")), limits };
@@ -72,6 +75,11 @@ impl Record<'_> {
             Some(_) => sample.error = Some("its text is no string".to_owned()),
         }
         match value(&object, self.columns.image.as_ref(), &IMAGE) {
+            Some(Value::String(image)) if is_web_address(image) => {
+                sample.path = Some(image.clone());
+                sample.error =
+                    Some("its picture is a web address, and these are not fetched; give the path of a file".to_owned());
+            }
             Some(Value::String(image)) => {
                 let path = resolved(self.folder, image);
                 sample.path = Some(path.to_string_lossy().into_owned());
@@ -79,11 +87,25 @@ impl Record<'_> {
                     sample.picture = sample.take(read_picture(&path, self.limits));
                 }
             }
-            Some(Value::Null) | None => {}
+            Some(Value::Null) | None => sample.no_picture = Some(self.no_picture()),
             Some(_) => sample.error = Some("its picture is no path: a string is expected".to_owned()),
         }
         sample
     }
+
+    fn no_picture(&self) -> String {
+        match &self.columns.image {
+            Some(name) => format!("the line has no picture: --image-column {name} is not in it"),
+            None => {
+                format!("the line has no picture: it has none of {}; name another by --image-column", IMAGE.join(", "))
+            }
+        }
+    }
+}
+
+fn is_web_address(text: &str) -> bool {
+    let begins = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    begins("http://") || begins("https://")
 }
 
 /// Where a path in a file of `folder` leads.
@@ -163,5 +185,18 @@ mod tests {
         for (sample, expected) in samples.iter().zip(expected) {
             assert!(sample.error.as_ref().unwrap().contains(expected), "{sample:?}");
         }
+    }
+
+    #[test]
+    fn a_line_without_a_picture_says_which_keys_are_read_and_blank_lines_are_none() {
+        let text = "\u{feff}{\"url\": \"a.jpg\"}\n\n{\"image\": \"HTTPS://x/a.jpg\"}\n \r\n";
+        let samples = read(text, &Columns::default());
+        let [lacking, web] = &samples[..] else { panic!("{samples:?}") };
+        let reason = lacking.no_picture.as_ref().unwrap();
+        assert!(reason.contains("none of image, image_path, path") && reason.contains("--image-column"), "{reason}");
+        assert_eq!(lacking.error, None, "a text would be embedded");
+        assert!(web.error.as_ref().unwrap().contains("not fetched") && web.id.ends_with(":3"), "{web:?}");
+        let named = Columns { image: Some("file".into()), ..Columns::default() };
+        assert!(read("{}", &named)[0].no_picture.as_ref().unwrap().contains("--image-column file is not in it"));
     }
 }
