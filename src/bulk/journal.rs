@@ -155,6 +155,7 @@ impl Journal {
         let (parts_path, errors_path) = (root.join(PARTS), root.join(ERRORS));
         let mut parts = open(&parts_path)?;
         let (done, files) = read(root, &mut parts, &parts_path)?;
+        must_hold(&errors_path, done.errors_bytes)?;
         let mut errors = open(&errors_path)?;
         let cut = errors.set_len(done.errors_bytes).and_then(|()| errors.seek(SeekFrom::End(0)));
         cut.map_err(|error| BulkError::at(&errors_path, error))?;
@@ -299,6 +300,22 @@ fn read(root: &Path, parts: &mut File, path: &Path) -> Result<(Done, Vec<PartFil
         files.iter().try_for_each(|file| file.must_be_whole(&root.join(&file.path)))?;
     }
     Ok((done, files))
+}
+
+/// `errors.jsonl` has what the complete parts wrote, or it is another hand's work.
+fn must_hold(path: &Path, bytes: u64) -> Result<(), BulkError> {
+    let has = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(BulkError::at(path, error)),
+    };
+    if has >= bytes {
+        return Ok(());
+    }
+    Err(BulkError::Out(format!(
+        "{}: it has {has} bytes, and the complete parts wrote {bytes}; put it back, or give another --out",
+        path.display()
+    )))
 }
 
 /// A folder that is to become a run's holds nothing, but for what one that was killed at its start has left.
@@ -452,5 +469,23 @@ mod tests {
         assert!(error.contains("part-00000.jsonl: the file has 5 bytes"), "{error}");
         fs::remove_file(&part).unwrap();
         assert!(Journal::open(folder.path(), &record("f32")).unwrap_err().to_string().contains("part-00000.jsonl"));
+    }
+
+    #[test]
+    fn errors_that_were_complete_and_are_gone_are_missed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(folder.path(), &record("f32")).unwrap();
+        complete(&mut journal, folder.path());
+        journal.end().unwrap();
+        drop(journal);
+        let errors = folder.path().join(ERRORS);
+        let whole = fs::read(&errors).unwrap();
+        fs::write(&errors, &whole[1..]).unwrap();
+        let shorter = Journal::open(folder.path(), &record("f32")).unwrap_err().to_string();
+        assert!(shorter.contains("errors.jsonl: it has ") && shorter.contains("give another --out"), "{shorter}");
+        assert_eq!(fs::read(&errors).unwrap(), whole[1..], "and stays as it is");
+        fs::remove_file(&errors).unwrap();
+        assert!(Journal::open(folder.path(), &record("f32")).unwrap_err().to_string().contains("it has 0 bytes"));
+        assert!(!errors.exists());
     }
 }
