@@ -1,8 +1,8 @@
 //! The `clipserve` binary: reads the command line and the configuration, calls the library, maps the result to an exit code.
 //!
 //! Owns the exit codes: 0, 64 for a wrong command line or configuration, 2 where `compare` finds that an index cannot be kept and where
-//! `embed` has embedded all but some items, 1 for everything else. Errors are lines on standard
-//! error, written at the end of what the log has, never a panic. No logic beyond that.
+//! `embed` has embedded all but some items, 128 and its number where a signal has ended `embed`, 1 for everything else. Errors are lines on
+//! standard error, written at the end of what the log has, never a panic. No logic beyond that.
 
 #![deny(unsafe_code)]
 
@@ -15,7 +15,7 @@ use std::{
 };
 
 use clipserve::{
-    bulk,
+    bulk::{self, BulkError},
     cli::{
         self, Command, CompareArgs, EX_USAGE, EmbedArgs, ExportArgs, HealthcheckArgs, ServeArgs, TuneArgs, healthcheck,
     },
@@ -65,11 +65,23 @@ fn main() -> ExitCode {
             for line in lines {
                 telemetry::print_line(&format!("clipserve: {line}"));
             }
-            if of_config { ExitCode::from(EX_USAGE) } else { ExitCode::FAILURE }
+            if of_config { ExitCode::from(EX_USAGE) } else { failed(&error) }
         }
     };
     telemetry::flush();
     code
+}
+
+/// The exit code of a command that ended by `error`.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<BulkError>() {
+        Some(BulkError::Usage(_)) => ExitCode::from(EX_USAGE),
+        // As of a process that a signal ends.
+        Some(error) => error
+            .signal()
+            .map_or(ExitCode::FAILURE, |signal| u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)),
+        None => ExitCode::FAILURE,
+    }
 }
 
 fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
@@ -121,7 +133,7 @@ fn export(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 /// Embeds files into files and prints what it came to; how far it is goes to standard error.
 fn embed(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
     let loaded = args.load(env::vars_os())?;
-    let options = args.options(env::vars_os()).map_err(anyhow::Error::msg)?;
+    let options = args.options(env::vars_os()).map_err(BulkError::Usage)?;
     telemetry::init(&loaded.config.telemetry).map_err(anyhow::Error::msg)?;
     let config = Arc::new(loaded.config);
     let health = Arc::new(Health::new(config.engine.stall_timeout));
@@ -131,7 +143,8 @@ fn embed(args: &EmbedArgs) -> anyhow::Result<ExitCode> {
         tracing::info!(address = %probes.local_addr(), "metrics and probes are answered");
     }
     let LoadContext { metrics, health } = context;
-    let summary = bulk::embed(&config, &options, &runtime()?, metrics, &health, &mut telemetry::print_line)?;
+    let (runtime, stop) = (runtime()?, signals::interrupted());
+    let summary = bulk::embed(&config, &options, &runtime, metrics, &health, stop, &mut telemetry::print_line)?;
     write!(io::stdout(), "{summary}")?;
     Ok(if summary.errors == 0 { ExitCode::SUCCESS } else { ExitCode::from(WITH_ERRORS) })
 }

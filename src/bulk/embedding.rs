@@ -7,14 +7,16 @@
 //! length 1.
 
 use std::{
+    collections::VecDeque,
+    future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream::FuturesOrdered};
 use tokio::{
     sync::mpsc::{Receiver, Sender},
+    task::{JoinError, JoinHandle},
     time,
 };
 
@@ -61,30 +63,47 @@ pub(super) struct Means {
     pub(super) lookout: Option<Arc<Lookout>>,
 }
 
-/// Embeds what comes, until no more does or nobody takes rows.
+/// Embeds what comes, until no more does or nobody takes rows. When this ends, nothing that it began goes on: who ends the run can end the
+/// sessions, and no run of theirs is cut off by the end of the process.
 pub(super) async fn embed(means: Means, window: usize, mut parcels: Receiver<Parcel>, rows: Sender<Row>) {
-    let (mut flying, mut open) = (FuturesOrdered::new(), true);
+    let (mut flying, mut open) = (VecDeque::new(), true);
     while open || !flying.is_empty() {
         tokio::select! {
+            // Also while no parcel comes.
+            () = rows.closed() => break,
             parcel = parcels.recv(), if open && flying.len() < window => match parcel {
                 // A task, so that texts are tokenized on all threads of the runtime.
                 Some(parcel) => flying.push_back(tokio::spawn(row(means.clone(), parcel))),
                 None => open = false,
             },
-            Some(row) = flying.next(), if !flying.is_empty() => {
+            row = first(&mut flying), if !flying.is_empty() => {
+                flying.pop_front();
                 // A panic has been logged, and ends the run: rows are missed.
-                let Ok(row) = row else { return };
+                let Ok(row) = row else { break };
                 if rows.send(row).await.is_err() {
-                    return;
+                    break;
                 }
             }
         }
+    }
+    flying.iter().for_each(JoinHandle::abort);
+    for task in flying {
+        // How it ended is all the same.
+        let _ = task.await;
+    }
+}
+
+/// The end of the first of `flying`, which has one.
+async fn first(flying: &mut VecDeque<JoinHandle<Row>>) -> Result<Row, JoinError> {
+    match flying.front_mut() {
+        Some(task) => task.await,
+        None => future::pending().await,
     }
 }
 
 async fn row(means: Means, parcel: Parcel) -> Row {
     let Parcel { sample, chain, room } = parcel;
-    let Sample { id, path, caption, metadata, picture, error } = sample;
+    let Sample { id, path, caption, metadata, picture, no_picture, error } = sample;
     let mut row = Row {
         id,
         path,

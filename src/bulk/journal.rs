@@ -24,7 +24,8 @@ use serde_json::{Map, Value};
 use super::{error::BulkError, output::Written, row::Row, sample::Chain};
 use crate::model::lock;
 
-const RUN: &str = "run.json";
+/// What makes a folder a run's.
+pub(super) const RUN: &str = "run.json";
 const PARTS: &str = "parts.jsonl";
 const ERRORS: &str = "errors.jsonl";
 const LOCK: &str = ".lock";
@@ -171,6 +172,11 @@ impl Journal {
     /// The files of all complete parts.
     pub(super) fn files(&self) -> &[PartFile] {
         &self.files
+    }
+
+    /// Where errors are written.
+    pub(super) fn errors_file(&self) -> PathBuf {
+        self.root.join(ERRORS)
     }
 
     /// Gives `take` the errors of all complete parts, in order, one at a time.
@@ -323,7 +329,7 @@ fn must_be_empty(root: &Path) -> Result<(), BulkError> {
     for entry in fs::read_dir(root).map_err(|error| BulkError::at(root, error))? {
         let name = entry.map_err(|error| BulkError::at(root, error))?.file_name();
         if name != LOCK && name != partial(RUN).as_str() {
-            return Err(BulkError::Out(format!(
+            return Err(BulkError::usage_of_out(format!(
                 "{}: the folder is not empty, and no `clipserve embed` has made it; give another",
                 root.display()
             )));
@@ -338,7 +344,7 @@ fn must_be_the_same(root: &Path, bytes: &[u8], record: &Map<String, Value>) -> R
     let differs = |key: &&String| made.get(*key) != record.get(*key);
     let Some(key) = record.keys().chain(made.keys()).find(differs) else { return Ok(()) };
     let shown = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
-    Err(BulkError::Out(format!(
+    Err(BulkError::usage_of_out(format!(
         "{}: it was made with {key} {}, and this run has {}; give the same arguments, or another folder",
         root.display(),
         shown(made.get(key)),

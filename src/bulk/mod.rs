@@ -27,18 +27,20 @@ mod reason;
 mod report;
 mod row;
 mod sample;
+mod shards;
 mod sources;
 mod suffix;
 mod turn;
 
 use std::{
+    future, io,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::{Map, Value, json};
-use tokio::{runtime::Runtime, sync::mpsc, time};
+use tokio::{runtime::Runtime, sync::mpsc, task::JoinHandle, time};
 
 pub use error::BulkError;
 pub use options::{BulkOptions, Columns, Dtype, Format, Modalities, Shard, ShardArg, SourceArgs};
@@ -76,7 +78,8 @@ const ROWS_AHEAD: usize = 256;
 const GIVE_UP: usize = 64;
 
 /// Embeds what `options` name by `config`'s model; tasks run on `runtime`, `metrics` and `health` are of it, and `progress` is told a line at
-/// a time how far it is.
+/// a time how far it is. `stop` answers the signal that ends the run, and is listened to from when embedding begins: until then nothing is
+/// lost.
 ///
 /// # Errors
 /// See [`BulkError`]. An item that cannot be embedded is none: the summary counts them.
@@ -86,16 +89,28 @@ pub fn embed(
     runtime: &Runtime,
     metrics: Arc<Metrics>,
     health: &Arc<Health>,
+    stop: impl Future<Output = io::Result<i32>> + Send + 'static,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Summary, BulkError> {
-    let sources = Sources::open(options).map_err(BulkError::Source)?;
+    let report = options.report.as_ref().map(|path| Report::begin(path, options.shard)).transpose()?;
+    shards::must_be_of(&options.out, options.shard, journal::RUN)?;
+    let sources = Sources::open(options).map_err(BulkError::Usage)?;
     let config = embedding::configured(config);
     let embedder = Arc::new(embedder::start(&config, Arc::clone(&metrics), health)?);
     health.advance(Readiness::Ready);
     metrics.ready.set(1);
     let watchdog = runtime.spawn(watch(Arc::clone(health)));
+    let stop = runtime.spawn(async {
+        match stop.await {
+            Ok(signal) => signal,
+            Err(error) => {
+                tracing::warn!(%error, "signals end the process without a last line");
+                future::pending().await
+            }
+        }
+    });
     let run = Run { config: &config, options, runtime, embedder: &embedder };
-    let summary = run.all(sources, progress);
+    let summary = run.all(sources, stop, report, progress);
     watchdog.abort();
     if let Some(embedder) = Arc::into_inner(embedder) {
         embedder.shut_down();
@@ -121,21 +136,29 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn all(&self, sources: Sources, progress: &mut dyn FnMut(&str)) -> Result<Summary, BulkError> {
+    fn all(
+        &self,
+        sources: Sources,
+        stop: JoinHandle<i32>,
+        mut report: Option<Report>,
+        print: &mut dyn FnMut(&str),
+    ) -> Result<Summary, BulkError> {
         let (options, modality) = (self.options, sources.modality());
         let values = self.values(modality)?;
         let record = self.record(modality, &values);
         let root = self.root();
         let mut journal = Journal::open(&root, &record)?;
         let output = Output::new(&root, options.format, modality, values, &notes(&record));
-        let mut report =
-            self.options.report.as_ref().map(|path| Report::begin(path, self.options.shard)).transpose()?;
         let done = journal.done();
-        let mut progress = Progress::new(done.rows, done.errors, sources.total(), progress);
-        let seen = Seen { progress: &mut progress, report: report.as_mut() };
+        let mut progress = Progress::new(done.rows, done.errors, sources.total(), print);
+        let seen = Seen { progress: &mut progress, report: report.as_mut(), stop };
         let ended = self.to_the_end(sources, &output, &mut journal, seen);
-        let summary = progress.finish(journal.done().parts);
+        let summary = progress.finish(journal.done().parts, journal.errors_file());
         if let Some(report) = report {
+            if let Some(page) = report.to_keep(&summary) {
+                print(&format!("--report {}: nothing was made, and the page that is there stays", page.display()));
+                return ended.map(|()| summary);
+            }
             let written = report.write(&record, &journal, &summary, ended.as_ref().err());
             // Why the run ended early is more.
             return ended.and(written).map(|()| summary);
@@ -182,10 +205,11 @@ impl Run<'_> {
         let embedding = self.runtime.spawn(embedding::embed(means, window, parcels, sender));
         let writing = Writing { options: self.options, output, journal, seen, rows: receiver };
         // Whatever ends one of the three ends the others: each has the other end of a queue of the next.
-        let last = writing.parts();
+        let last = writing.parts(self.runtime);
         let embedded = self.runtime.block_on(embedding);
-        let read = reading.join();
+        // Where rows are no longer taken, reading is not waited for: it may wait for a line of standard input.
         let last = last?;
+        let read = reading.join();
         embedded.map_err(|error| BulkError::Thread(format!("embedding ended early: {error}")))?;
         match read {
             Ok(()) => last.map_or(Ok(()), |last| last.complete(journal)),
@@ -275,6 +299,8 @@ fn notes(record: &Map<String, Value>) -> Vec<(String, String)> {
 struct Seen<'w, 'p> {
     progress: &'w mut Progress<'p>,
     report: Option<&'w mut Report>,
+    /// Who says that the run is to stop.
+    stop: JoinHandle<i32>,
 }
 
 /// The end of the line: rows become parts.
@@ -302,11 +328,26 @@ impl Open<'_> {
 }
 
 impl<'o> Writing<'o, '_, '_> {
+    /// The next row, if there is one.
+    ///
+    /// # Errors
+    /// [`BulkError::Stopped`]: what is in work is given up, and what is complete stays.
+    async fn next(&mut self) -> Result<Option<Row>, BulkError> {
+        tokio::select! {
+            biased;
+            Ok(signal) = &mut self.seen.stop => {
+                let (rows, total) = (self.journal.done().rows, self.seen.progress.total());
+                Err(BulkError::Stopped { signal, rows, total })
+            }
+            row = self.rows.recv() => Ok(row),
+        }
+    }
+
     /// Writes rows as they come. The last part, which may be short, is complete only when it is known that nothing is missed.
-    fn parts(mut self) -> Result<Option<Open<'o>>, BulkError> {
+    fn parts(mut self, runtime: &Runtime) -> Result<Option<Open<'o>>, BulkError> {
         let mut open: Option<Open<'o>> = None;
         let (mut errors, mut faulty) = (self.journal.done().errors, 0);
-        while let Some(mut row) = self.rows.blocking_recv() {
+        while let Some(mut row) = runtime.block_on(self.next())? {
             self.seen.progress.row(&row);
             if let Some(report) = &mut self.seen.report {
                 report.row(&mut row);
@@ -329,7 +370,7 @@ impl<'o> Writing<'o, '_, '_> {
                 if let Some(limit) = self.options.max_errors
                     && errors > limit
                 {
-                    return Err(BulkError::TooManyErrors { errors, limit });
+                    return Err(BulkError::TooManyErrors { errors, limit, file: self.journal.errors_file() });
                 }
             } else {
                 faulty = 0;

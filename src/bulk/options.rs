@@ -129,6 +129,12 @@ impl Shard {
         format!("shard-{}-of-{}", self.index, self.count)
     }
 
+    /// The shard whose folder is called so.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let (index, count) = name.strip_prefix("shard-")?.split_once("-of-")?;
+        Self::new(index.parse().ok()?, count.parse().ok()?).ok()
+    }
+
     /// Whether sample or file `number`, from 0, belongs to it.
     pub fn has(self, number: u64) -> bool {
         number % self.count == self.index

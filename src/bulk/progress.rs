@@ -5,12 +5,13 @@
 use std::{
     fmt,
     io::{self, IsTerminal as _},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::row::Row;
+use super::{error::counted, row::Row};
 use crate::embedder::Timings;
 
 /// How often there is a line.
@@ -68,9 +69,10 @@ impl<'a> Progress<'a> {
         let done = self.before + self.rows;
         let of = self.total.map_or(String::new(), |total| format!(" of {}", HumanCount(total)));
         let rate = self.rate();
-        let mut line = format!("{}{of} items, {rate:.1}/s, {}", HumanCount(done), Shares(self.timings));
+        let items = if self.total.unwrap_or(done) == 1 { "item" } else { "items" };
+        let mut line = format!("{}{of} {items}, {rate:.1}/s, {}", HumanCount(done), Shares(self.timings));
         if self.errors > 0 {
-            line += &format!(", {} errors", HumanCount(self.errors));
+            line += &format!(", {} error{}", HumanCount(self.errors), if self.errors == 1 { "" } else { "s" });
         }
         if let Some(left) = self.total.and_then(|total| total.checked_sub(done)).filter(|_| rate > 0.0) {
             let left = Duration::try_from_secs_f64(left as f64 / rate).unwrap_or(Duration::MAX);
@@ -83,8 +85,13 @@ impl<'a> Progress<'a> {
         self.rows as f64 / self.started.elapsed().as_secs_f64().max(1e-3)
     }
 
-    /// After the last row.
-    pub(super) fn finish(self, parts: u64) -> Summary {
+    /// How many rows there will be, where that is known.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.total
+    }
+
+    /// After the last row; `errors_file` has the errors.
+    pub(super) fn finish(self, parts: u64, errors_file: PathBuf) -> Summary {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -92,6 +99,7 @@ impl<'a> Progress<'a> {
             items: self.before + self.rows,
             errors: self.errors,
             parts,
+            errors_file,
             embedded_now: self.rows,
             took: self.started.elapsed(),
             shares: Shares(self.timings),
@@ -128,6 +136,8 @@ pub struct Summary {
     pub errors: u64,
     /// Complete parts.
     pub parts: u64,
+    /// Where the errors are.
+    errors_file: PathBuf,
     /// Rows that this process has made.
     pub embedded_now: u64,
     took: Duration,
@@ -153,11 +163,12 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { items, errors, parts, embedded_now, took, shares } = self;
+        let Self { items, errors, parts, errors_file, embedded_now, took, shares } = self;
         let (seconds, rate) = (took.as_secs_f64(), self.rate());
-        writeln!(f, "{items} items in {parts} parts, {errors} of them without an embedding")?;
+        let (items_now, parts) = (counted(*items, "item"), counted(*parts, "part"));
+        writeln!(f, "{items_now} in {parts}, {errors} of them without an embedding")?;
         if *errors > 0 {
-            writeln!(f, "errors.jsonl says why")?;
+            writeln!(f, "{} says why", errors_file.display())?;
         }
         if *embedded_now < *items {
             writeln!(f, "{} of them were there before", items - embedded_now)?;
@@ -182,8 +193,11 @@ mod tests {
             line.starts_with("1,500 of 4,000 items, ") && line.contains("/s, decode 25 %, queue 50 %, encoder 25 %")
         );
         assert!(line.contains(", 2 errors, ") && line.ends_with(" left"), "{line}");
-        let summary = progress.finish(3);
+        let summary = progress.finish(3, "out/errors.jsonl".into());
         assert_eq!((summary.items, summary.errors, summary.embedded_now), (1500, 2, 500));
         assert!(summary.to_string().contains("1000 of them were there before"), "{summary}");
+        assert!(summary.to_string().contains("\nout/errors.jsonl says why\n"), "{summary}");
+        let one = Summary { items: 1, parts: 1, errors: 0, ..summary };
+        assert!(one.to_string().starts_with("1 item in 1 part, 0 of them"), "{one}");
     }
 }

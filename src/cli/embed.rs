@@ -22,7 +22,8 @@ const INDEX_VARIABLES: [&str; 2] = ["JOB_COMPLETION_INDEX", "SLURM_ARRAY_TASK_ID
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 everything is embedded, 2 all is done and some items have no embedding (errors.jsonl says why), 1 the \
-                        run did not come to its end, 64 a wrong command line or configuration. Run the same command again to go on. \
+                        run did not come to its end, 130 or 143 Ctrl-C or SIGTERM has ended it, 64 a wrong command line or \
+                        configuration. Run the same command again to go on. \
                         docs/bulk.md has the rest."
 )]
 pub struct EmbedArgs {
@@ -80,7 +81,11 @@ impl EmbedArgs {
     pub fn load(&self, environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Loaded, ConfigErrors> {
         let mut overrides = self.config.overrides();
         let (flag, key) = ("--metrics-listen", "server.admin_listen");
-        overrides.flags.extend(self.metrics_listen.clone().map(|value| FlagValue { flag, key, value }));
+        if let Some(value) = self.metrics_listen.clone() {
+            overrides.flags.push(FlagValue { flag, key, value });
+            // Nothing listens there, so that its port is free: the address is at odds with none.
+            overrides.flags.push(FlagValue { flag, key: "server.listen", value: "127.0.0.1:0".to_owned() });
+        }
         config::load(&overrides, environment)
     }
 
@@ -179,6 +184,8 @@ mod tests {
         let config = args.load([]).unwrap().config;
         assert_eq!(config.model.path, PathBuf::from("m"));
         assert_eq!(config.server.admin_listen.map(|address| address.port()), Some(9));
+        let of_serve = embed(&["a", "--out", "o", "--model", "m", "--metrics-listen", "127.0.0.1:8080"]).unwrap();
+        assert_eq!(of_serve.load([]).unwrap().config.server.admin_listen.map(|address| address.port()), Some(8080));
         let list = embed(&["--from-file", "-", "--out", "o"]).unwrap().options([]).unwrap();
         assert!(matches!(list.sources, SourceArgs::List(path) if path.as_os_str() == "-"));
     }

@@ -25,6 +25,7 @@ use clipserve::{
 use ndarray::Array2;
 use ndarray_npy::ReadNpyExt as _;
 use parquet::arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReaderBuilder};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::{configuration, fixture, pause, picture};
@@ -144,7 +145,8 @@ fn a_folder_becomes_parquet_with_the_embedders_own_numbers_and_a_null_for_what_i
     let folder = folder();
     let (source, out) = (folder.path().join("in"), folder.path().join("out"));
     let (stdout, stderr) = run(&[text(&source), "--out", text(&out)], 2);
-    assert!(stdout.contains("5 items in 1 parts, 1 of them without an embedding"), "{stdout}");
+    assert!(stdout.contains("5 items in 1 part, 1 of them without an embedding"), "{stdout}");
+    assert!(stdout.contains(&format!("{}/errors.jsonl says why", out.display())), "{stdout}");
     assert!(stderr.contains(" of 5 items, ") && stderr.contains("encoder "), "{stderr}");
     let rows = rows(&out);
     let names: Vec<_> = rows.iter().map(|row| row.id.rsplit('/').next().unwrap()).collect();
@@ -224,7 +226,7 @@ fn other_limits_are_another_run() {
         ("limits.max_body_bytes=20KiB", "made with limits.max_body_bytes 33554432, and this run has 20480"),
         ("limits.max_text_bytes=1KiB", "made with limits.max_text_bytes 16384, and this run has 1024"),
     ] {
-        let (_, stderr) = run(&[&args[..], &["--set", limit]].concat(), 1);
+        let (_, stderr) = run(&[&args[..], &["--set", limit]].concat(), 64);
         assert!(stderr.contains(expected), "{stderr}");
     }
     // What says only how much is done at a time is none of it.
@@ -238,7 +240,7 @@ fn a_report_shows_what_was_slow_and_what_failed_and_goes_on_with_the_run() {
     add(&source, "a.jpg", b"%PDF-1.7 is no picture");
     let args = [text(&source), "--out", text(&out), "--part-rows", "3", "--report", text(&report)];
     let (_, stderr) = run(&[&args[..], &["--max-errors", "1"]].concat(), 1);
-    assert!(stderr.contains("--max-errors is 1"), "{stderr}");
+    assert!(stderr.contains("--max-errors is 1") && !stderr.contains("ERROR"), "{stderr}");
     let page = fs::read_to_string(&report).unwrap();
     assert!(page.contains("The run ended early: <bdi>2 items could not be embedded"), "{page}");
     assert!(page.contains("<b>0</b> items"), "no part is complete: {page}");
@@ -251,11 +253,15 @@ fn a_report_shows_what_was_slow_and_what_failed_and_goes_on_with_the_run() {
     );
     assert_eq!(page.matches("<img src=\"data:image/jpeg;base64,").count(), PICTURES.len(), "{page}");
     assert!(page.contains("<svg") && page.contains("Errors by kind") && !page.contains("<script"), "{page}");
+    let (_, stderr) = run(&args, 2);
+    assert!(stderr.contains("r.html: nothing was made, and the page that is there stays"), "{stderr}");
+    assert_eq!(fs::read_to_string(&report).unwrap(), page);
+    fs::remove_file(&report).unwrap();
     run(&args, 2);
     let page = fs::read_to_string(&report).unwrap();
     assert!(page.contains("<b>6</b> items") && page.contains("This run found all complete"), "{page}");
     assert!(page.contains("PDF is not a supported image format") && !page.contains("<img"), "{page}");
-    let (_, stderr) = run(&[&args[..5], &["--report", text(&folder.path().join("absent/r.html"))]].concat(), 1);
+    let (_, stderr) = run(&[&args[..5], &["--report", text(&folder.path().join("absent/r.html"))]].concat(), 64);
     assert!(stderr.contains("--report ") && stderr.contains("there is no folder"), "{stderr}");
 }
 
@@ -311,6 +317,67 @@ async fn a_run_that_is_killed_goes_on_and_leaves_the_same_bytes_as_one_that_was_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_a_run_in_order_also_while_it_waits_for_a_line() {
+    let folder = folder();
+    let lines = list(folder.path());
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let (out, report) = (folder.path().join(code.to_string()), folder.path().join(format!("{code}.html")));
+        let args = [
+            "--from-file",
+            "-",
+            "--out",
+            text(&out),
+            "--part-rows",
+            "3",
+            "--format",
+            "jsonl",
+            "--report",
+            text(&report),
+        ];
+        let begin = || {
+            let mut command = command(&args);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let mut child = begin();
+        feed(&mut child, &lines[..4]);
+        while fs::read_to_string(out.join("parts.jsonl")).unwrap_or_default().is_empty() {
+            assert_eq!(child.try_wait().unwrap(), None, "it waits for lines");
+            pause().await;
+        }
+        // Held, so that the list has no end.
+        let stdin = child.stdin.take();
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let (stdout, stderr) = finished(child.wait_with_output().unwrap(), code);
+        drop(stdin);
+        assert!(stdout.is_empty() && !stderr.contains("ERROR"), "{stdout}{stderr}");
+        let last = "clipserve: stopped: 3 rows are complete; the same command goes on";
+        assert_eq!(stderr.lines().last(), Some(last), "{stderr}");
+        let page = fs::read_to_string(&report).unwrap();
+        assert!(
+            page.contains("The run ended early: <bdi>stopped: 3 rows") && page.contains("<b>3</b> items"),
+            "{page}"
+        );
+        let mut child = begin();
+        feed(&mut child, &lines);
+        let (stdout, _) = finished(child.wait_with_output().unwrap(), 2);
+        assert!(stdout.contains("3 of them were there before"), "{stdout}");
+    }
+}
+
+#[test]
+fn too_many_errors_end_a_run_that_waits_for_a_line() {
+    let folder = folder();
+    let out = folder.path().join("out");
+    let mut command = command(&["--from-file", "-", "--out", text(&out), "--max-errors", "0"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    feed(&mut child, &list(folder.path())[..2]);
+    let stdin = child.stdin.take();
+    let (_, stderr) = finished(child.wait_with_output().unwrap(), 1);
+    drop(stdin);
+    assert!(stderr.contains("1 item could not be embedded") && !stderr.contains("ERROR"), "{stderr}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_run_was_made_of_is_what_it_goes_on_with() {
     let folder = folder();
     let (source, out) = (folder.path().join("in"), folder.path().join("out"));
@@ -345,7 +412,7 @@ async fn what_a_run_was_made_of_is_what_it_goes_on_with() {
             args.push(text(&source));
         }
         let output = command(&args).stdin(Stdio::null()).output().unwrap();
-        let (_, stderr) = finished(output, 1);
+        let (_, stderr) = finished(output, 64);
         assert!(stderr.contains(expected), "{stderr}");
     }
     assert_eq!(files(&out)[Path::new("parts.jsonl")], before[Path::new("parts.jsonl")]);
@@ -432,6 +499,12 @@ fn shards_have_folders_of_their_own_and_together_every_row_once() {
         let mut command = command(&[text(&source), "--out", text(&out), "--shard", "auto/2"]);
         finished(command.env(variable, index).output().unwrap(), code);
     }
+    for (more, expected) in
+        [(&["--shard", "0/3"][..], "it holds shards of another number"), (&[], "it holds shards, made by --shard ")]
+    {
+        let (_, stderr) = run(&[&[text(&source), "--out", text(&out)], more].concat(), 64);
+        assert!(stderr.contains(expected), "{stderr}");
+    }
     let (first, second) = (rows(&out.join("shard-0-of-2")), rows(&out.join("shard-1-of-2")));
     assert_eq!((first.len(), second.len()), (3, 2));
     let mut all: Vec<_> = first.into_iter().chain(second).collect();
@@ -453,7 +526,8 @@ fn texts_are_embedded_a_line_a_row_and_too_many_errors_end_the_run() {
     let strict = folder.path().join("strict");
     let args = [text(&source), "--out", text(&strict), "--part-rows", "2", "--max-errors", "0"];
     let (_, stderr) = run(&args, 1);
-    assert!(stderr.contains("1 items could not be embedded, --max-errors is 0"), "{stderr}");
+    assert!(stderr.contains("1 item could not be embedded, --max-errors is 0; "), "{stderr}");
+    assert!(stderr.contains("strict/errors.jsonl says why") && !stderr.contains("ERROR"), "{stderr}");
     assert_eq!(rows(&strict).len(), 2, "the part in front of it is there");
     run(&[text(&source), "--out", text(&strict), "--part-rows", "2", "--max-errors", "1"], 2);
     assert_eq!(rows(&strict), all);
@@ -468,7 +542,7 @@ fn what_cannot_be_embedded_at_all_is_one_line() {
         (&[text(&source), "--out", text(&source)], "the folder is not empty"),
         (&[text(&source), "--out", text(&out), "--shard", "auto/2"], "none of JOB_COMPLETION_INDEX"),
     ] {
-        let (stdout, stderr) = run(args, 1);
+        let (stdout, stderr) = run(args, 64);
         assert!(stdout.is_empty() && stderr.lines().count() == 1 && stderr.contains(expected), "{stderr}");
     }
     assert!(!out.exists());

@@ -64,9 +64,11 @@ fn a_wrong_configuration_exits_64_with_one_line_for_each_error() {
 
 #[test]
 fn a_failure_is_one_line_whatever_a_name_holds() {
-    for args in [&["export", "/absent\nclipserve: forged", "x"][..], &["embed", "/absent\nforged.jpg", "--out", "x"]] {
+    for (args, code) in
+        [(&["export", "/absent\nclipserve: forged", "x"][..], 1), (&["embed", "/absent\nforged.jpg", "--out", "x"], 64)]
+    {
         let output = clipserve(args, &[]);
-        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(output.status.code(), Some(code));
         let stderr = text(&output.stderr);
         assert!(stderr.starts_with("clipserve: /absent\\n") && stderr.lines().count() == 1, "{stderr}");
     }

@@ -45,7 +45,7 @@ impl Report {
     /// A report that is to be at `path`; of a shard, beside it, with the shard in its name.
     ///
     /// # Errors
-    /// [`BulkError::Report`], where no file can be there: better now than at the end.
+    /// [`BulkError::Usage`], where no file can be there: better now than at the end.
     pub(super) fn begin(path: &Path, shard: Option<Shard>) -> Result<Self, BulkError> {
         let path = match shard {
             None => path.to_owned(),
@@ -57,10 +57,11 @@ impl Report {
         };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if path.file_name().is_none() || path.is_dir() {
-            return Err(BulkError::Report(format!("{}: it is a folder; name a file", path.display())));
+            return Err(BulkError::Usage(format!("--report {}: it is a folder; name a file", path.display())));
         }
         if !folder.is_dir() {
-            return Err(BulkError::Report(format!("{}: there is no folder {}", path.display(), folder.display())));
+            let (path, folder) = (path.display(), folder.display());
+            return Err(BulkError::Usage(format!("--report {path}: there is no folder {folder}")));
         }
         Ok(Self {
             path,
@@ -90,6 +91,11 @@ impl Report {
         let place = self.slowest.partition_point(|other| other.took >= card.took);
         self.slowest.insert(place, card);
         self.slowest.truncate(SLOWEST);
+    }
+
+    /// The page of an earlier run that is to stay, since this one has made no row and would show less.
+    pub(super) fn to_keep(&self, summary: &Summary) -> Option<&Path> {
+        (summary.embedded_now == 0 && self.path.is_file()).then_some(&*self.path)
     }
 
     /// Writes it: of a run with this record, which came to this, and ended early for that reason, if it did.
