@@ -43,7 +43,7 @@ def test_every_manifest_is_what_the_api_takes(folder, version):
 
 def test_the_second_model_of_the_readme_has_names_and_selectors_of_its_own(tmp_path):
     text = (box.ROOT / "deploy/README.md").read_text()
-    block = re.search(r"^( +)apiVersion: kustomize(?:.*\n)(?:(?:\1.*)?\n)*", text, re.M)
+    block = re.search(r"^( +)apiVersion: kustomize(?:.*\n)(?:(?:\1(?!```).*)?\n)*", text, re.M)
     overlay = textwrap.dedent(block[0]).replace("../overlays", os.path.relpath(FOLDER / "overlays", tmp_path))
     (tmp_path / "kustomization.yaml").write_text(overlay)
     for manifest in render(tmp_path):
