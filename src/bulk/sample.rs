@@ -7,6 +7,11 @@
 
 use bytes::Bytes;
 
+/// Bytes of an id or a path; Linux takes paths of 4096. A cell that a dictionary repeats costs its file nothing, and every row its length.
+const MAX_NAME: usize = 4096;
+/// Bytes of a reason: it is written twice for every row, and a library's may have the item's own bytes in it.
+const MAX_REASON: usize = 1024;
+
 /// A picture, a text, or both, and what is known of them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Sample {
@@ -29,13 +34,14 @@ pub(super) struct Sample {
 impl Sample {
     /// A sample of which nothing else can be had.
     pub(super) fn unreadable(id: String, path: Option<String>, error: String) -> Self {
-        Self { id, path, error: Some(error), ..Self::default() }
+        Self { id, path, error: Some(short(error)), ..Self::default() }
     }
 
     /// Bytes that it holds while it waits.
     pub(super) fn bytes(&self) -> usize {
-        let texts = [&self.path, &self.caption, &self.metadata];
-        self.picture.as_ref().map_or(0, Bytes::len) + texts.into_iter().flatten().map(String::len).sum::<usize>()
+        let texts = [&self.path, &self.caption, &self.metadata, &self.error];
+        let texts = texts.into_iter().flatten().map(String::len).sum::<usize>();
+        self.picture.as_ref().map_or(0, Bytes::len) + self.id.len() + texts
     }
 
     /// Takes `value`, or the reason why there is none.
@@ -43,11 +49,33 @@ impl Sample {
         match value {
             Ok(value) => Some(value),
             Err(error) => {
-                self.error.get_or_insert(error);
+                self.error.get_or_insert_with(|| short(error));
                 None
             }
         }
     }
+}
+
+/// An id or a path.
+///
+/// # Errors
+/// The reason, for its row: it is too long, or no UTF-8. `what` it is.
+pub(super) fn name_of(bytes: &[u8], what: &str) -> Result<String, String> {
+    if bytes.len() > MAX_NAME {
+        return Err(format!("the {what} has {} bytes, the limit is {MAX_NAME}", bytes.len()));
+    }
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| format!("the {what} is not UTF-8"))
+}
+
+/// A reason without its middle where it is long: a path stands at its beginning, and what is wrong with it at its end.
+fn short(reason: String) -> String {
+    if reason.len() <= MAX_REASON {
+        return reason;
+    }
+    let cut = "…";
+    let half = (MAX_REASON - cut.len()) / 2;
+    let (begin, end) = (reason.floor_char_boundary(half), reason.ceil_char_boundary(reason.len() - half));
+    format!("{}{cut}{}", &reason[..begin], &reason[end..])
 }
 
 /// All origins up to a sample, in one number: two runs that agree on it have seen the same samples in the same order.
@@ -124,5 +152,33 @@ impl Sink for Kept {
     fn send(&mut self, _: Ticket, sample: Sample) -> Result<(), Stop> {
         self.samples.push(sample);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_a_sample_holds_is_counted() {
+        let long = || "x".repeat(100);
+        let sample = Sample { id: long(), path: Some(long()), error: Some(long()), ..Sample::default() };
+        assert_eq!(sample.bytes(), 300);
+    }
+
+    #[test]
+    fn names_have_a_length_and_long_reasons_lose_their_middle() {
+        assert_eq!(name_of(&[b'a'; MAX_NAME], "id").unwrap().len(), MAX_NAME);
+        assert_eq!(name_of(&[b'a'; MAX_NAME + 1], "id").unwrap_err(), "the id has 4097 bytes, the limit is 4096");
+        assert_eq!(name_of(b"\xff", "path").unwrap_err(), "the path is not UTF-8");
+        let reason = format!("{}: no such file", "ä".repeat(3000));
+        for cut in [Sample::unreadable(String::new(), None, reason.clone()).error, {
+            let mut sample = Sample::default();
+            sample.take::<()>(Err(reason));
+            sample.error
+        }] {
+            let cut = cut.unwrap();
+            assert!(cut.len() <= MAX_REASON && cut.starts_with("ää") && cut.ends_with("ä: no such file"), "{cut}");
+        }
     }
 }

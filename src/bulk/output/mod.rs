@@ -1,6 +1,6 @@
 //! What is written: the parts of each format.
 //!
-//! Owns the names of files, the columns, and that rows are written a batch at a time. Does not own which parts are complete (`journal`).
+//! Owns the names of files, the columns, and that rows are written a batch at a time, of so many rows or bytes. Does not own which parts are complete (`journal`).
 //!
 //! ```text
 //! numpy -> table -> values, draft
@@ -36,6 +36,9 @@ use super::{
 
 /// Rows that are written at once.
 const BATCH: usize = 512;
+
+/// Bytes that are, about: a part is in memory by its batches, and texts may be long.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// The most parts, so that the order of names is that of numbers.
 const MAX_PARTS: u64 = 100_000;
@@ -93,7 +96,7 @@ impl Output {
                 Form::Numpy(Box::new(Arrays::begin(&self.root, number, has, &self.columns, self.values)?))
             }
         };
-        Ok(Part { output: self, rows: Vec::new(), form: file })
+        Ok(Part { output: self, rows: Vec::new(), bytes: 0, form: file })
     }
 
     /// Gives a part's file its last name, once there are `parts` parts and all are complete; answers where it is then.
@@ -110,6 +113,8 @@ pub(super) struct Part<'a> {
     output: &'a Output,
     /// Not yet in its file.
     rows: Vec<Row>,
+    /// Of these.
+    bytes: usize,
     form: Form,
 }
 
@@ -125,12 +130,14 @@ impl Part<'_> {
     /// # Errors
     /// [`BulkError::Out`].
     pub(super) fn push(&mut self, row: Row) -> Result<(), BulkError> {
+        self.bytes = self.bytes.saturating_add(bytes(&row));
         self.rows.push(row);
-        if self.rows.len() == BATCH { self.write() } else { Ok(()) }
+        if self.rows.len() == BATCH || self.bytes >= BATCH_BYTES { self.write() } else { Ok(()) }
     }
 
     fn write(&mut self) -> Result<(), BulkError> {
         let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
         let Output { values, modality, .. } = self.output;
         match &mut self.form {
             Form::Parquet(table) => table.write(columns(&rows, values, *modality)),
@@ -162,6 +169,13 @@ impl Part<'_> {
             Form::Lines(draft, file) => Ok(vec![draft.written(file)?]),
         }
     }
+}
+
+/// What a row holds.
+fn bytes(row: &Row) -> usize {
+    let texts = [&row.path, &row.caption, &row.metadata, &row.error];
+    let numbers = [&row.image, &row.text].into_iter().flatten().map(|numbers| size_of_val(&numbers[..]));
+    row.id.len() + texts.into_iter().flatten().map(String::len).sum::<usize>() + numbers.sum::<usize>()
 }
 
 /// The embedding of the first column: the picture's, or the text's where texts alone are asked for.

@@ -156,3 +156,19 @@ fn the_same_rows_are_the_same_bytes() {
         assert_eq!(files(one.path()), files(other.path()), "{format:?}");
     }
 }
+
+#[test]
+fn long_texts_do_not_wait_for_a_whole_batch_of_rows() {
+    let root = tempfile::tempdir().unwrap();
+    let values = Values { dtype: Dtype::F32, scale: 100.0, dim: 4 };
+    for format in [Format::Parquet, Format::Npy, Format::Jsonl] {
+        let output = Output::new(root.path(), format, Modalities::Image, values, &[]);
+        let mut part = output.begin(0).unwrap();
+        for number in 0..20 {
+            let mut row = row(number, Some(vec![0.6, 0.8, 0.0, 0.0]));
+            row.metadata = Some("x".repeat(BATCH_BYTES / 4));
+            part.push(row).unwrap();
+            assert!(part.rows.len() < 4, "{format:?}: {} wait", part.rows.len());
+        }
+    }
+}

@@ -12,8 +12,12 @@
 //! before a model is loaded, and what turns out later to be unreadable is a row with its reason; every size that a file chooses is
 //! checked before memory is taken for it.
 
+mod batches;
+mod cells;
+mod columns;
 mod file;
 mod folder;
+mod footer;
 mod lines;
 mod list;
 mod members;
@@ -22,6 +26,7 @@ mod pages;
 mod patterns;
 mod place;
 mod records;
+mod shape;
 mod shard;
 mod table;
 mod texts;

@@ -4,7 +4,7 @@
 //! before it has unpacked a byte, and has no limit for it.
 //!
 //! Invariants: no more than one header is held; a chunk whose headers cannot be followed to its end is refused, since what is not
-//! seen here is not bounded there.
+//! seen here is not bounded there, and so is a header that the crate could read otherwise (`shape`).
 
 use std::{
     fs::File,
@@ -14,8 +14,10 @@ use std::{
 use parquet::file::metadata::ColumnChunkMetaData;
 use thrift::{
     TConfiguration,
-    protocol::{TCompactInputProtocol, TInputProtocol, TType},
+    protocol::{TCompactInputProtocol, TInputProtocol},
 };
+
+use super::shape::{DATA_PAGE, DATA_PAGE_V2, Fields, PAGE, each_field};
 
 /// Bytes that a page may have, unpacked. A row group of Hugging Face's datasets is 100 MB; writers cut pages at about a megabyte.
 const MAX_PAGE: u64 = 1 << 30;
@@ -69,45 +71,69 @@ impl Header {
     /// # Errors
     /// When these bytes are no header, or a longer one than `reader` gives.
     fn read(reader: &mut impl Read) -> thrift::Result<Self> {
-        let mut header = Self::default();
+        let (mut header, mut kind, mut counts) = (Self::default(), 0, [0; 2]);
         let limits = TConfiguration::builder().max_string_size(Some(MAX_HEADER)).build()?;
         let mut protocol = TCompactInputProtocol::with_config(reader, limits);
-        each_field(&mut protocol, |protocol, id, kind| {
-            match (id, kind) {
-                (2, TType::I32) => header.unpacked = size(protocol)?,
-                (3, TType::I32) => header.packed = size(protocol)?,
-                // `data_page_header` and `data_page_header_v2`, which both begin with their `num_values`.
-                (5 | 8, TType::Struct) => each_field(protocol, |protocol, id, kind| match (id, kind) {
-                    (1, TType::I32) => {
-                        header.values = size(protocol)?;
-                        Ok(())
-                    }
-                    _ => protocol.skip(kind),
-                })?,
-                _ => protocol.skip(kind)?,
+        each_field(&mut protocol, PAGE, &mut |protocol, id| {
+            match id {
+                1 => kind = protocol.read_i32()?,
+                2 => header.unpacked = size(protocol)?,
+                3 => header.packed = size(protocol)?,
+                5 => counts[0] = count(protocol, DATA_PAGE)?,
+                8 => counts[1] = count(protocol, DATA_PAGE_V2)?,
+                _ => return Ok(false),
             }
-            Ok(())
+            Ok(true)
         })?;
+        // The type of a page says which of its headers the crate believes.
+        header.values = match kind {
+            0 => counts[0],
+            3 => counts[1],
+            _ => 0,
+        };
         Ok(header)
     }
 }
 
-/// Calls `each` with the number and type of every field of a struct; it has to read or skip the field.
-fn each_field<P: TInputProtocol>(
-    protocol: &mut P,
-    mut each: impl FnMut(&mut P, i16, TType) -> thrift::Result<()>,
-) -> thrift::Result<()> {
-    protocol.read_struct_begin()?;
-    loop {
-        let field = protocol.read_field_begin()?;
-        if field.field_type == TType::Stop {
-            return protocol.read_struct_end();
+/// `num_values`, the first field of the headers of data pages.
+fn count<P: TInputProtocol>(protocol: &mut P, fields: Fields) -> thrift::Result<u64> {
+    let mut values = 0;
+    each_field(protocol, fields, &mut |protocol, id| {
+        if id == 1 {
+            values = size(protocol)?;
         }
-        each(protocol, field.id.unwrap_or_default(), field.field_type)?;
-        protocol.read_field_end()?;
-    }
+        Ok(id == 1)
+    })?;
+    Ok(values)
 }
 
 fn size(protocol: &mut impl TInputProtocol) -> thrift::Result<u64> {
     u64::try_from(protocol.read_i32()?).map_err(|_| thrift::Error::from("a negative size"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_read_if_its_fields_have_their_types_and_come_once() {
+        // A data page of 8 bytes, 4 packed, with 3 values.
+        let whole: &[u8] = &[0x15, 0, 0x15, 16, 0x15, 8, 0x2c, 0x15, 6, 0, 0];
+        let header = Header::read(&mut &*whole).unwrap();
+        assert_eq!((header.unpacked, header.packed, header.values), (8, 4, 3));
+        // A dictionary may claim to be a data page as well.
+        let dictionary = Header::read(&mut &[0x15, 4, 0x15, 16, 0x15, 8, 0x2c, 0x15, 6, 0, 0][..]).unwrap();
+        assert_eq!(dictionary.values, 0);
+        for (bytes, why) in [
+            (&[0x15, 0, 0x16, 16, 0x15, 8, 0][..], "a size of 64 bits"),
+            (&[0x15, 0, 0x15, 16, 0x16, 8, 0][..], "a packed size of 64 bits"),
+            (&[0x15, 0, 0x15, 16, 0x15, 8, 0x2c, 0x16, 6, 0, 0][..], "a number of values of 64 bits"),
+            (&[0x15, 0, 0x15, 16, 0x15, 8, 0x4c, 0x16, 6, 0, 0][..], "that of a dictionary"),
+            (&[0x15, 0, 0x15, 16, 0x15, 8, 0x05, 4, 18, 0][..], "a size that comes twice"),
+            (&[0x15, 0, 0x15, 16, 0x15, 8, 0x18, 1, 0x15, 0][..], "a check sum that is a string"),
+            (&[0x15, 0, 0x15, 15, 0x15, 8, 0][..], "a negative size"),
+        ] {
+            assert!(Header::read(&mut &*bytes).is_err(), "{why}");
+        }
+    }
 }

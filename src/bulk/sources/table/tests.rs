@@ -1,20 +1,26 @@
 //! Parquet files as Hugging Face's datasets and others write them, and broken ones.
 
-use std::{fs, sync::Arc};
+use std::{collections::HashSet, fs, sync::Arc};
 
-use arrow_array::{Int64Array, builder::BinaryBuilder};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, builder::BinaryBuilder};
 use arrow_buffer::NullBuffer;
+use arrow_schema::{DataType, Field};
 use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
 
 use super::*;
-use crate::bulk::sample::Kept;
+use crate::bulk::{options::Columns, sample::Kept};
 
 const LIMITS: Limits = Limits { picture: 20, text: 30 };
 
 fn write(path: &Path, columns: Vec<(&str, ArrayRef)>, group: usize) {
     let batch =
         RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, array)| (name, array, true))).unwrap();
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group)).build();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(group))
+        .set_write_batch_size(100)
+        .set_data_page_row_count_limit(100)
+        .set_dictionary_enabled(false)
+        .build();
     let mut writer = ArrowWriter::try_new(File::create(path).unwrap(), batch.schema(), Some(properties)).unwrap();
     writer.write(&batch).unwrap();
     writer.close().unwrap();
@@ -179,21 +185,97 @@ fn a_page_that_claims_too_much_is_refused_before_it_is_taken() {
     }
 }
 
-#[test]
-fn a_picture_that_a_dictionary_repeats_is_not_taken_many_times_at_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("x.parquet");
-    let picture = vec![7; 1 << 19];
-    write(&path, vec![("image", binary(&[Some(&picture[..]); 100]))], 100);
-    assert!(fs::metadata(&path).unwrap().len() < 2 << 20, "the writer repeats nothing");
-    let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
-    let metadata = metadata(&path).unwrap();
-    let batches = table.reader(&metadata, 0, vec![RowSelector::select(100)]).unwrap();
-    let rows: Vec<_> = batches.map(|batch| batch.unwrap().num_rows()).collect();
-    assert_eq!((rows.iter().sum::<usize>(), rows[0]), (100, 7));
+/// What is sent where the first `unwanted` rows are complete already.
+fn samples_behind(table: &Table, unwanted: usize) -> Vec<Sample> {
+    let mut kept = Kept { unwanted: (0..unwanted).collect::<HashSet<_>>(), ..Kept::default() };
+    table.send(&mut kept, LIMITS).unwrap();
+    assert_eq!(kept.origins.len() as u64, table.len());
+    kept.samples
+}
+
+/// Changes all of `from` in the file.
+fn replace(path: &Path, from: &[u8], to: &[u8]) {
+    let mut bytes = fs::read(path).unwrap();
+    let places: Vec<_> = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to));
+    fs::write(path, bytes).unwrap();
 }
 
 #[test]
-fn a_panic_of_the_reader_is_an_error() {
-    assert!(contained(|| -> Result<(), String> { panic!("asserted") }).unwrap_err().contains("gave up"));
+fn a_string_that_is_not_utf_8_is_the_fault_of_its_row_and_of_none_where_it_is_not_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let marked = |row: i32, at: i32, mark: &'static str| if row == at { mark } else { "ok" };
+    let captions: Vec<_> = (0..1500).map(|row| Some(marked(row, 900, "CAPTION"))).collect();
+    let ids: Vec<_> = (0..1500).map(|row| Some(marked(row, 1200, "NUMBER"))).collect();
+    let pictures = vec![Some(&b"picture"[..]); 1500];
+    write(&path, vec![("jpg", binary(&pictures)), ("text", strings(&captions)), ("id", strings(&ids))], 2000);
+    replace(&path, b"CAPTION", b"CAP\xffION");
+    replace(&path, b"NUMBER", b"NUM\xffER");
+    for (modality, expected) in [(Modalities::Both, vec![900, 1200]), (Modalities::Image, vec![1200])] {
+        let table = Table::open(&path, modality, &Columns::default()).unwrap();
+        let all = samples(&table);
+        let failed: Vec<_> = (0..all.len()).filter(|row| all[*row].error.is_some()).collect();
+        assert_eq!((failed, all.len()), (expected, 1500));
+        assert_eq!(all[1200].error.as_deref(), Some("the id is not UTF-8"));
+        assert_eq!(all[1200].id, format!("{}:1200", path.display()));
+        assert_eq!(all[0].caption.is_some(), modality.has_texts(), "a caption that is not asked for is not read");
+        for begun in [1, 700, 901, 1201, 1500] {
+            assert_eq!(samples_behind(&table, begun), all[begun..], "from {begun}");
+        }
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_read_takes_the_rows_of_its_batch_wherever_the_run_begins() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let cells: Vec<_> =
+        (0..5000).map(|row| if row == 2500 { "cell-MARK".into() } else { format!("cell-{row:04}") }).collect();
+    let cells: Vec<_> = cells.iter().map(|cell| Some(cell.as_bytes())).collect();
+    write(&path, vec![("image", binary(&cells))], 5000);
+    // The length in front of the cell. The smallest and the largest of a page have none.
+    replace(&path, b"\x09\0\0\0cell-MARK", b"\xff\xff\xff\xff");
+    let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
+    let all = samples(&table);
+    let failed: Vec<_> = (0..all.len()).filter(|row| all[*row].error.is_some()).collect();
+    assert_eq!((failed.len(), failed[0], failed[failed.len() - 1]), (1024, 2048, 3071));
+    assert_eq!(all[3072].picture.as_deref(), Some(&b"cell-3072"[..]));
+    for begun in [1, 2047, 2048, 2501, 2700, 3071, 3072, 5000] {
+        assert_eq!(samples_behind(&table, begun), all[begun..], "from {begun}");
+    }
+}
+
+#[test]
+fn ids_and_paths_have_a_length() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let long = "n".repeat(5000);
+    write(
+        &path,
+        vec![("id", strings(&[Some(&long), Some("b")])), ("image", strings(&[Some("a.jpg"), Some(&long)]))],
+        9,
+    );
+    let columns = Columns { image: Some("image".into()), ..Columns::default() };
+    let samples = samples(&Table::open(&path, Modalities::Image, &columns).unwrap());
+    assert_eq!(samples[0].error.as_deref(), Some("the id has 5000 bytes, the limit is 4096"));
+    assert_eq!(samples[0].id, format!("{}:0", path.display()));
+    assert_eq!(samples[1].error.as_deref(), Some("the path has 5000 bytes, the limit is 4096"));
+    assert_eq!((&*samples[1].id, &samples[1].path), ("b", &None));
+}
+
+#[test]
+fn a_table_that_is_replaced_by_another_is_one_row_that_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let pictures = || binary(&[Some(b"1"), Some(b"2")]);
+    write(&path, vec![("id", strings(&[Some("a"), Some("b")])), ("image", pictures())], 9);
+    let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
+    for columns in [vec![("image", pictures())], vec![("x", strings(&[None, None]))]] {
+        write(&path, columns, 9);
+        let samples = samples(&table);
+        assert_eq!(samples.len(), 1);
+        assert!(samples[0].error.as_ref().is_some_and(|error| error.contains("column")), "{samples:?}");
+    }
 }
