@@ -33,6 +33,8 @@ const MIN_PAGE: u64 = 17;
 /// Rows for each byte of their pages. A picture and a text have more than a byte; only one cell for all rows, or none, packs into less.
 /// Without it a few bytes could claim a row with a reason a billion times.
 const MAX_ROWS_PER_BYTE: u64 = 256;
+/// Rows of a table that need no bytes: so many are a row group of one caption for all, as pyarrow writes it in a hundred bytes.
+const ROWS_FOR_NOTHING: u64 = 1 << 20;
 /// The magic at both ends of the file, and the length of the footer.
 const MAGIC: u64 = 4;
 const TAIL: u64 = 8;
@@ -82,17 +84,18 @@ impl Footer {
                 }
                 bytes = bytes.saturating_add(length.unwrap_or_default());
             }
-            if rows > bytes.saturating_mul(MAX_ROWS_PER_BYTE) {
-                return Err(wrong(format!(
-                    "claims {rows} rows in {bytes} bytes, the limit is {MAX_ROWS_PER_BYTE} rows for each byte"
-                )));
-            }
             held = held.saturating_add(bytes);
             total = total.checked_add(rows).ok_or_else(|| wrong("claims too many rows".to_owned()))?;
             all.push(rows);
         }
         if held > self.start {
             return Err(format!("its row groups claim {held} bytes of pages, and the file has {}", self.start));
+        }
+        if total > held.saturating_mul(MAX_ROWS_PER_BYTE).saturating_add(ROWS_FOR_NOTHING) {
+            return Err(format!(
+                "it claims {total} rows in {held} bytes of pages, the limit is {MAX_ROWS_PER_BYTE} rows for each byte and \
+                 {ROWS_FOR_NOTHING} more"
+            ));
         }
         let claimed = self.metadata.file_metadata().num_rows();
         if u64::try_from(claimed) != Ok(total) {

@@ -78,6 +78,9 @@ fn nested(depth: usize) -> Vec<Vec<u8>> {
 fn what_a_footer_may_claim_is_read_and_what_is_more_is_refused() {
     let flat = || vec![element(Some(1)), element(None)];
     assert_eq!(read(&footer(&flat(), 5, &[group(3, 4, 40), group(2, 44, 40)])), Ok(vec![3, 2]));
+    // One cell for all of them, in the smallest page.
+    let most = (1 << 20) + 17 * 256;
+    assert_eq!(read(&footer(&flat(), most, &[group(most, 4, 17)])), Ok(vec![most as u64]));
     assert_eq!(read(&footer(&nested(MAX_DEPTH), 0, &[])), Ok(vec![]));
     let wide = |columns: usize| {
         let mut elements = vec![element(None); columns];
@@ -96,7 +99,10 @@ fn what_a_footer_may_claim_is_read_and_what_is_more_is_refused() {
         (footer(&flat(), 3, &[group(3, 4, 16)]), "row group 0 claims 3 rows, and the file has no pages of x"),
         (footer(&flat(), 3, &[group(3, -4, 40)]), "row group 0 claims 3 rows, and the file has no pages of x"),
         (footer(&flat(), 3, &[group(3, i64::MAX, i64::MAX)]), "row group 0 claims 3 rows, and the file has no pages"),
-        (footer(&flat(), 4353, &[group(4353, 4, 17)]), "claims 4353 rows in 17 bytes, the limit is 256 rows"),
+        (
+            footer(&flat(), most + 1, &[group(most + 1, 4, 17)]),
+            "claims 1052929 rows in 17 bytes of pages, the limit is 256",
+        ),
         (
             footer(&flat(), 6, &vec![group(3, 4, 60); 2]),
             "its row groups claim 120 bytes of pages, and the file has 100",
