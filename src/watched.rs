@@ -12,9 +12,10 @@
 
 use std::{
     fmt::{self, Display},
-    fs, io,
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
+    fs::{self, OpenOptions},
+    io::{self, Read as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, mpsc},
     thread,
     time::Duration,
@@ -43,6 +44,26 @@ impl<T> Current<T> {
     fn set(&self, value: T) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
     }
+}
+
+/// The bytes of a file, at most so many, and its mode. Never waits for somebody who writes.
+///
+/// # Errors
+/// In words, when it is no regular file, is longer, or cannot be read.
+pub fn contents(path: &Path, most: u64) -> Result<(Vec<u8>, u32), String> {
+    let words = |error: io::Error| error.to_string();
+    // A named pipe without a writer would hold up whoever opens it, and with them every file that is watched.
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(words)?;
+    let metadata = file.metadata().map_err(words)?;
+    if !metadata.is_file() {
+        return Err("it is no regular file".to_owned());
+    }
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).map_err(words)?;
+    if bytes.len() as u64 > most {
+        return Err(format!("it has more than {most} bytes"));
+    }
+    Ok((bytes, metadata.permissions().mode()))
 }
 
 /// Files that are looked at.
@@ -156,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    fn watched(path: &std::path::Path) -> (Arc<Current<String>>, Watched) {
+    fn watched(path: &Path) -> (Arc<Current<String>>, Watched) {
         let file = path.to_owned();
         let read = move |_: Option<&String>| match fs::read_to_string(&file) {
             Ok(text) if text.starts_with("bad") => Err("it is bad".to_owned()),
@@ -199,6 +220,16 @@ mod tests {
         (0..2).for_each(|_| file.look(&metrics));
         assert_eq!(*value.get(), "three");
         assert!(series("clipserve_file_refused{file=\"api_keys\"} 0"));
+    }
+
+    #[test]
+    fn a_named_pipe_holds_nobody_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo");
+        assert!(made.success());
+        assert_eq!(contents(&path, 10), Err("it is no regular file".to_owned()));
+        assert_eq!(contents(folder.path(), 10), Err("it is no regular file".to_owned()));
     }
 
     #[test]

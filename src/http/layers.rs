@@ -119,7 +119,9 @@ pub(super) async fn observe(
 /// Wants `Authorization: Bearer <key>`, where there are keys and the path is not open to who asks.
 pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     let extensions = request.extensions();
-    let token = request.headers().get(header::AUTHORIZATION).and_then(|value| bearer_token(value.as_bytes()));
+    // Of two, a proxy in front may have looked at the other one.
+    let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
+    let token = given.next().filter(|_| given.next().is_none()).and_then(|value| bearer_token(value.as_bytes()));
     let template = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let address = extensions.get::<PeerAddr>().map(|peer| peer.0.ip());
     match state.access.of(token, template, address) {

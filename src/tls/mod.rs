@@ -8,14 +8,7 @@
 
 mod probe;
 
-use std::{
-    fs::File,
-    io::{self, Read as _},
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{io, net::SocketAddr, path::Path, sync::Arc};
 
 use rustls::{
     RootCertStore, ServerConfig,
@@ -36,7 +29,7 @@ pub use self::probe::unverified_client;
 use crate::{
     config::TlsFiles,
     telemetry::{FileKind, Handshake, Metrics},
-    watched::{Current, Watched, read_and_watch},
+    watched::{self, Current, Watched, read_and_watch},
 };
 
 /// Bytes of a file of certificates or a key.
@@ -160,15 +153,7 @@ fn in_words(error: &pem::Error, wanted: &str) -> String {
 
 /// The bytes of a file, and its mode.
 fn contents(key: &'static str, path: &Path) -> Result<(Vec<u8>, u32), TlsError> {
-    let fault = |error: io::Error| TlsError::new(key, path, error);
-    let file = File::open(path).map_err(fault)?;
-    let mode = file.metadata().map_err(fault)?.permissions().mode();
-    let mut bytes = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(fault)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(TlsError::new(key, path, format!("it has more than {MAX_FILE} bytes")));
-    }
-    Ok((bytes, mode))
+    watched::contents(path, MAX_FILE).map_err(|reason| TlsError::new(key, path, reason))
 }
 
 /// Both sides of a connection, for tests of what stands on it.

@@ -5,12 +5,12 @@
 //!
 //! Invariant: no error shows a key, a digest, or a line of the file.
 
-use std::{collections::BTreeSet, fs::File, io::Read as _, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{collections::BTreeSet, path::Path};
 
 use sha2::{Digest as _, Sha256};
 use toml::{Table, Value};
 
-use crate::config::Secret;
+use crate::{config::Secret, watched::contents};
 
 /// The name of `server.api_key`.
 pub(super) const OF_THE_CONFIGURATION: &str = "api_key";
@@ -49,13 +49,8 @@ pub(super) struct Listed {
 pub(super) fn read(path: &Path, own: Option<&Secret>) -> Result<Vec<Listed>, String> {
     let fault =
         |reason: String| format!("server.api_keys_file {}: {reason}", path.display()).replace(['\n', '\r'], " ");
-    let file = File::open(path).map_err(|error| fault(error.to_string()))?;
-    let mode = file.metadata().map_err(|error| fault(error.to_string()))?.permissions().mode();
-    let mut text = String::new();
-    file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|error| fault(error.to_string()))?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(fault(format!("it has more than {MAX_FILE} bytes")));
-    }
+    let (bytes, mode) = contents(path, MAX_FILE).map_err(fault)?;
+    let text = String::from_utf8(bytes).map_err(|_| fault("it is not UTF-8; save it as that".to_owned()))?;
     let (keys, has_plain) = parse(&text, own).map_err(fault)?;
     if has_plain && mode & 0o004 != 0 {
         tracing::warn!(
@@ -78,8 +73,9 @@ fn parse(text: &str, own: Option<&Secret>) -> Result<(Vec<Listed>, bool), String
         Some(Value::Array(keys)) if !keys.is_empty() => keys,
         _ => return Err("it has no key: each is a table [[keys]] with a name and a key or its sha256".to_owned()),
     };
-    if let Some(other) = table.keys().next() {
-        return Err(format!("it has {other:?} beside [[keys]], which is all that there may be"));
+    // What stands where a name belongs may be a key.
+    if !table.is_empty() {
+        return Err("it has something beside [[keys]], which is all that there may be".to_owned());
     }
     if keys.len() > MAX_KEYS {
         return Err(format!("it has {} keys, the limit is {MAX_KEYS}", keys.len()));
@@ -108,8 +104,9 @@ fn parse(text: &str, own: Option<&Secret>) -> Result<(Vec<Listed>, bool), String
 }
 
 fn entry(key: &Table) -> Result<Listed, String> {
-    if let Some(other) = key.keys().find(|field| !FIELDS.contains(&field.as_str())) {
-        return Err(format!("it has {other:?}; there are {}", FIELDS.join(", ")));
+    // Not repeated: what stands where a name belongs may be a key.
+    if key.keys().any(|field| !FIELDS.contains(&field.as_str())) {
+        return Err(format!("it has another field than these: {}", FIELDS.join(", ")));
     }
     let known = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
     let is_name = |name: &&str| (1..=MAX_NAME).contains(&name.len()) && name.bytes().all(known);
@@ -202,7 +199,8 @@ mod tests {
             ("keys = \"hunter2\"", "no key"),
             ("keys = [1]", "key 1: it is no table"),
             ("[[keys]]\nname = \"a\"\nkey = hunter2\n", "line 3: not valid TOML"),
-            ("limit = 1\n[[keys]]\nname = \"a\"\nkey = \"hunter2\"", "\"limit\" beside"),
+            ("limit = 1\n[[keys]]\nname = \"a\"\nkey = \"hunter2\"", "something beside"),
+            ("[[keys]]\nname = \"a\"\nkey = \"x\"\n[hunter2]", "something beside"),
             ("[[keys]]\nkey = \"hunter2\"", "key 1: name must be"),
             ("[[keys]]\nname = \"two words\"\nkey = \"hunter2\"", "key 1: name must be"),
             ("[[keys]]\nname = \"api_key\"\nkey = \"hunter2\"", "that of server.api_key"),
@@ -211,7 +209,8 @@ mod tests {
             ("[[keys]]\nname = \"a\"\nkey = \"hunter2 \"", "\"a\": key must be"),
             ("[[keys]]\nname = \"a\"\nkey = 5", "\"a\": key must be"),
             ("[[keys]]\nname = \"a\"\nsha256 = \"hunter2\"", "\"a\": sha256 must be"),
-            ("[[keys]]\nname = \"a\"\nkey = \"hunter2\"\nlimit = 3", "\"limit\"; there are name, key"),
+            ("[[keys]]\nname = \"a\"\nkey = \"hunter2\"\nlimit = 3", "another field than these: name, key"),
+            ("[[keys]]\nname = \"a\"\nhunter2 = 3\nkey = \"x\"", "another field than these: name, key"),
             ("[[keys]]\nname = \"a\"\nkey = \"hunter2\"\nmax_inflight_requests = 0", "from 1 to 1000000"),
             ("[[keys]]\nname = \"a\"\nkey = \"hunter2\"\nqueue_share = 0", "above 0"),
             ("[[keys]]\nname = \"a\"\nkey = \"hunter2\"\nqueue_share = 1.5", "above 0"),
