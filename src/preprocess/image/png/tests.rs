@@ -399,7 +399,7 @@ fn the_end_of_a_stream_counts_where_pillow_meets_it() {
 fn an_answer_does_not_depend_on_time() {
     let at_once = |bytes: &[u8]| decode_with(bytes, &LIMITS, Vec::new(), Patience::NONE);
     let whole = |decoded: Result<Decoded, ImageError>| decoded.map(|decoded| (decoded.image.data, decoded.orientation));
-    let rows: Vec<u8> = (0..40u32).flat_map(|y| [&[2, y as u8 / 3][..], &[(y * y >> 5) as u8; 9]].concat()).collect();
+    let rows: Vec<u8> = (0..40u32).flat_map(|y| [&[2, y as u8 / 3][..], &[((y * y) >> 5) as u8; 9]].concat()).collect();
     let made = File::new((10, 40), (8, 0), &rows);
     let mut pieces = File { data: made.data[0].chunks(7).map(<[u8]>::to_vec).collect(), ..File::rgb() };
     (pieces.size, pieces.kind) = (made.size, made.kind);
