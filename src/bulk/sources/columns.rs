@@ -2,7 +2,7 @@
 //!
 //! Owns the choice, by name and type. Does not own reading them (`batches`) or what is in a cell (`cells`).
 //!
-//! Invariants: what nobody asked for is not read; strings are read as bytes, since the crate `parquet` fails a whole batch for one that is
+//! Invariants: what is in no row of the output is not read; strings are read as bytes, since the crate `parquet` fails a whole batch for one that is
 //! not UTF-8.
 
 use std::sync::Arc;
@@ -75,11 +75,10 @@ impl Columns {
             let field = schema.field(root);
             Column { root, name: field.name().clone(), data_type: field.data_type().clone() }
         };
-        // A text that is named is a caption beside its picture.
-        let has_text = modality.has_texts() || asked.text.is_some();
         Ok(Self {
             image: image.filter(|_| modality.has_images()).map(column),
-            text: text.filter(|_| has_text).map(column),
+            // Where pictures alone are embedded it stands beside them, as the caption.
+            text: text.map(column),
             id: id.map(column),
         })
     }
