@@ -38,7 +38,7 @@
 //! | [`model`] | a model's directory, its download from the hub, configuration, fingerprint |
 //! | [`export`] | CLIP's ONNX graphs, built without Python |
 //! | [`similarity`] | logits, softmax, loss |
-//! | [`config`], [`cli`], [`telemetry`], [`health`], [`signals`], [`budget`], [`heavy`], [`watched`] | what every service has |
+//! | [`config`], [`cli`], [`telemetry`], [`health`], [`signals`], [`budget`], [`heavy`], [`regular`], [`watched`] | what every service has |
 //!
 //! Dependencies point one way, `http -> {embedder, tls, web}`, `embedder -> {preprocess, batch, engine} -> {encoder, model}`,
 //! `web -> model`, and so do those among the files of a module; a test holds them to it, and lists where it is not so yet.
@@ -58,6 +58,7 @@ pub mod heavy;
 pub mod http;
 pub mod model;
 pub mod preprocess;
+pub mod regular;
 pub mod server;
 pub mod signals;
 pub mod similarity;

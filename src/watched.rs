@@ -12,16 +12,19 @@
 
 use std::{
     fmt::{self, Display},
-    fs::{self, OpenOptions},
+    fs,
     io::{self, Read as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock, mpsc},
     thread,
     time::Duration,
 };
 
-use crate::telemetry::{FileKind, Metrics};
+use crate::{
+    regular,
+    telemetry::{FileKind, Metrics},
+};
 
 /// Between two looks.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -52,12 +55,7 @@ impl<T> Current<T> {
 /// In words, when it is no regular file, is longer, or cannot be read.
 pub fn contents(path: &Path, most: u64) -> Result<(Vec<u8>, u32), String> {
     let words = |error: io::Error| error.to_string();
-    // A named pipe without a writer would hold up whoever opens it, and with them every file that is watched.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(words)?;
-    let metadata = file.metadata().map_err(words)?;
-    if !metadata.is_file() {
-        return Err("it is no regular file".to_owned());
-    }
+    let (file, metadata) = regular::open(path).map_err(words)?;
     let mut bytes = Vec::new();
     file.take(most + 1).read_to_end(&mut bytes).map_err(words)?;
     if bytes.len() as u64 > most {

@@ -3,12 +3,13 @@
 //! Owns the check in front of the read. Invariant: no more memory is taken than the limit, whatever the file claims or becomes.
 
 use std::{
-    fs::File,
     io::{self, Read as _},
     path::Path,
 };
 
 use bytes::Bytes;
+
+use crate::regular;
 
 /// What sources may hold.
 #[derive(Clone, Copy, Debug)]
@@ -73,14 +74,9 @@ pub(super) fn read_text(path: &Path, limits: Limits) -> Result<String, String> {
 
 fn read(path: &Path, allow: impl Fn(u64) -> Result<(), String>) -> Result<Vec<u8>, String> {
     let wrong = |error: io::Error| format!("{}: {error}", path.display());
-    // Looked at before it is opened: to open a pipe is to wait for whoever writes to it.
-    let metadata = std::fs::metadata(path).map_err(wrong)?;
-    if !metadata.is_file() {
-        return Err(format!("{}: it is no file", path.display()));
-    }
+    let (file, metadata) = regular::open(path).map_err(wrong)?;
     allow(metadata.len())?;
     let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
-    let file = File::open(path).map_err(wrong)?;
     // One byte more: the file may have grown since, and that is seen.
     file.take(metadata.len().saturating_add(1)).read_to_end(&mut bytes).map_err(wrong)?;
     if bytes.len() as u64 != metadata.len() {
@@ -91,6 +87,8 @@ fn read(path: &Path, allow: impl Fn(u64) -> Result<(), String>) -> Result<Vec<u8
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     const LIMITS: Limits = Limits { picture: 8, text: 4 };
@@ -106,7 +104,7 @@ mod tests {
         huge.set_len(1 << 40).unwrap();
         let error = read_picture(&folder.path().join("huge"), LIMITS).unwrap_err();
         assert!(error.contains("the limit is 8 (--set limits.max_body_bytes"), "{error}");
-        assert!(read_picture(folder.path(), LIMITS).unwrap_err().ends_with("it is no file"));
+        assert!(read_picture(folder.path(), LIMITS).unwrap_err().ends_with("it is no regular file"));
         assert!(read_picture(&folder.path().join("absent"), LIMITS).unwrap_err().contains("absent"));
     }
 

@@ -4,7 +4,6 @@
 //! `text`, and `id` or `key`. A relative path is below the file's own folder. Blank lines are no samples.
 
 use std::{
-    fs::File,
     io::BufReader,
     path::{Path, PathBuf},
 };
@@ -15,9 +14,12 @@ use super::{
     file::{Limits, read_picture},
     lines::{self, Line},
 };
-use crate::bulk::{
-    options::{Columns, Modalities},
-    sample::{Sample, Sink, Stop},
+use crate::{
+    bulk::{
+        options::{Columns, Modalities},
+        sample::{Sample, Sink, Stop},
+    },
+    regular,
 };
 
 const IMAGE: [&str; 3] = ["image", "image_path", "path"];
@@ -36,7 +38,8 @@ pub(super) fn send(
     limits: Limits,
 ) -> Result<(), Stop> {
     let name = path.to_string_lossy();
-    lines::each(&name, File::open(path).map(BufReader::new), limits.picture, sink, |number, line, sink| {
+    let reader = regular::open(path).map(|(file, _)| BufReader::new(file));
+    lines::each(&name, reader, limits.picture, sink, |number, line, sink| {
         if line.is_blank() {
             return Ok(());
         }

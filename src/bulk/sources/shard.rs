@@ -15,10 +15,13 @@ use super::{
     members::{self, Group, Member},
     names,
 };
-use crate::bulk::{
-    options::Modalities,
-    sample::{Sample, Sink, Stop},
-    suffix,
+use crate::{
+    bulk::{
+        options::Modalities,
+        sample::{Sample, Sink, Stop},
+        suffix,
+    },
+    regular,
 };
 
 /// Sends the samples of the tar at `path`.
@@ -27,8 +30,8 @@ use crate::bulk::{
 /// When the sink says so.
 pub(super) fn send(path: &Path, modality: Modalities, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
     let name = path.to_string_lossy();
-    let broken = match File::open(path) {
-        Ok(file) => {
+    let broken = match regular::open(path) {
+        Ok((file, _)) => {
             let listing = members::list(&file);
             let tar = Tar { file, name: &name, modality, limits };
             for group in &listing.groups {

@@ -11,10 +11,7 @@
 //! can be read; a row that cannot be read is a row with its reason, also where the crate `parquet` panics at it; what is read at once is
 //! bounded by what the pages hold, not by what the file says of itself.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     batches::{Batches, Opened},
@@ -22,9 +19,12 @@ use super::{
     columns::Columns,
     file::Limits,
 };
-use crate::bulk::{
-    options::{self, Modalities},
-    sample::{Sample, Sink, Stop, Ticket},
+use crate::{
+    bulk::{
+        options::{self, Modalities},
+        sample::{Sample, Sink, Stop, Ticket},
+    },
+    regular,
 };
 
 /// Rows whose tickets are held at once: whole batches.
@@ -87,7 +87,8 @@ impl Table {
 }
 
 fn opened(path: &Path, modality: Modalities, asked: &options::Columns) -> Result<Opened, String> {
-    Opened::new(File::open(path).map_err(|error| error.to_string())?, modality, asked)
+    let (file, _) = regular::open(path).map_err(|error| error.to_string())?;
+    Opened::new(file, modality, asked)
 }
 
 /// A row group that is sent.

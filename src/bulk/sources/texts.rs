@@ -2,13 +2,16 @@
 //!
 //! Owns that. Does not own lines (`lines`).
 
-use std::{fs::File, io::BufReader, path::Path};
+use std::{io::BufReader, path::Path};
 
 use super::{
     file::Limits,
     lines::{self, Line},
 };
-use crate::bulk::sample::{Sample, Sink, Stop};
+use crate::{
+    bulk::sample::{Sample, Sink, Stop},
+    regular,
+};
 
 /// Sends the texts of the file at `path`.
 ///
@@ -16,7 +19,8 @@ use crate::bulk::sample::{Sample, Sink, Stop};
 /// When the sink says so.
 pub(super) fn send(path: &Path, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
     let name = path.to_string_lossy();
-    lines::each(&name, File::open(path).map(BufReader::new), limits.text, sink, |number, line, sink| {
+    let reader = regular::open(path).map(|(file, _)| BufReader::new(file));
+    lines::each(&name, reader, limits.text, sink, |number, line, sink| {
         let id = format!("{name}:{number}");
         let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
         let mut sample = Sample { id, ..Sample::default() };

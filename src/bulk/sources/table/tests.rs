@@ -1,6 +1,10 @@
 //! Parquet files as Hugging Face's datasets and others write them, and broken ones.
 
-use std::{collections::HashSet, fs, sync::Arc};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    sync::Arc,
+};
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, builder::BinaryBuilder};
 use arrow_buffer::NullBuffer;
