@@ -15,6 +15,7 @@ use std::{
     borrow::Cow,
     fs::{self, File, OpenOptions},
     io::{self, BufReader, BufWriter, Read as _, Seek as _, SeekFrom, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -22,10 +23,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{error::BulkError, output::Written, row::Row, sample::Chain};
-use crate::model::lock;
+use crate::{model::lock, regular};
 
 /// What makes a folder a run's.
 pub(super) const RUN: &str = "run.json";
+/// What every record has.
+pub(super) const LAYOUT: &str = "layout";
 const PARTS: &str = "parts.jsonl";
 const ERRORS: &str = "errors.jsonl";
 const LOCK: &str = ".lock";
@@ -148,7 +151,7 @@ impl Journal {
         let lock = lock::try_lock(&lock_path).map_err(|error| BulkError::at(&lock_path, error))?;
         let lock =
             lock.ok_or_else(|| BulkError::Out(format!("{}: another process is writing there", root.display())))?;
-        match fs::read(&run) {
+        match read_whole(&run) {
             Ok(bytes) => must_be_the_same(root, &bytes, record)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => write_record(&run, record)?,
             Err(error) => return Err(BulkError::at(&run, error)),
@@ -185,7 +188,7 @@ impl Journal {
     /// [`BulkError::Out`].
     pub(super) fn each_error(&self, mut take: impl FnMut(&ErrorLine<'_>)) -> Result<(), BulkError> {
         let path = self.root.join(ERRORS);
-        let file = File::open(&path).map_err(|error| BulkError::at(&path, error))?;
+        let (file, _) = regular::open(&path).map_err(|error| BulkError::at(&path, error))?;
         let file = BufReader::new(file.take(self.done.errors_bytes));
         for line in serde_json::Deserializer::from_reader(file).into_iter::<ErrorLine<'static>>() {
             take(&line.map_err(|error| BulkError::at(&path, error))?);
@@ -264,8 +267,16 @@ impl Journal {
     }
 }
 
+fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    regular::open(path)?.0.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 fn open(path: &Path) -> Result<File, BulkError> {
-    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+    // Neither another file by a link nor a pipe that waits for its other end.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).custom_flags(flags).open(path);
     opened.map_err(|error| BulkError::at(path, error))
 }
 
@@ -339,8 +350,13 @@ fn must_be_empty(root: &Path) -> Result<(), BulkError> {
 }
 
 fn must_be_the_same(root: &Path, bytes: &[u8], record: &Map<String, Value>) -> Result<(), BulkError> {
-    let made: Map<String, Value> =
-        serde_json::from_slice(bytes).map_err(|error| BulkError::at(&root.join(RUN), error))?;
+    let made = serde_json::from_slice::<Map<String, Value>>(bytes).ok().filter(|made| made.contains_key(LAYOUT));
+    let Some(made) = made else {
+        return Err(BulkError::usage_of_out(format!(
+            "{}: no `clipserve embed` has made its {RUN}; give another folder",
+            root.display()
+        )));
+    };
     let differs = |key: &&String| made.get(*key) != record.get(*key);
     let Some(key) = record.keys().chain(made.keys()).find(differs) else { return Ok(()) };
     let shown = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
@@ -363,135 +379,4 @@ fn write_record(path: &Path, record: &Map<String, Value>) -> Result<(), BulkErro
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::bulk::{
-        options::{Dtype, Format, Modalities},
-        output::{Output, Values},
-    };
-
-    fn record(dtype: &str) -> Map<String, Value> {
-        json!({"--dtype": dtype, "model": "tiny"}).as_object().unwrap().clone()
-    }
-
-    fn chain(origin: &str) -> Chain {
-        Chain::EMPTY.then(origin)
-    }
-
-    fn failed() -> Row {
-        Row {
-            id: "a".to_owned(),
-            path: None,
-            caption: None,
-            metadata: None,
-            image: None,
-            text: None,
-            error: Some("broken".to_owned()),
-            faulty: false,
-            chain: chain("a"),
-            timings: Default::default(),
-            glimpse: None,
-        }
-    }
-
-    /// Completes a part of one row that failed.
-    fn complete(journal: &mut Journal, root: &Path) {
-        let values = Values { dtype: Dtype::F32, scale: 127.0, dim: 2 };
-        let output = Output::new(root, Format::Jsonl, Modalities::Image, values, &[]);
-        let mut part = output.begin(journal.done().parts).unwrap();
-        part.push(failed()).unwrap();
-        let files = part.finish().unwrap();
-        journal.error(journal.done().rows, &failed()).unwrap();
-        journal.part(1, 1, chain("a"), &files).unwrap();
-    }
-
-    #[test]
-    fn what_was_complete_is_known_and_what_was_not_is_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let root = folder.path().join("out");
-        let mut journal = Journal::open(&root, &record("f32")).unwrap();
-        complete(&mut journal, &root);
-        // What a process that is killed in its second part leaves.
-        journal.error(1, &failed()).unwrap();
-        drop(journal);
-        let mut parts = OpenOptions::new().append(true).open(root.join(PARTS)).unwrap();
-        parts.write_all(b"{\"part\": {\"number\": 1").unwrap();
-        let mut journal = Journal::open(&root, &record("f32")).unwrap();
-        let done = journal.done();
-        assert_eq!((done.parts, done.rows, done.errors, done.chain, done.ended), (1, 1, 1, chain("a"), false));
-        assert_eq!(fs::read_to_string(root.join(ERRORS)).unwrap().lines().count(), 1);
-        complete(&mut journal, &root);
-        journal.end().unwrap();
-        drop(journal);
-        let journal = Journal::open(&root, &record("f32")).unwrap();
-        assert_eq!((journal.done().parts, journal.done().ended, journal.files().len()), (2, true, 2));
-        let errors = fs::read_to_string(root.join(ERRORS)).unwrap();
-        let rows: Vec<Value> = errors.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(rows[1], json!({"row": 1, "id": "a", "path": null, "error": "broken"}));
-    }
-
-    #[test]
-    fn a_folder_of_another_run_is_refused_and_the_difference_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        drop(Journal::open(folder.path(), &record("f32")).unwrap());
-        let error = Journal::open(folder.path(), &record("f16")).unwrap_err().to_string();
-        assert!(error.contains(r#"made with --dtype "f32", and this run has "f16""#), "{error}");
-        let mut more = record("f32");
-        more.insert("--shard".to_owned(), json!("0/2"));
-        let error = Journal::open(folder.path(), &more).unwrap_err().to_string();
-        assert!(error.contains(r#"--shard nothing, and this run has "0/2""#), "{error}");
-    }
-
-    #[test]
-    fn a_folder_that_holds_something_else_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("mine"), "").unwrap();
-        let error = Journal::open(folder.path(), &record("f32")).unwrap_err().to_string();
-        assert!(error.contains("not empty"), "{error}");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "and nothing is left in it");
-    }
-
-    #[test]
-    fn one_process_has_a_folder_at_a_time() {
-        let folder = tempfile::tempdir().unwrap();
-        let journal = Journal::open(folder.path(), &record("f32")).unwrap();
-        let error = Journal::open(folder.path(), &record("f32")).unwrap_err().to_string();
-        assert!(error.contains("another process"), "{error}");
-        drop(journal);
-        Journal::open(folder.path(), &record("f32")).unwrap();
-    }
-
-    #[test]
-    fn a_part_that_has_been_changed_or_taken_away_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), &record("f32")).unwrap();
-        complete(&mut journal, folder.path());
-        drop(journal);
-        let part = folder.path().join("embeddings/part-00000.jsonl");
-        fs::write(&part, "short").unwrap();
-        let error = Journal::open(folder.path(), &record("f32")).unwrap_err().to_string();
-        assert!(error.contains("part-00000.jsonl: the file has 5 bytes"), "{error}");
-        fs::remove_file(&part).unwrap();
-        assert!(Journal::open(folder.path(), &record("f32")).unwrap_err().to_string().contains("part-00000.jsonl"));
-    }
-
-    #[test]
-    fn errors_that_were_complete_and_are_gone_are_missed() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(folder.path(), &record("f32")).unwrap();
-        complete(&mut journal, folder.path());
-        journal.end().unwrap();
-        drop(journal);
-        let errors = folder.path().join(ERRORS);
-        let whole = fs::read(&errors).unwrap();
-        fs::write(&errors, &whole[1..]).unwrap();
-        let shorter = Journal::open(folder.path(), &record("f32")).unwrap_err().to_string();
-        assert!(shorter.contains("errors.jsonl: it has ") && shorter.contains("give another --out"), "{shorter}");
-        assert_eq!(fs::read(&errors).unwrap(), whole[1..], "and stays as it is");
-        fs::remove_file(&errors).unwrap();
-        assert!(Journal::open(folder.path(), &record("f32")).unwrap_err().to_string().contains("it has 0 bytes"));
-        assert!(!errors.exists());
-    }
-}
+mod tests;

@@ -55,7 +55,7 @@ use reading::Reading;
 use report::Report;
 use row::Row;
 use sample::Stop;
-use sources::{Limits, Sources};
+use sources::{Limits, Own, Sources};
 use turn::Turn;
 
 use crate::{
@@ -66,7 +66,7 @@ use crate::{
 };
 
 /// Of the files that are written: a later program that writes other ones does not go on with them.
-const LAYOUT: u64 = 2;
+const LAYOUT: u64 = 3;
 
 /// How often somebody looks for a run of an encoder that does not end.
 const WATCHDOG_PERIOD: Duration = Duration::from_secs(1);
@@ -92,9 +92,10 @@ pub fn embed(
     stop: impl Future<Output = io::Result<i32>> + Send + 'static,
     progress: &mut dyn FnMut(&str),
 ) -> Result<Summary, BulkError> {
-    let report = options.report.as_ref().map(|path| Report::begin(path, options.shard)).transpose()?;
+    let own = Own::new(&options.out);
+    let report = options.report.as_ref().map(|path| Report::begin(path, options.shard, &own)).transpose()?;
     shards::must_be_of(&options.out, options.shard, journal::RUN)?;
-    let sources = Sources::open(options).map_err(BulkError::Usage)?;
+    let sources = Sources::open(options, own).map_err(BulkError::Usage)?;
     let config = embedding::configured(config);
     let embedder = Arc::new(embedder::start(&config, Arc::clone(&metrics), health)?);
     health.advance(Readiness::Ready);
@@ -263,7 +264,7 @@ impl Run<'_> {
         };
         let mut record = Map::new();
         for (key, value) in [
-            ("layout", json!(LAYOUT)),
+            (journal::LAYOUT, json!(LAYOUT)),
             ("model", json!(info.name)),
             ("fingerprint", json!(info.fingerprint)),
             ("precision", json!(info.precision)),

@@ -8,7 +8,7 @@
 use bytes::Bytes;
 
 /// Bytes of an id or a path; Linux takes paths of 4096. A cell that a dictionary repeats costs its file nothing, and every row its length.
-const MAX_NAME: usize = 4096;
+pub(super) const MAX_NAME: usize = 4096;
 /// Bytes of a reason: it is written twice for every row, and a library's may have the item's own bytes in it.
 const MAX_REASON: usize = 1024;
 

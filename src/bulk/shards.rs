@@ -16,6 +16,9 @@ pub(super) fn must_be_of(out: &Path, shard: Option<Shard>, run: &str) -> Result<
     let entries = match fs::read_dir(out) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return wrong("it is no folder; give another".to_owned());
+        }
         Err(error) => return Err(BulkError::at(out, error)),
     };
     for entry in entries {
@@ -54,6 +57,8 @@ mod tests {
         fs::remove_dir(folder.path().join("shard-1-of-2")).unwrap();
         fs::write(folder.path().join("run.json"), "").unwrap();
         assert!(asked(shard(0, 2)).unwrap_err().contains("without --shard"));
+        let file = must_be_of(&folder.path().join("run.json"), None, "run.json").unwrap_err().to_string();
+        assert!(file.contains("it is no folder"), "{file}");
         assert_eq!(
             must_be_of(&folder.path().join("absent"), None, "run.json").map_err(|error| error.to_string()),
             Ok(())

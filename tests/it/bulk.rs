@@ -537,9 +537,16 @@ fn texts_are_embedded_a_line_a_row_and_too_many_errors_end_the_run() {
 fn what_cannot_be_embedded_at_all_is_one_line() {
     let folder = folder();
     let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    let other = folder.path().join("other");
+    add(&other, "mine", b"");
     for (args, expected) in [
         (&["/absent/folder", "--out", "out"][..], "/absent/folder: "),
-        (&[text(&source), "--out", text(&source)], "the folder is not empty"),
+        (&[text(&source), "--out", text(&source)], "a run does not read what it writes"),
+        (
+            &[text(&source.join("cat.bmp")), "--out", text(&out), "--report", text(&source.join("cat.bmp"))],
+            "it is a source",
+        ),
+        (&[text(&source), "--out", text(&other)], "the folder is not empty"),
         (&[text(&source), "--out", text(&out), "--shard", "auto/2"], "none of JOB_COMPLETION_INDEX"),
     ] {
         let (stdout, stderr) = run(args, 64);

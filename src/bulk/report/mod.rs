@@ -16,18 +16,23 @@ mod curve;
 mod page;
 
 use std::{
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     time::Instant,
 };
 
 use serde_json::{Map, Value};
 
-use super::{error::BulkError, glimpse::SLOWEST, journal::Journal, options::Shard, progress::Summary, row::Row};
-use crate::model::lock;
+use super::{
+    error::BulkError, glimpse::SLOWEST, journal::Journal, options::Shard, progress::Summary, row::Row, sources::Own,
+    suffix::Kind,
+};
+use crate::{model::lock, regular};
 use card::{Card, clipped};
 use classes::Classes;
 use curve::Curve;
-use page::Page;
+use page::{HEAD, Page};
 
 /// What is gathered for a report.
 pub(super) struct Report {
@@ -42,11 +47,11 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// A report that is to be at `path`; of a shard, beside it, with the shard in its name.
+    /// A report that is to be at `path`; of a shard, beside it, with the shard in its name. `own` is the run's folder.
     ///
     /// # Errors
-    /// [`BulkError::Usage`], where no file can be there: better now than at the end.
-    pub(super) fn begin(path: &Path, shard: Option<Shard>) -> Result<Self, BulkError> {
+    /// [`BulkError::Usage`], where no file can be there, or what is there is no report: better now than at the end.
+    pub(super) fn begin(path: &Path, shard: Option<Shard>, own: &Own) -> Result<Self, BulkError> {
         let path = match shard {
             None => path.to_owned(),
             Some(shard) => {
@@ -62,6 +67,16 @@ impl Report {
         if !folder.is_dir() {
             let (path, folder) = (path.display(), folder.display());
             return Err(BulkError::Usage(format!("--report {path}: there is no folder {folder}")));
+        }
+        let wrong = |reason: &str| BulkError::Usage(format!("--report {}: {reason}", path.display()));
+        if own.has(folder) {
+            return Err(wrong("it lies in --out, which the run fills; give another place"));
+        }
+        if Kind::of(&path).is_some() {
+            return Err(wrong("by its suffix it is a source; call it .html"));
+        }
+        if !may_be_replaced(&path) {
+            return Err(wrong(NO_REPORT));
         }
         Ok(Self {
             path,
@@ -123,10 +138,26 @@ impl Report {
             failed: &self.failed,
         };
         let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        if !may_be_replaced(&self.path) {
+            return Err(BulkError::Report(format!("{}: {NO_REPORT}", self.path.display())));
+        }
         let partial = self.path.with_file_name(format!(".{name}.partial"));
         lock::replace(&self.path, &partial, page.html().as_bytes())
             .map_err(|error| BulkError::Report(format!("{}: {error}", self.path.display())))
     }
+}
+
+/// Why a file stays as it is.
+const NO_REPORT: &str = "it is there, and no earlier report; give another name";
+
+/// Whether there is nothing at `path`, or an earlier report.
+fn may_be_replaced(path: &Path) -> bool {
+    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return true;
+    }
+    let mut head = [0; HEAD.len()];
+    let read = regular::open(path).and_then(|(mut file, _)| file.read_exact(&mut head));
+    read.is_ok() && head == HEAD.as_bytes()
 }
 
 #[cfg(test)]

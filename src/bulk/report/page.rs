@@ -16,6 +16,10 @@ use super::{
 };
 use crate::bulk::{glimpse::Picture, journal::Done, progress::Summary};
 
+/// How every page begins, and nothing else: what is there under a report's name is written over if it begins so.
+pub(super) const HEAD: &str = "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"generator\" \
+                               content=\"clipserve embed --report\">\n";
+
 /// All that is shown.
 pub(super) struct Page<'a> {
     /// What the output depends on.
@@ -38,7 +42,7 @@ impl Page<'_> {
         let model = self.record.get("model").and_then(Value::as_str).unwrap_or_default();
         let model = escaped(&*clipped(model)).into_owned();
         let mut html = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta http-equiv=\"Content-Security-Policy\" \
+            "{HEAD}<meta http-equiv=\"Content-Security-Policy\" \
              content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n<meta name=\"viewport\" \
              content=\"width=device-width\">\n<title>Embeddings by {model}</title>\n<style>\n{}</style>\n</head>\n<body>\n<h1>Embeddings by \
              <code>{model}</code></h1>\n",

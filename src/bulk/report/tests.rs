@@ -66,7 +66,7 @@ fn page_of(
     }
     let summary = progress.finish(journal.done().parts, journal.errors_file());
     report.write(&record(), journal, &summary, early).unwrap();
-    std::fs::read_to_string(path).unwrap()
+    fs::read_to_string(path).unwrap()
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_page_has_the_whole_from_the_journal_and_what_this_run_saw() {
     let folder = tempfile::tempdir().unwrap();
     let (root, path) = (folder.path().join("out"), folder.path().join("report.html"));
     let mut journal = Journal::open(&root, &record()).unwrap();
-    let begin = || Report::begin(&path, None).unwrap();
+    let begin = || Report::begin(&path, None, &Own::new(&root)).unwrap();
     let first = vec![row("1.jpg", 5, None, true), row("2.jpg", 0, Some("number 2 is broken"), true)];
     let page = page_of(begin(), &mut journal, &root, first, None);
     assert!(page.contains("<b>2</b> items") && page.contains("All by one run"), "{page}");
@@ -102,7 +102,7 @@ fn what_sources_say_is_text_in_the_page_and_no_page_grows_with_the_items() {
         let id = format!("{hostile}{number}");
         row(&id, number, (number % 2 == 0).then_some(&*hostile), number % 100 < 4)
     });
-    let report = Report::begin(&path, None).unwrap();
+    let report = Report::begin(&path, None, &Own::new(&root)).unwrap();
     let page = page_of(report, &mut journal, &root, rows.collect(), None);
     assert!(!page.contains("<script") && !page.contains('\u{7}') && page.contains("&lt;script&gt;"));
     assert!(
@@ -119,13 +119,32 @@ fn what_sources_say_is_text_in_the_page_and_no_page_grows_with_the_items() {
 #[test]
 fn a_report_that_could_not_be_written_is_refused_before_the_run() {
     let folder = tempfile::tempdir().unwrap();
-    for (path, expected) in
-        [(folder.path().to_owned(), "it is a folder"), (folder.path().join("a/b.html"), "there is no folder")]
+    let (at, own) = (|name: &str| folder.path().join(name), Own::new(&folder.path().join("out")));
+    fs::create_dir_all(at("out/embeddings")).unwrap();
+    std::os::unix::fs::symlink(at("out"), at("link")).unwrap();
+    std::os::unix::fs::symlink("nowhere", at("lost.html")).unwrap();
+    for (name, contents) in
+        [("mine.html", "<!doctype html>\n<html lang=\"en\">\n<p>mine"), ("list", "a.jpg"), ("a.jpg", "")]
     {
-        let error = Report::begin(&path, None).err().unwrap().to_string();
-        assert!(error.starts_with("--report ") && error.contains(expected), "{error}");
+        fs::write(at(name), contents).unwrap();
     }
+    for (name, expected) in [
+        ("", "it is a folder"),
+        ("a/b.html", "there is no folder"),
+        ("out/errors.jsonl", "it lies in --out"),
+        ("out/embeddings/r.html", "it lies in --out"),
+        ("link/run.json", "it lies in --out"),
+        ("mine.html", "no earlier report"),
+        ("list", "no earlier report"),
+        ("lost.html", "no earlier report"),
+        ("a.jpg", "it is a source"),
+        ("new.tar", "it is a source"),
+    ] {
+        let error = Report::begin(&at(name), None, &own).err().unwrap().to_string();
+        assert!(error.starts_with("--report ") && error.contains(expected), "{name}: {error}");
+    }
+    assert_eq!(fs::read(at("list")).unwrap(), b"a.jpg");
     let shard = Shard::new(1, 3).ok();
-    let report = Report::begin(&folder.path().join("r.html"), shard).unwrap();
+    let report = Report::begin(&folder.path().join("r.html"), shard, &own).unwrap();
     assert_eq!(report.path, folder.path().join("r-shard-1-of-3.html"));
 }

@@ -3,7 +3,7 @@
 //! Owns the listing. Pictures are known by their suffix, in whatever case; the text of a picture is the `.txt` file whose path differs
 //! in its suffix alone. What is hidden (its name begins with a dot) is left out, with all below it; links to folders are not followed,
 //! as they may lead in a circle; links to files are. A folder below it that cannot be listed, a link that leads nowhere and a name that is
-//! not UTF-8 are rows with their reason.
+//! not UTF-8 are rows with their reason. What the run itself writes is left out, wherever it is.
 //!
 //! Invariant: the same folder gives the same samples, in the order of the code points of their paths below it. The listing is the
 //! one thing that grows with the number of items: some hundred bytes each.
@@ -21,6 +21,7 @@ use walkdir::{DirEntry, WalkDir};
 use super::{
     file::{Limits, read_picture, read_text},
     names,
+    own::Own,
     patterns::unlisted,
 };
 use crate::bulk::{
@@ -42,14 +43,14 @@ pub(in crate::bulk) struct Folder {
 }
 
 impl Folder {
-    /// Lists `root`.
+    /// Lists `root`, but for what below it is the run's own.
     ///
     /// # Errors
     /// One line: it cannot be listed, or there is nothing in it to embed.
-    pub(super) fn open(root: &Path, modality: Modalities) -> Result<Self, String> {
+    pub(super) fn open(root: &Path, modality: Modalities, own: &Own) -> Result<Self, String> {
         let (mut items, mut texts, mut lost) = (Vec::new(), Vec::new(), HashMap::new());
         let below = |path: &Path| path.strip_prefix(root).unwrap_or(path).to_owned();
-        let visible = |entry: &DirEntry| entry.depth() == 0 || !is_hidden(entry.file_name());
+        let visible = |entry: &DirEntry| entry.depth() == 0 || !(is_hidden(entry.file_name()) || own.has_entry(entry));
         for entry in WalkDir::new(root).into_iter().filter_entry(visible) {
             let entry = match entry {
                 Ok(entry) => entry,
@@ -167,9 +168,13 @@ mod tests {
         root
     }
 
+    fn elsewhere() -> Own {
+        Own::new(Path::new("/absent"))
+    }
+
     fn names(root: &Path, modality: Modalities) -> Vec<String> {
         let mut kept = Kept::default();
-        Folder::open(root, modality).unwrap().send(&mut kept, LIMITS).unwrap();
+        Folder::open(root, modality, &elsewhere()).unwrap().send(&mut kept, LIMITS).unwrap();
         let prefix = format!("{}/", root.display());
         kept.origins.iter().map(|origin| origin.strip_prefix(&prefix).unwrap().to_owned()).collect()
     }
@@ -207,7 +212,7 @@ mod tests {
         fs::write(root.path().join("a.b.txt"), "cat\n").unwrap();
         fs::write(root.path().join("c.txt"), "0123456789").unwrap();
         let mut kept = Kept::default();
-        Folder::open(root.path(), Modalities::Image).unwrap().send(&mut kept, LIMITS).unwrap();
+        Folder::open(root.path(), Modalities::Image, &elsewhere()).unwrap().send(&mut kept, LIMITS).unwrap();
         let [first, second] = &kept.samples[..] else { panic!("{:?}", kept.samples) };
         assert_eq!((first.caption.as_deref(), &first.error), (Some("cat"), &None));
         assert_eq!(first.picture.as_deref(), Some(&b"a.b.jpg"[..]));
@@ -217,7 +222,7 @@ mod tests {
     #[test]
     fn what_is_not_wanted_is_not_read() {
         let root = tree(&["a.jpg", "b.jpg"]);
-        let folder = Folder::open(root.path(), Modalities::Image).unwrap();
+        let folder = Folder::open(root.path(), Modalities::Image, &elsewhere()).unwrap();
         fs::remove_file(root.path().join("a.jpg")).unwrap();
         let mut kept = Kept { unwanted: [0].into(), ..Kept::default() };
         folder.send(&mut kept, LIMITS).unwrap();
@@ -240,7 +245,7 @@ mod tests {
     #[test]
     fn a_folder_without_pictures_is_refused_and_says_what_to_give() {
         let root = tree(&["a.tar"]);
-        let error = Folder::open(root.path(), Modalities::Image).unwrap_err();
+        let error = Folder::open(root.path(), Modalities::Image, &elsewhere()).unwrap_err();
         assert!(error.contains("no picture") && error.contains("/*.tar"), "{error}");
     }
 
@@ -265,7 +270,7 @@ mod tests {
         chain("e/f");
         fs::rename(more, deep.join("e")).unwrap();
         let mut kept = Kept::default();
-        Folder::open(root.path(), Modalities::Image).unwrap().send(&mut kept, LIMITS).unwrap();
+        Folder::open(root.path(), Modalities::Image, &elsewhere()).unwrap().send(&mut kept, LIMITS).unwrap();
         let rows: Vec<_> =
             kept.samples.iter().map(|row| (&row.id[root.path().as_os_str().len() + 1..], &row.error)).collect();
         let names: Vec<_> = rows.iter().map(|(id, _)| id.split('/').next().unwrap()).collect();

@@ -10,7 +10,7 @@
 //!
 //! Invariants: the same sources give the same samples in the same order; what the command line names and cannot be read is found
 //! before a model is loaded, and what turns out later to be unreadable is a row with its reason; every size that a file chooses is
-//! checked before memory is taken for it.
+//! checked before memory is taken for it; what the run writes is no source.
 
 mod batches;
 mod cells;
@@ -22,6 +22,7 @@ mod lines;
 mod list;
 mod members;
 mod names;
+mod own;
 mod pages;
 mod patterns;
 mod place;
@@ -35,6 +36,7 @@ use std::path::Path;
 
 pub(super) use file::Limits;
 use list::List;
+pub(super) use own::Own;
 use patterns::Match;
 use place::{Asked, Place};
 
@@ -49,6 +51,7 @@ use super::{
 pub(super) struct Sources {
     modality: Modalities,
     columns: Columns,
+    own: Own,
     from: From,
     /// The shard whose samples are taken, where samples are dealt out.
     samples_of: Option<Shard>,
@@ -62,24 +65,24 @@ enum From {
 }
 
 impl Sources {
-    /// Looks at all sources that `options` name.
+    /// Looks at all sources that `options` name, of which none is the run's `own`.
     ///
     /// # Errors
-    /// One line: which one cannot be read, and why.
-    pub(super) fn open(options: &BulkOptions) -> Result<Self, String> {
+    /// One line: which one cannot be read, or is the run's own, and why.
+    pub(super) fn open(options: &BulkOptions, own: Own) -> Result<Self, String> {
         let (columns, shard) = (options.columns.clone(), options.shard);
         let names = match &options.sources {
             SourceArgs::List(path) => {
                 let modality = options.modality.unwrap_or(Modalities::Image);
-                let from = From::List(List::open(path, shard)?);
-                return Ok(Self { modality, columns, from, samples_of: None, total: None });
+                let from = From::List(List::open(path, shard, &own)?);
+                return Ok(Self { modality, columns, own, from, samples_of: None, total: None });
             }
-            SourceArgs::Places(names) => expanded(names)?,
+            SourceArgs::Places(names) => expanded(names, &own)?,
         };
         let all_texts = names.iter().all(|Match { path, .. }| Kind::of(path) == Some(Kind::Texts) && path.is_file());
         let usual = if all_texts { Modalities::Text } else { Modalities::Image };
         let modality = options.modality.unwrap_or(usual);
-        let asked = Asked { modality, columns: &columns };
+        let asked = Asked { modality, columns: &columns, own: &own };
         let place = |Match { path, fault }: Match| match fault.or_else(|| names::fault(&path)) {
             Some(error) => Ok(Place::Lost { path, error }),
             None => Place::named(&path, &asked),
@@ -97,7 +100,7 @@ impl Sources {
         }
         let total = places.iter().map(Place::len).sum::<Option<u64>>();
         let total = total.map(|total| samples_of.map_or(total, |shard| shard.of(total)));
-        Ok(Self { modality, columns, from: From::Places(places), samples_of, total })
+        Ok(Self { modality, columns, own, from: From::Places(places), samples_of, total })
     }
 
     /// What is embedded.
@@ -120,7 +123,7 @@ impl Sources {
     /// # Errors
     /// When the sink says so.
     pub(super) fn send(&self, sink: &mut dyn Sink, limits: Limits) -> Result<(), Stop> {
-        let asked = Asked { modality: self.modality, columns: &self.columns };
+        let asked = Asked { modality: self.modality, columns: &self.columns, own: &self.own };
         match &self.from {
             From::Places(places) => places.iter().try_for_each(|place| place.send(&asked, sink, limits)),
             From::List(list) => list.send(&asked, sink, limits),
@@ -129,7 +132,7 @@ impl Sources {
 }
 
 /// The sources that `names` are, patterns replaced by what they match, in the order of code points.
-fn expanded(names: &[String]) -> Result<Vec<Match>, String> {
+fn expanded(names: &[String], own: &Own) -> Result<Vec<Match>, String> {
     let mut all = Vec::new();
     for name in names {
         // A file may be called like a pattern.
@@ -137,7 +140,7 @@ fn expanded(names: &[String]) -> Result<Vec<Match>, String> {
             all.push(Match { path: name.into(), fault: None });
             continue;
         }
-        let mut matches = patterns::matches(name)?;
+        let mut matches = patterns::matches(name, own)?;
         if matches.is_empty() {
             return Err(format!("{name}: nothing matches the pattern"));
         }

@@ -14,6 +14,8 @@ use std::{
 use glob::{MatchOptions, Pattern};
 use walkdir::{DirEntry, Error, WalkDir};
 
+use super::own::Own;
+
 /// What makes a name a pattern.
 const META: [char; 3] = ['*', '?', '['];
 
@@ -33,14 +35,15 @@ pub(super) fn is_pattern(name: &str) -> bool {
     name.contains(META)
 }
 
-/// All that `pattern` matches.
+/// All that `pattern` matches, but for what is the run's own.
 ///
 /// # Errors
-/// One line: it is no pattern, or where it begins cannot be listed.
-pub(super) fn matches(pattern: &str) -> Result<Vec<Match>, String> {
+/// One line: it is no pattern, or where it begins cannot be listed or is the run's own.
+pub(super) fn matches(pattern: &str, own: &Own) -> Result<Vec<Match>, String> {
     let wanted = Wanted::new(pattern).map_err(|error| format!("{pattern}: {error}"))?;
+    own.must_not_have(wanted.start())?;
     let mut found = Vec::new();
-    for entry in wanted.walk() {
+    for entry in wanted.walk(own) {
         match entry {
             Ok(entry) => found.extend(wanted.take(&entry)),
             Err(error) if error.depth() == 0 => {
@@ -84,10 +87,10 @@ impl Wanted {
         if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root }
     }
 
-    fn walk(&self) -> impl Iterator<Item = Result<DirEntry, Error>> {
+    fn walk(&self, own: &Own) -> impl Iterator<Item = Result<DirEntry, Error>> {
         let depth = self.deep.map_or(self.parts.len(), |_| usize::MAX);
         let walk = WalkDir::new(self.start()).max_depth(depth).follow_links(self.deep.is_none());
-        walk.into_iter().filter_entry(|entry| self.leads_on(entry))
+        walk.into_iter().filter_entry(|entry| self.leads_on(entry) && !own.has_entry(entry))
     }
 
     /// Whether what matches may be there or below it.
@@ -180,7 +183,7 @@ mod tests {
         ] {
             assert_eq!(Wanted::new(pattern).unwrap().fits(Path::new(path)), expected, "{pattern} {path}");
         }
-        assert!(matches("a/x**").unwrap_err().starts_with("a/x**: "));
+        assert!(matches("a/x**", &Own::new(Path::new("/absent"))).unwrap_err().starts_with("a/x**: "));
         assert_eq!(Wanted::new("./a//b/*.png").unwrap().root, Path::new("a/b"));
     }
 
@@ -194,7 +197,8 @@ mod tests {
         std::os::unix::fs::symlink("..", root.path().join("real/circle")).unwrap();
         std::os::unix::fs::symlink("nowhere", root.path().join("real/b.png")).unwrap();
         let found = |pattern: &str| {
-            let found = matches(&root.path().join(pattern).display().to_string()).unwrap();
+            let own = Own::new(&root.path().join("out"));
+            let found = matches(&root.path().join(pattern).display().to_string(), &own).unwrap();
             let name = |found: Match| found.path.strip_prefix(root.path()).unwrap().display().to_string();
             found.into_iter().map(name).collect::<Vec<_>>()
         };

@@ -10,7 +10,9 @@ use std::{
 use super::{
     file::{Limits, read_picture},
     folder::Folder,
-    names, records, shard,
+    names,
+    own::Own,
+    records, shard,
     table::Table,
     texts,
 };
@@ -27,6 +29,8 @@ pub(in crate::bulk) struct Asked<'a> {
     pub(in crate::bulk) modality: Modalities,
     /// The columns.
     pub(in crate::bulk) columns: &'a Columns,
+    /// What is left out.
+    pub(in crate::bulk) own: &'a Own,
 }
 
 /// A place of samples.
@@ -49,7 +53,7 @@ impl Place {
     /// What is at `path`, which the command line names.
     ///
     /// # Errors
-    /// One line that names it: there is nothing, or it is of no kind that is read.
+    /// One line that names it: there is nothing, it is of no kind that is read, or the run's own.
     pub(super) fn named(path: &Path, asked: &Asked<'_>) -> Result<Self, String> {
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
@@ -60,8 +64,12 @@ impl Place {
                 return if is_link { Ok(Self::Lost { path: path.to_owned(), error }) } else { Err(error) };
             }
         };
+        asked.own.must_not_have(path)?;
         if metadata.is_dir() {
-            return Folder::open(path, asked.modality).map(Self::Folder);
+            return Folder::open(path, asked.modality, asked.own).map(Self::Folder);
+        }
+        if !metadata.is_file() {
+            return Err(format!("{}: it is neither a regular file nor a folder", path.display()));
         }
         let kind = Kind::of(path).ok_or_else(|| {
             if suffix::is_compressed_tar(path) {
@@ -82,10 +90,11 @@ impl Place {
     /// As [`Self::named`]; that a picture can be read is seen when its turn comes.
     pub(super) fn listed(path: &str, asked: &Asked<'_>) -> Result<Self, String> {
         let path = Path::new(path);
+        asked.own.must_not_have(path)?;
         match Kind::of(path) {
             Some(kind) => Self::of_kind(kind, path, asked),
             None if suffix::is_compressed_tar(path) => Err(suffix::COMPRESSED_TAR.to_owned()),
-            None if path.is_dir() => Folder::open(path, asked.modality).map(Self::Folder),
+            None if path.is_dir() => Folder::open(path, asked.modality, asked.own).map(Self::Folder),
             None => Ok(Self::Picture(path.to_owned())),
         }
     }

@@ -26,6 +26,10 @@ fn options(sources: SourceArgs) -> BulkOptions {
     }
 }
 
+fn opened(options: &BulkOptions) -> Result<Sources, String> {
+    Sources::open(options, Own::new(&options.out))
+}
+
 fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for (file, contents) in files {
@@ -42,7 +46,7 @@ fn places(root: &Path, names: &[&str]) -> SourceArgs {
 
 /// What is sent, without the folder in front of it.
 fn origins(root: &Path, options: &BulkOptions) -> Vec<String> {
-    let sources = Sources::open(options).unwrap();
+    let sources = opened(options).unwrap();
     let mut kept = Kept::default();
     sources.send(&mut kept, LIMITS).unwrap();
     let mut turn = Turn::new(sources.samples_of(), 0, Chain::EMPTY, false);
@@ -73,17 +77,17 @@ fn what_cannot_be_read_is_said_before_anything_is() {
         ("empty", "no picture"),
         ("t.parquet", "t.parquet"),
     ] {
-        let error = Sources::open(&options(places(root.path(), &[name]))).unwrap_err();
+        let error = opened(&options(places(root.path(), &[name]))).unwrap_err();
         assert!(error.contains(expected), "{error}");
     }
-    let error = Sources::open(&options(SourceArgs::List(root.path().join("absent")))).unwrap_err();
+    let error = opened(&options(SourceArgs::List(root.path().join("absent")))).unwrap_err();
     assert!(error.starts_with("--from-file "), "{error}");
 }
 
 #[test]
 fn text_files_alone_are_embedded_as_texts_and_whatever_else_as_pictures() {
     let root = tree(&[("a.txt", "one\ntwo"), ("b.jpg", "")]);
-    let modality = |names: &[&str]| Sources::open(&options(places(root.path(), names))).unwrap().modality();
+    let modality = |names: &[&str]| opened(&options(places(root.path(), names))).unwrap().modality();
     assert_eq!(modality(&["a.txt"]), Modalities::Text);
     assert_eq!(modality(&["a.txt", "b.jpg"]), Modalities::Image);
     assert_eq!(modality(&["."]), Modalities::Image);
@@ -97,7 +101,7 @@ fn a_list_is_read_line_by_line_and_a_line_that_leads_nowhere_is_a_row() {
         .map(|name| if name.is_empty() { String::new() } else { path(name) });
     fs::write(root.path().join("list"), format!("{}\r\n\u{0}\n", lines.join("\n"))).unwrap();
     let mut kept = Kept::default();
-    let sources = Sources::open(&options(SourceArgs::List(root.path().join("list")))).unwrap();
+    let sources = opened(&options(SourceArgs::List(root.path().join("list")))).unwrap();
     sources.send(&mut kept, LIMITS).unwrap();
     let found: Vec<_> =
         kept.samples.iter().map(|sample| (sample.id.replace(&path(""), ""), sample.error.is_some())).collect();
@@ -167,7 +171,7 @@ fn a_name_that_is_not_utf8_and_a_link_that_leads_nowhere_are_rows_by_every_door(
     ] {
         let mut kept = Kept::default();
         let named = options(sources.clone());
-        Sources::open(&named).unwrap().send(&mut kept, LIMITS).unwrap();
+        opened(&named).unwrap().send(&mut kept, LIMITS).unwrap();
         let mut rows: Vec<_> =
             kept.samples.iter().map(|row| (row.id.rsplit('/').next().unwrap(), row.error.as_deref())).collect();
         rows.sort_unstable();
@@ -184,4 +188,95 @@ fn a_name_that_is_not_utf8_and_a_link_that_leads_nowhere_are_rows_by_every_door(
             assert!(reason.is_none_or(|reason| error.unwrap().contains(reason)), "{id} {error:?}");
         }
     }
+}
+
+#[test]
+fn what_the_run_writes_is_no_source_by_any_door() {
+    let root =
+        tree(&[("p/a.jpg", "1"), ("p/out/embeddings/part-00000.parquet", ""), ("p/out/x.jpg", "2"), ("p/z.jpg", "3")]);
+    let at = |name: &str| root.path().join(name);
+    std::os::unix::fs::symlink(at("p/out/x.jpg"), at("p/b.jpg")).unwrap();
+    std::os::unix::fs::symlink(at("p/out"), at("p/link")).unwrap();
+    let own = |sources: SourceArgs| BulkOptions { out: at("p/link/../out"), ..options(sources) };
+    for name in ["p", "p/*.jpg", "p/**/*", "*/**/*.jpg", "p/*"] {
+        let mut kept = Kept::default();
+        opened(&own(places(root.path(), &[name]))).unwrap().send(&mut kept, LIMITS).unwrap();
+        let names: Vec<_> = kept.origins.iter().map(|origin| origin.rsplit('/').next().unwrap()).collect();
+        assert_eq!(names, ["a.jpg", "z.jpg"], "{name}");
+    }
+    for name in [
+        "p/out",
+        "p/link",
+        "p/b.jpg",
+        "p/out/x.jpg",
+        "p/out/embeddings/part-00000.parquet",
+        "p/out/*/*.parquet",
+        "p/link/*",
+    ] {
+        let error = opened(&own(places(root.path(), &[name]))).unwrap_err();
+        assert!(error.contains("a run does not read what it writes"), "{name}: {error}");
+    }
+    fs::write(
+        at("list"),
+        ["p/a.jpg", "p/b.jpg", "p/link", "p/out/x.jpg", "p"].map(|name| at(name).display().to_string()).join("\n"),
+    )
+    .unwrap();
+    let mut kept = Kept::default();
+    opened(&own(SourceArgs::List(at("list")))).unwrap().send(&mut kept, LIMITS).unwrap();
+    let failed: Vec<_> = kept.samples.iter().map(|sample| sample.error.is_some()).collect();
+    assert_eq!(failed, [false, true, true, true, false, false], "{:?}", kept.samples);
+    assert!(kept.samples[1].error.as_ref().unwrap().contains("a run does not read what it writes"));
+    fs::write(at("p/out/list"), "").unwrap();
+    let error = opened(&own(SourceArgs::List(at("p/out/list")))).unwrap_err();
+    assert!(error.starts_with("--from-file ") && error.contains("a run does not read what it writes"), "{error}");
+}
+
+fn pipe(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
+#[test]
+fn a_pipe_where_a_file_is_expected_is_refused_or_a_row_and_nobody_waits_for_it() {
+    let root = tree(&[]);
+    let names = ["a.jpg", "a.tar", "a.parquet", "a.jsonl", "a.txt", "a"];
+    names.iter().for_each(|name| pipe(&root.path().join(name)));
+    for name in names {
+        let error = opened(&options(places(root.path(), &[name]))).unwrap_err();
+        assert!(error.contains("neither a regular file nor a folder"), "{error}");
+    }
+    fs::write(root.path().join("list"), names.map(|name| root.path().join(name).display().to_string()).join("\n"))
+        .unwrap();
+    let mut kept = Kept::default();
+    opened(&options(SourceArgs::List(root.path().join("list")))).unwrap().send(&mut kept, LIMITS).unwrap();
+    assert_eq!(kept.samples.len(), names.len());
+    for sample in kept.samples {
+        assert!(sample.error.as_ref().unwrap().contains("it is no regular file"), "{sample:?}");
+    }
+}
+
+#[test]
+fn a_list_may_be_a_pipe_and_is_read_once() {
+    let root = tree(&[("a.jpg", "1"), ("b.jpg", "2")]);
+    let (list, lines) =
+        (root.path().join("list"), ["a.jpg", "b.jpg"].map(|name| format!("{}\n", root.path().join(name).display())));
+    pipe(&list);
+    let sources = opened(&options(SourceArgs::List(list.clone()))).unwrap();
+    let writer = std::thread::spawn(move || fs::write(list, lines.concat()));
+    let mut kept = Kept::default();
+    sources.send(&mut kept, LIMITS).unwrap();
+    writer.join().unwrap().unwrap();
+    assert_eq!(kept.samples.iter().filter(|sample| sample.error.is_none()).count(), 2);
+    let _socket = std::os::unix::net::UnixListener::bind(root.path().join("socket")).unwrap();
+    let error = opened(&options(SourceArgs::List(root.path().join("socket")))).unwrap_err();
+    assert!(error.contains("neither a file nor a pipe"), "{error}");
+}
+
+#[test]
+fn a_line_of_a_list_has_the_length_of_a_path() {
+    let root = tree(&[]);
+    fs::write(root.path().join("list"), "n".repeat(4097)).unwrap();
+    let mut kept = Kept::default();
+    opened(&options(SourceArgs::List(root.path().join("list")))).unwrap().send(&mut kept, LIMITS).unwrap();
+    assert_eq!(kept.samples[0].error.as_deref(), Some("the path has 4097 bytes, the limit is 4096"));
+    assert!(kept.samples[0].id.ends_with("list:1"), "{:?}", kept.samples);
 }
