@@ -151,6 +151,9 @@ impl Run<'_> {
         let mut journal = Journal::open(&root, &record)?;
         let output = Output::new(&root, options.format, modality, values, &notes(&record));
         let done = journal.done();
+        if !done.ended {
+            output.forget(done.parts)?;
+        }
         let mut progress = Progress::new(done.rows, done.errors, sources.total(), print);
         let seen = Seen { progress: &mut progress, report: report.as_mut(), stop };
         let ended = self.to_the_end(sources, &output, &mut journal, seen);

@@ -1,15 +1,18 @@
 //! A file that appears under its name whole or not at all.
 //!
 //! Owns the way there: a hidden name in the same folder, all bytes on disk, then the name. Invariant: what a process that was killed
-//! leaves has the hidden name, and the next one writes over it.
+//! leaves has the hidden name, and the next one puts its own in its place.
 
 use std::{
     fs::{self, File},
-    io::BufWriter,
+    io::{self, BufWriter},
     path::{Path, PathBuf},
 };
 
 use crate::bulk::error::BulkError;
+
+/// What is behind a name that is not there yet.
+const PARTIAL: &str = ".partial";
 
 /// A file that is being written.
 #[derive(Debug)]
@@ -25,15 +28,15 @@ impl Draft {
     /// [`BulkError::Out`].
     pub(super) fn begin(path: PathBuf) -> Result<(Self, BufWriter<File>), BulkError> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let partial = path.with_file_name(format!(".{name}.partial"));
+        let partial = path.with_file_name(format!(".{name}{PARTIAL}"));
         let folder = path.parent().unwrap_or(Path::new(""));
         fs::create_dir_all(folder).map_err(|error| BulkError::at(folder, error))?;
-        let file = File::create(&partial).map_err(|error| BulkError::at(&partial, error))?;
+        let file = created(&partial).map_err(|error| BulkError::at(&partial, error))?;
         Ok((Self { path, partial }, BufWriter::with_capacity(1 << 16, file)))
     }
 
     /// What the system said about it.
-    pub(super) fn error(&self, error: impl Into<std::io::Error>) -> BulkError {
+    pub(super) fn error(&self, error: impl Into<io::Error>) -> BulkError {
         BulkError::at(&self.path, error)
     }
 
@@ -54,6 +57,19 @@ impl Draft {
     /// [`BulkError::Out`].
     pub(super) fn discard(self) -> Result<(), BulkError> {
         fs::remove_file(&self.partial).map_err(|error| self.error(error))
+    }
+}
+
+/// What the file of this name is to be called, if it has not its name yet.
+pub(super) fn named(partial: &str) -> Option<&str> {
+    partial.strip_prefix('.')?.strip_suffix(PARTIAL)
+}
+
+/// A new file at `path`, in place of what a process that was killed has left: never one that a link leads to, nor one that has another name.
+fn created(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => File::create_new(path),
     }
 }
 

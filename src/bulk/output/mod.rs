@@ -15,14 +15,14 @@ mod table;
 mod values;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufWriter, Write as _},
     path::{Path, PathBuf},
 };
 
 use draft::Draft;
 pub(super) use draft::Written;
-use numpy::Arrays;
+use numpy::{Arrays, WIDTH};
 use serde::Serialize;
 use table::{Column, Columns, Table, strings};
 use values::Numbers;
@@ -39,6 +39,10 @@ const BATCH: usize = 512;
 
 /// Bytes that are, about: a part is in memory by its batches, and texts may be long.
 const BATCH_BYTES: usize = 8 << 20;
+
+/// Where parts are, and what their names begin with.
+const FOLDER: &str = "embeddings";
+const PART: &str = "part-";
 
 /// The most parts, so that the order of names is that of numbers.
 const MAX_PARTS: u64 = 100_000;
@@ -84,7 +88,7 @@ impl Output {
             let root = self.root.display();
             return Err(BulkError::Out(format!("{root}: more than {MAX_PARTS} parts; give a higher --part-rows")));
         }
-        let path = |suffix| self.root.join("embeddings").join(format!("part-{number:05}.{suffix}"));
+        let path = |suffix| self.root.join(FOLDER).join(format!("{PART}{number:0WIDTH$}.{suffix}"));
         let file = match self.format {
             Format::Parquet => Form::Parquet(Box::new(self.columns.begin(path("parquet"))?)),
             Format::Jsonl => {
@@ -99,6 +103,33 @@ impl Output {
         Ok(Part { output: self, rows: Vec::new(), bytes: 0, form: file })
     }
 
+    /// Removes what there is of parts from number `parts` on, in whatever state: nobody knows them, and a run that comes to its end before it
+    /// has made them again would leave them to whoever reads all files.
+    ///
+    /// # Errors
+    /// [`BulkError::Out`].
+    pub(super) fn forget(&self, parts: u64) -> Result<(), BulkError> {
+        let folders = match self.format {
+            Format::Parquet | Format::Jsonl => &[(FOLDER, PART)][..],
+            Format::Npy => &numpy::FOLDERS,
+        };
+        for (folder, name) in folders {
+            let folder = self.root.join(folder);
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(BulkError::at(&folder, error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(|error| BulkError::at(&folder, error))?;
+                if number_of(&entry.file_name().to_string_lossy(), name).is_some_and(|number| number >= parts) {
+                    fs::remove_file(entry.path()).map_err(|error| BulkError::at(&entry.path(), error))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Gives a part's file its last name, once there are `parts` parts and all are complete; answers where it is then.
     ///
     /// # Errors
@@ -106,6 +137,13 @@ impl Output {
     pub(super) fn settle(&self, path: &Path, parts: u64) -> Result<PathBuf, BulkError> {
         if self.format == Format::Npy { numpy::settle(path, parts) } else { Ok(path.to_owned()) }
     }
+}
+
+/// The part that the file `name` is of, which begins with `prefix` while it is known to nobody; also where it has not its name yet.
+fn number_of(name: &str, prefix: &str) -> Option<u64> {
+    let name = draft::named(name).unwrap_or(name);
+    let (number, _) = name.strip_prefix(prefix)?.split_once('.')?;
+    number.parse().ok().filter(|_| number.len() == WIDTH)
 }
 
 /// A part that is being written.

@@ -23,6 +23,10 @@ use crate::bulk::{error::BulkError, row::Row};
 /// Digits of a part's number while the last one is not known.
 pub(super) const WIDTH: usize = 5;
 
+/// Where parts are, and what their names begin with.
+pub(super) const FOLDERS: [(&str, &str); 3] =
+    [("img_emb", "img_emb_"), ("text_emb", "text_emb_"), ("metadata", "metadata_")];
+
 /// Bytes in front of the values: as many as NumPy itself writes for any shape that there is.
 const HEAD: usize = 128;
 

@@ -129,7 +129,7 @@ fn a_part_in_which_all_failed_has_no_arrays() {
     let mut part = output.begin(0).unwrap();
     part.push(row(1, None)).unwrap();
     assert!(part.finish().unwrap().is_empty());
-    let files = std::fs::read_dir(root.path().join("img_emb")).unwrap().count();
+    let files = fs::read_dir(root.path().join("img_emb")).unwrap().count();
     assert_eq!(files, 0);
 }
 
@@ -137,7 +137,7 @@ fn a_part_in_which_all_failed_has_no_arrays() {
 fn json_lines_have_null_in_place_of_an_embedding() {
     let root = tempfile::tempdir().unwrap();
     let path = write(root.path(), Format::Jsonl, Modalities::Image, Dtype::F32).remove(0);
-    let text = std::fs::read_to_string(path).unwrap();
+    let text = fs::read_to_string(path).unwrap();
     let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), BATCH + 3);
     assert_eq!((&lines[1]["embedding"], &lines[1]["error"]), (&serde_json::Value::Null, &"it is broken".into()));
@@ -151,7 +151,7 @@ fn the_same_rows_are_the_same_bytes() {
     for format in [Format::Parquet, Format::Npy, Format::Jsonl] {
         let files = |root: &Path| {
             let files = write(root, format, Modalities::Both, Dtype::F16);
-            files.iter().map(|file| std::fs::read(file).unwrap()).collect::<Vec<_>>()
+            files.iter().map(|file| fs::read(file).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(files(one.path()), files(other.path()), "{format:?}");
     }
