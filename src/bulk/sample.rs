@@ -7,6 +7,8 @@
 
 use bytes::Bytes;
 
+use super::options::Modalities;
+
 /// Bytes of an id or a path; Linux takes paths of 4096. A cell that a dictionary repeats costs its file nothing, and every row its length.
 pub(super) const MAX_NAME: usize = 4096;
 /// Bytes of a reason: it is written twice for every row, and a library's may have the item's own bytes in it.
@@ -37,6 +39,11 @@ impl Sample {
         Self { id, path, error: Some(short(error)), ..Self::default() }
     }
 
+    /// Takes what stands beside a picture: where pictures alone are embedded, it costs none of them that it cannot be had.
+    pub(super) fn take_beside<T>(&mut self, modality: Modalities, value: Result<T, String>) -> Option<T> {
+        if modality.has_texts() { self.take(value) } else { value.ok() }
+    }
+
     /// Bytes that it holds while it waits.
     pub(super) fn bytes(&self) -> usize {
         let texts = [&self.path, &self.caption, &self.metadata, &self.error];
@@ -44,12 +51,17 @@ impl Sample {
         self.picture.as_ref().map_or(0, Bytes::len) + self.id.len() + texts
     }
 
+    /// It cannot be read, for this reason, unless there is one already.
+    pub(super) fn fail(&mut self, error: String) {
+        self.error.get_or_insert_with(|| short(error));
+    }
+
     /// Takes `value`, or the reason why there is none.
     pub(super) fn take<T>(&mut self, value: Result<T, String>) -> Option<T> {
         match value {
             Ok(value) => Some(value),
             Err(error) => {
-                self.error.get_or_insert_with(|| short(error));
+                self.fail(error);
                 None
             }
         }
@@ -61,10 +73,16 @@ impl Sample {
 /// # Errors
 /// The reason, for its row: it is too long, or no UTF-8. `what` it is.
 pub(super) fn name_of(bytes: &[u8], what: &str) -> Result<String, String> {
-    if bytes.len() > MAX_NAME {
-        return Err(format!("the {what} has {} bytes, the limit is {MAX_NAME}", bytes.len()));
-    }
+    name_length(bytes.len(), what)?;
     std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| format!("the {what} is not UTF-8"))
+}
+
+/// Whether an id, a path or another name may have so many bytes.
+///
+/// # Errors
+/// The reason, for its row.
+pub(super) fn name_length(bytes: usize, what: &str) -> Result<(), String> {
+    if bytes <= MAX_NAME { Ok(()) } else { Err(format!("the {what} has {bytes} bytes, the limit is {MAX_NAME}")) }
 }
 
 /// A reason without its middle where it is long: a path stands at its beginning, and what is wrong with it at its end.

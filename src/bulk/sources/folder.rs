@@ -34,6 +34,7 @@ use crate::bulk::{
 #[derive(Debug)]
 pub(in crate::bulk) struct Folder {
     root: PathBuf,
+    modality: Modalities,
     /// Below `root`, sorted: pictures, texts that have none, and what cannot be listed.
     items: Vec<PathBuf>,
     /// Why these of them cannot be.
@@ -81,7 +82,7 @@ impl Folder {
         items.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
         texts.sort_by_cached_key(|text| order_of_texts(text));
         texts.dedup_by_key(|text| text.with_extension(""));
-        let mut folder = Self { root: root.to_owned(), items, unlisted: lost, texts };
+        let mut folder = Self { root: root.to_owned(), modality, items, unlisted: lost, texts };
         if modality.has_texts() {
             folder.add_lone_texts();
         }
@@ -128,7 +129,7 @@ impl Folder {
                 sample.picture = sample.take(read_picture(&path, limits));
             }
             if let Some(text) = self.text_of(item) {
-                sample.caption = sample.take(read_text(&self.root.join(text), limits));
+                sample.caption = sample.take_beside(self.modality, read_text(&self.root.join(text), limits));
             }
             sink.send(ticket, sample)?;
         }
@@ -207,16 +208,20 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_has_the_text_beside_it_and_a_text_that_is_too_long_fails_its_sample_alone() {
+    fn a_picture_has_the_text_beside_it_and_a_text_that_is_too_long_fails_its_sample_where_texts_are_embedded() {
         let root = tree(&["a.b.jpg", "c.jpg"]);
         fs::write(root.path().join("a.b.txt"), "cat\n").unwrap();
         fs::write(root.path().join("c.txt"), "0123456789").unwrap();
-        let mut kept = Kept::default();
-        Folder::open(root.path(), Modalities::Image, &elsewhere()).unwrap().send(&mut kept, LIMITS).unwrap();
-        let [first, second] = &kept.samples[..] else { panic!("{:?}", kept.samples) };
-        assert_eq!((first.caption.as_deref(), &first.error), (Some("cat"), &None));
-        assert_eq!(first.picture.as_deref(), Some(&b"a.b.jpg"[..]));
-        assert!(second.error.as_ref().unwrap().contains("10 bytes, the limit is 9"), "{second:?}");
+        for modality in [Modalities::Image, Modalities::Both] {
+            let mut kept = Kept::default();
+            Folder::open(root.path(), modality, &elsewhere()).unwrap().send(&mut kept, LIMITS).unwrap();
+            let [first, second] = &kept.samples[..] else { panic!("{:?}", kept.samples) };
+            assert_eq!((first.caption.as_deref(), &first.error), (Some("cat"), &None));
+            assert_eq!(first.picture.as_deref(), Some(&b"a.b.jpg"[..]));
+            let reason = second.error.as_ref().map(|reason| reason.contains("10 bytes, the limit is 9"));
+            assert_eq!(reason, (modality == Modalities::Both).then_some(true), "{second:?}");
+            assert_eq!((second.caption.as_ref(), second.picture.as_deref()), (None, Some(&b"c.jpg"[..])));
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod columns;
 mod file;
 mod folder;
 mod footer;
+mod json;
 mod lines;
 mod list;
 mod members;

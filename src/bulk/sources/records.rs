@@ -8,16 +8,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::{Map, Value};
-
 use super::{
     file::{Limits, read_picture},
+    json::{Object, Value},
     lines::{self, Line},
 };
 use crate::{
     bulk::{
         options::{Columns, Modalities},
-        sample::{Sample, Sink, Stop},
+        sample::{Sample, Sink, Stop, name_of},
     },
     regular,
 };
@@ -60,40 +59,73 @@ struct Record<'a> {
 
 impl Record<'_> {
     fn sample(&self, place: String, line: Line) -> Sample {
-        let object = match object(line, self.limits) {
+        let object = match self.object(line) {
             Ok(object) => object,
             Err(error) => return Sample::unreadable(place, None, error),
         };
         let mut sample = Sample { id: place, ..Sample::default() };
-        match value(&object, self.columns.id.as_ref(), &ID) {
-            Some(Value::String(id)) => sample.id.clone_from(id),
-            Some(id @ Value::Number(_)) => sample.id = id.to_string(),
-            _ => {}
+        match value(&object, &self.columns.id, &ID) {
+            Some(Value::Text(id)) => {
+                let id = name_of(id.as_bytes(), "id");
+                if let Some(id) = sample.take(id) {
+                    sample.id = id;
+                }
+            }
+            Some(Value::Number(id)) => sample.id.clone_from(id),
+            Some(Value::Null | Value::Other) | None => {}
         }
-        match value(&object, self.columns.text.as_ref(), &TEXT) {
-            Some(Value::String(text)) => {
-                sample.caption = sample.take(self.limits.text_of(text.as_bytes().to_vec()));
+        match value(&object, &self.columns.text, &TEXT) {
+            Some(Value::Text(text)) => {
+                // Its length first: it may be as long as the line.
+                let text =
+                    self.limits.text(text.len() as u64).and_then(|()| self.limits.text_of(text.as_bytes().to_vec()));
+                sample.caption = sample.take_beside(self.modality, text);
             }
             Some(Value::Null) | None => {}
-            Some(_) => sample.error = Some("its text is no string".to_owned()),
-        }
-        match value(&object, self.columns.image.as_ref(), &IMAGE) {
-            Some(Value::String(image)) if is_web_address(image) => {
-                sample.path = Some(image.clone());
-                sample.error =
-                    Some("its picture is a web address, and these are not fetched; give the path of a file".to_owned());
+            Some(Value::Number(_) | Value::Other) => {
+                sample.take_beside::<()>(self.modality, Err("its text is no string".to_owned()));
             }
-            Some(Value::String(image)) => {
-                let path = resolved(self.folder, image);
-                sample.path = Some(path.to_string_lossy().into_owned());
-                if self.modality.has_images() {
-                    sample.picture = sample.take(read_picture(&path, self.limits));
+        }
+        match value(&object, &self.columns.image, &IMAGE) {
+            Some(Value::Text(image)) => {
+                let image = name_of(image.as_bytes(), "path");
+                if let Some(image) = sample.take(image) {
+                    self.picture(image, &mut sample);
                 }
             }
             Some(Value::Null) | None => sample.no_picture = Some(self.no_picture()),
-            Some(_) => sample.error = Some("its picture is no path: a string is expected".to_owned()),
+            Some(Value::Number(_) | Value::Other) => {
+                sample.fail("its picture is no path: a string is expected".to_owned());
+            }
         }
         sample
+    }
+
+    fn picture(&self, image: String, sample: &mut Sample) {
+        if is_web_address(&image) {
+            sample.path = Some(image);
+            sample.fail("its picture is a web address, and these are not fetched; give the path of a file".to_owned());
+            return;
+        }
+        let path = resolved(self.folder, &image);
+        sample.path = Some(path.to_string_lossy().into_owned());
+        if self.modality.has_images() {
+            sample.picture = sample.take(read_picture(&path, self.limits));
+        }
+    }
+
+    fn object(&self, line: Line) -> Result<Object<'_>, String> {
+        let Columns { image, text, id } = self.columns;
+        let keys = keys(image, &IMAGE).chain(keys(text, &TEXT)).chain(keys(id, &ID));
+        match line {
+            Line::Whole(bytes) => {
+                Object::read(&bytes, keys).map_err(|error| format!("the line is no JSON object: {error}"))
+            }
+            Line::TooLong(bytes) => Err(format!(
+                "the line has {bytes} bytes, the limit is {} (--set limits.max_body_bytes=...)",
+                self.limits.picture
+            )),
+        }
     }
 
     fn no_picture(&self) -> String {
@@ -116,23 +148,14 @@ pub(super) fn resolved(folder: &Path, path: &str) -> PathBuf {
     folder.join(path)
 }
 
-fn object(line: Line, limits: Limits) -> Result<Map<String, Value>, String> {
-    match line {
-        Line::Whole(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|error| format!("the line is no JSON object: {error}"))
-        }
-        Line::TooLong(bytes) => Err(format!(
-            "the line has {bytes} bytes, the limit is {} (--set limits.max_body_bytes=...)",
-            limits.picture
-        )),
-    }
+/// The keys that one thing may be under: the one that is asked for, else the usual ones.
+fn keys<'k>(asked: &'k Option<String>, usual: &'k [&str]) -> impl Iterator<Item = &'k str> {
+    let usual = if asked.is_some() { &[] } else { usual };
+    asked.iter().map(String::as_str).chain(usual.iter().copied())
 }
 
-fn value<'o>(object: &'o Map<String, Value>, asked: Option<&String>, usual: &[&str]) -> Option<&'o Value> {
-    match asked {
-        Some(asked) => object.get(asked),
-        None => usual.iter().find_map(|key| object.get(*key)),
-    }
+fn value<'o>(object: &'o Object<'_>, asked: &Option<String>, usual: &[&str]) -> Option<&'o Value> {
+    keys(asked, usual).find_map(|key| object.get(key))
 }
 
 #[cfg(test)]
@@ -201,5 +224,23 @@ mod tests {
         assert!(web.error.as_ref().unwrap().contains("not fetched") && web.id.ends_with(":3"), "{web:?}");
         let named = Columns { image: Some("file".into()), ..Columns::default() };
         assert!(read("{}", &named)[0].no_picture.as_ref().unwrap().contains("--image-column file is not in it"));
+    }
+
+    #[test]
+    fn ids_and_paths_have_a_length() {
+        let long = "n".repeat(4097);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("r.jsonl");
+        std::fs::write(&path, format!("{{\"id\": \"{long}\"}}\n{{\"path\": \"{long}\", \"id\": \"b\"}}\n")).unwrap();
+        let mut kept = Kept::default();
+        let limits = Limits { picture: 9999, text: 9 };
+        send(&path, Modalities::Image, &Columns::default(), &mut kept, limits).unwrap();
+        let rows: Vec<_> = kept.samples.iter().map(|row| (&*row.id, row.error.as_deref())).collect();
+        let first = format!("{}:1", path.display());
+        let expected = [
+            (&*first, Some("the id has 4097 bytes, the limit is 4096")),
+            ("b", Some("the path has 4097 bytes, the limit is 4096")),
+        ];
+        assert_eq!(rows, expected);
     }
 }
