@@ -2,31 +2,43 @@
 //!
 //! Owns the listing, by WebDataset's rule: a member's path up to the first dot of its file name is the key of its sample, what follows
 //! is its field, in lower case. Where that library would make one sample into two or lose one without a word, this does not: a leading
-//! `./` is no part of a key, members of one key are one sample wherever they are, and two members of one field are that sample's error.
-//! Hidden members (a part of the path begins with a dot, or is `__MACOSX`), those without a suffix, and what is no plain file are left
-//! out.
+//! `./` is no part of a key, members of one key are one sample wherever they are, two members of one field are that sample's error, a link is
+//! the member that it leads to, and what cannot be read is an error. Hidden members (a part of the path begins with a dot, or is
+//! `__MACOSX`), those without a suffix, and folders are left out. Does not own the walk (`headers`).
 //!
-//! Invariants: no name or list is longer than its limit; a member is within the file. Contents are not read here.
+//! Invariants: no list is longer than its limit, be it of all members or of a key's; names have a limit, each and together. Contents are not
+//! read here.
 
-use std::{collections::HashMap, fs::File, io::Read, os::unix::fs::FileExt as _};
+use std::{collections::HashMap, fs::File, os::unix::fs::FileExt as _, rc::Rc};
 
-use tar::{Archive, EntryType, PaxExtensions};
-
-use super::names;
-use crate::bulk::suffix;
+use super::{
+    headers::{Entry, Headers, Next, What},
+    names,
+};
+use crate::bulk::{sample::name_length, suffix};
 
 /// Members of one tar, since their list is in memory: some hundred bytes each.
 const MAX_MEMBERS: usize = 1 << 21;
-
-/// Bytes of a name, which an archive may claim to be of any length.
-const MAX_NAME: u64 = 64 << 10;
+/// Those of one key: they are compared with each other.
+const MAX_OF_KEY: usize = 64;
+/// Bytes of the names of all.
+const MAX_NAMES: usize = 256 << 20;
+/// Links that lead to links that lead to links.
+const MAX_LINKS: usize = 8;
 
 /// A file in the tar.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Member {
     /// What follows the key and its dot, as it is written.
     pub(super) field: Box<str>,
-    /// Where its contents begin.
+    /// Where its contents are, or why they are not read.
+    pub(super) contents: Result<Contents, Box<str>>,
+}
+
+/// Where contents are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Contents {
+    /// Of their first byte.
     pub(super) position: u64,
     /// Their bytes.
     pub(super) size: u64,
@@ -36,9 +48,9 @@ pub(super) struct Member {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Group {
     /// The key.
-    pub(super) key: Box<str>,
-    /// Whether the names of all members are UTF-8.
-    pub(super) is_utf8: bool,
+    pub(super) key: Rc<str>,
+    /// Why its members are no sample.
+    pub(super) fault: Option<Box<str>>,
     /// In the order of the tar.
     pub(super) members: Vec<Member>,
 }
@@ -54,112 +66,167 @@ pub(super) struct Listing {
 
 /// Lists the tar in `file`.
 pub(super) fn list(file: &File) -> Listing {
-    let mut listing = Listing::default();
-    listing.broken = match read(file, &mut listing.groups) {
-        Err(error) => Some(format!("the tar cannot be read to its end: {error}")),
-        // Nothing says that a member is missing, and a writer that was killed between two looks like this.
-        Ok(End::Missing) => Some("the archive ends without its end marker; it may be truncated".to_owned()),
-        Ok(End::Marked) => None,
-    };
-    listing
+    let mut index = Index::default();
+    let broken = index.read(file).unwrap_or_else(Some);
+    index.follow_links();
+    Listing { groups: index.groups, broken }
 }
-
-/// How an archive ends that can be read to its end.
-enum End {
-    /// By zeros.
-    Marked,
-    /// By the end of the file.
-    Missing,
-}
-
-/// A tar is made of these, and ends by two of zeros. One is taken for it, as by `tar`: no member can be behind it.
-const BLOCK: u64 = 512;
 
 /// First bytes of what compresses tars: gzip, bzip2, xz, zstd, LZ4.
 const COMPRESSED: [&[u8]; 5] = [b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18"];
 
-fn read(file: &File, groups: &mut Vec<Group>) -> Result<End, String> {
-    let mut first = [0; 6];
-    if file.read_exact_at(&mut first, 0).is_ok() && COMPRESSED.iter().any(|magic| first.starts_with(magic)) {
-        return Err(suffix::COMPRESSED_TAR.to_owned());
+/// A listing that is being made.
+#[derive(Default)]
+struct Index {
+    groups: Vec<Group>,
+    by_key: HashMap<Rc<str>, usize>,
+    links: Vec<Link>,
+    members: usize,
+    /// Of their names.
+    bytes: usize,
+}
+
+/// A member that has the contents of another one.
+struct Link {
+    group: usize,
+    member: usize,
+    /// The other one's path.
+    target: Box<str>,
+}
+
+impl Index {
+    /// Takes all members; answers why there may be more.
+    fn read(&mut self, file: &File) -> Result<Option<String>, String> {
+        let mut first = [0; 6];
+        if file.read_exact_at(&mut first, 0).is_ok() && COMPRESSED.iter().any(|magic| first.starts_with(magic)) {
+            return Err(format!("the tar cannot be read: {}", suffix::COMPRESSED_TAR));
+        }
+        let mut headers = Headers::new(file).map_err(|error| format!("the tar cannot be read: {error}"))?;
+        loop {
+            let at = headers.at();
+            let lost = |reason: String| {
+                format!("the tar cannot be read to its end: {reason}; what is behind byte {at} is lost")
+            };
+            match headers.next().map_err(lost)? {
+                Next::Entry(entry) => self.take(entry).map_err(lost)?,
+                Next::Marker => return Ok(None),
+                // Nothing says that a member is missing, and a writer that was killed between two looks like this.
+                Next::End => {
+                    return Ok(Some("the archive ends without its end marker; it may be truncated".to_owned()));
+                }
+            }
+        }
     }
-    let length = file.metadata().map_err(|error| error.to_string())?.len();
-    let mut by_key: HashMap<Box<str>, usize> = HashMap::new();
-    let mut archive = Archive::new(file);
-    let (mut name, mut count, mut end) = (None, 0, 0);
-    // Raw, since otherwise names are read into memory however long they claim to be.
-    for entry in archive.entries_with_seek().map_err(|error| error.to_string())?.raw(true) {
-        let mut entry = entry.map_err(|error| format!("behind byte {end}: {error}"))?;
-        let (position, size) = (entry.raw_file_position(), entry.size());
-        end = position.saturating_add(size);
-        if end > length {
-            return Err(format!("the tar ends at byte {length}, within a member of {size} bytes at byte {position}"));
+
+    /// # Errors
+    /// When there are too many.
+    fn take(&mut self, entry: Entry) -> Result<(), String> {
+        let Entry { name, short_name, what } = entry;
+        if what == What::Nothing {
+            return Ok(());
         }
-        match entry.header().entry_type() {
-            EntryType::GNULongName => {
-                let bytes = short(&mut entry, size)?;
-                name = Some(bytes.strip_suffix(b"\0").unwrap_or(&bytes).to_vec());
-                continue;
+        let path = name.and_then(|name| {
+            let path = names::escaped(&name);
+            name_length(path.len(), "name")?;
+            Ok((path, str::from_utf8(&name).is_err().then_some(names::NOT_UTF8)))
+        });
+        let (path, fault) = match path {
+            Ok(path) => path,
+            // Whose it is cannot be known, so that it is a row of its own.
+            Err(reason) => {
+                let key = names::escaped(&short_name);
+                self.count(key.len())?;
+                let fault = Some(format!("a member of the tar cannot be read: {reason}").into());
+                self.groups.push(Group { key: key.into(), fault, members: Vec::new() });
+                return Ok(());
             }
-            EntryType::XHeader => {
-                name = path_of(&short(&mut entry, size)?)?.or(name);
-                continue;
+        };
+        let Some((key, field)) = key_and_field(&path) else { return Ok(()) };
+        let group = match self.by_key.get(key) {
+            Some(group) => *group,
+            None => {
+                let key: Rc<str> = key.into();
+                self.by_key.insert(Rc::clone(&key), self.groups.len());
+                self.groups.push(Group { key, fault: None, members: Vec::new() });
+                self.groups.len() - 1
             }
-            EntryType::GNULongLink | EntryType::XGlobalHeader => continue,
-            EntryType::Regular | EntryType::Continuous => {}
-            _ => {
-                name = None;
-                continue;
-            }
+        };
+        let (contents, target) = match what {
+            What::File { position, size } => (Ok(Contents { position, size }), None),
+            What::HardLink(target) => (Err("it is a link".into()), Some(names::escaped(&target))),
+            What::SymbolicLink(target) => (Err("it is a link".into()), Some(beside(&path, &names::escaped(&target)))),
+            What::Other(reason) => (Err(reason.into()), None),
+            What::Nothing => return Ok(()),
+        };
+        self.count(path.len() + target.as_ref().map_or(0, String::len))?;
+        let Group { key, fault: known, members } = &mut self.groups[group];
+        if let Some(fault) = fault {
+            known.get_or_insert_with(|| fault.into());
         }
-        let path = name.take().unwrap_or_else(|| entry.header().path_bytes().into_owned());
-        let is_utf8 = str::from_utf8(&path).is_ok();
-        let path = names::escaped(&path);
-        let Some((key, field)) = key_and_field(&path) else { continue };
-        count += 1;
-        if count > MAX_MEMBERS {
+        if members.len() == MAX_OF_KEY {
+            known
+                .get_or_insert_with(|| format!("the tar holds more than {MAX_OF_KEY} members of the key {key}").into());
+            return Ok(());
+        }
+        if let Some(target) = target {
+            self.links.push(Link { group, member: members.len(), target: target.into() });
+        }
+        members.push(Member { field: field.into(), contents });
+        Ok(())
+    }
+
+    /// # Errors
+    /// When there are too many.
+    fn count(&mut self, bytes: usize) -> Result<(), String> {
+        (self.members, self.bytes) = (self.members + 1, self.bytes.saturating_add(bytes));
+        if self.members > MAX_MEMBERS {
             return Err(format!("it has more than {MAX_MEMBERS} members; split it"));
         }
-        let member = Member { field: field.into(), position, size };
-        match by_key.get(key) {
-            Some(&at) => {
-                groups[at].members.push(member);
-                groups[at].is_utf8 &= is_utf8;
-            }
-            None => {
-                by_key.insert(key.into(), groups.len());
-                groups.push(Group { key: key.into(), is_utf8, members: vec![member] });
-            }
+        if self.bytes > MAX_NAMES {
+            return Err(format!("the names in it have more than {MAX_NAMES} bytes; split it"));
+        }
+        Ok(())
+    }
+
+    /// Gives links the contents of what they lead to: of hard ones that is in front of them, of symbolic ones it may be behind them.
+    fn follow_links(&mut self) {
+        let mut links = std::mem::take(&mut self.links);
+        for _ in 0..MAX_LINKS {
+            links.retain(|link| {
+                let contents = self.at(&link.target).and_then(|member| member.contents.as_ref().ok().copied());
+                if let Some(contents) = contents {
+                    self.groups[link.group].members[link.member].contents = Ok(contents);
+                }
+                contents.is_none()
+            });
+        }
+        for Link { group, member, target } in links {
+            let reason = format!("it is a link to {target}, which is no member of the tar that can be read");
+            self.groups[group].members[member].contents = Err(reason.into());
         }
     }
-    let mut block = [1; BLOCK as usize];
-    let is_marked = file.read_exact_at(&mut block, end.next_multiple_of(BLOCK)).is_ok() && block == [0; BLOCK as usize];
-    Ok(if is_marked { End::Marked } else { End::Missing })
-}
 
-/// The contents of a member that describes the next one.
-fn short(entry: &mut impl Read, size: u64) -> Result<Vec<u8>, String> {
-    if size > MAX_NAME {
-        return Err(format!("a name in it has {size} bytes, the limit is {MAX_NAME}"));
+    fn at(&self, path: &str) -> Option<&Member> {
+        let (key, field) = key_and_field(path)?;
+        self.groups[*self.by_key.get(key)?].members.iter().find(|member| *member.field == *field)
     }
-    let mut bytes = Vec::new();
-    entry.take(size).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    Ok(bytes)
 }
 
-/// The path that a PAX header gives the next member.
-fn path_of(bytes: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    let mut path = None;
-    for extension in PaxExtensions::new(bytes) {
-        let extension = extension.map_err(|error| error.to_string())?;
-        match extension.key_bytes() {
-            b"path" => path = Some(extension.value_bytes().to_vec()),
-            // The size in the header itself is then too small to be right.
-            b"size" => return Err("it has a member of more than 8 GiB".to_owned()),
-            _ => {}
+/// Where `target` leads from the folder of `path`.
+fn beside(path: &str, target: &str) -> String {
+    if target.starts_with('/') {
+        return target.to_owned();
+    }
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut parts = Vec::new();
+    for part in folder.split('/').chain(target.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
         }
     }
-    Ok(path)
+    parts.join("/")
 }
 
 /// The key of the sample that `path` belongs to, and its field; `None` for what belongs to none.
@@ -175,138 +242,4 @@ fn key_and_field(path: &str) -> Option<(&str, &str)> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::io::{Seek as _, Write as _};
-
-    use super::*;
-
-    /// A tar with these members.
-    pub(in crate::bulk) fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (name, bytes) in members {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(bytes.len() as u64);
-            header.set_mode(0o644);
-            builder.append_data(&mut header, name, *bytes).unwrap();
-        }
-        builder.into_inner().unwrap()
-    }
-
-    fn listed(bytes: &[u8]) -> Listing {
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(bytes).unwrap();
-        file.rewind().unwrap();
-        list(&file)
-    }
-
-    fn groups(names: &[&str]) -> Vec<String> {
-        let members: Vec<_> = names.iter().map(|name| (*name, &b"x"[..])).collect();
-        let listing = listed(&tar(&members));
-        assert_eq!(listing.broken, None);
-        let group = |group: &Group| {
-            let fields: Vec<_> = group.members.iter().map(|member| &*member.field).collect();
-            format!("{}: {}", group.key, fields.join(" "))
-        };
-        listing.groups.iter().map(group).collect()
-    }
-
-    #[test]
-    fn keys_end_at_the_first_dot_of_the_file_name_and_keep_their_case() {
-        let names = ["a.b.jpg", "a.b.txt", "v1.0/x.jpg", "v1.0/x.txt", "Y.JPG", "y.txt"];
-        assert_eq!(groups(&names), ["a: b.jpg b.txt", "v1.0/x: jpg txt", "Y: JPG", "y: txt"]);
-    }
-
-    #[test]
-    fn members_of_a_key_are_one_sample_wherever_they_are() {
-        assert_eq!(groups(&["a.jpg", "b.jpg", "a.txt", "./b.txt"]), ["a: jpg txt", "b: jpg txt"]);
-        assert_eq!(groups(&["a.jpg", "a.jpg"]), ["a: jpg jpg"]);
-        assert_eq!(key_and_field("./1.jpg"), key_and_field("1.jpg"));
-    }
-
-    #[test]
-    fn hidden_members_and_those_without_a_suffix_are_left_out() {
-        assert!(groups(&[".hidden/x.jpg", "__MACOSX/._a.jpg", "._a.jpg", "noext", "a/.b/c.jpg", "a."]).is_empty());
-    }
-
-    #[test]
-    fn long_names_of_both_kinds_are_read() {
-        let long = format!("{}/x.jpg", "d".repeat(300));
-        assert_eq!(groups(&[&long]), [format!("{}/x: jpg", "d".repeat(300))]);
-        let mut builder = tar::Builder::new(Vec::new());
-        builder.append_pax_extensions([("path", "long/name.png".as_bytes())]).unwrap();
-        let mut header = tar::Header::new_ustar();
-        header.set_size(1);
-        builder.append_data(&mut header, "short.txt", &b"x"[..]).unwrap();
-        assert_eq!(listed(&builder.into_inner().unwrap()).groups[0].key, "long/name".into());
-    }
-
-    #[test]
-    fn what_is_in_front_of_a_fault_is_kept() {
-        let whole = tar(&[("a.jpg", &[1; 2000]), ("b.jpg", &[2; 2000])]);
-        let cut = listed(&whole[..4000]);
-        assert_eq!(cut.groups.len(), 1);
-        assert!(cut.broken.unwrap().contains("the tar ends at byte 4000, within a member of 2000 bytes"));
-        let mut changed = whole.clone();
-        changed[512 + 2048] ^= 1;
-        let changed = listed(&changed);
-        assert_eq!(changed.groups.len(), 1);
-        assert!(changed.broken.unwrap().contains("checksum"));
-        assert!(
-            listed(b"no tar, but longer than the five hundred and twelve bytes of a header".repeat(9).as_slice())
-                .broken
-                .is_some()
-        );
-    }
-
-    #[test]
-    fn a_name_that_claims_to_be_long_is_not_read() {
-        let mut header = tar::Header::new_gnu();
-        header.set_entry_type(EntryType::GNULongName);
-        header.set_path("././@LongLink").unwrap();
-        header.set_size(MAX_NAME + 1);
-        header.set_cksum();
-        let mut bytes = header.as_bytes().to_vec();
-        bytes.resize(bytes.len() + MAX_NAME as usize + 512, b'a');
-        assert!(listed(&bytes).broken.unwrap().contains("the limit is 65536"));
-    }
-
-    #[test]
-    fn an_archive_without_its_end_marker_may_be_truncated() {
-        let whole = tar(&[("a.jpg", &[1; 700]), ("b.jpg", &[2; 700])]);
-        assert_eq!(listed(&whole).broken, None);
-        let second = 3 * 512;
-        // Nothing at all, on the boundary of a member, within the padding behind one, and behind the last.
-        for (length, groups) in [(0, 0), (second, 1), (second - 100, 1), (2 * second, 2)] {
-            let listing = listed(&whole[..length]);
-            assert_eq!(listing.groups.len(), groups, "{length}");
-            assert!(
-                listing.broken.as_ref().is_some_and(|text| text.contains("without its end marker")),
-                "{length}: {listing:?}"
-            );
-        }
-        assert_eq!(listed(&whole[..2 * second + 512]).broken, None, "one block of zeros is an end");
-        assert_eq!(listed(&[0; 1024]).broken, None);
-    }
-
-    #[test]
-    fn a_compressed_tar_says_so() {
-        for magic in COMPRESSED {
-            let bytes = [magic, &[7; 2000]].concat();
-            assert!(listed(&bytes).broken.unwrap().ends_with(suffix::COMPRESSED_TAR), "{magic:?}");
-        }
-    }
-
-    #[test]
-    fn names_that_are_not_utf8_are_told_apart() {
-        let mut bytes = tar(&[("a1.jpg", b"1"), ("a2.jpg", b"2")]);
-        for (at, byte) in [(1, 0xfe), (1025, 0xff)] {
-            bytes[at] = byte;
-            let mut header = tar::Header::from_byte_slice(&bytes[at - 1..at + 511]).clone();
-            header.set_cksum();
-            bytes[at - 1..at + 511].copy_from_slice(header.as_bytes());
-        }
-        let listing = listed(&bytes);
-        let keys: Vec<_> = listing.groups.iter().map(|group| (&*group.key, group.is_utf8)).collect();
-        assert_eq!(keys, [("a\\xfe", false), ("a\\xff", false)]);
-    }
-}
+pub(super) mod tests;

@@ -4,8 +4,8 @@
 //! samples are done (`turn`), nor embedding any.
 //!
 //! ```text
-//! list -> place -> folder -> patterns, shard -> members, table -> records -> texts -> lines -> file
-//!                  all of them -> names
+//! list -> place -> folder -> patterns, shard -> members -> headers, table -> records -> json, texts -> lines -> file
+//!                  all of them -> names, own
 //! ```
 //!
 //! Invariants: the same sources give the same samples in the same order; what the command line names and cannot be read is found
@@ -18,6 +18,7 @@ mod columns;
 mod file;
 mod folder;
 mod footer;
+mod headers;
 mod json;
 mod lines;
 mod list;

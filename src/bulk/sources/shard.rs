@@ -8,12 +8,11 @@
 use std::{fs::File, os::unix::fs::FileExt as _, path::Path};
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
 
 use super::{
     file::Limits,
-    members::{self, Group, Member},
-    names,
+    json::{Object, Value},
+    members::{self, Contents, Group, Member},
 };
 use crate::{
     bulk::{
@@ -58,23 +57,23 @@ struct Tar<'a> {
 impl Tar<'_> {
     fn sample(&self, group: &Group) -> Sample {
         let mut sample = Sample { id: group.key.to_string(), ..Sample::default() };
-        if !group.is_utf8 {
-            sample.error = Some(names::NOT_UTF8.to_owned());
+        if let Some(fault) = &group.fault {
+            sample.fail(fault.to_string());
             return sample;
         }
         if let Some(field) = repeated(&group.members) {
-            sample.error = Some(format!("the tar holds {}.{field} twice", group.key));
+            sample.fail(format!("the tar holds {}.{field} twice", group.key));
             return sample;
         }
         let field = |wanted: &str| group.members.iter().find(|member| member.field.eq_ignore_ascii_case(wanted));
         if let Some(member) = field("json") {
-            sample.metadata = sample.take(self.text(member));
+            sample.metadata = sample.take_beside(self.modality, self.text(group, member));
         }
         sample.caption = match field("txt") {
-            Some(member) => sample.take(self.text(member)),
+            Some(member) => sample.take_beside(self.modality, self.text(group, member)),
             None => {
                 let caption = sample.metadata.as_deref().map_or(Ok(None), caption_in);
-                sample.take(caption).flatten()
+                sample.take_beside(self.modality, caption).flatten()
             }
         };
         if self.modality.has_images() {
@@ -102,20 +101,26 @@ impl Tar<'_> {
             }
         };
         *path = Some(format!("{}/{}.{}", self.name, group.key, member.field));
-        self.limits.picture(member.size)?;
-        self.read(member).map(|bytes| Some(bytes.into()))
+        let contents = contents_of(group, member)?;
+        self.limits.picture(contents.size)?;
+        self.read(contents).map(|bytes| Some(bytes.into()))
     }
 
-    fn text(&self, member: &Member) -> Result<String, String> {
-        self.limits.text(member.size)?;
-        self.limits.text_of(self.read(member)?)
+    fn text(&self, group: &Group, member: &Member) -> Result<String, String> {
+        let contents = contents_of(group, member)?;
+        self.limits.text(contents.size)?;
+        self.limits.text_of(self.read(contents)?)
     }
 
-    fn read(&self, member: &Member) -> Result<Vec<u8>, String> {
-        let mut bytes = vec![0; usize::try_from(member.size).map_err(|error| error.to_string())?];
-        self.file.read_exact_at(&mut bytes, member.position).map_err(|error| format!("{}: {error}", self.name))?;
+    fn read(&self, contents: Contents) -> Result<Vec<u8>, String> {
+        let mut bytes = vec![0; usize::try_from(contents.size).map_err(|error| error.to_string())?];
+        self.file.read_exact_at(&mut bytes, contents.position).map_err(|error| format!("{}: {error}", self.name))?;
         Ok(bytes)
     }
+}
+
+fn contents_of(group: &Group, member: &Member) -> Result<Contents, String> {
+    member.contents.as_ref().copied().map_err(|reason| format!("{}.{}: {reason}", group.key, member.field))
 }
 
 /// The first field that is there twice, in whatever case.
@@ -127,9 +132,12 @@ fn repeated(members: &[Member]) -> Option<&str> {
 }
 
 fn caption_in(json: &str) -> Result<Option<String>, String> {
-    let object: Map<String, Value> =
-        serde_json::from_str(json).map_err(|error| format!("its metadata is no JSON object: {error}"))?;
-    Ok(object.get("caption").and_then(Value::as_str).map(str::to_owned))
+    let object = Object::read(json.as_bytes(), ["caption"]);
+    let object = object.map_err(|error| format!("its metadata is no JSON object: {error}"))?;
+    Ok(match object.get("caption") {
+        Some(Value::Text(caption)) => Some(caption.clone()),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -176,9 +184,13 @@ mod tests {
             (&[("a.jpg", b"1"), ("a.json", b"[]")], "no JSON object"),
             (&[("a.jpg", b"1"), ("a.txt", b"\xff")], "not UTF-8"),
         ] {
-            let samples = samples(members, Modalities::Image);
-            assert_eq!(samples.len(), 1, "{samples:?}");
-            assert!(samples[0].error.as_ref().unwrap().contains(expected), "{samples:?}");
+            let both = samples(members, Modalities::Both);
+            assert_eq!(both.len(), 1, "{both:?}");
+            assert!(both[0].error.as_ref().unwrap().contains(expected), "{both:?}");
+            // What stands beside a picture costs it nothing where pictures alone are embedded.
+            let image = samples(members, Modalities::Image);
+            let is_beside = ["no JSON object", "not UTF-8"].contains(&expected);
+            assert_eq!((image[0].error.is_none(), image[0].picture.is_some()), (is_beside, is_beside), "{image:?}");
         }
     }
 
