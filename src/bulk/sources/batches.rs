@@ -19,7 +19,7 @@ use parquet::arrow::{
 use super::{
     columns::Columns,
     footer::{Footer, contained},
-    pages::largest_cell,
+    pages::{claim, must_fit},
 };
 use crate::bulk::options::{self, Modalities};
 
@@ -59,12 +59,15 @@ impl Opened {
     /// How many rows of a row group are read at once.
     ///
     /// # Errors
-    /// One line: its pages are not what they should be.
+    /// One line: its pages are not what they should be, or too large together.
     pub(super) fn batch(&self, group: usize) -> Result<u64, String> {
-        let mut cell = 1;
+        let (mut cell, mut held) = (1, 0_u64);
         for leaf in &self.leaves {
-            cell = largest_cell(&self.file, self.metadata.metadata().row_group(group).column(*leaf))?.max(cell);
+            let claim = claim(&self.file, self.metadata.metadata().row_group(group).column(*leaf))?;
+            cell = claim.cell.max(cell);
+            held = held.saturating_add(claim.held);
         }
+        must_fit(held)?;
         // The largest power of two that is no more.
         Ok(1 << (BATCH_BYTES / cell).clamp(1, MAX_BATCH).ilog2())
     }
@@ -169,7 +172,11 @@ mod tests {
     use std::{iter, sync::Arc};
 
     use arrow_array::{ArrayRef, BinaryArray};
-    use parquet::arrow::ArrowWriter;
+    use parquet::{
+        arrow::ArrowWriter,
+        basic::Encoding,
+        file::properties::{EnabledStatistics, WriterProperties},
+    };
 
     use super::*;
 
@@ -189,5 +196,28 @@ mod tests {
         let mut batches = Batches::new(&opened, 0, size, 0..100);
         let rows: Vec<_> = iter::from_fn(|| batches.next()).map(|(_, batch)| batch.unwrap().num_rows()).collect();
         assert_eq!((size, rows.iter().sum::<usize>(), rows[0]), (4, 100, 4));
+    }
+
+    #[test]
+    fn a_picture_whose_beginning_is_that_of_the_one_in_front_is_not_taken_many_times_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        let pictures: Vec<_> = (0..100).map(|row| [&vec![7; 1 << 19][..], &[row]].concat()).collect();
+        let column: ArrayRef = Arc::new(BinaryArray::from_iter_values(&pictures));
+        let batch = RecordBatch::try_from_iter([("image", column)]).unwrap();
+        let properties = WriterProperties::builder()
+            .set_dictionary_enabled(false)
+            .set_encoding(Encoding::DELTA_BYTE_ARRAY)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
+        let mut writer = ArrowWriter::try_new(File::create(&path).unwrap(), batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        assert!(std::fs::metadata(&path).unwrap().len() < 2 << 20, "the writer repeats nothing");
+        let opened = Opened::new(File::open(path).unwrap(), Modalities::Image, &options::Columns::default()).unwrap();
+        let size = opened.batch(0).unwrap();
+        assert_eq!(size, 4);
+        let mut batches = Batches::new(&opened, 0, size, 0..100);
+        assert_eq!(iter::from_fn(|| batches.next()).map(|(_, batch)| batch.unwrap().num_rows()).sum::<usize>(), 100);
     }
 }

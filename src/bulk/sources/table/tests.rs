@@ -12,7 +12,7 @@ use arrow_schema::{DataType, Field};
 use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
 
 use super::*;
-use crate::bulk::{options::Columns, sample::Kept};
+use crate::bulk::{options::Columns, sample::Kept, sources::footer::Footer};
 
 const LIMITS: Limits = Limits { picture: 20, text: 30 };
 
@@ -175,9 +175,9 @@ fn a_page_that_claims_too_much_is_refused_before_it_is_taken() {
     write(&path, vec![("image", binary(&[Some(&[7; 40]), Some(b"other"), Some(b"group")]))], 2);
     let whole = fs::read(&path).unwrap();
     for (claim, expected) in [
-        ((1 << 30) + 1, "column image: a page claims 1073741825 bytes, the limit is 1073741824"),
+        ((1 << 29) + 1, "its pages claim 536870913 bytes that are in memory at once, the limit is 536870912"),
         // The next header is not where this one says.
-        (1 << 30, "column image: its pages are not where the file says"),
+        (1 << 29, "column image: its pages are not where the file says"),
     ] {
         let mut bytes = whole.clone();
         bytes.splice(4..4 + header(claim).len(), header(claim));
@@ -186,6 +186,33 @@ fn a_page_that_claims_too_much_is_refused_before_it_is_taken() {
         assert_eq!(samples.len(), 3);
         assert!(samples[0].error.as_ref().unwrap().contains(expected), "{:?}", samples[0].error);
         assert_eq!(samples[2].picture.as_deref(), Some(&b"group"[..]));
+    }
+}
+
+#[test]
+fn pages_of_several_columns_that_are_in_memory_at_once_are_counted_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    let text = "t".repeat(99);
+    write(&path, vec![("image", binary(&[Some(&[7; 99])])), ("caption", strings(&[Some(&text)]))], 2);
+    let metadata = Footer::read(&File::open(&path).unwrap()).unwrap().metadata;
+    let whole = fs::read(&path).unwrap();
+    for (claims, is_refused) in [([300 << 20, 212 << 20], false), ([300 << 20, 213 << 20], true)] {
+        let mut bytes = whole.clone();
+        for (chunk, claim) in metadata.row_group(0).columns().iter().zip(claims) {
+            let start = chunk.data_page_offset() as usize;
+            // All that is behind the header is packed.
+            let header = header(claim);
+            let packed = chunk.compressed_size() as usize - header.len() - 1;
+            let header = [&header[..header.len() - 2], &[(packed << 1) as u8 | 0x80, (packed >> 6) as u8, 0]].concat();
+            bytes[start..start + header.len()].copy_from_slice(&header);
+        }
+        fs::write(&path, bytes).unwrap();
+        let opened = opened(&path, Modalities::Both, &Columns::default()).unwrap();
+        let refused = opened.batch(0).err();
+        assert_eq!(refused.is_some(), is_refused, "{refused:?}");
+        let expected = "its pages claim 537919488 bytes that are in memory at once, the limit is 536870912";
+        assert!(refused.is_none_or(|reason| reason.contains(expected)));
     }
 }
 
