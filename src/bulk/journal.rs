@@ -22,7 +22,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{error::BulkError, output::Written, row::Row, sample::Chain};
+use super::{error::BulkError, json, output::Written, row::Row, sample::Chain};
 use crate::{model::lock, regular};
 
 /// What makes a folder a run's.
@@ -207,10 +207,9 @@ impl Journal {
             path: row.path.as_deref().map(Into::into),
             error: row.error.as_deref().unwrap_or_default().into(),
         };
-        let mut bytes = serde_json::to_vec(&line).map_err(|error| BulkError::at(&self.root, error))?;
-        bytes.push(b'\n');
-        self.errors_bytes += bytes.len() as u64;
-        self.errors.write_all(&bytes).map_err(|error| BulkError::at(&self.root.join(ERRORS), error))
+        let text = json::line(&line).map_err(|error| BulkError::at(&self.root, error))?;
+        self.errors_bytes += text.len() as u64;
+        self.errors.write_all(text.as_bytes()).map_err(|error| BulkError::at(&self.root.join(ERRORS), error))
     }
 
     /// The next part is complete: `rows` rows, `errors` of them without their embedding, in `files`, which get their names here.
@@ -260,9 +259,8 @@ impl Journal {
 
     fn append(&mut self, entry: &Entry) -> Result<(), BulkError> {
         let path = self.root.join(PARTS);
-        let mut line = serde_json::to_vec(entry).map_err(|error| BulkError::at(&path, error))?;
-        line.push(b'\n');
-        let written = self.parts.write_all(&line).and_then(|()| self.parts.sync_all());
+        let line = json::line(entry).map_err(|error| BulkError::at(&path, error))?;
+        let written = self.parts.write_all(line.as_bytes()).and_then(|()| self.parts.sync_all());
         written.map_err(|error| BulkError::at(&path, error))
     }
 }
@@ -374,7 +372,7 @@ fn partial(name: &str) -> String {
 
 fn write_record(path: &Path, record: &Map<String, Value>) -> Result<(), BulkError> {
     let at = |error: io::Error| BulkError::at(path, error);
-    let text = serde_json::to_string_pretty(record).map_err(|error| at(error.into()))? + "\n";
+    let text = json::page(record).map_err(|error| at(error.into()))?;
     lock::replace(path, &path.with_file_name(partial(RUN)), text.as_bytes()).map_err(at)
 }
 

@@ -19,6 +19,7 @@ mod embedding;
 mod error;
 mod glimpse;
 mod journal;
+mod json;
 mod options;
 mod output;
 mod progress;

@@ -24,7 +24,7 @@ use tracing_subscriber::{
 const MAX_LINE: usize = 8 << 10;
 
 /// Whether a character could end a line, steer a terminal or turn the direction of what follows.
-fn is_hostile(c: char) -> bool {
+pub fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}' | '\u{61c}' | '\u{200e}' | '\u{200f}')
         || ('\u{202a}'..='\u{202e}').contains(&c)

@@ -33,6 +33,7 @@ use tracing_subscriber::{
 };
 
 pub use keys::KeyMetrics;
+pub use line::is_hostile;
 use line::{JsonLine, TextFields, TextLine};
 pub use metrics::{BuildInfo, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, StoreMetrics};
 pub use queue::flush;

@@ -261,8 +261,113 @@ fn a_report_shows_what_was_slow_and_what_failed_and_goes_on_with_the_run() {
     let page = fs::read_to_string(&report).unwrap();
     assert!(page.contains("<b>6</b> items") && page.contains("This run found all complete"), "{page}");
     assert!(page.contains("PDF is not a supported image format") && !page.contains("<img"), "{page}");
-    let (_, stderr) = run(&[&args[..5], &["--report", text(&folder.path().join("absent/r.html"))]].concat(), 64);
-    assert!(stderr.contains("--report ") && stderr.contains("there is no folder"), "{stderr}");
+    add(folder.path(), "mine.html", b"<p>mine");
+    for (name, expected) in [
+        ("absent/r.html", "there is no folder"),
+        ("in/cat.bmp", "it is a source"),
+        ("mine.html", "no earlier report"),
+        ("out/errors.jsonl", "it lies in --out"),
+    ] {
+        let before = fs::read(folder.path().join(name)).ok();
+        let (_, stderr) = run(&[&args[..5], &["--report", text(&folder.path().join(name))]].concat(), 64);
+        assert!(stderr.contains("--report ") && stderr.contains(expected), "{stderr}");
+        assert_eq!(fs::read(folder.path().join(name)).ok(), before, "{name}");
+    }
+}
+
+/// Leaves of `parts.jsonl` so many lines, as a run does that is killed in front of the next one.
+fn forget_parts(out: &Path, lines: usize) {
+    let journal = out.join("parts.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    fs::write(&journal, text.split_inclusive('\n').take(lines).collect::<String>()).unwrap();
+}
+
+#[test]
+fn a_run_that_goes_on_reads_none_of_what_it_wrote_below_its_sources() {
+    let folder = folder();
+    let source = folder.path().join("in");
+    fs::remove_file(source.join("rocket.txt")).unwrap();
+    for pattern in ["in", "in/**/*", "in/*"] {
+        let (out, pattern) = (source.join("out"), folder.path().join(pattern));
+        let given = source.join("../in/out");
+        let args = [text(&pattern), "--out", text(&given), "--part-rows", "2"];
+        run(&args, 2);
+        let whole = files(&out);
+        forget_parts(&out, 1);
+        let (stdout, _) = run(&args, 2);
+        assert!(stdout.contains("5 items in 3 parts") && stdout.contains("2 of them were there before"), "{stdout}");
+        assert_eq!(files(&out), whole, "{pattern:?}");
+        let part = out.join("embeddings/part-00000.parquet");
+        let (_, stderr) = run(&[text(&part), "--out", text(&out)], 64);
+        assert!(stderr.contains("a run does not read what it writes"), "{stderr}");
+        fs::remove_dir_all(out).unwrap();
+    }
+}
+
+#[test]
+fn a_part_that_got_its_name_and_not_its_line_does_not_outlive_its_sources() {
+    let folder = folder();
+    let (list_of, out) = (folder.path().join("list"), folder.path().join("out"));
+    let lines = list(folder.path());
+    let args = ["--from-file", text(&list_of), "--out", text(&out), "--part-rows", "3"];
+    fs::write(&list_of, lines[..6].concat()).unwrap();
+    run(&args, 2);
+    forget_parts(&out, 1);
+    assert!(out.join("embeddings/part-00001.parquet").exists());
+    fs::write(&list_of, lines[..3].concat()).unwrap();
+    run(&args, 2);
+    assert_eq!(rows(&out).len(), 3);
+    assert!(!out.join("embeddings/part-00001.parquet").exists());
+}
+
+#[test]
+fn no_name_steers_the_terminal_that_shows_a_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    let name = "a\u{85}\u{9b}31m\u{202e}\u{2028}\u{7f}.jpg";
+    add(&source, name, b"no picture");
+    run(&[text(&source), "--out", text(&out), "--format", "jsonl"], 2);
+    for file in ["errors.jsonl", "embeddings/part-00000.jsonl"] {
+        let lines = fs::read_to_string(out.join(file)).unwrap();
+        assert!(!lines.contains(['\u{85}', '\u{9b}', '\u{202e}', '\u{2028}', '\u{7f}']), "{lines:?}");
+        let line: Value = serde_json::from_str(lines.trim_end()).unwrap();
+        assert!(line["id"].as_str().unwrap().ends_with(name), "{line}");
+    }
+}
+
+/// The most memory that a process has had.
+#[cfg(target_os = "linux")]
+fn peak(child: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_json_takes_about_its_own_length_whatever_is_in_it() {
+    let folder = folder();
+    let (out, cat) = (folder.path().join("out"), folder.path().join("in/cat.bmp"));
+    let line = |more: &str| format!("{{\"image\": \"{}\", \"more\": [{more}]}}\n", cat.display());
+    add(folder.path(), "small.jsonl", line("[]").as_bytes());
+    // Small values in great number are what takes most when it is made into something.
+    let length = 30 << 20;
+    add(folder.path(), "large.jsonl", line(&format!("{}[]", "[],".repeat(length / 3))).as_bytes());
+    let args = ["--from-file", "-", "--out", text(&out), "--part-rows", "1", "--format", "jsonl"];
+    let mut child = command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut peaks = Vec::new();
+    for (name, parts) in [("small.jsonl", 1), ("large.jsonl", 2)] {
+        feed(&mut child, &[format!("{}\n", folder.path().join(name).display())]);
+        while fs::read_to_string(out.join("parts.jsonl")).unwrap_or_default().lines().count() < parts {
+            assert_eq!(child.try_wait().unwrap(), None, "it waits for lines");
+            pause().await;
+        }
+        peaks.push(peak(&child));
+    }
+    let (stdout, _) = finished(child.wait_with_output().unwrap(), 0);
+    assert!(stdout.contains("2 items"), "{stdout}");
+    let taken = peaks[1] - peaks[0];
+    assert!(taken < 4 * length as u64, "a line of {length} bytes took {taken}");
 }
 
 /// Twelve paths of pictures, some of which are broken or absent, one a line.

@@ -30,6 +30,7 @@ pub(super) use values::Values;
 
 use super::{
     error::BulkError,
+    json,
     options::{Format, Modalities},
     row::Row,
 };
@@ -182,11 +183,8 @@ impl Part<'_> {
             Form::Numpy(arrays) => arrays.write(&rows),
             Form::Lines(draft, file) => {
                 for row in &rows {
-                    let written = serde_json::to_writer(&mut *file, &Line::of(row, values, *modality));
-                    written
-                        .map_err(Into::into)
-                        .and_then(|()| file.write_all(b"\n"))
-                        .map_err(|error: io::Error| draft.error(error))?;
+                    let line = json::line(&Line::of(row, values, *modality)).map_err(|error| draft.error(error))?;
+                    file.write_all(line.as_bytes()).map_err(|error| draft.error(error))?;
                 }
                 Ok(())
             }

@@ -27,6 +27,8 @@ use crate::bulk::{error::BulkError, options::Dtype};
 
 /// Rows of a row group: its pages are in memory until it is complete.
 const ROW_GROUP: usize = 8192;
+/// Bytes of one, about, since texts may be long.
+const ROW_GROUP_BYTES: usize = 64 << 20;
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +54,7 @@ impl Columns {
         let mut properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .set_max_row_group_row_count(Some(ROW_GROUP))
+            .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
             .set_key_value_metadata(Some(
                 notes.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone())).collect(),
             ));
@@ -104,6 +107,12 @@ impl Table {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns);
         let batch = batch.map_err(|error| self.draft.error(std::io::Error::other(error.to_string())))?;
         self.writer.write(&batch).map_err(|error| self.draft.error(other(error)))
+    }
+
+    /// Bytes that wait for their row group to be complete.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.writer.memory_size()
     }
 
     /// All rows are written.

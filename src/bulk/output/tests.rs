@@ -172,3 +172,80 @@ fn long_texts_do_not_wait_for_a_whole_batch_of_rows() {
         }
     }
 }
+
+#[test]
+fn what_is_there_under_a_hidden_name_is_replaced_and_never_written_through() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    fs::create_dir(at("embeddings")).unwrap();
+    for name in ["linked", "named"] {
+        fs::write(at(name), "somebody's").unwrap();
+    }
+    std::os::unix::fs::symlink(at("linked"), at("embeddings/.part-00007.parquet.partial")).unwrap();
+    fs::hard_link(at("named"), at("embeddings/.part-00007.jsonl.partial")).unwrap();
+    for (format, suffix) in [(Format::Parquet, "parquet"), (Format::Jsonl, "jsonl")] {
+        let path = write(root.path(), format, Modalities::Image, Dtype::F32).remove(0);
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert!(!at(&format!("embeddings/.part-00007.{suffix}.partial")).exists());
+    }
+    for name in ["linked", "named"] {
+        assert_eq!(fs::read(at(name)).unwrap(), b"somebody's", "{name}");
+    }
+}
+
+#[test]
+fn parts_that_nobody_knows_are_forgotten_and_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let names = |root: &Path| {
+        let all =
+            walkdir::WalkDir::new(root).into_iter().map(Result::unwrap).filter(|entry| entry.file_type().is_file());
+        let mut all: Vec<_> = all.map(|entry| entry.file_name().to_str().unwrap().to_owned()).collect();
+        all.sort();
+        all
+    };
+    for (format, kept) in [
+        (Format::Parquet, &["mine.parquet", "part-00007.parquet", "part-1.parquet", "part-00008x.parquet"][..]),
+        (Format::Npy, &["img_emb_00007.npy", "img_emb_8.npy"]),
+    ] {
+        let root = root.path().join(kept[0]);
+        write(&root, format, Modalities::Image, Dtype::F32);
+        let folder = root.join(if format == Format::Npy { "img_emb" } else { "embeddings" });
+        kept.iter().for_each(|name| drop(fs::OpenOptions::new().append(true).create(true).open(folder.join(name))));
+        let mut before = names(&root);
+        let (ghost, partial) = match format {
+            Format::Npy => ("img_emb_00008.npy", ".img_emb_00009.npy.partial"),
+            _ => ("part-00008.parquet", ".part-00009.parquet.partial"),
+        };
+        [ghost, partial].iter().for_each(|name| fs::write(folder.join(name), "").unwrap());
+        let values = Values { dtype: Dtype::F32, scale: 100.0, dim: 4 };
+        let output = Output::new(&root, format, Modalities::Image, values, &[]);
+        output.forget(8).unwrap();
+        before.sort();
+        assert_eq!(names(&root), before, "{format:?}");
+        output.forget(0).unwrap();
+        assert!(!names(&root).iter().any(|name| name.contains("00007")), "{format:?}");
+    }
+    let values = Values { dtype: Dtype::F32, scale: 100.0, dim: 4 };
+    Output::new(&root.path().join("absent"), Format::Npy, Modalities::Image, values, &[]).forget(0).unwrap();
+}
+
+#[test]
+fn long_texts_do_not_wait_for_a_whole_row_group() {
+    let root = tempfile::tempdir().unwrap();
+    let values = Values { dtype: Dtype::F32, scale: 100.0, dim: 4 };
+    let output = Output::new(root.path(), Format::Parquet, Modalities::Image, values, &[]);
+    let mut part = output.begin(0).unwrap();
+    let mut random = fastrand::Rng::with_seed(1);
+    // Of which nothing can be packed away but one bit of eight.
+    let text: String = (0..4 << 20).map(|_| char::from(random.u8(..128))).collect();
+    for number in 0..24 {
+        let mut row = row(number, Some(vec![0.6, 0.8, 0.0, 0.0]));
+        row.metadata = Some(format!("{number}{text}"));
+        part.push(row).unwrap();
+        let Form::Parquet(table) = &part.form else { panic!("another format") };
+        assert!(table.waiting() < 90 << 20, "{} bytes wait", table.waiting());
+    }
+    part.finish().unwrap().iter().for_each(|file| file.publish().unwrap());
+    let (_, metadata) = read(&root.path().join("embeddings/part-00000.parquet"));
+    assert_eq!(metadata.num_row_groups(), 2);
+}
