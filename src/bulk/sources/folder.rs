@@ -56,8 +56,10 @@ impl Folder {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    let Some(path) = error.path().filter(|_| error.depth() > 0) else { return Err(error.to_string()) };
                     let reason = error.io_error().map_or_else(|| error.to_string(), ToString::to_string);
+                    let Some(path) = error.path().filter(|_| error.depth() > 0) else {
+                        return Err(format!("{}: {reason}", root.display()));
+                    };
                     items.push(below(path));
                     lost.insert(below(path), unlisted(path, &reason));
                     continue;

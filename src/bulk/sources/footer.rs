@@ -7,6 +7,7 @@
 //! no more of them than its pages can have.
 
 use std::{
+    fmt::Display,
     fs::File,
     io::{Read as _, Seek as _, SeekFrom},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -200,9 +201,9 @@ fn schema(protocol: &mut impl TInputProtocol) -> thrift::Result<usize> {
 }
 
 /// What `read` says; that it gave up, where it panics, since the crate asserts some of what a file claims.
-pub(super) fn contained<T, E: ToString>(read: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+pub(super) fn contained<T, E: Display>(read: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(read)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
+        Ok(result) => result.map_err(|error| format!("the reader of Parquet files says \"{error}\"")),
         Err(_) => Err("the reader of Parquet files gave up".to_owned()),
     }
 }

@@ -76,8 +76,16 @@ impl Wanted {
         while let Some(name) = names.next_if(|name| !is_pattern(name)) {
             root.push(name);
         }
-        let parts: Vec<_> =
-            names.map(Pattern::new).collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+        let part = |part: &str| {
+            // Within one part, of which the crate says how far it came.
+            Pattern::new(part).map_err(|error| {
+                format!(
+                    "`{part}` is no pattern from character {} on: `**` stands alone, and `[` has its `]`",
+                    error.pos + 1
+                )
+            })
+        };
+        let parts = names.map(part).collect::<Result<Vec<_>, _>>()?;
         let deep = parts.iter().position(is_deep);
         let folders_alone = pattern.ends_with('/') || parts.last().is_some_and(is_deep);
         Ok(Self { root, parts, deep, folders_alone })
@@ -152,14 +160,30 @@ fn fits_one(part: &Pattern, name: &str) -> bool {
     part.matches_with(name, HIDDEN_STAY_OUT)
 }
 
+/// Whether all of `names` fit all of `parts`: by how many parts may fit the names so far, so that several `**` do not multiply.
 fn fit(parts: &[Pattern], names: &[&str]) -> bool {
-    match (parts, names) {
-        ([], names) => names.is_empty(),
-        ([deep, rest @ ..], names) if is_deep(deep) => {
-            fit(rest, names) || matches!(names, [first, others @ ..] if !first.starts_with('.') && fit(parts, others))
+    let mut fitting = vec![false; parts.len() + 1];
+    fitting[0] = true;
+    pass_deep(parts, &mut fitting);
+    for name in names {
+        let mut next = vec![false; fitting.len()];
+        for (at, part) in parts.iter().enumerate().filter(|(at, _)| fitting[*at]) {
+            if !is_deep(part) {
+                next[at + 1] |= fits_one(part, name);
+            } else if !name.starts_with('.') {
+                next[at] = true;
+            }
         }
-        ([_, ..], []) => false,
-        ([part, rest @ ..], [name, others @ ..]) => fits_one(part, name) && fit(rest, others),
+        pass_deep(parts, &mut next);
+        fitting = next;
+    }
+    fitting[parts.len()]
+}
+
+/// A `**` fits no name, too.
+fn pass_deep(parts: &[Pattern], fitting: &mut [bool]) {
+    for (at, _) in parts.iter().enumerate().filter(|(_, part)| is_deep(part)) {
+        fitting[at + 1] |= fitting[at];
     }
 }
 
@@ -183,7 +207,12 @@ mod tests {
         ] {
             assert_eq!(Wanted::new(pattern).unwrap().fits(Path::new(path)), expected, "{pattern} {path}");
         }
-        assert!(matches("a/x**", &Own::new(Path::new("/absent"))).unwrap_err().starts_with("a/x**: "));
+        let deep = format!("{}x.png", "**/a/".repeat(30));
+        let path = format!("{}x.jpg", "a/".repeat(200));
+        assert!(!Wanted::new(&deep).unwrap().fits(Path::new(&path)), "and says so within this age");
+        assert!(Wanted::new(&deep).unwrap().fits(Path::new(&path.replace("jpg", "png"))));
+        let elsewhere = Own::new(Path::new("/absent"));
+        assert!(matches("a/x**", &elsewhere).unwrap_err().starts_with("a/x**: "));
         assert_eq!(Wanted::new("./a//b/*.png").unwrap().root, Path::new("a/b"));
     }
 
