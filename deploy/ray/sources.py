@@ -26,6 +26,8 @@ import pyarrow.parquet
 T = TypeVar("T")
 
 PICTURES = frozenset("avif bmp dib gif heic heif jfif jpe jpeg jpg jxl png tif tiff webp".split())
+# Of one key in a tar.
+MEMBERS = 64
 CAPTIONS = ("caption", "text", "TEXT")
 IDS = ("id", "key", "__key__")
 NO_PICTURE = "the sample has no picture"
@@ -79,6 +81,13 @@ class Row:
             return get()
         except Unreadable as error:
             self.error = self.error or str(error)
+            return None
+
+    def take_beside(self, get: Callable[[], T]) -> T | None:
+        """What `get` gives, or nothing: a picture is embedded whatever stands beside it."""
+        try:
+            return get()
+        except Unreadable:
             return None
 
 
@@ -207,7 +216,7 @@ def _record(path: str, number: int, cells: dict, columns: _Columns, limits: Limi
     if isinstance(picture, str):
         picture, row.path = None, picture
     if columns.caption and cells[columns.caption] is not None:
-        row.caption = row.take(lambda: _text(cells[columns.caption].encode(), limits))
+        row.caption = row.take_beside(lambda: _text(cells[columns.caption].encode(), limits))
     if picture is None and row.path is not None:
         # Data sets of Hugging Face name their pictures by path unless they are told to hold them.
         row.picture = row.take(lambda: _file(os.path.join(os.path.dirname(path), row.path), limits))
@@ -246,6 +255,7 @@ class _Sample:
     # The members by field, as it is written; in small letters where it is there twice.
     members: dict[str, tarfile.TarInfo] = field(default_factory=dict)
     twice: str | None = None
+    is_full: bool = False
 
 
 def _shard(unit: Unit, limits: Limits) -> Iterator[Row]:
@@ -285,11 +295,14 @@ def _listed(file) -> tuple[list[_Sample], str | None, tarfile.TarFile | None]:
     try:
         tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace", errorlevel=2, ignore_zeros=False)
         for member in tar:
-            if member.offset_data + member.size > size:
+            if not member.issparse() and member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"the tar ends at byte {size}, within {member.name}")
-            if member.isreg() and (split := _key_and_field(member.name)):
+            if not member.isdir() and (split := _key_and_field(member.name)):
                 key, name = split
                 sample = samples.setdefault(key, _Sample(key))
+                if len(sample.members) == MEMBERS:
+                    sample.is_full = True
+                    continue
                 if any(name.lower() == known.lower() for known in sample.members):
                     sample.twice = sample.twice or name
                 sample.members.setdefault(name, member)
@@ -314,14 +327,17 @@ def _key_and_field(path: str) -> tuple[str, str] | None:
 
 def _sample(path: str, tar: tarfile.TarFile, sample: _Sample, limits: Limits) -> Row:
     row = Row(sample.key)
+    if sample.is_full:
+        row.error = f"the tar holds more than {MEMBERS} members of the key {sample.key}"
+        return row
     if sample.twice is not None:
         row.error = f"the tar holds {sample.key}.{sample.twice} twice"
         return row
     by_name = {name.lower(): member for name, member in sample.members.items()}
     text = lambda name: _text(_contents(tar, by_name[name], limits.text, "text", "limits.max_text_bytes"), limits)
     if "json" in by_name:
-        row.metadata = row.take(lambda: text("json"))
-    row.caption = row.take(lambda: text("txt") if "txt" in by_name else _caption(row.metadata))
+        row.metadata = row.take_beside(lambda: text("json"))
+    row.caption = row.take_beside(lambda: text("txt") if "txt" in by_name else _caption(row.metadata))
     pictures = [name for name in sample.members if name.rpartition(".")[2].lower() in PICTURES]
     if len(pictures) > 1:
         names = ", ".join(f"{sample.key}.{name}" for name in pictures)
@@ -337,8 +353,19 @@ def _sample(path: str, tar: tarfile.TarFile, sample: _Sample, limits: Limits) ->
 
 
 def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int, what: str, key: str) -> bytes:
+    if member.issparse():
+        raise Unreadable("it is stored as a sparse file, which is not read; make the tar without --sparse")
     _within(member.size, limit, what, key)
-    return tar.extractfile(member).read()
+    try:
+        # A link is the member that it leads to, whose size it does not have.
+        file = tar.extractfile(member)
+        data = file.read(limit + 1) if file else None
+    except (KeyError, RecursionError):
+        raise Unreadable(f"it is a link to {member.linkname}, which is no member of the tar that can be read") from None
+    if data is None:
+        raise Unreadable("it is no plain file")
+    _within(len(data), limit, what, key)
+    return data
 
 
 def _caption(metadata: str | None) -> str | None:

@@ -17,6 +17,14 @@ from PIL import Image
 
 TARS, TABLES, ROWS = 6, 3, 100
 
+# Name, kind and target: of a member, of one that is a link itself, of none, and of what is no sample.
+LINKS = (
+    ("link/hard.jpg", tarfile.LNKTYPE, "odd/long.jpg"),
+    ("link/soft.jpg", tarfile.SYMTYPE, "../link/hard.jpg"),
+    ("link/lost.jpg", tarfile.SYMTYPE, "absent.jpg"),
+    ("link/pipe.jpg", tarfile.FIFOTYPE, ""),
+)
+
 
 def picture(rng: numpy.random.Generator, kind: str = "JPEG", size: tuple[int, int] = (320, 240), **options) -> bytes:
     """A picture's file: blocks of colour with some noise, so that it has something of a photograph to a decoder."""
@@ -42,7 +50,7 @@ def make(folder: pathlib.Path) -> list[str]:
     for number in range(TARS):
         path = folder / f"shard-{number}.tar"
         members = [member for row in range(ROWS) for member in sample(rng, f"tar{number}/{row:04}", row)]
-        tar(path, [*members, *(odd(rng) if number == 0 else [])])
+        tar(path, *((members + odd(rng), LINKS) if number == 0 else (members,)))
         files.append(str(path))
     (folder / "beside.jpg").write_bytes(picture(rng))
     for number in range(TABLES):
@@ -90,16 +98,21 @@ def odd(rng) -> list[tuple[str, bytes]]:
         ("__MACOSX/._a.jpg", good),
         ("odd/._a.jpg", good),
         ("odd/noext", good),
+        *((f"odd/many.{number}.txt", b"") for number in range(70)),
     ]
 
 
-def tar(path: pathlib.Path, members: list[tuple[str, bytes]]) -> None:
-    """Writes a tar."""
+def tar(path: pathlib.Path, members: list[tuple[str, bytes]], links: tuple[tuple[str, bytes, str], ...] = ()) -> None:
+    """Writes a tar; of links also their kind and what they lead to."""
     with tarfile.open(path, "w") as file:
         for name, data in members:
             member = tarfile.TarInfo(name)
             member.size = len(data)
             file.addfile(member, io.BytesIO(data))
+        for name, kind, target in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            file.addfile(member)
 
 
 def parquet(path: pathlib.Path, rng, name: str) -> None:
