@@ -31,7 +31,7 @@ use super::{
     },
     door::{self, Begun},
     error::Shaped,
-    owners::Routes,
+    owners::{Route, Routes},
     trace::{self, TRACERESPONSE},
 };
 use crate::{
@@ -49,9 +49,19 @@ const FINGERPRINT: HeaderName = HeaderName::from_static("x-model-fingerprint");
 /// The longest request id that is echoed.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Outermost: gives the request its id and span, writes error bodies, logs and counts, by one of the `routes`.
+/// What a listener's requests are observed by.
+#[derive(Clone)]
+pub(super) struct Observer {
+    pub(super) state: Arc<AppState>,
+    /// By one of these each request is counted.
+    pub(super) routes: &'static Routes,
+    /// `http`, or `https` where TLS ends here.
+    pub(super) scheme: &'static str,
+}
+
+/// Outermost: gives the request its id and span, writes error bodies, logs and counts.
 pub(super) async fn observe(
-    State((state, routes)): State<(Arc<AppState>, &'static Routes)>,
+    State(Observer { state, routes, scheme }): State<Observer>,
     mut request: Request,
     next: Next,
 ) -> Response {
@@ -59,10 +69,10 @@ pub(super) async fn observe(
     let request_id = request_id(request.headers());
     // The route template, never the path: metric labels must come from a closed set.
     let template = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
-    let (route, errors) = routes.of(template, request.uri().path());
+    let Route { template: route, errors, is_probe } = routes.of(template, request.uri().path());
     let method = method_label(request.method());
     let id = request_id.to_str().unwrap_or_default();
-    let trace = trace::begin(&state.metrics.spans, &request, route, id);
+    let trace = if is_probe { None } else { trace::begin(&state.metrics.spans, &request, scheme, route, id) };
     let span = tracing::info_span!(
         "request",
         request_id = id,
@@ -121,7 +131,8 @@ pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Re
     let extensions = request.extensions();
     // Of two, a proxy in front may have looked at the other one.
     let mut given = request.headers().get_all(header::AUTHORIZATION).iter();
-    let token = given.next().filter(|_| given.next().is_none()).and_then(|value| bearer_token(value.as_bytes()));
+    let (first, is_doubled) = (given.next(), given.next().is_some());
+    let token = first.filter(|_| !is_doubled).and_then(|value| bearer_token(value.as_bytes()));
     let template = extensions.get::<MatchedPath>().map(MatchedPath::as_str);
     let address = extensions.get::<PeerAddr>().map(|peer| peer.0.ip());
     match state.access.of(token, template, address) {
@@ -133,8 +144,14 @@ pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Re
             next.run(request).await
         }
         Some(Asker::Anybody) => next.run(request).await,
-        None => ApiError::new(Code::Unauthorized, "this server wants the header Authorization: Bearer <api key>")
-            .into_response(),
+        None => {
+            let message = if is_doubled {
+                "the request has more than one Authorization header; send one, Authorization: Bearer <api key>"
+            } else {
+                "this server wants the header Authorization: Bearer <api key>"
+            };
+            ApiError::new(Code::Unauthorized, message).into_response()
+        }
     }
 }
 

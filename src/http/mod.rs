@@ -63,8 +63,9 @@ use self::{
     access::{Access, AccessError},
     dialects::{cohere, immich, infinity, jina, nim, oip, openai, tei, voyage, weaviate},
     error::NATIVE,
+    layers::Observer,
     native::{classify, embed},
-    owners::Routes,
+    owners::{Route, Routes},
 };
 use crate::{
     config::ServerConfig,
@@ -72,47 +73,47 @@ use crate::{
     watched::Watched,
 };
 
-/// Every route, and in whose shape it refuses what nobody has read yet.
+/// Every route, in whose shape it refuses what nobody has read yet, and whether it is a probe.
 const ROUTES: Routes = Routes {
-    templates: &[
-        ("/embed/image", NATIVE),
-        ("/embed/text", NATIVE),
-        ("/similarity", NATIVE),
-        ("/classify", NATIVE),
-        ("/info", NATIVE),
-        ("/page/{name}", NATIVE),
-        ("/livez", NATIVE),
-        ("/readyz", NATIVE),
-        ("/metrics", NATIVE),
-        ("/openapi.json", NATIVE),
-        ("/docs", NATIVE),
-        ("/v1/embeddings", openai::UNREAD),
-        ("/embeddings", openai::ERRORS),
-        ("/vectorize", weaviate::ERRORS),
-        ("/meta", weaviate::ERRORS),
-        ("/.well-known/live", weaviate::ERRORS),
-        ("/.well-known/ready", weaviate::ERRORS),
-        ("/predict", immich::ERRORS),
-        ("/ping", immich::ERRORS),
-        ("/embed", tei::ERRORS),
-        ("/", tei::ERRORS),
-        ("/tokenize", tei::ERRORS),
-        ("/decode", tei::ERRORS),
-        ("/v1/models", openai::ERRORS),
-        ("/v1/models/{*id}", openai::ERRORS),
-        ("/models", openai::ERRORS),
-        ("/health", openai::ERRORS),
-        ("/v1/health/ready", openai::ERRORS),
-        ("/v1/health/live", openai::ERRORS),
-        ("/v1/embed", cohere::ERRORS),
-        ("/v2/embed", cohere::ERRORS),
-        ("/v1/multimodalembeddings", voyage::ERRORS),
-        ("/v1/classify", jina::ERRORS),
-        ("/v2", oip::route::ERRORS),
-        ("/v2/health/live", oip::route::ERRORS),
-        ("/v2/health/ready", oip::route::ERRORS),
-        ("/v2/models/{*path}", oip::route::ERRORS),
-        ("/v2/repository/index", oip::route::ERRORS),
+    routes: &[
+        Route::of("/embed/image", NATIVE),
+        Route::of("/embed/text", NATIVE),
+        Route::of("/similarity", NATIVE),
+        Route::of("/classify", NATIVE),
+        Route::of("/info", NATIVE),
+        Route::of("/page/{name}", NATIVE),
+        Route::probe("/livez", NATIVE),
+        Route::probe("/readyz", NATIVE),
+        Route::probe("/metrics", NATIVE),
+        Route::of("/openapi.json", NATIVE),
+        Route::of("/docs", NATIVE),
+        Route::of("/v1/embeddings", openai::UNREAD),
+        Route::of("/embeddings", openai::ERRORS),
+        Route::of("/vectorize", weaviate::ERRORS),
+        Route::of("/meta", weaviate::ERRORS),
+        Route::probe("/.well-known/live", weaviate::ERRORS),
+        Route::probe("/.well-known/ready", weaviate::ERRORS),
+        Route::of("/predict", immich::ERRORS),
+        Route::probe("/ping", immich::ERRORS),
+        Route::of("/embed", tei::ERRORS),
+        Route::of("/", tei::ERRORS),
+        Route::of("/tokenize", tei::ERRORS),
+        Route::of("/decode", tei::ERRORS),
+        Route::of("/v1/models", openai::ERRORS),
+        Route::of("/v1/models/{*id}", openai::ERRORS),
+        Route::of("/models", openai::ERRORS),
+        Route::probe("/health", openai::ERRORS),
+        Route::probe("/v1/health/ready", openai::ERRORS),
+        Route::probe("/v1/health/live", openai::ERRORS),
+        Route::of("/v1/embed", cohere::ERRORS),
+        Route::of("/v2/embed", cohere::ERRORS),
+        Route::of("/v1/multimodalembeddings", voyage::ERRORS),
+        Route::of("/v1/classify", jina::ERRORS),
+        Route::of("/v2", oip::route::ERRORS),
+        Route::probe("/v2/health/live", oip::route::ERRORS),
+        Route::probe("/v2/health/ready", oip::route::ERRORS),
+        Route::of("/v2/models/{*path}", oip::route::ERRORS),
+        Route::of("/v2/repository/index", oip::route::ERRORS),
     ],
     prefixes: &[
         ("/v1/", openai::ERRORS),
@@ -127,7 +128,7 @@ const ROUTES: Routes = Routes {
 /// # Errors
 /// One line for the operator.
 pub fn start_access(server: &ServerConfig, metrics: &Arc<Metrics>) -> Result<(Access, Option<Watched>), AccessError> {
-    Access::start(server, metrics, ROUTES.templates.iter().map(|(template, _)| *template))
+    Access::start(server, metrics, ROUTES.routes.iter().map(|route| route.template))
 }
 
 /// The service on the main listener.
@@ -174,12 +175,13 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/v1/health/live", get(nim::live))
         .route("/v2/health/live", get(oip::metadata::live))
         .route("/v2/health/ready", get(oip::metadata::ready));
-    surround(keyed.merge(open), state)
+    let scheme = if state.config.server.tls.is_some() { "https" } else { "http" };
+    surround(keyed.merge(open), state, scheme)
 }
 
 /// The service on the admin listener: probes and metrics alone.
 pub fn admin_router(state: Arc<AppState>) -> Router {
-    surround(probe_routes(), state)
+    surround(probe_routes(), state, "http")
 }
 
 fn probe_routes() -> Router<Arc<AppState>> {
@@ -189,18 +191,19 @@ fn probe_routes() -> Router<Arc<AppState>> {
         .route("/metrics", get(probes::metrics))
 }
 
-fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>) -> Router {
+fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>, scheme: &'static str) -> Router {
     let metrics = Arc::clone(&state.metrics);
     let on_panic = move |panic: Box<dyn Any + Send>| -> Response {
         metrics.http_panics.inc();
         ApiError::internal(format!("the handler panicked: {}", panic_text(panic.as_ref()))).into_response()
     };
+    let observer = Observer { state: Arc::clone(&state), routes: &ROUTES, scheme };
     routes
         .fallback(|| async { ApiError::new(Code::NotFound, "no such route; GET /info says what runs here") })
         .method_not_allowed_fallback(method_not_allowed)
         .layer(
             ServiceBuilder::new()
-                .layer(middleware::from_fn_with_state((Arc::clone(&state), &ROUTES), layers::observe))
+                .layer(middleware::from_fn_with_state(observer, layers::observe))
                 .option_layer(cors::layer(&state.config.server.cors_origins))
                 .layer(CatchPanicLayer::custom(on_panic)),
         )

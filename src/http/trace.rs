@@ -1,6 +1,6 @@
-//! Which requests have a span, and what it is told of their head.
+//! What the span of a request is told of its head.
 //!
-//! Owns the names of W3C's headers, and the routes that are none of a client's work. Does not own what becomes of it (`telemetry`).
+//! Owns the names of W3C's headers. Does not own which routes have none (`owners`), nor what becomes of it (`telemetry`).
 //!
 //! Invariant: where there are no spans, no header is looked at.
 
@@ -15,24 +15,15 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// Tells a client by which ids its request is found.
 pub(super) const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// What platforms ask all the time: their spans would be most that a service at rest has.
-const PROBES: [&str; 11] = [
-    "/livez",
-    "/readyz",
-    "/metrics",
-    "/ping",
-    "/health",
-    "/.well-known/live",
-    "/.well-known/ready",
-    "/v1/health/live",
-    "/v1/health/ready",
-    "/v2/health/live",
-    "/v2/health/ready",
-];
-
-/// The span of a request for `route`, which is known by `id`; `None` for probes, and where there are none.
-pub(super) fn begin(spans: &Spans, request: &Request, route: &'static str, id: &str) -> Option<RequestSpan> {
-    if !spans.are_on() || PROBES.contains(&route) {
+/// The span of a request for `route`, which came by `scheme` and is known by `id`; `None` where there are none.
+pub(super) fn begin(
+    spans: &Spans,
+    request: &Request,
+    scheme: &'static str,
+    route: &'static str,
+    id: &str,
+) -> Option<RequestSpan> {
+    if !spans.are_on() {
         return None;
     }
     let headers = request.headers();
@@ -41,6 +32,7 @@ pub(super) fn begin(spans: &Spans, request: &Request, route: &'static str, id: &
     let traceparent = traceparents.next().filter(|_| traceparents.next().is_none());
     spans.request(RequestHead {
         method: method(request.method()),
+        scheme,
         // The label of what is no route is one for all of that.
         route: route.starts_with('/').then_some(route),
         path: request.uri().path(),

@@ -65,6 +65,20 @@ async fn each_of_several_keys_opens_and_is_counted_by_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_two_keys_has_none() {
+    let (_folder, file) = file_of(TWO);
+    let server = TestServer::start(&[&file]).await;
+    for second in ["one-first", "two-second", "wrong"] {
+        let request = server.post("/embed/text").json(&json!({"texts": "a"})).bearer_auth("one-first");
+        let answer = request.bearer_auth(second).send().await.expect("an answer");
+        let message = error(answer, 401, "unauthorized").await;
+        assert!(message.contains("more than one Authorization header"), "{message}");
+    }
+    server.assert_metric(&of_key("one", "2xx"), 0.0).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_key_has_no_more_requests_at_a_time_than_it_may() {
     let (_folder, file) = file_of(
         "[[keys]]\nname = \"small\"\nkey = \"k1\"\nmax_inflight_requests = 1\n[[keys]]\nname = \"other\"\nkey = \"k2\"\n",

@@ -20,6 +20,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
+    collector_stand_in::{CollectorStandIn, Manner, attribute},
     lifecycle::command,
     support::{TestServer, configuration, fixture},
 };
@@ -119,6 +120,19 @@ async fn requests_are_answered_inside_tls_and_nothing_is_outside_it() {
     server.assert_metric(&handshakes("left"), 1.0).await;
     drop((stream, unnamed));
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_span_of_a_request_inside_tls_says_https() {
+    let collector = CollectorStandIn::start(Manner::Takes);
+    let server = start(&[&collector.setting()]).await;
+    let mut stream = connect(&server, &client("one", &[], None)).await.expect("a connection");
+    // Not the embedding of a text, which would be two spans.
+    let answer = ask(&mut stream, &post("/embed/text", "{}")).await.expect("an answer");
+    assert!(answer.starts_with("http/1.1 400 "), "{answer}");
+    server.stop().await;
+    let [span] = &collector.next().spans[..] else { panic!("one request is one span") };
+    assert_eq!(attribute(&span.attributes, "url.scheme").as_deref(), Some("https"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

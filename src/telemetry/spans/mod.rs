@@ -55,6 +55,8 @@ struct On {
 pub struct RequestHead<'a, S> {
     /// One of those that HTTP defines; `None` for any other.
     pub method: Option<&'static str>,
+    /// `http`, or `https` where TLS ends here.
+    pub scheme: &'static str,
     /// The template that its path has matched.
     pub route: Option<&'static str>,
     /// Without the query.
@@ -118,7 +120,7 @@ impl Spans {
     /// A request begins; `None` where there are no spans at all. One that is not sampled has ids and is not sent.
     pub fn request<'a>(&self, head: RequestHead<'a, impl Iterator<Item = &'a str>>) -> Option<RequestSpan> {
         let On { tracer, .. } = self.0.as_deref()?;
-        let RequestHead { method, route, path, id, traceparent, tracestate } = head;
+        let RequestHead { method, scheme, route, path, id, traceparent, tracestate } = head;
         // As the conventions have a method that they do not know.
         let verb = method.unwrap_or("HTTP");
         let name = route.map_or(Cow::Borrowed(verb), |route| Cow::Owned(format!("{verb} {route}")));
@@ -126,7 +128,7 @@ impl Spans {
         let mut attributes = vec![
             KeyValue::new("http.request.method", method.unwrap_or("_OTHER")),
             KeyValue::new("url.path", path.to_owned()),
-            KeyValue::new("url.scheme", "http"),
+            KeyValue::new("url.scheme", scheme),
             KeyValue::new("clipserve.request_id", id.to_owned()),
         ];
         attributes.extend(route.map(|route| KeyValue::new("http.route", route)));
