@@ -3,9 +3,10 @@
 //! Owns the rates and what they are held to: what can be done is still done in time, the rest is refused at once and told when
 //! to come back, nothing fails.
 //!
-//! Other tenants move the capacity of a machine by a fifth within a minute. So each rate has a closed loop right beside it, whose answers
-//! are its capacity, there are several rounds, and the median is what counts. A mix
-//! answers far more than its closed loop, which waits for the pictures: of that one round tells enough.
+//! Other tenants move the capacity of a machine by a fifth within a minute. So there are several rounds, each of which begins with a closed
+//! loop, whose answers are the capacity of that time, and the median is what counts. That loop lasts for a dozen runs: a shorter one ends
+//! now before an answer of eight pictures, now behind it. A mix answers far more than its closed loop, which waits for the pictures: of that
+//! one round tells enough.
 
 use std::{collections::BTreeSet, thread, time::Duration};
 
@@ -28,12 +29,12 @@ use crate::{
 /// Connections that the capacity is measured with: enough for full batches.
 const CAPACITY: usize = 32;
 
-/// Seconds of a capacity, and of a rate: several runs, which take 0.3 s.
-const CAPACITY_SECONDS: f64 = 1.5;
+/// Seconds of a capacity, and of a rate: runs take up to 0.3 s.
+const CAPACITY_SECONDS: f64 = 3.5;
 const SECONDS: f64 = 2.5;
 
 /// Seconds of what is measured once.
-const LONGER: f64 = 5.0;
+const LONGER: f64 = 4.0;
 
 /// Arrivals, of the capacity.
 const TIMES: [f64; 3] = [2.0, 5.0, 10.0];
@@ -102,10 +103,10 @@ impl Overload {
     }
 }
 
-/// Each rate once, after the capacity.
+/// The capacity, and each rate once.
 fn round(attack: &Attack<'_>, name: &str, target: &Target, template: &Template) -> Result<Vec<Overload>> {
+    let capacity = capacity(attack, name, target, template)?;
     let load = |times: &f64| {
-        let capacity = capacity(attack, name, target, template)?;
         let (name, client) = (format!("{name}, {times}x of the capacity"), Client::Open(times * capacity));
         let summary = attack.measure(&name, target, template, client, SECONDS)?;
         target.settle(Duration::from_secs(3));
