@@ -43,14 +43,19 @@ fn environment() -> &'static Environment {
     })
 }
 
+/// As the engine makes one.
 fn session(path: &Path) -> Session {
+    session_of(path, !clipserve::engine::sums_bytes_exactly())
+}
+
+/// A session whose weights of signed bytes are rewritten as unsigned ones, or not.
+fn session_of(path: &Path, rewrites: bool) -> Session {
     let build = || -> ort::Result<Session> {
-        Session::builder(environment())?
+        let builder = Session::builder(environment())?
             .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(1)?
-            // As the engine does, for CPUs without VNNI.
-            .with_precise_qmm()?
-            .commit_from_file(path)
+            .with_intra_threads(1)?;
+        let mut builder = if rewrites { builder.with_precise_qmm()? } else { builder };
+        builder.commit_from_file(path)
     };
     build().unwrap()
 }
@@ -526,6 +531,23 @@ fn a_text_of_any_length_has_the_same_bits_alone_and_beside_others() {
             let pair = embed_texts(&mut session, &texts(&pair, pair[0].max(pair[1])));
             assert_eq!(pair.index_axis(Axis(0), 0), row, "{precision:?}, {length} ids beside one text");
         }
+    }
+}
+
+#[test]
+fn int8_has_the_bits_of_exact_products_as_the_engine_computes_it() {
+    let tower = r#""hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 3, "num_attention_heads": 4"#;
+    let vision = format!(r#"{{{tower}, "image_size": 64, "patch_size": 16}}"#);
+    let config = ClipConfig::from_json(&format!(r#"{{"projection_dim": 64, "vision_config": {vision}}}"#)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("m");
+    let model = write_synthetic_model(&config, Precision::Int8, 7, &fixture("tiny-clip"), &out).unwrap();
+    let graph = model.vision.unwrap();
+    // The brightest pixels make the largest sums; one picture and many are multiplied by different kernels.
+    for count in [1, 9] {
+        let pixels = Array4::from_shape_fn((count, 64, 64, 3), |(n, y, x, c)| 255 - (n * 7 + y * x + c) as u8 % 97);
+        let exact = embed_images(&mut session_of(&graph, true), &pixels.clone().into_dyn());
+        assert_eq!(embed_images(&mut session(&graph), &pixels.into_dyn()), exact, "{count}");
     }
 }
 

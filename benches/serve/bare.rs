@@ -220,8 +220,8 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic, group: usize)
             .with_inter_threads(1)?
             .with_intra_op_spinning(!matches!(library, Library::BuiltIn(_)))?
             .with_config_entry(SPIN, SPIN_MICROSECONDS)?
-            .with_precise_qmm()?
             .with_memory_pattern(false)?;
+        let builder = if engine::sums_bytes_exactly() { builder } else { builder.with_precise_qmm()? };
         let mut builder = match &library {
             Library::Own(_) => {
                 builder.with_execution_providers([ep::CPU::default().with_arena_allocator(true).build()])?

@@ -6,6 +6,7 @@
 //! Invariants: an execution provider that was asked for by name is the one that runs, or the engine does not start; every
 //! session is owned and driven by one thread (`Session::run` takes `&mut self`); an error is one line that names the thing.
 
+mod cpu;
 mod environment;
 mod error;
 mod floats;
@@ -32,6 +33,7 @@ use std::{
 
 use ort::session::Session;
 
+pub use cpu::sums_bytes_exactly;
 pub use environment::{Runtime, VARIABLES};
 pub use error::EngineError;
 pub use floats::{FloatInput, PixelsEncoder};
@@ -260,7 +262,7 @@ impl Engine {
         let Reading { info, part, one_by_one: operators } =
             Reading::of(path, tower, feed).map_err(|error| error.to_string())?;
         let mut options = SessionOptions {
-            exact_integers: matches!(self.provider, RunningProvider::Cpu),
+            exact_integers: matches!(self.provider, RunningProvider::Cpu) && !sums_bytes_exactly(),
             intra_threads: self.intra_threads,
             activation_group: info.as_ref().map_or(LEAST_GROUP, |info| info.activation_group),
             keeps_memory,

@@ -1,7 +1,7 @@
 //! OpenVINO on the CPU: bf16 arithmetic, which ONNX Runtime's own CPU kernels do not have on x86, and a faster int8.
 //!
-//! Owns where its files are, in which of its two forms it is used, its options, and whether the CPU is fit for it. Does not own
-//! the choice to use it (`provider`).
+//! Owns where its files are, in which of its two forms it is used, and its options. Does not own the choice to use it (`provider`), nor
+//! what the CPU can do (`cpu`).
 //!
 //! It comes as a plugin for any ONNX Runtime, which takes Intel's CPUs only, and built into an ONNX Runtime of its own
 //! (`onnxruntime-openvino`), which takes any. `scripts/fetch-onnxruntime.sh --openvino` puts both below the folder of the ONNX
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use ort::{device::Device, environment::Environment, memory::DeviceType};
 
-use super::{environment, error::EngineError, session_options::SessionOptions};
+use super::{cpu, environment, error::EngineError, session_options::SessionOptions};
 use crate::config::EngineConfig;
 
 const PROVIDER: &str = "OpenVINOExecutionProvider";
@@ -56,7 +56,7 @@ pub(super) fn find(config: &EngineConfig) -> Result<(PathBuf, OpenVino), Missing
     let plugin = beside.into_iter().find(|file| file.is_file());
     let own = folder.join(FOLDER).join("runtime");
     match plugin {
-        Some(plugin) if is_intel() => Ok((library, OpenVino::Plugin(plugin))),
+        Some(plugin) if cpu::is_intel() => Ok((library, OpenVino::Plugin(plugin))),
         _ if config.library.is_none() && own.join(BUILT_IN_FILE).is_file() => {
             environment::library_in(&own).map(|library| (library, OpenVino::BuiltIn)).ok_or_else(|| {
                 Missing::OpenVino(format!("there is no ONNX Runtime library in {}; fetch it again", own.display()))
@@ -64,7 +64,7 @@ pub(super) fn find(config: &EngineConfig) -> Result<(PathBuf, OpenVino), Missing
         }
         Some(_) => Err(Missing::OpenVino(format!(
             "the OpenVINO plugin takes Intel's CPUs only, and this is {}; the onnxruntime-openvino library takes it",
-            cpu_name().unwrap_or_else(|| "another".to_owned())
+            cpu::name().unwrap_or_else(|| "another".to_owned())
         ))),
         None => Err(Missing::OpenVino(format!(
             "OpenVINO is not beside the ONNX Runtime library in {}; `make fetch-openvino` fetches it",
@@ -118,46 +118,6 @@ pub(super) fn cpu_devices(environment: &Environment) -> impl Iterator<Item = Dev
     environment.devices().filter(is_cpu).take(1)
 }
 
-/// Whether the CPU multiplies matrices of bf16 faster than of f32.
-pub(super) fn cpu_computes_in_bf16() -> bool {
-    cpu_has(|features| features.has_amx_bf16() || features.has_avx512_bf16())
-}
-
-/// Whether the CPU has matrix units for bf16.
-pub(super) fn cpu_has_amx() -> bool {
-    cpu_has(raw_cpuid::ExtendedFeatures::has_amx_bf16)
-}
-
-#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "other CPUs have none of them"))]
-fn cpu_has(feature: fn(&raw_cpuid::ExtendedFeatures) -> bool) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        raw_cpuid::CpuId::new().get_extended_feature_info().is_some_and(|features| feature(&features))
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// The CPU's name, for a message.
-pub(super) fn cpu_name() -> Option<String> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let cpuid = raw_cpuid::CpuId::new();
-        cpuid.get_processor_brand_string().map(|name| name.as_str().trim().to_owned())
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    None
-}
-
-fn is_intel() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        raw_cpuid::CpuId::new().get_vendor_info().is_some_and(|vendor| vendor.as_str() == "GenuineIntel")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -193,7 +153,7 @@ mod tests {
         (unnamed.library, unnamed.executable_dir) = (None, Some(root.path().to_owned()));
         let own = file("openvino/runtime/libonnxruntime.so.1.24.1");
         file("openvino/runtime/libonnxruntime_providers_openvino.so");
-        if is_intel() {
+        if cpu::is_intel() {
             assert_eq!(with_plugin, Ok((library.clone(), OpenVino::Plugin(plugin.clone()))));
             assert_eq!(find(&unnamed), Ok((library.clone(), OpenVino::Plugin(plugin))));
         } else {

@@ -12,6 +12,7 @@ use ort::{
 };
 
 use super::{
+    cpu,
     environment::{self, Runtime, one_line},
     error::EngineError,
     openvino::{self, Arithmetic, OpenVino},
@@ -59,7 +60,7 @@ impl RunningProvider {
         match self {
             Self::Cpu => BatchSizes { images: 8, texts: 64 },
             // With AMX, 15 images of 50 tokens take less time than 16.
-            Self::OpenVino { arithmetic: Arithmetic::Bf16, .. } if openvino::cpu_has_amx() => {
+            Self::OpenVino { arithmetic: Arithmetic::Bf16, .. } if cpu::has_amx() => {
                 BatchSizes { images: 15, texts: 64 }
             }
             Self::OpenVino { .. } => BatchSizes { images: 16, texts: 64 },
@@ -93,7 +94,7 @@ impl RunningProvider {
 pub(super) fn settle(config: &EngineConfig) -> Result<(&'static Runtime, RunningProvider), EngineError> {
     let arithmetic = match config.precision {
         PrecisionChoice::Bf16 => Arithmetic::Bf16,
-        PrecisionChoice::Auto if openvino::cpu_computes_in_bf16() => Arithmetic::Bf16,
+        PrecisionChoice::Auto if cpu::computes_in_bf16() => Arithmetic::Bf16,
         PrecisionChoice::Int8 => Arithmetic::Int8,
         PrecisionChoice::Auto | PrecisionChoice::F32 | PrecisionChoice::F16 => Arithmetic::F32,
     };
@@ -188,10 +189,10 @@ enum Unusable {
 }
 
 fn openvino(config: &EngineConfig, arithmetic: Arithmetic) -> Result<(&'static Runtime, RunningProvider), Unusable> {
-    if arithmetic == Arithmetic::Bf16 && !openvino::cpu_computes_in_bf16() {
+    if arithmetic == Arithmetic::Bf16 && !cpu::computes_in_bf16() {
         let reason = format!(
             "{} has neither AMX-BF16 nor AVX512-BF16 instructions; use f32 or int8",
-            openvino::cpu_name().unwrap_or_else(|| "this CPU".to_owned())
+            cpu::name().unwrap_or_else(|| "this CPU".to_owned())
         );
         return Err(Unusable::Reason(reason));
     }

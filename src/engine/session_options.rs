@@ -14,9 +14,10 @@ pub(super) struct SessionOptions {
     pub keeps_memory: bool,
     /// Of the graph's inputs: [`RunningProvider::profile`].
     pub profile: Option<Profile>,
-    /// Whether products of 8-bit integers are summed in 32 bits on a CPU without VNNI as well, where ONNX Runtime's own are
-    /// summed in pairs in 16 and saturate: int8 embeddings are then 0.28 of their norm off (AVX2, ONNX Runtime 1.32). Changes
-    /// nothing on a CPU with VNNI. Not every graph can be loaded so: one that shares a zero point between products cannot.
+    /// Whether weights of signed bytes are rewritten as unsigned ones, whose products ONNX Runtime sums in 32 bits on every CPU. Without
+    /// VNNI its products of unsigned and signed bytes saturate in 16: int8 embeddings are then 0.28 of their norm off (AVX2, ONNX
+    /// Runtime 1.32). With VNNI they are exact, and this costs more than half of the speed and most of a start: it is left out there.
+    /// Not every graph can be loaded so: one that shares a zero point between products cannot.
     pub exact_integers: bool,
 }
 
