@@ -4,7 +4,7 @@
 //! (`warm_up`).
 //!
 //! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered inputs
-//! of every kind with finite embeddings of one length.
+//! of every kind with finite embeddings of one length, and its weights are those that were exported.
 
 use std::{io, panic, path::PathBuf, sync::Arc, thread};
 
@@ -24,7 +24,7 @@ use crate::{
     engine::{Engine, EngineError, Normalization, PixelInput, TextEncoder, TokenInput, VisionEncoder},
     health::Health,
     heavy::Heavy,
-    model::{Digests, TextModel, VisionModel, hub, pictures::PicturePreparation, rules::Rules},
+    model::{Digests, Model, TextModel, VisionModel, hub, pictures::PicturePreparation, rules::Rules},
     preprocess::{
         image::{ImageOptions, ImageProcessor},
         text::TextTokenizer,
@@ -51,16 +51,51 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     let engine = Arc::new(Engine::start(&config.engine)?);
     let graphs = config.engine.graphs();
     let source = hub::local(&config.model, graphs)?;
-    let digests = Digests::new(config.model.cache_dir.as_deref());
+    let cache = config.model.cache_dir.as_deref();
+    // The weights are read once: by the runtime, and beside it by who looks whether they are whole.
+    let digests = Digests::deferring(cache);
     let model = load(&source, graphs, &digests)?;
-    let towers = [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.graphs)];
-    let without_projection: Vec<Modality> = [Modality::Image, Modality::Text]
-        .into_iter()
-        .zip(towers)
-        .filter(|(_, graphs)| graphs.is_some_and(|graphs| graphs.embedding().is_none()))
-        .map(|(modality, _)| modality)
-        .collect();
-    let graph_files: Vec<PathBuf> = towers.into_iter().flatten().map(|graphs| graphs.first().to_owned()).collect();
+    let (whole, opened) = side_by_side("check", || digests.check_deferred(), || open(&engine, model, config))?;
+    let parts = match whole {
+        Ok(()) => opened?,
+        Err(damage) => {
+            tracing::debug!(%damage, "what was opened is closed again");
+            drop(opened);
+            // Says what is wrong with it; in the cache it is made anew.
+            open(&engine, load(&source, graphs, &Digests::new(cache))?, config)?
+        }
+    };
+    for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
+        if !there {
+            tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
+        }
+    }
+    let embeds = [
+        (parts.vision.as_ref().map(|vision| vision.abilities), Modality::Image),
+        (parts.text.as_ref().map(|text| text.abilities), Modality::Text),
+    ];
+    for (_, modality) in embeds.into_iter().filter(|(abilities, _)| abilities.is_some_and(|abilities| !abilities.embeds)) {
+        tracing::warn!("the {modality} encoder has no projection: it answers `outputs`, and no embeddings");
+    }
+    tracing::info!(
+        model = parts.info.name,
+        dim = parts.info.dim,
+        fingerprint = parts.info.fingerprint,
+        pictures_by = parts.info.rules.vision.map(Rules::name),
+        texts_by = parts.info.rules.text.map(Rules::name),
+        "the model is loaded and has passed its canary"
+    );
+    Embedder::assemble(parts, config, metrics, health)
+}
+
+/// The towers of `model`, opened side by side, each of which has passed its canary.
+fn open(
+    engine: &Arc<Engine>,
+    model: Model,
+    config: &Config,
+) -> Result<Parts<VisionEncoder, TextEncoder>, StartError> {
+    let graphs = [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.graphs)];
+    let graph_files: Vec<PathBuf> = graphs.into_iter().flatten().map(|graphs| graphs.first().to_owned()).collect();
     let rules = Towers {
         vision: model.vision.as_ref().map(|vision| vision.preparation.rules()),
         text: model.text.as_ref().map(|text| text.tokenization.rules()),
@@ -71,13 +106,15 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     };
     // A session is made by one thread, most of the time.
     let (vision, text) = side_by_side(
-        || model.vision.map(|vision| open_vision(&engine, vision, config)).transpose(),
-        || model.text.map(|text| open_text(&engine, text, config)).transpose(),
+        "start",
+        || model.vision.map(|vision| open_vision(engine, vision, config)).transpose(),
+        || model.text.map(|text| open_text(engine, text, config)).transpose(),
     )?;
     let (vision, text) = (vision?, text?);
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
     }
+    engine.release_weights(&graph_files);
     let dim = same_length(vision.as_ref().and_then(|vision| vision.dim), text.as_ref().and_then(|text| text.dim))?;
     let fingerprint = match rules.vision {
         Some(rules) => model.fingerprint.with_pictures_by(&config.preprocess, rules),
@@ -93,7 +130,8 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         texts: text.as_ref().map_or(automatic.texts, |text| text.max_batch_size),
     };
     let (vision, text) = (vision.map(|vision| vision.parts), text.map(|text| text.parts));
-    let parts = Parts {
+    let precision = engine.precision_name(config.engine.graphs());
+    Ok(Parts {
         info: ModelInfo {
             name: model.name,
             fingerprint: fingerprint.to_string(),
@@ -105,7 +143,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
             logit_scale: model.logit_scale,
             int8_scale: model.int8_scale,
             provider: engine.provider_name().to_owned(),
-            precision: config.model.variant.clone().unwrap_or_else(|| engine.precision_name(graphs).to_owned()),
+            precision: config.model.variant.clone().unwrap_or_else(|| precision.to_owned()),
             onnxruntime: engine.onnxruntime_version().to_owned(),
             batch_sizes,
             automatic_batch_sizes: automatic,
@@ -113,34 +151,20 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         },
         vision,
         text,
-    };
-    engine.release_weights(&graph_files);
-    for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
-        if !there {
-            tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
-        }
-    }
-    for modality in without_projection {
-        tracing::warn!("the {modality} encoder has no projection: it answers `outputs`, and no embeddings");
-    }
-    tracing::info!(
-        model = parts.info.name,
-        dim = parts.info.dim,
-        fingerprint = parts.info.fingerprint,
-        pictures_by = parts.info.rules.vision.map(Rules::name),
-        texts_by = parts.info.rules.text.map(Rules::name),
-        "the model is loaded and has passed its canary"
-    );
-    Embedder::assemble(parts, config, metrics, health)
+    })
 }
 
-/// What both give, `first` on a thread of its own.
+/// What both give, `first` on a thread of its own that is called `name`.
 ///
 /// # Errors
 /// When the operating system has no thread to give.
-fn side_by_side<A: Send, B>(first: impl FnOnce() -> A + Send, second: impl FnOnce() -> B) -> io::Result<(A, B)> {
+fn side_by_side<A: Send, B>(
+    name: &str,
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B,
+) -> io::Result<(A, B)> {
     thread::scope(|scope| {
-        let first = thread::Builder::new().name("start".to_owned()).spawn_scoped(scope, first)?;
+        let first = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, first)?;
         let second = second();
         Ok((first.join().unwrap_or_else(|panic| panic::resume_unwind(panic)), second))
     })

@@ -2,11 +2,12 @@
 //!
 //! Owns by what a file is recognised. Does not own what its hash is for (`fingerprint`, `export`). A file is, in this order,
 //!
-//! 1. one of our own export, whose record (`checksums`) has its hash: it is read once, by all cores, to see that it is whole;
+//! 1. one of our own export, whose record (`checksums`) has its hash: it is read once, by all cores, to see that it is whole, at once or
+//!    beside what else a start does with it ([`Digests::deferring`]);
 //! 2. one that was hashed before, and by its length, its inode and the times of its last changes is the same: it is not read;
 //! 3. hashed, and remembered below the cache's folder, where it is large enough to be worth it.
 //!
-//! Invariants: no file is read twice in one start; a file that was changed less than [`RACY`] before it was read is not remembered
+//! Invariants: no file is read twice in one start, but where one is damaged; a file that was changed less than [`RACY`] before it was read is not remembered
 //! (git's rule: what is changed again within the tick of the file system's clock looks the same), nor is one that changed meanwhile;
 //! a memory that cannot be read or written costs time and nothing else.
 
@@ -15,14 +16,14 @@ use std::{
     fs::{self, File, Metadata},
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    checksums::{CHECKSUMS_FILE, Checksums},
+    checksums::{CHECKSUMS_FILE, Checksum, Checksums},
     lock::replace,
     sha256::FileDigest,
 };
@@ -32,6 +33,9 @@ const FOLDER: &str = "digests";
 
 /// Bytes from which on a file is remembered: it takes some 10 ms to hash.
 const LARGE: u64 = 16 << 20;
+
+/// Bytes from which on a file of an export may be checked later: a graph has a hundred kilobytes, and is parsed by whoever opens it.
+const DEFERRED: u64 = 1 << 20;
 
 /// The coarsest clock of a file system that is in use: FAT counts in steps of two seconds.
 const RACY: Duration = Duration::from_secs(2);
@@ -58,6 +62,8 @@ pub enum DigestError {
 pub struct Digests {
     folder: Option<PathBuf>,
     known: Mutex<HashMap<PathBuf, FileDigest>>,
+    /// The files that are taken at their record's word until they are checked; `None` where each is checked when it is asked for.
+    unchecked: Option<Mutex<HashMap<PathBuf, Checksum>>>,
 }
 
 /// What is remembered of a file.
@@ -82,7 +88,22 @@ struct State {
 impl Digests {
     /// Remembers below `cache_dir`; nothing where there is none.
     pub fn new(cache_dir: Option<&Path>) -> Self {
-        Self { folder: cache_dir.map(|dir| dir.join(FOLDER)), known: Mutex::default() }
+        Self { folder: cache_dir.map(|dir| dir.join(FOLDER)), ..Self::default() }
+    }
+
+    /// As [`Self::new`], but of what holds the weights of an export only the length is looked at ([`DEFERRED`]): whoever asks may open it,
+    /// and must not serve from it before [`Self::check_deferred`] has found it whole.
+    pub fn deferring(cache_dir: Option<&Path>) -> Self {
+        Self { unchecked: Some(Mutex::default()), ..Self::new(cache_dir) }
+    }
+
+    /// Reads what was taken at its record's word.
+    ///
+    /// # Errors
+    /// Of the first file that cannot be read or is damaged.
+    pub fn check_deferred(&self) -> Result<(), DigestError> {
+        let unchecked = self.unchecked.as_ref().map(|files| std::mem::take(&mut *lock(files)));
+        unchecked.into_iter().flatten().try_for_each(|(path, checksum)| check(&checksum, &path))
     }
 
     /// Those of the file at `path`.
@@ -94,8 +115,8 @@ impl Digests {
         if let Some(known) = self.known().get(path) {
             return Ok(*known);
         }
-        let digest = match exported(path)? {
-            Some(digest) => digest,
+        let digest = match recorded(path) {
+            Some(checksum) => self.exported(path, checksum)?,
             None => self.of_contents(path)?,
         };
         self.known().insert(path.clone(), digest);
@@ -122,10 +143,23 @@ impl Digests {
     pub fn forget(&self, folder: &Path) {
         let Ok(folder) = folder.canonicalize() else { return };
         self.known().retain(|path, _| !path.starts_with(&folder));
+        self.unchecked.iter().for_each(|files| lock(files).retain(|path, _| !path.starts_with(&folder)));
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, FileDigest>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, FileDigest>> {
+        lock(&self.known)
+    }
+
+    /// That of a file of our own export, which is whole, or is going to be checked.
+    fn exported(&self, path: &Path, checksum: Checksum) -> Result<FileDigest, DigestError> {
+        let digest = *checksum.sha256();
+        match &self.unchecked {
+            Some(unchecked) if checksum.bytes() >= DEFERRED && checksum.is_as_long_as(path)? => {
+                lock(unchecked).insert(path.to_owned(), checksum);
+            }
+            _ => check(&checksum, path)?,
+        }
+        Ok(digest)
     }
 
     fn of_contents(&self, path: &Path) -> io::Result<FileDigest> {
@@ -180,12 +214,17 @@ impl State {
     }
 }
 
-/// That of a file of our own export, which is whole; `None` for other files.
-fn exported(path: &Path) -> Result<Option<FileDigest>, DigestError> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
-    let record = Checksums::read(folder);
-    let Some(checksum) = record.as_ref().and_then(|record| record.get(name.to_str()?)) else { return Ok(None) };
-    if checksum.is_of(path)? { Ok(Some(*checksum.sha256())) } else { Err(DigestError::Damaged) }
+/// What the record beside `path` says of it; `None` for a file that is not of an export.
+fn recorded(path: &Path) -> Option<Checksum> {
+    Checksums::read(path.parent()?)?.get(path.file_name()?.to_str()?).cloned()
+}
+
+fn check(checksum: &Checksum, path: &Path) -> Result<(), DigestError> {
+    if checksum.is_of(path)? { Ok(()) } else { Err(DigestError::Damaged) }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Where a file is remembered: its path is in there, and may be too long for a name.
@@ -328,5 +367,42 @@ mod tests {
         fs::remove_file(folder.path().join(CHECKSUMS_FILE)).expect("removed");
         assert!(matches!(Digests::default().check_export(folder.path()), Err(DigestError::Damaged)));
         assert_ne!(Digests::default().sha256(&path).expect("read"), right);
+    }
+    /// An export of one file of `bytes` zeros, and where that is.
+    fn export_of(bytes: u64) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("data");
+        let mut file = Checksumming::new(File::create(&path).expect("a file"));
+        file.write_all(&vec![0; usize::try_from(bytes).expect("small")]).expect("written");
+        let mut record = Checksums::default();
+        record.insert("data", file.finish().expect("flushed"));
+        record.write(folder.path()).expect("written");
+        (folder, path)
+    }
+
+    #[test]
+    fn a_large_file_of_an_export_may_be_checked_later_and_is_checked_then() {
+        let (folder, path) = export_of(DEFERRED);
+        let right = Digests::default().sha256(&path).expect("whole");
+        let file = OpenOptions::new().write(true).open(&path).expect("a file");
+        std::os::unix::fs::FileExt::write_all_at(&file, &[1], DEFERRED - 1).expect("written");
+        let deferring = Digests::deferring(None);
+        deferring.check_export(folder.path()).expect("taken at its record's word");
+        assert_eq!(deferring.sha256(&path).expect("the same"), right);
+        assert!(matches!(deferring.check_deferred(), Err(DigestError::Damaged)));
+        deferring.check_deferred().expect("nothing is left to check");
+        assert!(matches!(Digests::default().sha256(&path), Err(DigestError::Damaged)));
+
+        let forgetting = Digests::deferring(None);
+        forgetting.sha256(&path).expect("taken at its record's word");
+        forgetting.forget(folder.path());
+        forgetting.check_deferred().expect("nothing is left to check");
+
+        // The length is looked at, and what is small is read at once.
+        file.set_len(DEFERRED - 1).expect("cut");
+        assert!(matches!(Digests::deferring(None).sha256(&path), Err(DigestError::Damaged)));
+        let (_folder, small) = export_of(DEFERRED - 1);
+        OpenOptions::new().write(true).open(&small).expect("a file").write_all(&[1]).expect("written");
+        assert!(matches!(Digests::deferring(None).sha256(&small), Err(DigestError::Damaged)));
     }
 }

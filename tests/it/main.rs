@@ -44,6 +44,7 @@ mod reference;
 mod routes;
 mod sizes;
 mod spans;
+mod starting;
 mod support;
 mod tls;
 mod towers;
