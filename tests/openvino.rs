@@ -97,9 +97,12 @@ impl Model {
         let none = Normalization { rescale_factor: None, mean_std: None };
         let mut vision = engine.vision(&self.vision, &none).unwrap();
         let mut text = engine.text(&self.text).unwrap();
-        let both = [vision.encode(&self.crops).unwrap(), text.encode(&self.texts).unwrap()];
         // What is computed does not hang on the memory of the files of weights.
-        engine.release_weights(&[self.vision.first().to_owned(), self.text.first().to_owned()]);
+        let (pictures, texts) = (self.vision.first(), self.text.first());
+        let both = [
+            engine.release_weights_during(pictures, Some(texts), || vision.encode(&self.crops)).unwrap(),
+            engine.release_weights_during(texts, Some(pictures), || text.encode(&self.texts)).unwrap(),
+        ];
         for i in [0, 3, 7] {
             let alone = vision.encode(&self.crops[i..=i]).unwrap();
             assert_eq!(alone.row(0), both[0].row(i), "image {i} alone and in a batch of {}", self.crops.len());

@@ -6,7 +6,7 @@
 //! Invariants: nothing is spawned before everything that can be refused has been; an embedder that exists has answered inputs
 //! of every kind with finite embeddings of one length, and its weights are those that were exported.
 
-use std::{io, panic, path::PathBuf, sync::Arc, thread};
+use std::{io, panic, path::Path, sync::Arc, thread};
 
 use super::{
     Embedder, Images, Modality, ModelInfo, Texts, Towers,
@@ -94,8 +94,10 @@ fn open(
     model: Model,
     config: &Config,
 ) -> Result<Parts<VisionEncoder, TextEncoder>, StartError> {
-    let graphs = [model.vision.as_ref().map(|vision| &vision.graphs), model.text.as_ref().map(|text| &text.graphs)];
-    let graph_files: Vec<PathBuf> = graphs.into_iter().flatten().map(|graphs| graphs.first().to_owned()).collect();
+    let [vision_graph, text_graph] = [
+        model.vision.as_ref().map(|vision| vision.graphs.first().to_owned()),
+        model.text.as_ref().map(|text| text.graphs.first().to_owned()),
+    ];
     let rules = Towers {
         vision: model.vision.as_ref().map(|vision| vision.preparation.rules()),
         text: model.text.as_ref().map(|text| text.tokenization.rules()),
@@ -107,14 +109,15 @@ fn open(
     // A session is made by one thread, most of the time.
     let (vision, text) = side_by_side(
         "start",
-        || model.vision.map(|vision| open_vision(engine, vision, config)).transpose(),
-        || model.text.map(|text| open_text(engine, text, config)).transpose(),
+        || model.vision.map(|vision| open_vision(engine, vision, text_graph.as_deref(), config)).transpose(),
+        || model.text.map(|text| open_text(engine, text, vision_graph.as_deref(), config)).transpose(),
     )?;
     let (vision, text) = (vision?, text?);
     if vision.is_none() && text.is_none() {
         return Err(StartError::NoEncoder);
     }
-    engine.release_weights(&graph_files);
+    // What both have a part of, too: no session is opened any more.
+    [vision_graph, text_graph].iter().flatten().for_each(|graph| engine.release_weights(graph));
     let dim = same_length(vision.as_ref().and_then(|vision| vision.dim), text.as_ref().and_then(|text| text.dim))?;
     let fingerprint = match rules.vision {
         Some(rules) => model.fingerprint.with_pictures_by(&config.preprocess, rules),
@@ -190,6 +193,7 @@ fn fit_batch(encoder: &str, one_by_one: Option<OneByOne>, max_batch_size: usize)
 fn open_vision(
     engine: &Arc<Engine>,
     model: VisionModel,
+    beside: Option<&Path>,
     config: &Config,
 ) -> Result<Ready<VisionParts<VisionEncoder>>, StartError> {
     let options = ImageOptions {
@@ -199,6 +203,7 @@ fn open_vision(
     };
     let processor = ImageProcessor::new(&model.preparation, options)?;
     let (engine, normalization) = (Arc::clone(engine), normalization(&model.preparation));
+    let graph = model.graphs.first().to_owned();
     let abilities = Abilities::of(&model.graphs, model.outputs);
     let open = {
         let (engine, graphs, normalization) = (Arc::clone(&engine), model.graphs.clone(), normalization.clone());
@@ -224,17 +229,20 @@ fn open_vision(
     let max_batch_size = config.batch.vision.max_batch_size.unwrap_or(engine.batch_sizes().images);
     let max_batch_size = fit_batch("vision", one_by_one, max_batch_size);
     let mut parts = VisionParts { abilities, processor, sessions: crops, pixels };
-    let dim = warm_up::vision(&mut parts, max_batch_size, engine.warms_each_batch_size())?;
+    let warm_up = || warm_up::vision(&mut parts, max_batch_size, engine.warms_each_batch_size());
+    let dim = engine.release_weights_during(&graph, beside, warm_up)?;
     Ok(Ready { parts, max_batch_size, one_by_one, dim })
 }
 
 fn open_text(
     engine: &Arc<Engine>,
     model: TextModel,
+    beside: Option<&Path>,
     config: &Config,
 ) -> Result<Ready<TextParts<TextEncoder>>, StartError> {
     let TextModel { graphs, tokenization, context_length, outputs, .. } = model;
     let abilities = Abilities::of(&graphs, outputs);
+    let graph = graphs.first().to_owned();
     let open = {
         let engine = Arc::clone(engine);
         move || engine.text(&graphs)
@@ -255,7 +263,8 @@ fn open_text(
     let max_batch_size = fit_batch("text", one_by_one, max_batch_size);
     let mut parts = TextParts { abilities, tokenizer, sessions };
     let max_batch_tokens = config.batch.text.max_batch_tokens;
-    let dim = warm_up::text(&mut parts, max_batch_size, max_batch_tokens, engine.warms_each_batch_size())?;
+    let warm_up = || warm_up::text(&mut parts, max_batch_size, max_batch_tokens, engine.warms_each_batch_size());
+    let dim = engine.release_weights_during(&graph, beside, warm_up)?;
     Ok(Ready { parts, max_batch_size, one_by_one, dim })
 }
 

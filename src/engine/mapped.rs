@@ -3,42 +3,94 @@
 //! Owns giving back the memory of such a mapping, which stays valid: what is touched again is read from the file again. Does not
 //! own the mappings.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf, sync::mpsc, thread, time::Duration};
 
-/// Gives back the memory of what is mapped, read-only, of `files`: bytes of the mappings.
-///
-/// # Safety
-/// The files are data, of which whoever maps them changes nothing in memory, unlike a loader that relocates a library. Nobody may
-/// unmap any of them meanwhile.
-#[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "advice on memory that the runtime has mapped")]
-pub(super) unsafe fn release(files: &[PathBuf]) -> std::io::Result<usize> {
-    let files: Vec<PathBuf> = files.iter().filter_map(|file| file.canonicalize().ok()).collect();
-    let mut released = 0;
-    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
-        let Some(mapping) = Mapping::of(line) else { continue };
-        if !files.contains(&mapping.file) {
-            continue;
+/// How often what is read meanwhile is given back: some tens of megabytes are read in between.
+const PERIOD: Duration = Duration::from_millis(20);
+
+/// What is mapped, read-only, of some files.
+#[derive(Default)]
+pub(super) struct Mapped(Vec<Mapping>);
+
+impl Mapped {
+    /// What is mapped of `files` now; nothing where the system does not say.
+    ///
+    /// # Errors
+    /// When the system's list cannot be read.
+    #[cfg(target_os = "linux")]
+    pub(super) fn of(files: &[PathBuf]) -> io::Result<Self> {
+        let files: Vec<PathBuf> = files.iter().filter_map(|file| file.canonicalize().ok()).collect();
+        if files.is_empty() {
+            return Ok(Self::default());
         }
-        let length = mapping.end - mapping.start;
-        // SAFETY: the range is mapped, since nobody unmaps it meanwhile; it is read-only, so that its pages hold what the file
-        // holds, and are read from there when they are touched again.
-        if unsafe { libc::madvise(mapping.start as *mut libc::c_void, length, libc::MADV_DONTNEED) } == 0 {
-            released += length;
-        }
+        let maps = std::fs::read_to_string("/proc/self/maps")?;
+        Ok(Self(maps.lines().filter_map(Mapping::of).filter(|mapping| files.contains(&mapping.file)).collect()))
     }
-    Ok(released)
-}
 
-/// Elsewhere memory is not given back.
-#[cfg(not(target_os = "linux"))]
-#[expect(unsafe_code, reason = "as on Linux")]
-pub(super) unsafe fn release(_files: &[PathBuf]) -> std::io::Result<usize> {
-    Ok(0)
+    /// Elsewhere memory is not given back.
+    #[cfg(not(target_os = "linux"))]
+    pub(super) fn of(_files: &[PathBuf]) -> io::Result<Self> {
+        Ok(Self(Vec::new()))
+    }
+
+    /// Gives back its memory: bytes of the mappings.
+    ///
+    /// # Safety
+    /// The files are data, of which whoever maps them changes nothing in memory, unlike a loader that relocates a library. Nobody may
+    /// have unmapped any of them since [`Self::of`], nor do so meanwhile.
+    #[expect(unsafe_code, reason = "advice on memory that the runtime has mapped")]
+    pub(super) unsafe fn release(&self) -> usize {
+        #[cfg(target_os = "linux")]
+        return self
+            .0
+            .iter()
+            .map(|mapping| {
+                let length = mapping.end - mapping.start;
+                // SAFETY: the range is mapped, since nobody unmaps it; it is read-only, so that its pages hold what the file holds, and are
+                // read from there when they are touched again.
+                let done = unsafe { libc::madvise(mapping.start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+                if done == 0 { length } else { 0 }
+            })
+            .sum();
+        #[cfg(not(target_os = "linux"))]
+        0
+    }
+
+    /// Does `work`, which reads them, and gives back their memory before, meanwhile and afterwards, so that hardly any of it is held. Where
+    /// the system has no thread to give, only before and afterwards.
+    ///
+    /// # Safety
+    /// As of [`Self::release`].
+    #[expect(unsafe_code, reason = "as its parts")]
+    pub(super) unsafe fn release_during<T>(&self, work: impl FnOnce() -> T) -> T {
+        if self.0.is_empty() {
+            return work();
+        }
+        // SAFETY: the caller's.
+        let release = || unsafe { self.release() };
+        let (working, done) = mpsc::channel::<()>();
+        let result = thread::scope(|scope| {
+            let meanwhile = move || {
+                while let Err(mpsc::RecvTimeoutError::Timeout) = done.recv_timeout(PERIOD) {
+                    release();
+                }
+            };
+            release();
+            if let Err(error) = thread::Builder::new().name("release".to_owned()).spawn_scoped(scope, meanwhile) {
+                tracing::debug!(%error, "the memory of the mapped weights is held until they are read");
+            }
+            let result = work();
+            drop(working);
+            result
+        });
+        let bytes = release();
+        tracing::debug!(bytes, "the memory of the mapped weights is given back");
+        result
+    }
 }
 
 /// A read-only mapping of a file, as a line of `/proc/self/maps` says: OpenVINO maps privately until 2025.4, and shared in 2026.4.
-#[cfg(target_os = "linux")]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there are none"))]
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping {
     start: usize,
@@ -115,16 +167,26 @@ mod tests {
         };
         assert_eq!(mapped, bytes);
         assert_eq!(resident(), Some(bytes.len() / 1024));
-        // SAFETY: no file that anybody maps.
-        let others = unsafe { release(&[folder.path().join("other"), folder.path().to_owned()]) };
-        assert_eq!((others.expect("the mappings are readable"), resident()), (0, Some(bytes.len() / 1024)));
+        let of = |files: &[PathBuf]| Mapped::of(files).expect("the mappings are readable");
+        let others = of(&[folder.path().join("other"), folder.path().to_owned()]);
+        // SAFETY: nothing is mapped of these.
+        assert_eq!((unsafe { others.release() }, resident()), (0, Some(bytes.len() / 1024)));
         // Named by another way, as a cache of downloads does.
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&file, &link).expect("a link");
+        let own = of(&[link]);
         // SAFETY: data, which nobody but this test maps.
-        let released = unsafe { release(&[link]) }.expect("the mappings are readable");
-        assert_eq!((released, resident()), (bytes.len(), Some(0)));
-        assert_eq!(mapped, bytes);
+        assert_eq!((unsafe { own.release() }, resident()), (bytes.len(), Some(0)));
+        // What is read while somebody works with it goes, too.
+        let reads_until_it_is_gone = || {
+            while resident() != Some(0) {
+                assert_eq!(mapped.first(), bytes.first());
+            }
+            assert_eq!(mapped, bytes);
+        };
+        // SAFETY: as before.
+        unsafe { own.release_during(reads_until_it_is_gone) };
+        assert_eq!(resident(), Some(0));
         // SAFETY: the mapping from above, which nobody uses any more.
         unsafe { libc::munmap(mapped.as_ptr().cast_mut().cast(), bytes.len()) };
     }

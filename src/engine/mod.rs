@@ -47,6 +47,7 @@ pub use vision::{Normalization, PixelInput, VisionEncoder};
 use floats::Feed;
 use graph::{EmbeddingSession, StopHandle};
 use graph_file::GraphFile;
+use mapped::Mapped;
 use outputs::OutputsSession;
 use provider::RunningProvider;
 use reading::Reading;
@@ -127,21 +128,32 @@ impl Engine {
         self.provider.warms_each_batch_size()
     }
 
-    /// After the first run of every session: gives back the memory of `graphs`' files of weights where the provider has weights
-    /// of its own by then, laid out for its kernels. What it reads again, such as a row of the token embeddings, comes from the
-    /// file again.
+    /// Does `first_runs` of the sessions of `graph`, which are open, and gives back the memory of its files of weights meanwhile and
+    /// afterwards, where the provider makes weights of its own of them then, laid out for its kernels. What it reads again, such as a row of
+    /// the token embeddings, comes from the file again. Files that are `beside`'s too, whose sessions may be opened meanwhile, are left.
     #[expect(unsafe_code, reason = "the mappings are the runtime's")]
-    pub fn release_weights(&self, graphs: &[PathBuf]) {
-        if !self.provider.copies_weights() {
-            return;
-        }
-        // What cannot be listed is not given back.
-        let files: Vec<PathBuf> = graphs.iter().filter_map(|graph| external_data::of(graph).ok()).flatten().collect();
-        // SAFETY: weights are data. Who unmaps them is a session that is closed, and none is while the model is loaded.
-        match unsafe { mapped::release(&files) } {
-            Ok(bytes) => tracing::debug!(bytes, "the memory of the mapped weights is given back"),
-            Err(error) => tracing::debug!(%error, "the memory of the mapped weights is not given back"),
-        }
+    pub fn release_weights_during<T>(&self, graph: &Path, beside: Option<&Path>, first_runs: impl FnOnce() -> T) -> T {
+        let others = beside.map(weights_of).unwrap_or_default();
+        let mapped = self.mapped(weights_of(graph).into_iter().filter(|file| !others.contains(file)).collect());
+        // SAFETY: weights are data. Who unmaps them is a session of theirs that is closed, and those are open.
+        unsafe { mapped.release_during(first_runs) }
+    }
+
+    /// Gives back the memory of the files of weights of `graph`, as [`Self::release_weights_during`] does, when its sessions and those of
+    /// every other graph have had their first runs.
+    #[expect(unsafe_code, reason = "the mappings are the runtime's")]
+    pub fn release_weights(&self, graph: &Path) {
+        // SAFETY: as there; none is opened or closed while the model is loaded.
+        unsafe { self.mapped(weights_of(graph)).release() };
+    }
+
+    /// What is mapped of `files` where the provider computes with copies.
+    fn mapped(&self, files: Vec<PathBuf>) -> Mapped {
+        let files = if self.provider.copies_weights() { files } else { Vec::new() };
+        Mapped::of(&files).unwrap_or_else(|error| {
+            tracing::debug!(%error, "the memory of the mapped weights is not given back");
+            Mapped::default()
+        })
     }
 
     /// The library's file.
@@ -298,4 +310,9 @@ impl Engine {
         let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy();
         builder.with_config_entry(EXTERNAL_DATA_FOLDER, folder)?.commit_from_memory(part)
     }
+}
+
+/// The files of weights of `graph`; what cannot be listed is not given back.
+fn weights_of(graph: &Path) -> Vec<PathBuf> {
+    external_data::of(graph).unwrap_or_default()
 }
