@@ -1,9 +1,14 @@
-//! A checkpoint of ViT-B/32's size with seeded random weights, in the layout of `transformers`, made without Python.
+//! Checkpoints of ViT-B/32's and other sizes with seeded random weights, in the layout of `transformers`, made without Python.
 //!
-//! Owns the list of `CLIPModel`'s tensors, and a smaller model of the same kind. Every service of the comparison serves this one folder, so that they compute the
+//! Owns the list of `CLIPModel`'s tensors, the sizes, and a smaller model of the same kind. Every service of the comparison serves one folder, so that they compute the
 //! same numbers, which `compare` checks. Made once (605 MB) and kept under `target/`; nothing is downloaded.
 
-use std::{collections::BTreeMap, fs, path::Path, time::Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use clipserve::{
     export::{SyntheticWeights, WeightSource},
@@ -25,21 +30,74 @@ const COPIED: [&str; 6] = [
 
 /// Makes [`Places::checkpoint`] where it is not there yet.
 pub(crate) fn make(places: &Places) -> Result<()> {
-    make_in(places, &places.checkpoint(), &ClipConfig::default())
+    make_in(places, &places.checkpoint(), &Size::VitB32.config())
+}
+
+/// The sizes of OpenAI's models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Size {
+    /// 50 positions, 768 wide, 12 blocks.
+    #[value(name = "vit-b-32")]
+    VitB32,
+    /// The same in patches of 16: 197 positions.
+    #[value(name = "vit-b-16")]
+    VitB16,
+    /// 257 positions, 1024 wide, 24 blocks.
+    #[value(name = "vit-l-14")]
+    VitL14,
+    /// The same of pictures of 336: 577 positions.
+    #[value(name = "vit-l-14-336")]
+    VitL14At336,
+}
+
+impl Size {
+    /// Makes its checkpoint where it is not there yet: where that is.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn make(self, places: &Places) -> Result<PathBuf> {
+        let folder = match self {
+            Self::VitB32 => places.checkpoint(),
+            Self::VitB16 => places.made().join("clip-vit-b-16"),
+            Self::VitL14 => places.made().join("clip-vit-l-14"),
+            Self::VitL14At336 => places.made().join("clip-vit-l-14-336"),
+        };
+        make_in(places, &folder, &self.config())?;
+        Ok(folder)
+    }
+
+    /// What its `config.json` says.
+    pub(crate) fn config(self) -> ClipConfig {
+        let mut config = ClipConfig::default();
+        let (Some(text), Some(vision)) = (&mut config.text, &mut config.vision) else { return config };
+        if self != Self::VitB32 {
+            vision.tower.patch_size = if self == Self::VitB16 { 16 } else { 14 };
+        }
+        if matches!(self, Self::VitL14 | Self::VitL14At336) {
+            resize(&mut text.tower.transformer, 768, 12, 12);
+            resize(&mut vision.tower.transformer, 1024, 24, 16);
+            (text.projection_dim, vision.projection_dim) = (768, 768);
+        }
+        if self == Self::VitL14At336 {
+            vision.tower.image_size = 336;
+        }
+        config
+    }
+}
+
+fn resize(transformer: &mut TransformerConfig, width: usize, layers: usize, heads: usize) {
+    transformer.hidden_size = width;
+    transformer.intermediate_size = 4 * width;
+    transformer.num_hidden_layers = layers;
+    transformer.num_attention_heads = heads;
 }
 
 /// Makes [`Places::small_checkpoint`] where it is not there yet: of 50 MB, so that what becomes of it takes some tenths of a second.
 pub(crate) fn make_small(places: &Places) -> Result<()> {
     let mut config = ClipConfig::default();
-    let shrink = |transformer: &mut TransformerConfig, width: usize, layers: usize| {
-        transformer.hidden_size = width;
-        transformer.intermediate_size = 4 * width;
-        transformer.num_hidden_layers = layers;
-        transformer.num_attention_heads = 4;
-    };
     if let (Some(text), Some(vision)) = (&mut config.text, &mut config.vision) {
-        shrink(&mut text.tower.transformer, 128, 4);
-        shrink(&mut vision.tower.transformer, 256, 6);
+        resize(&mut text.tower.transformer, 128, 4, 4);
+        resize(&mut vision.tower.transformer, 256, 6, 4);
         (text.projection_dim, vision.projection_dim) = (128, 128);
     }
     make_in(places, &places.small_checkpoint(), &config)
@@ -78,7 +136,10 @@ fn write(config: &ClipConfig, fixture: &Path, folder: &Path) -> Result<()> {
     for name in COPIED {
         fs::copy(fixture.join(name), folder.join(name))?;
     }
-    Ok(())
+    let side = config.vision.as_ref().map_or(224, |vision| vision.tower.image_size);
+    let preprocessor = folder.join(COPIED[0]);
+    let resized = fs::read_to_string(&preprocessor)?.replace("224", &side.to_string());
+    Ok(fs::write(preprocessor, resized)?)
 }
 
 /// The tensors of `CLIPModel` with both towers.

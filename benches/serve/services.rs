@@ -20,12 +20,20 @@ use crate::{
 pub(crate) struct Places {
     /// The root of the checkout.
     pub(crate) root: PathBuf,
+    cache: PathBuf,
 }
 
 impl Places {
     /// Of the checkout that this program was built from.
     pub(crate) fn new() -> Self {
-        Self { root: PathBuf::from(env!("CARGO_MANIFEST_DIR")) }
+        let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+        let cache = root.join("target/bench/cache");
+        Self { root, cache }
+    }
+
+    /// The same places with the graphs elsewhere.
+    pub(crate) fn with_cache(&self, cache: PathBuf) -> Self {
+        Self { cache, ..self.clone() }
     }
 
     /// What the benchmarks make.
@@ -45,7 +53,7 @@ impl Places {
 
     /// The graphs that clipserve makes of it.
     pub(crate) fn cache(&self) -> PathBuf {
-        self.made().join("cache")
+        self.cache.clone()
     }
 
     /// The small model of the tests.
