@@ -3,9 +3,10 @@
 //! Owns which graphs are written, and what has to hold between a checkpoint's files. What is in a graph, `text` and `vision` know.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs::{self, File},
+    panic,
     path::Path,
+    thread,
 };
 
 use prost::Message;
@@ -26,8 +27,8 @@ use crate::{
     config::Precision,
     model::{
         CheckpointFiles, Digests,
-        checksums::{CHECKSUMS_FILE, Checksum, Checksumming, Checksums},
-        clip_config::{Architecture, ClipConfig},
+        checksums::{CHECKSUMS_FILE, Checksum, Checksums},
+        clip_config::{Architecture, ClipConfig, Projected, TextConfig, VisionConfig},
         graph_info::LEAST_GROUP,
         open_clip::{ImageTransform, OPEN_CLIP_FILE},
         preprocessor, preprocessor_of, read_text,
@@ -172,7 +173,7 @@ fn write_graphs(
     let onnx = dir.join(GRAPHS);
     fs::create_dir_all(&onnx).map_err(ExportError::io(&onnx))?;
     let mut checksums = Checksums::default();
-    if let Some(vision) = &config.vision {
+    let mut vision_graphs = |vision: &Projected<VisionConfig>| {
         let projected = source.contains("visual_projection.weight");
         let metadata = || metadata::vision(provenance, vision, normalization);
         let mut tower = TowerWriter::new(&onnx, "vision", provenance.precision, source)?;
@@ -180,9 +181,10 @@ fn write_graphs(
             tower.graph("model", metadata(), |g| vision::embedding(g, vision, normalization))?;
         }
         tower.graph("outputs", metadata(), |g| vision::outputs(g, vision, normalization, projected))?;
-        tower.finish(&mut checksums)?;
-    }
-    if let Some(text) = &config.text {
+        tower.finish(&mut checksums)
+    };
+    let vision = config.vision.as_ref().map(&mut vision_graphs).transpose()?;
+    let mut text_graphs = |text: &Projected<TextConfig>| {
         let projected = source.contains("text_projection.weight");
         let metadata = |packed| metadata::text(provenance, text, packed);
         let mut tower = TowerWriter::new(&onnx, "text", provenance.precision, source)?;
@@ -191,8 +193,15 @@ fn write_graphs(
             tower.graph("model", metadata(packed), |g| text::embedding(g, text))?;
         }
         tower.graph("outputs", metadata(false), |g| text::outputs(g, text, projected))?;
-        tower.finish(&mut checksums)?;
-    }
+        tower.finish(&mut checksums)
+    };
+    // While the weights of one tower go to the disk those of the other are made; the folder as a whole waits for both.
+    thread::scope(|scope| {
+        let synced = vision.map(|file| scope.spawn(move || file.sync_data()));
+        let text = config.text.as_ref().map(&mut text_graphs).transpose();
+        let synced = synced.map_or(Ok(()), |synced| synced.join().unwrap_or_else(|panic| panic::resume_unwind(panic)));
+        text.and(synced.map_err(ExportError::io(&onnx)))
+    })?;
     checksums.write(&onnx).map_err(ExportError::io(onnx.join(CHECKSUMS_FILE)))
 }
 
@@ -230,19 +239,18 @@ impl<'a> TowerWriter<'a> {
         let (name, bytes) = (format!("{name}.onnx"), graph.finish(metadata).encode_to_vec());
         let path = self.onnx.join(&name);
         write(&path, &bytes)?;
-        let mut hashed = Checksumming::new(io::sink());
-        let checksum = hashed.write_all(&bytes).and_then(|()| hashed.finish()).map_err(ExportError::io(&path))?;
+        let checksum = Checksum::of(&bytes);
         self.graphs.push((name, checksum));
         Ok(())
     }
 
-    /// Ends the file of weights, and takes down what all files have become.
-    fn finish(self, checksums: &mut Checksums) -> Result<(), ExportError> {
-        let (name, checksum) = self.file.finish()?;
+    /// Ends the file of weights, which is not yet on the disk, and takes down what all files have become.
+    fn finish(self, checksums: &mut Checksums) -> Result<File, ExportError> {
+        let (file, name, checksum) = self.file.finish()?;
         self.graphs
             .into_iter()
             .chain([(name, checksum)])
             .for_each(|(name, checksum)| checksums.insert(&name, checksum));
-        Ok(())
+        Ok(file)
     }
 }

@@ -79,12 +79,12 @@ pub(crate) struct WeightFile {
 impl WeightFile {
     /// Creates `path`; graphs refer to it by its file name, so they must be written into the same folder.
     pub(crate) fn create(path: &Path) -> Result<Self, ExportError> {
-        let file = File::create(path).map_err(ExportError::io(path))?;
+        let file = File::create(path).and_then(Checksumming::new).map_err(ExportError::io(path))?;
         let location = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self {
             path: path.to_owned(),
             location,
-            out: BufWriter::with_capacity(1 << 18, Checksumming::new(file)),
+            out: BufWriter::with_capacity(1 << 18, file),
             end: 0,
             written: HashMap::new(),
         })
@@ -134,11 +134,11 @@ impl WeightFile {
         Ok(tensor)
     }
 
-    /// Flushes and closes the file: its name, and its checksum.
-    pub(crate) fn finish(self) -> Result<(String, Checksum), ExportError> {
+    /// Flushes the file: it, its name, and its checksum.
+    pub(crate) fn finish(self) -> Result<(File, String, Checksum), ExportError> {
         let file = self.out.into_inner().map_err(io::IntoInnerError::into_error);
-        let checksum = file.and_then(Checksumming::finish).map_err(ExportError::io(&self.path))?;
-        Ok((self.location, checksum))
+        let (file, checksum) = file.and_then(Checksumming::finish).map_err(ExportError::io(&self.path))?;
+        Ok((file, self.location, checksum))
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
         let b = file.tensor("b", DataType::Float16, &[1], || Ok(vec![4.0])).unwrap();
         assert_eq!(file.tensor("b", DataType::Float16, &[1], || panic!("asked for a second time")).unwrap(), b);
         assert_eq!(b.external_data[1].value, "64");
-        let (name, checksum) = file.finish().unwrap();
+        let (_, name, checksum) = file.finish().unwrap();
         assert_eq!(name, "data");
         assert!(checksum.is_of(&path).unwrap());
         let bytes = std::fs::read(path).unwrap();

@@ -13,6 +13,8 @@ use std::{
     fs::{self, File},
     io::{self, BufReader, Read, Write},
     path::Path,
+    sync::mpsc::{self, SyncSender},
+    thread::{self, JoinHandle},
 };
 
 use serde::{Deserialize, Serialize};
@@ -93,6 +95,13 @@ impl Checksums {
 }
 
 impl Checksum {
+    /// Of a file of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut hashes = Hashes::default();
+        hashes.update(bytes);
+        hashes.finish()
+    }
+
     /// Whether `file` is what was written. Reads all of it, on all cores, through a small buffer: of a mapping all pages would be held,
     /// beside those of the runtime's own.
     ///
@@ -132,37 +141,70 @@ impl Checksum {
     }
 }
 
-/// Writes, and takes the hashes of what is written.
-pub struct Checksumming<W> {
-    inner: W,
+/// The hashes of a file, part by part.
+#[derive(Default)]
+struct Hashes {
     bytes: u64,
     blake3: blake3::Hasher,
     sha256: FileHasher,
 }
 
-impl<W: Write> Checksumming<W> {
-    /// Of what is going to be written to `inner`.
-    pub fn new(inner: W) -> Self {
-        Self { inner, bytes: 0, blake3: blake3::Hasher::new(), sha256: FileHasher::default() }
+impl Hashes {
+    fn update(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.blake3.update(bytes);
+        self.sha256.update(bytes);
     }
 
-    /// Flushes it.
+    fn finish(self) -> Checksum {
+        let blake3 = self.blake3.finalize().to_hex().to_string();
+        Checksum { bytes: self.bytes, blake3, sha256: self.sha256.finish() }
+    }
+}
+
+/// Pieces of what is written that may wait for their hashes.
+const WAITING: usize = 8;
+
+/// Writes, and takes the hashes of what is written, on a thread of its own: SHA-256 alone takes as long as all else that an export does
+/// with weights.
+pub struct Checksumming<W> {
+    inner: W,
+    pieces: SyncSender<Vec<u8>>,
+    hashes: JoinHandle<Checksum>,
+}
+
+impl<W: Write> Checksumming<W> {
+    /// Of what is going to be written to `inner`.
+    ///
+    /// # Errors
+    /// When the operating system has no thread to give.
+    pub fn new(inner: W) -> io::Result<Self> {
+        let (pieces, written) = mpsc::sync_channel::<Vec<u8>>(WAITING);
+        let hash = move || {
+            let mut hashes = Hashes::default();
+            written.into_iter().for_each(|piece| hashes.update(&piece));
+            hashes.finish()
+        };
+        Ok(Self { inner, pieces, hashes: thread::Builder::new().name("checksum".to_owned()).spawn(hash)? })
+    }
+
+    /// Flushes it: what was written to, and the checksum.
     ///
     /// # Errors
     /// What the system says.
-    pub fn finish(mut self) -> io::Result<Checksum> {
+    pub fn finish(mut self) -> io::Result<(W, Checksum)> {
         self.inner.flush()?;
-        let blake3 = self.blake3.finalize().to_hex().to_string();
-        Ok(Checksum { bytes: self.bytes, blake3, sha256: self.sha256.finish() })
+        drop(self.pieces);
+        let checksum = self.hashes.join().map_err(|_| io::Error::other("the thread of the checksum has panicked"))?;
+        Ok((self.inner, checksum))
     }
 }
 
 impl<W: Write> Write for Checksumming<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.inner.write(bytes)?;
-        self.blake3.update(&bytes[..written]);
-        self.sha256.update(&bytes[..written]);
-        self.bytes += written as u64;
+        // Who takes them ends after this.
+        self.pieces.send(bytes[..written].to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         Ok(written)
     }
 
@@ -173,7 +215,7 @@ impl<W: Write> Write for Checksumming<W> {
 
 impl<W> std::fmt::Debug for Checksumming<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Checksumming").field("bytes", &self.bytes).finish_non_exhaustive()
+        f.debug_struct("Checksumming").finish_non_exhaustive()
     }
 }
 
@@ -187,10 +229,10 @@ mod tests {
         let path = folder.path().join("data");
         // Beyond what BLAKE3 hashes on one core.
         let contents: Vec<u8> = (0..1 << 18).map(|at: u32| (at * 7 / 3) as u8).collect();
-        let mut file = Checksumming::new(File::create(&path).expect("a file"));
+        let mut file = Checksumming::new(File::create(&path).expect("a file")).expect("a thread");
         contents.chunks(1000).for_each(|chunk| file.write_all(chunk).expect("written"));
         let mut record = Checksums::default();
-        record.insert("data", file.finish().expect("flushed"));
+        record.insert("data", file.finish().expect("flushed").1);
         record.write(folder.path()).expect("written");
 
         let record = Checksums::read(folder.path()).expect("a record");
@@ -210,7 +252,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         assert!(Checksums::read(folder.path()).is_none());
         let mut record = Checksums::default();
-        record.insert("data", Checksumming::new(Vec::new()).finish().expect("in memory"));
+        let nothing = Checksumming::new(Vec::new()).expect("a thread");
+        record.insert("data", nothing.finish().expect("in memory").1);
         record.write(folder.path()).expect("written");
         let good = fs::read_to_string(folder.path().join(CHECKSUMS_FILE)).expect("readable");
         assert!(Checksums::read(folder.path()).is_some());

@@ -346,10 +346,10 @@ mod tests {
     fn a_file_of_an_export_is_what_its_record_says_or_damaged() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("data");
-        let mut file = Checksumming::new(File::create(&path).expect("a file"));
+        let mut file = Checksumming::new(File::create(&path).expect("a file")).expect("a thread");
         file.write_all(b"weights").expect("written");
         let mut record = Checksums::default();
-        record.insert("data", file.finish().expect("flushed"));
+        record.insert("data", file.finish().expect("flushed").1);
         record.write(folder.path()).expect("written");
         let right = FileDigest::read(&b"weights"[..]).expect("in memory");
         assert_eq!(Digests::default().sha256(&path).expect("whole"), right);
@@ -372,10 +372,10 @@ mod tests {
     fn export_of(bytes: u64) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("data");
-        let mut file = Checksumming::new(File::create(&path).expect("a file"));
+        let mut file = Checksumming::new(File::create(&path).expect("a file")).expect("a thread");
         file.write_all(&vec![0; usize::try_from(bytes).expect("small")]).expect("written");
         let mut record = Checksums::default();
-        record.insert("data", file.finish().expect("flushed"));
+        record.insert("data", file.finish().expect("flushed").1);
         record.write(folder.path()).expect("written");
         (folder, path)
     }
