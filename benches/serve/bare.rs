@@ -28,7 +28,7 @@ use ort::{
 use crate::{Result, arithmetic::Arithmetic, figures::median, inputs::Inputs, services::Places};
 
 /// The batch sizes that are tried: up to the largest that `auto` takes on a CPU, all of those among them.
-const BATCHES: [usize; 6] = [1, 2, 4, 8, 15, 16];
+const BATCHES: [usize; 8] = [1, 2, 3, 4, 6, 8, 15, 16];
 
 /// `kOrtSessionOptionsConfigIntraOpSpinDurationUs` of ONNX Runtime.
 const SPIN: &str = "session.intra_op.spin_duration_us";

@@ -98,6 +98,7 @@ fn open(
         model.vision.as_ref().map(|vision| vision.graphs.first().to_owned()),
         model.text.as_ref().map(|text| text.graphs.first().to_owned()),
     ];
+    let automatic = engine.batch_sizes(model.vision.as_ref().and_then(|vision| vision.positions));
     let rules = Towers {
         vision: model.vision.as_ref().map(|vision| vision.preparation.rules()),
         text: model.text.as_ref().map(|text| text.tokenization.rules()),
@@ -109,8 +110,8 @@ fn open(
     // A session is made by one thread, most of the time.
     let (vision, text) = side_by_side(
         "start",
-        || model.vision.map(|vision| open_vision(engine, vision, text_graph.as_deref(), config)).transpose(),
-        || model.text.map(|text| open_text(engine, text, vision_graph.as_deref(), config)).transpose(),
+        || model.vision.map(|vision| open_vision(engine, vision, text_graph.as_deref(), automatic, config)).transpose(),
+        || model.text.map(|text| open_text(engine, text, vision_graph.as_deref(), automatic, config)).transpose(),
     )?;
     let (vision, text) = (vision?, text?);
     if vision.is_none() && text.is_none() {
@@ -127,7 +128,6 @@ fn open(
         vision: vision.as_ref().and_then(|vision| vision.one_by_one),
         text: text.as_ref().and_then(|text| text.one_by_one),
     };
-    let automatic = engine.batch_sizes();
     let batch_sizes = BatchSizes {
         images: vision.as_ref().map_or(automatic.images, |vision| vision.max_batch_size),
         texts: text.as_ref().map_or(automatic.texts, |text| text.max_batch_size),
@@ -194,6 +194,7 @@ fn open_vision(
     engine: &Arc<Engine>,
     model: VisionModel,
     beside: Option<&Path>,
+    automatic: BatchSizes,
     config: &Config,
 ) -> Result<Ready<VisionParts<VisionEncoder>>, StartError> {
     let options = ImageOptions {
@@ -226,7 +227,7 @@ fn open_vision(
         takes_floats.then(|| sessions(1, move || engine.pixels(&model.graphs, &normalization))).transpose()?
     };
     let one_by_one = crops.encoders.first().and_then(VisionEncoder::one_by_one);
-    let max_batch_size = config.batch.vision.max_batch_size.unwrap_or(engine.batch_sizes().images);
+    let max_batch_size = config.batch.vision.max_batch_size.unwrap_or(automatic.images);
     let max_batch_size = fit_batch("vision", one_by_one, max_batch_size);
     let mut parts = VisionParts { abilities, processor, sessions: crops, pixels };
     let warm_up = || warm_up::vision(&mut parts, max_batch_size, engine.warms_each_batch_size());
@@ -238,6 +239,7 @@ fn open_text(
     engine: &Arc<Engine>,
     model: TextModel,
     beside: Option<&Path>,
+    automatic: BatchSizes,
     config: &Config,
 ) -> Result<Ready<TextParts<TextEncoder>>, StartError> {
     let TextModel { graphs, tokenization, context_length, outputs, .. } = model;
@@ -259,7 +261,7 @@ fn open_text(
     let vocab_size = input.and_then(TokenInput::vocab_size);
     let tokenizer = TextTokenizer::open(&tokenization, context_length, config.limits.max_text_bytes, vocab_size)?;
     let one_by_one = sessions.encoders.first().and_then(TextEncoder::one_by_one);
-    let max_batch_size = config.batch.text.max_batch_size.unwrap_or(engine.batch_sizes().texts);
+    let max_batch_size = config.batch.text.max_batch_size.unwrap_or(automatic.texts);
     let max_batch_size = fit_batch("text", one_by_one, max_batch_size);
     let mut parts = TextParts { abilities, tokenizer, sessions };
     let max_batch_tokens = config.batch.text.max_batch_tokens;

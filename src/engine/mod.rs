@@ -118,9 +118,9 @@ impl Engine {
         }
     }
 
-    /// How many items a run takes best.
-    pub fn batch_sizes(&self) -> BatchSizes {
-        self.provider.batch_sizes()
+    /// How many items a run takes best, of pictures of so many positions; as many as a ViT-B/32's where that is not known.
+    pub fn batch_sizes(&self, positions: Option<usize>) -> BatchSizes {
+        self.provider.batch_sizes(positions.unwrap_or(provider::USUAL_POSITIONS))
     }
 
     /// Whether each batch size wants a run of its own before the first request.

@@ -55,15 +55,14 @@ impl RunningProvider {
         matches!(self, Self::OpenVino { arithmetic: Arithmetic::Bf16, .. })
     }
 
-    /// What measures best (`docs/performance.md`); not measured on GPUs, which are busy only where a CPU's caches end.
-    pub(super) fn batch_sizes(&self) -> BatchSizes {
+    /// What measures best (`docs/performance.md`) of pictures of so many positions each: what fills the caches are rows. Not measured on
+    /// GPUs, which are busy only where a CPU's caches end.
+    pub(super) fn batch_sizes(&self, positions: usize) -> BatchSizes {
+        let of_rows = |rows: usize| BatchSizes { images: (rows / positions.max(1)).max(1), texts: 64 };
         match self {
-            Self::Cpu => BatchSizes { images: 8, texts: 64 },
-            // With AMX, 15 images of 50 tokens take less time than 16.
-            Self::OpenVino { arithmetic: Arithmetic::Bf16, .. } if cpu::has_amx() => {
-                BatchSizes { images: 15, texts: 64 }
-            }
-            Self::OpenVino { .. } => BatchSizes { images: 16, texts: 64 },
+            Self::Cpu => of_rows(CPU_ROWS),
+            Self::OpenVino { arithmetic: Arithmetic::Bf16, .. } if cpu::has_amx() => of_rows(AMX_ROWS),
+            Self::OpenVino { .. } => of_rows(OPENVINO_ROWS),
             Self::Cuda { .. } | Self::TensorRt { .. } => BatchSizes { images: 64, texts: 256 },
         }
     }
@@ -71,7 +70,7 @@ impl RunningProvider {
     /// The ranges to plan for, where the provider plans and the graph says enough.
     pub(super) fn profile(&self, tower: Tower, info: &GraphInfo) -> Option<Profile> {
         let Self::TensorRt { config, .. } = self else { return None };
-        let automatic = self.batch_sizes();
+        let automatic = self.batch_sizes(USUAL_POSITIONS);
         let batch = match tower {
             Tower::Vision => config.max_images.unwrap_or(automatic.images),
             Tower::Text => config.max_texts.unwrap_or(automatic.texts),
@@ -279,6 +278,18 @@ pub(super) fn builder(
         }
     }
 }
+
+/// Rows of a run on ONNX Runtime's own kernels: larger ones leave the caches.
+const CPU_ROWS: usize = 300;
+
+/// Rows of a run by OpenVINO.
+const OPENVINO_ROWS: usize = 800;
+
+/// The same with AMX, where 800 rows take longer than 750 or 850 do.
+const AMX_ROWS: usize = 790;
+
+/// Positions of a picture of a ViT-B/32: of models that do not say how many.
+pub(super) const USUAL_POSITIONS: usize = 50;
 
 const CPU_PROVIDER: &str = "CPUExecutionProvider";
 

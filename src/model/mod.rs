@@ -80,6 +80,8 @@ pub struct VisionModel {
     pub graphs: Graphs,
     /// How large its outputs are, where there is a graph of them.
     pub outputs: Option<OutputShape>,
+    /// Positions of a picture, where a configuration of `transformers` says how many.
+    pub positions: Option<usize>,
     /// Decode, resize, crop and normalise, as the library does that the model is of.
     pub preparation: PicturePreparation,
     /// The checkpoint's file that its graphs were exported from.
@@ -124,7 +126,8 @@ impl Model {
                     Some(output_shape(&tower.transformer, tower.num_positions()))
                 };
                 let outputs = outputs(&files.graphs, files.config.as_deref(), shape)?;
-                Some(VisionModel { graphs: files.graphs, preparation, outputs, weights: files.weights })
+                let positions = files.config.as_deref().and_then(positions);
+                Some(VisionModel { graphs: files.graphs, preparation, outputs, positions, weights: files.weights })
             }
             None => None,
         };
@@ -202,6 +205,12 @@ fn outputs(
 fn output_shape(transformer: &TransformerConfig, max_positions: usize) -> OutputShape {
     let TransformerConfig { hidden_size, num_hidden_layers, num_attention_heads, .. } = *transformer;
     OutputShape { hidden_size, num_hidden_layers, num_attention_heads, max_positions }
+}
+
+/// How many positions a picture has by a `config.json`. Graphs from elsewhere may have one of another shape beside them, or none.
+fn positions(config: &Path) -> Option<usize> {
+    let config = ClipConfig::from_json(&read_text(config).ok()?).ok()?;
+    config.vision.map(|vision| vision.tower.num_positions())
 }
 
 /// `max_position_embeddings` of the text tower in a `config.json`.
