@@ -41,6 +41,9 @@ use crate::{
 const LATER: usize = 10;
 const LATER_BATCHES: usize = 4;
 
+/// A full batch of a large model takes longer than a request is let wait by default.
+const PATIENCE: &str = "limits.max_queue_wait=5m";
+
 /// Bytes that are read at once, where files are read once.
 const PIECE: usize = 1 << 20;
 
@@ -179,7 +182,7 @@ impl<'a> Starts<'a> {
             From::Checkpoint => {}
         }
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let command = services::command_of(binary, &self.places, self.model, self.arithmetic, &[], any);
+        let command = services::command_of(binary, &self.places, self.model, self.arithmetic, &[PATIENCE.to_owned()], any);
         let started = Instant::now();
         let service = services::logging_clipserve(command, Reader::Stays)?;
         seen.look(&service, started.elapsed())?;
