@@ -166,7 +166,8 @@ fn bf16_is_close_to_f32_and_f32_stays_f32_in_the_same_process() {
     assert_eq!((cpu.provider_name(), cpu.precision_name(Precision::F32)), ("cpu", "f32"));
     assert_eq!((openvino_f32.provider_name(), openvino_f32.precision_name(Precision::F32)), ("openvino", "f32"));
     // Rows, not pictures: a ViT-B/32's have 50, a ViT-B/16's 197, a ViT-L/14's 257 and, of 336 pixels, 577.
-    let images = |engine: &Engine| [None, Some(50), Some(197), Some(257), Some(577)].map(|rows| engine.batch_sizes(rows).images);
+    let images =
+        |engine: &Engine| [None, Some(50), Some(197), Some(257), Some(577)].map(|rows| engine.batch_sizes(rows).images);
     let amx = cpu_features().has_amx_bf16();
     assert_eq!(images(&bf16), if amx { [15, 15, 4, 3, 1] } else { [16, 16, 4, 3, 1] });
     assert_eq!((images(&openvino_f32), images(&cpu)), ([16, 16, 4, 3, 1], [6, 6, 1, 1, 1]));

@@ -138,7 +138,11 @@ fn rows(places: &Places, options: &Options, model: &Path, arithmetic: Arithmetic
     }
     if let [this, other] = all.as_slice() {
         let faster: Vec<f64> = this.ready.iter().zip(&other.ready).map(|(this, other)| other / this).collect();
-        println!("| {}: times as fast as the other build | {} | | | | | | |", arithmetic.name(), figure(median(&faster)));
+        println!(
+            "| {}: times as fast as the other build | {} | | | | | | |",
+            arithmetic.name(),
+            figure(median(&faster))
+        );
     }
     Ok(())
 }
@@ -182,7 +186,8 @@ impl<'a> Starts<'a> {
             From::Checkpoint => {}
         }
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let command = services::command_of(binary, &self.places, self.model, self.arithmetic, &[PATIENCE.to_owned()], any);
+        let command =
+            services::command_of(binary, &self.places, self.model, self.arithmetic, &[PATIENCE.to_owned()], any);
         let started = Instant::now();
         let service = services::logging_clipserve(command, Reader::Stays)?;
         seen.look(&service, started.elapsed())?;
@@ -235,7 +240,10 @@ impl Needed {
 fn forget(files: &[PathBuf]) -> Result<()> {
     for file in files {
         File::open(file)?.sync_all()?;
-        let status = Command::new("dd").arg(format!("if={}", file.display())).args(["iflag=nocache", "count=0", "status=none"]).status()?;
+        let status = Command::new("dd")
+            .arg(format!("if={}", file.display()))
+            .args(["iflag=nocache", "count=0", "status=none"])
+            .status()?;
         if !status.success() {
             return Err(format!("dd: {status}").into());
         }

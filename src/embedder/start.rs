@@ -74,7 +74,9 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
         (parts.vision.as_ref().map(|vision| vision.abilities), Modality::Image),
         (parts.text.as_ref().map(|text| text.abilities), Modality::Text),
     ];
-    for (_, modality) in embeds.into_iter().filter(|(abilities, _)| abilities.is_some_and(|abilities| !abilities.embeds)) {
+    for (_, modality) in
+        embeds.into_iter().filter(|(abilities, _)| abilities.is_some_and(|abilities| !abilities.embeds))
+    {
         tracing::warn!("the {modality} encoder has no projection: it answers `outputs`, and no embeddings");
     }
     tracing::info!(
@@ -89,11 +91,7 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
 }
 
 /// The towers of `model`, opened side by side, each of which has passed its canary.
-fn open(
-    engine: &Arc<Engine>,
-    model: Model,
-    config: &Config,
-) -> Result<Parts<VisionEncoder, TextEncoder>, StartError> {
+fn open(engine: &Arc<Engine>, model: Model, config: &Config) -> Result<Parts<VisionEncoder, TextEncoder>, StartError> {
     let [vision_graph, text_graph] = [
         model.vision.as_ref().map(|vision| vision.graphs.first().to_owned()),
         model.text.as_ref().map(|text| text.graphs.first().to_owned()),
