@@ -201,7 +201,7 @@ impl<'a> Starts<'a> {
 /// What a start cannot do without.
 enum Needed {
     /// A run of each tower.
-    Runs([Bare; 2]),
+    Runs(Vec<Bare>),
     /// The contents of the export.
     Reading,
 }
@@ -216,7 +216,7 @@ impl Needed {
         let bare = |graph: &Option<PathBuf>| {
             Bare::start(graph.as_ref().ok_or("the model has not both towers")?, starts.arithmetic, None)
         };
-        Ok(Self::Runs([bare(vision)?, bare(text)?]))
+        Ok(Self::Runs(vec![bare(vision)?, bare(text)?]))
     }
 
     fn time(&mut self, starts: &Starts) -> Result<Duration> {

@@ -107,8 +107,10 @@ fn file(name: &str) -> Vec<u8> {
     member(name, EntryType::Regular, "", name.as_bytes())
 }
 
-/// Keys with why they are none, and the size of each member or why it is not read.
-fn shown(listing: &Listing) -> Vec<(String, Option<&str>, Vec<Result<u64, &str>>)> {
+/// A key with why it is none, and the size of each member or why it is not read.
+type Shown<'a> = (String, Option<&'a str>, Vec<Result<u64, &'a str>>);
+
+fn shown(listing: &Listing) -> Vec<Shown<'_>> {
     assert_eq!(listing.broken, None);
     let mut all = Vec::new();
     for Group { key, fault, members } in &listing.groups {
