@@ -91,7 +91,7 @@ impl Digests {
         Self { folder: cache_dir.map(|dir| dir.join(FOLDER)), ..Self::default() }
     }
 
-    /// As [`Self::new`], but of what holds the weights of an export only the length is looked at ([`DEFERRED`]): whoever asks may open it,
+    /// As [`Self::new`], but of what holds the weights of an export only the length is looked at (by `DEFERRED`): whoever asks may open it,
     /// and must not serve from it before [`Self::check_deferred`] has found it whole.
     pub fn deferring(cache_dir: Option<&Path>) -> Self {
         Self { unchecked: Some(Mutex::default()), ..Self::new(cache_dir) }
