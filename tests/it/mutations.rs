@@ -150,7 +150,7 @@ fn is_of(path: &str, template: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_route_has_a_valid_seed() {
     let table = include_str!("../../src/http/mod.rs");
-    let table = table.split_once("templates: &[").and_then(|(_, rest)| rest.split_once("],")).expect("the table").0;
+    let table = table.split_once("routes: &[").and_then(|(_, rest)| rest.split_once("],")).expect("the table").0;
     let routes: Vec<&str> = table.split('"').skip(1).step_by(2).collect();
     let seeds = seeds();
     let missing: Vec<&&str> = routes.iter().filter(|route| !seeds.iter().any(|seed| is_of(seed.path, route))).collect();
