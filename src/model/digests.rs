@@ -368,6 +368,7 @@ mod tests {
         assert!(matches!(Digests::default().check_export(folder.path()), Err(DigestError::Damaged)));
         assert_ne!(Digests::default().sha256(&path).expect("read"), right);
     }
+
     /// An export of one file of `bytes` zeros, and where that is.
     fn export_of(bytes: u64) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("a folder");
