@@ -37,7 +37,7 @@ use super::{
 use crate::{
     embedder::Terms,
     health::Readiness,
-    telemetry::{Metrics, Reject, RequestSpan},
+    telemetry::{LogLimit, Metrics, Reject, RequestSpan},
 };
 
 /// The header of the request id.
@@ -100,7 +100,7 @@ pub(super) async fn observe(
 
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let _entered = span.enter();
-        log_error(&error);
+        log_error(&error, &state.refusals);
         guard.error = Some(error.code.as_str());
         let Shaped { status, body } = error.wire(errors, id);
         *response.status_mut() = status;
@@ -219,12 +219,18 @@ async fn place_of(key: &Key, state: &AppState) -> Result<Place, ApiError> {
     })
 }
 
-fn log_error(error: &ApiError) {
+/// `refusals` is the limit of lines about what is no fault of ours.
+fn log_error(error: &ApiError, refusals: &LogLimit) {
     let (code, index, cause) = (error.code.as_str(), error.index, error.cause.as_deref());
     match error.code.status().as_u16() {
         500 => tracing::error!(code, index, cause, "{}", error.message),
         501.. => tracing::warn!(code, index, cause, "{}", error.message),
-        _ => tracing::info!(code, index, cause, "{}", error.message),
+        _ => {
+            if let Some(left_out) = refusals.admit(Instant::now()) {
+                let left_out = (left_out > 0).then_some(left_out);
+                tracing::info!(code, index, cause, left_out, "{}", error.message);
+            }
+        }
     }
 }
 
@@ -280,6 +286,22 @@ impl Drop for RequestGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::LogFormat, telemetry::logged};
+
+    #[test]
+    fn a_refusal_beyond_the_limit_has_no_line_and_a_failure_has() {
+        let limit = LogLimit::default();
+        let log = |errors: &[ApiError]| {
+            logged(LogFormat::Text, false, || errors.iter().for_each(|error| log_error(error, &limit)))
+        };
+        let [refused, failed] = [ApiError::invalid("refused"), ApiError::internal("cause")];
+        assert!(log(std::slice::from_ref(&refused)).ends_with("INFO refused code=\"invalid_request\"\n"));
+        // In an hour, before which no other window begins.
+        let later = Instant::now() + Duration::from_secs(3600);
+        while limit.admit(later).is_some() {}
+        let lines = log(&[refused.clone(), failed, refused]);
+        assert!(lines.lines().count() == 1 && lines.contains("ERROR"), "{lines}");
+    }
 
     #[test]
     fn a_request_id_is_echoed_only_when_short_and_printable() {

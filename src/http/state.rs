@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     embedder::Embedder,
     health::{Health, Readiness},
-    telemetry::{Metrics, Reject},
+    telemetry::{LogLimit, Metrics, Reject},
     web::Web,
 };
 
@@ -38,6 +38,8 @@ pub struct AppState {
     pub answers: ByteBudget,
     /// Who may ask.
     pub access: Access,
+    /// Lines of the log about what was refused for a fault of the client's, or for want of room.
+    pub(super) refusals: LogLimit,
     web: Option<Web>,
     embedder: OnceLock<Embedder>,
     /// Of the model, as a header.
@@ -53,6 +55,7 @@ impl AppState {
             bodies: ByteBudget::new(config.limits.max_inflight_body_bytes),
             answers: ByteBudget::new(config.limits.max_inflight_answer_bytes),
             access: Access::without_file(&config.server, &metrics),
+            refusals: LogLimit::default(),
             config,
             metrics,
             health,

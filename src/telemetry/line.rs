@@ -244,38 +244,10 @@ fn cut_strings(value: &mut Value, limit: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
-
-    use tracing_subscriber::EnvFilter;
+    use std::io;
 
     use super::*;
-    use crate::{config::LogFormat, telemetry::subscriber};
-
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-
-    impl io::Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    /// What is written for the events of `log`.
-    fn logged(format: LogFormat, ansi: bool, log: impl FnOnce()) -> String {
-        let (lines, filter) = (Lines::default(), EnvFilter::new("info"));
-        let writer = lines.clone();
-        tracing::subscriber::with_default(subscriber(filter, format, ansi, move || writer.clone()), log);
-        let bytes = lines.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
-    }
+    use crate::{config::LogFormat, telemetry::logged};
 
     /// Every character that must not come through, and some that must.
     fn hostile() -> String {

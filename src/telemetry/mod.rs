@@ -11,7 +11,10 @@
 //! bar of a download, which the thread that loads draws on a terminal.
 
 mod keys;
+mod limit;
 mod line;
+#[cfg(test)]
+mod logged;
 mod metrics;
 mod queue;
 mod reasons;
@@ -33,8 +36,11 @@ use tracing_subscriber::{
 };
 
 pub use keys::KeyMetrics;
+pub use limit::LogLimit;
 pub use line::is_hostile;
 use line::{JsonLine, TextFields, TextLine};
+#[cfg(test)]
+pub(crate) use logged::logged;
 pub use metrics::{BuildInfo, LaneMetrics, Lookup, Metrics, Outcome, QueueMetrics, StoreMetrics};
 pub use queue::flush;
 pub use reasons::{Ended, Fetch, FileKind, Handshake, Reject};
