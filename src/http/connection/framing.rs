@@ -15,7 +15,7 @@ const CODING: &[u8] = b"transfer-encoding:";
 pub(super) struct HeadScan {
     /// The beginning of the present line.
     start: [u8; CODING.len()],
-    /// Bytes of the line, which may be more.
+    /// Bytes of it.
     line: usize,
     has_length: bool,
     has_coding: bool,
@@ -27,25 +27,26 @@ pub(super) struct HeadScan {
 impl HeadScan {
     /// Takes in the next bytes. What follows the end of the head is not looked at.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            if self.ended {
-                return;
-            }
-            match byte {
-                b'\n' => self.end_line(),
-                b'\r' => {}
-                _ => {
-                    if let Some(place) = self.start.get_mut(self.line) {
-                        *place = byte.to_ascii_lowercase();
-                    }
-                    self.line += 1;
-                }
-            }
+        let mut rest = bytes;
+        while !self.ended {
+            let Some(end) = memchr::memchr(b'\n', rest) else { return self.extend(rest) };
+            self.extend(&rest[..end]);
+            self.end_line();
+            rest = &rest[end + 1..];
+        }
+    }
+
+    /// More of the present line, of which only the beginning counts.
+    fn extend(&mut self, part: &[u8]) {
+        for &byte in part.iter().filter(|&&byte| byte != b'\r') {
+            let Some(place) = self.start.get_mut(self.line) else { return };
+            *place = byte.to_ascii_lowercase();
+            self.line += 1;
         }
     }
 
     fn end_line(&mut self) {
-        let start = &self.start[..self.line.min(CODING.len())];
+        let start = &self.start[..self.line];
         self.has_length |= start.starts_with(LENGTH);
         self.has_coding |= start.starts_with(CODING);
         self.ended = self.begun && self.line == 0;
