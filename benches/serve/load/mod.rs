@@ -61,6 +61,10 @@ const MORE: Duration = Duration::from_millis(250);
 /// Arrivals that may wait between the schedule and the connections: more than any backlog that is still worth measuring.
 const BACKLOG: usize = 1 << 17;
 
+/// Arrivals within this time go out together, which counts into their latencies: a pause for each is two changes of threads, and at
+/// thousands a second a tenth of a core that the service does not have.
+const TOGETHER: Duration = Duration::from_millis(1);
+
 /// One measurement.
 pub(crate) struct Load<'a> {
     /// The service.
@@ -274,6 +278,7 @@ fn pace(
             break;
         }
         let wait = arrival.saturating_duration_since(Instant::now());
+        let wait = if wait.is_zero() { wait } else { wait.max(TOGETHER) };
         // Waiting on a channel that nobody sends to is a sleep that can be ended.
         if !wait.is_zero() && stopped.recv_timeout(wait) == Err(blocking::RecvTimeoutError::Disconnected) {
             break;
