@@ -30,7 +30,7 @@ if ! "$python" -c 'import ensurepip' 2>/dev/null; then
     "$python" -c 'import ensurepip' 2>/dev/null || die "$python has no ensurepip, and python$version-venv did not bring it"
 fi
 
-printf 'peers: installing infinity, torch and transformers into %s\n' "$(realpath -m "$folder")" >&2
+printf 'peers: installing infinity, torch, transformers and OpenVINO into %s\n' "$(realpath -m "$folder")" >&2
 rm -rf "$folder"
 "$python" -m venv "$folder"
 "$folder/bin/pip" install --quiet --disable-pip-version-check --requirement "$pinned"

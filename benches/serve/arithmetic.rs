@@ -60,4 +60,13 @@ impl Arithmetic {
             Self::Int8 | Self::Int8OpenVino => None,
         }
     }
+
+    /// The least part of what the cores' arithmetic allows that must be served with ViT-L/14's sizes, where both is known.
+    pub(crate) fn limit_bar(self) -> f64 {
+        match self {
+            Self::F32 => 0.8,
+            Self::Bf16 => 0.75,
+            Self::Int8 | Self::Int8OpenVino => 0.62,
+        }
+    }
 }

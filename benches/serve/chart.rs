@@ -31,9 +31,9 @@ const HEAD: usize = 56;
 const STYLE: &str = "\
     text{font:13px system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1f2328}\
     .title{font-weight:600;font-size:15px}.note{fill:#59636e;font-size:12px}\
-    .ours{fill:#0969da}.ours-name{font-weight:600}.infinity{fill:#bc4c00}.transformers{fill:#818b98}.axis{stroke:#d1d9e0}\
+    .ours{fill:#0969da}.ours-name{font-weight:600}.infinity{fill:#bc4c00}.loop{fill:#818b98}.axis{stroke:#d1d9e0}\
     @media(prefers-color-scheme:dark){text{fill:#f0f6fc}.note{fill:#9198a1}.ours{fill:#4493f8}.infinity{fill:#db6d28}\
-    .transformers{fill:#656c76}.axis{stroke:#3d444d}}";
+    .loop{fill:#656c76}.axis{stroke:#3d444d}}";
 
 /// The chart.
 pub(crate) fn svg(columns: &[Column]) -> String {
@@ -41,7 +41,7 @@ pub(crate) fn svg(columns: &[Column]) -> String {
     let height = 2 * panel_height + MARGIN;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
-         role=\"img\" aria-label=\"clipserve beside infinity and a plain transformers loop\">\n<style>{STYLE}</style>\n"
+         role=\"img\" aria-label=\"clipserve beside infinity and plain loops around transformers and OpenVINO\">\n<style>{STYLE}</style>\n"
     );
     let infinity = columns.iter().find(|column| column.kind == Kind::Infinity);
     for (at, (title, note, measure)) in PANELS.into_iter().enumerate() {
@@ -92,6 +92,6 @@ fn class(kind: Kind) -> &'static str {
     match kind {
         Kind::Ours { .. } => "ours",
         Kind::Infinity => "infinity",
-        Kind::Transformers => "transformers",
+        Kind::Loop => "loop",
     }
 }

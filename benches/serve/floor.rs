@@ -8,7 +8,7 @@
 //! 3. CPU time per request outside decode, resize and `run`, with the small fixture model at one connection: the threads' own CPU
 //!    time less the time that those three take by the clock, of which a busy machine takes part away. So it is a lower bound.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{fs, time::Duration};
 
 use clap::Parser;
 use tokio::task::LocalSet;
@@ -17,7 +17,7 @@ use crate::{
     ENDLESS, PICTURE, Result, Served,
     arithmetic::Arithmetic,
     bare::Bare,
-    checkpoint,
+    checkpoint::{self, Size},
     figures::median,
     limit,
     load::{
@@ -28,6 +28,7 @@ use crate::{
     machine,
     process::Service,
     services::{self, Places},
+    stages::{group, stages},
 };
 
 #[derive(Parser)]
@@ -87,7 +88,7 @@ fn throughput(places: &Places, options: &Options) -> Result<()> {
     for (batch, rate) in bare.rates() {
         println!("| bare Session::run, {name}, batch {batch} | {rate:.1} |");
     }
-    if let Some(limit) = limit::images(arithmetic) {
+    if let Some(limit) = limit::images(arithmetic, Size::VitB32) {
         println!("| the cores' arithmetic at its limit, {name} | {limit:.1} |");
     }
     let (batch, best) = bare.best();
@@ -148,23 +149,4 @@ fn overhead(places: &Places) -> Result<()> {
         println!("\nown overhead: {own:.3} ms of CPU per request at least (bar: 0.3)\n");
         Ok(())
     })
-}
-
-/// Whose work a thread of the service does.
-fn group(thread: &str) -> &'static str {
-    match thread {
-        name if name.starts_with("preprocess") => "preprocess",
-        name if name.starts_with("vision") || name.starts_with("text") => "session",
-        _ => "io",
-    }
-}
-
-/// Seconds so far in each stage.
-async fn stages(connection: &mut Connection) -> Result<BTreeMap<String, f64>> {
-    let text = String::from_utf8(connection.get("/metrics").await?.to_vec())?;
-    let stage = |line: &str| {
-        let (name, value) = line.strip_prefix("clipserve_stage_duration_seconds_sum{stage=\"")?.split_once("\"} ")?;
-        Some((name.to_owned(), value.parse().ok()?))
-    };
-    Ok(text.lines().filter_map(stage).collect())
 }

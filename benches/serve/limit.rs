@@ -9,20 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clipserve::model::clip_config::ClipConfig;
-
-use crate::arithmetic::Arithmetic;
+use crate::{arithmetic::Arithmetic, checkpoint::Size};
 
 /// Images per second, or `None` where this program does not know the fastest instruction.
-pub(crate) fn images(arithmetic: Arithmetic) -> Option<f64> {
-    Some(products_per_second(arithmetic)? / products_per_image())
+pub(crate) fn images(arithmetic: Arithmetic, size: Size) -> Option<f64> {
+    Some(products_per_second(arithmetic)? / products_per_image(size))
 }
 
-/// Products in the embedding of an image by the benchmarks' checkpoint, as clipserve serves it (`src/export`): the last block
+/// Products in the embedding of an image by a checkpoint of this size, as clipserve serves it (`src/export`): the last block
 /// computes queries, output and MLP for the class token alone.
-pub(crate) fn products_per_image() -> f64 {
-    let config = ClipConfig::default();
-    let vision = config.vision.expect("both towers by default");
+pub(crate) fn products_per_image(size: Size) -> f64 {
+    let vision = size.config().vision.expect("both towers by default");
     let (tower, blocks) = (&vision.tower, &vision.tower.transformer);
     let [positions, hidden, wide] =
         [tower.num_positions(), blocks.hidden_size, blocks.intermediate_size].map(|size| size as f64);

@@ -10,7 +10,7 @@ use crate::{Result, services::Places};
 const FLAGS: [&str; 7] = ["avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8"];
 
 /// The packages whose versions decide the peers' speed.
-const PACKAGES: [&str; 6] = ["infinity_emb", "torch", "transformers", "fastapi", "uvicorn", "pillow"];
+const PACKAGES: [&str; 7] = ["infinity_emb", "torch", "transformers", "openvino", "fastapi", "uvicorn", "pillow"];
 
 /// `AMD EPYC, 2 cores, avx2 avx512f, 24 GB`.
 pub(crate) fn describe() -> Result<String> {

@@ -15,7 +15,7 @@
 //! make corpora ARGS=FOLDER                       every file of a folder by every door that takes pictures
 //! make mutants ARGS="pictures bodies"            broken pictures, bodies, checkpoints, graphs, tokenizers and configurations
 //! make attack ARGS="soak --minutes 60"            an hour of ordinary traffic: does anything grow (all by name: `--help`)
-//! make bench-peers                              beside infinity and a plain transformers loop; writes docs/benchmarks.md
+//! make bench-peers                              beside infinity and loops around transformers and OpenVINO; writes docs/benchmarks.md
 //! ```
 //!
 //! One program, because all of them share the load generator (`load`), the services as processes (`process`, `services`), bare
@@ -39,6 +39,7 @@ mod chart;
 mod checkpoint;
 mod compare;
 mod corpora;
+mod costs;
 mod dialects;
 mod doors;
 mod figures;
@@ -54,6 +55,7 @@ mod process;
 mod report;
 mod services;
 mod spans;
+mod stages;
 mod start;
 mod sweep;
 
@@ -107,7 +109,7 @@ enum Command {
     Tracing(spans::Options),
     /// The load generator against a service that runs already.
     Load(LoadOptions),
-    /// clipserve in each precision beside infinity and a plain transformers loop.
+    /// clipserve in each precision beside infinity and plain loops around transformers and OpenVINO.
     Compare(compare::Options),
     /// Arithmetics and exports beside each other in bare ONNX Runtime: milliseconds, and the cosine of the embeddings.
     Graphs(graphs::Options),

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use super::figures::{figure, median};
+use super::{
+    costs::{Cost, Work},
+    figures::{figure, median},
+};
 
 /// What is compared. The order is that of the table's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +25,8 @@ pub(crate) enum Measure {
     Bare,
     /// Images per second that the cores' arithmetic allows.
     Limit,
+    /// JPEGs of 12 megapixels per second at 16 connections.
+    Phone,
     /// Milliseconds of one image at one connection: the median.
     ImageP50,
     /// The same: the 90th percentile.
@@ -42,16 +47,25 @@ pub(crate) enum Measure {
     ImageCosine,
     /// Cosine of a text's embedding to infinity's.
     TextCosine,
+    /// Of ViT-L/14's sizes: images per second at 8 connections.
+    LargeImages,
+    /// The same: what the cores' arithmetic allows.
+    LargeLimit,
+    /// The same: milliseconds of one image at one connection, the median.
+    LargeP50,
+    /// The same: memory at the end, MB.
+    LargeResident,
 }
 
 impl Measure {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 21] = [
         Self::Images,
         Self::Images32,
         Self::Images128,
         Self::Images512,
         Self::Bare,
         Self::Limit,
+        Self::Phone,
         Self::ImageP50,
         Self::ImageP90,
         Self::Texts,
@@ -62,6 +76,10 @@ impl Measure {
         Self::Peak,
         Self::ImageCosine,
         Self::TextCosine,
+        Self::LargeImages,
+        Self::LargeLimit,
+        Self::LargeP50,
+        Self::LargeResident,
     ];
 
     fn title(self) -> &'static str {
@@ -72,6 +90,7 @@ impl Measure {
             Self::Images512 => "in a row: images/s, 512 connections",
             Self::Bare => "images/s, ONNX Runtime alone",
             Self::Limit => "images/s, the cores' arithmetic at its limit",
+            Self::Phone => "12-megapixel JPEGs/s, 16 connections",
             Self::ImageP50 => "one image at one connection, p50 ms",
             Self::ImageP90 => "one image at one connection, p90 ms",
             Self::Texts => "texts/s, 32 connections",
@@ -82,6 +101,10 @@ impl Measure {
             Self::Peak => "peak memory, MB",
             Self::ImageCosine => "cosine to infinity's embedding, image",
             Self::TextCosine => "cosine to infinity's embedding, text",
+            Self::LargeImages => "ViT-L/14: images/s, 8 connections",
+            Self::LargeLimit => "ViT-L/14: images/s, the cores' arithmetic at its limit",
+            Self::LargeP50 => "ViT-L/14: one image at one connection, p50 ms",
+            Self::LargeResident => "ViT-L/14: resident memory, MB",
         }
     }
 }
@@ -89,12 +112,12 @@ impl Measure {
 /// Whose numbers they are.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
-    /// clipserve, and the part of bare ONNX Runtime's speed that it is held to in this precision.
-    Ours { bare_bar: Option<f64> },
+    /// clipserve, and what it is held to in this precision: of bare ONNX Runtime's speed, and of the cores' arithmetic with a large model.
+    Ours { bare_bar: Option<f64>, limit_bar: f64 },
     /// infinity: what ratios are to.
     Infinity,
-    /// The plain loop around `transformers`.
-    Transformers,
+    /// A plain loop in Python, around `transformers` or OpenVINO.
+    Loop,
 }
 
 /// One service's numbers, one for each round.
@@ -106,17 +129,25 @@ pub(crate) struct Column {
     pub(crate) kind: Kind,
     /// By measure.
     pub(crate) samples: BTreeMap<Measure, Vec<f64>>,
+    /// What a picture cost in each round.
+    pub(crate) costs: BTreeMap<Work, Vec<Cost>>,
 }
 
 impl Column {
     /// Without numbers yet.
     pub(crate) fn new(name: String, kind: Kind) -> Self {
-        Self { name, kind, samples: BTreeMap::new() }
+        Self { name, kind, samples: BTreeMap::new(), costs: BTreeMap::new() }
     }
 
     /// One more round.
     pub(crate) fn push(&mut self, measure: Measure, value: f64) {
         self.samples.entry(measure).or_default().push(value);
+    }
+
+    /// What was measured of the same service with another model is its too.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.samples.extend(other.samples);
+        self.costs.extend(other.costs);
     }
 
     /// The median over the rounds.
@@ -196,7 +227,7 @@ pub(crate) fn bars(columns: &[Column]) -> Vec<Bar> {
     let mut bars = Vec::new();
     let infinity = columns.iter().find(|column| column.kind == Kind::Infinity);
     for column in columns {
-        let Kind::Ours { bare_bar } = column.kind else { continue };
+        let Kind::Ours { bare_bar, limit_bar } = column.kind else { continue };
         let bar = |what: &str, value: Option<f64>, required: f64, at_least: bool| {
             let what = format!("{}: {what}", column.name);
             value.map(|value| Bar { what, value, required, at_least, ceiling: None })
@@ -217,6 +248,12 @@ pub(crate) fn bars(columns: &[Column]) -> Vec<Bar> {
             let what = format!("images/s at {connections} connections, of that at 32");
             bars.extend(bar(&what, column.ratio(measure, column, Measure::Images32), 0.95, true));
         }
+        let limit = column.ratio(Measure::LargeImages, column, Measure::LargeLimit);
+        bars.extend(bar("ViT-L/14: images/s at 8 connections, of the cores' arithmetic", limit, limit_bar, true));
+        let p50 = to_infinity(Measure::LargeP50);
+        bars.extend(bar("ViT-L/14: p50 of one image at one connection, of infinity's", p50, 0.25, false));
+        let resident = to_infinity(Measure::LargeResident);
+        bars.extend(bar("ViT-L/14: resident memory, of infinity's", resident, 0.3, false));
         bars.extend(bar("cached texts/s", column.median(Measure::CachedTexts), 20_000.0, true));
     }
     bars

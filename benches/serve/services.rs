@@ -1,4 +1,4 @@
-//! The services that are measured, as commands: clipserve, infinity, and the plain loop around `transformers`.
+//! The services that are measured, as commands: clipserve, infinity, and the plain loops around `transformers` and OpenVINO.
 //!
 //! Owns their command lines and how each says that it is ready. Each has what its user would give it: the checkpoint, an
 //! address, and nothing to tune; clipserve also takes `--set` from the command line of the benchmark.
@@ -147,38 +147,60 @@ fn serve(
 }
 
 /// infinity with its PyTorch engine, as its documentation starts it on a CPU.
-pub(crate) fn infinity(places: &Places) -> Result<Service> {
+pub(crate) fn infinity(places: &Places, model: &Path) -> Result<Service> {
     let address = free_address()?;
-    let mut command = python(places, "infinity_emb")?;
+    let mut command = python(places, &places.peers().join("bin/infinity_emb"))?;
     command.args(["v2", "--engine", "torch", "--device", "cpu", "--served-model-name", "bench", "--model-id"]);
-    command.arg(places.checkpoint()).args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
+    command.arg(model).args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
     command.env("INFINITY_ANONYMOUS_USAGE_STATS", "0").env("DO_NOT_TRACK", "1");
     Service::start(command, uvicorn_is_ready, Some(address), Reader::Stays)
 }
 
 /// `benches/peers/fastapi_transformers.py`.
-pub(crate) fn transformers(places: &Places) -> Result<Service> {
+pub(crate) fn transformers(places: &Places, model: &Path) -> Result<Service> {
+    uvicorn(places, "fastapi_transformers", &[("CLIP_CHECKPOINT", model)])
+}
+
+/// `benches/peers/fastapi_openvino.py`, with the graphs that it makes once and keeps beside the checkpoint.
+pub(crate) fn openvino(places: &Places, model: &Path) -> Result<Service> {
+    let graphs = model.with_extension("openvino");
+    // What OpenVINO tells its maker of a conversion, it does not tell of one in a test run.
+    let variables = [("CLIP_CHECKPOINT", model), ("CLIP_GRAPHS", &graphs), ("CI", Path::new("true"))];
+    if !graphs.is_dir() {
+        eprintln!("converting the checkpoint for OpenVINO into {}", graphs.display());
+        let mut command = python(places, &places.root.join("benches/peers/fastapi_openvino.py"))?;
+        let output = command.envs(variables).output()?;
+        if !output.status.success() {
+            return Err(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)).into());
+        }
+    }
+    uvicorn(places, "fastapi_openvino", &variables)
+}
+
+/// A module of `benches/peers` with an application.
+fn uvicorn(places: &Places, module: &str, variables: &[(&str, &Path)]) -> Result<Service> {
     let address = free_address()?;
-    let mut command = python(places, "uvicorn")?;
-    command.env("CLIP_CHECKPOINT", places.checkpoint()).arg("--app-dir").arg(places.root.join("benches/peers"));
-    command.args(["fastapi_transformers:app", "--host", "127.0.0.1", "--port", &address.port().to_string()]);
+    let mut command = python(places, &places.peers().join("bin/uvicorn"))?;
+    command.envs(variables.iter().copied()).arg("--app-dir").arg(places.root.join("benches/peers"));
+    command.args([&format!("{module}:app"), "--host", "127.0.0.1", "--port", &address.port().to_string()]);
     Service::start(command, uvicorn_is_ready, Some(address), Reader::Stays)
 }
 
-/// A program of the peers' Python, which reaches no hub.
-fn python(places: &Places, program: &str) -> Result<Command> {
-    let bin = places.peers().join("bin");
-    let path = bin.join(program);
-    if !path.is_file() {
-        return Err(format!("{} is not there: run benches/peers/install.sh", path.display()).into());
-    }
+/// A program for the peers' Python, which reaches no hub.
+fn python(places: &Places, program: &Path) -> Result<Command> {
     // By the interpreter and not by the script's first line, which names the place where the folder was made.
-    let mut command = Command::new(bin.join("python3"));
-    command.arg(path).env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_OFFLINE", "1");
+    let python = places.peers().join("bin/python3");
+    for path in [program, &python] {
+        if !path.is_file() {
+            return Err(format!("{} is not there: run benches/peers/install.sh", path.display()).into());
+        }
+    }
+    let mut command = Command::new(python);
+    command.arg(program).env("HF_HUB_OFFLINE", "1").env("TRANSFORMERS_OFFLINE", "1");
     Ok(command)
 }
 
-/// Both peers are uvicorn applications.
+/// All peers are uvicorn applications.
 fn uvicorn_is_ready(line: &str) -> Option<Ready> {
     line.contains("Uvicorn running on").then_some(Ready::Serves)
 }

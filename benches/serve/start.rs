@@ -110,7 +110,7 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
         let mut seen = Seen::default();
         for _ in 0..options.rounds {
             let started = Instant::now();
-            let service = services::infinity(places)?;
+            let service = services::infinity(places, &model)?;
             seen.look(&service, started.elapsed())?;
         }
         println!("{}", seen.row("infinity", f64::NAN));

@@ -4,7 +4,7 @@
 //! mean.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,9 @@ mod broken;
 #[path = "../../benches/serve/chart.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod chart;
+#[path = "../../benches/serve/costs.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
+mod costs;
 #[path = "../../benches/serve/figures.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod figures;
@@ -42,6 +45,7 @@ mod slope;
 #[allow(dead_code, unreachable_pub, reason = "the benchmark uses the rest")]
 mod summary;
 
+use costs::{Account, Cost, Threads, Work};
 use finding::Finding;
 use report::{Column, Kind, Measure, bar_table, bars, table};
 use request::{Ask, Template, Wire};
@@ -93,6 +97,7 @@ fn a_closed_loop_counts_from_answer_to_answer() {
     let summary = recorder.summary(false, 0.0);
     assert_eq!((summary.answered, summary.offered), (4, None));
     assert!((summary.rate - 2.5).abs() < 1e-9, "{}", summary.rate);
+    assert_eq!(summary.all, 8, "what ends before and after the window has been work, too");
     assert!(summary.latency(0.5).abs_diff(800 * MS) < MS);
 }
 
@@ -283,7 +288,7 @@ fn a_percentile_is_the_least_time_that_so_many_did_not_exceed() {
 
 fn column(name: &str, kind: Kind, samples: &[(Measure, &[f64])]) -> Column {
     let samples = samples.iter().map(|(measure, values)| (*measure, values.to_vec())).collect();
-    Column { name: name.to_owned(), kind, samples }
+    Column { name: name.to_owned(), kind, samples, costs: BTreeMap::new() }
 }
 
 fn columns() -> [Column; 2] {
@@ -293,9 +298,19 @@ fn columns() -> [Column; 2] {
         (Measure::Images32, &[75.0, 50.0, 66.0]),
         (Measure::Images512, &[75.0, 45.0, 60.0]),
         (Measure::ImageP50, &[12.0, 20.0, 13.0]),
+        (Measure::LargeImages, &[3.0, 2.0, 4.0]),
+        (Measure::LargeLimit, &[4.0, 4.0, 4.0]),
+        (Measure::LargeResident, &[500.0]),
     ];
-    let infinity = [(Measure::Images, &[20.0, 10.0, 20.0][..]), (Measure::ImageP50, &[50.0, 100.0, 40.0])];
-    [column("ours", Kind::Ours { bare_bar: Some(0.95) }, &ours), column("infinity", Kind::Infinity, &infinity)]
+    let infinity = [
+        (Measure::Images, &[20.0, 10.0, 20.0][..]),
+        (Measure::ImageP50, &[50.0, 100.0, 40.0]),
+        (Measure::LargeResident, &[2000.0]),
+    ];
+    [
+        column("ours", Kind::Ours { bare_bar: Some(0.95), limit_bar: 0.8 }, &ours),
+        column("infinity", Kind::Infinity, &infinity),
+    ]
 }
 
 #[test]
@@ -327,10 +342,58 @@ fn bars_say_by_how_much_they_are_met_or_missed() {
         "| ours: images/s at 32 connections, of infinity's | ≥ 4.00 | 4.20 | **met**, 5 % over |",
         "| ours: p50 of one image at one connection, of infinity's | ≤ 0.25 | 0.24 | **met**, 4 % under |",
         "| ours: images/s at 512 connections, of that at 32 | ≥ 0.95 | 0.91 | **missed** by 4 % |",
+        "| ours: ViT-L/14: images/s at 8 connections, of the cores' arithmetic | ≥ 0.80 | 0.75 | **missed** by 6 % |",
+        "| ours: ViT-L/14: resident memory, of infinity's | ≤ 0.30 | 0.25 | **met**, 17 % under |",
     ] {
         assert!(rows.contains(row), "{row}\n{rows}");
     }
-    assert_eq!(rows.lines().count(), 2 + 4);
+    assert_eq!(rows.lines().count(), 2 + 6);
+}
+
+/// Seconds of the whole process, of its preprocess threads and sessions, and by the clock of decode and resize.
+fn account([all, preprocess, sessions, decode, resize]: [f64; 5]) -> Account {
+    Account { all, threads: Some(Threads { preprocess, sessions, decode, resize }) }
+}
+
+#[test]
+fn the_parts_of_a_picture_add_up_to_what_the_process_took() {
+    // 10 pictures in a second of CPU; decode took three times as long as resize by a clock that ran on twice as fast.
+    let [before, after] = [[5.0, 1.0, 2.0, 7.0, 3.0], [6.0, 1.2, 2.7, 7.3, 3.1]].map(account);
+    let cost = Cost::between(&before, &after, 10);
+    let parts = cost.parts.expect("both accounts know the threads");
+    let all = [parts.decode, parts.resize, parts.encode, cost.all];
+    assert!(all.iter().zip([15.0, 5.0, 70.0, 100.0]).all(|(a, b)| (a - b).abs() < 1e-9), "{all:?}");
+    assert_eq!(Cost::between(&Account { all: 5.0, threads: None }, &after, 10).parts, None);
+}
+
+#[test]
+fn a_picture_costs_the_mean_of_the_rounds_and_a_service_without_known_parts_has_a_whole() {
+    let [mut ours, mut infinity] = columns();
+    let none = account([0.0; 5]);
+    let rounds = [[1.0, 0.2, 0.7, 0.3, 0.1], [2.0, 0.4, 1.2, 0.3, 0.1]];
+    let costs = rounds.map(|round| Cost::between(&none, &account(round), 10));
+    ours.costs.insert(Work::Photograph, costs.to_vec());
+    ours.costs.insert(Work::LargeModel, costs[..1].to_vec());
+    infinity.costs.insert(Work::Photograph, vec![Cost { all: 200.0, parts: None }]);
+    let table = costs::table(&[ours, infinity]);
+    let rows: Vec<_> = table.lines().skip(2).collect();
+    assert_eq!(
+        rows,
+        [
+            "| ViT-B/32, 640x480 | ours | 22.5 | 7.50 | 95.0 | 25.0 | 150 |",
+            "| ViT-B/32, 640x480 | infinity | - | - | - | - | 200 |",
+            "| ViT-L/14, 640x480 | ours | 15.0 | 5.00 | 70.0 | 10.0 | 100 |",
+        ]
+    );
+}
+
+#[test]
+fn what_another_model_has_shown_of_a_service_joins_its_column() {
+    let [mut ours, _] = columns();
+    let mut large = Column::new("ours".to_owned(), Kind::Infinity);
+    large.push(Measure::LargeP50, 700.0);
+    ours.merge(large);
+    assert_eq!((ours.median(Measure::LargeP50), ours.median(Measure::Images)), (Some(700.0), Some(80.0)));
 }
 
 /// A PNG's chunks whose checksums are right, and all of them.

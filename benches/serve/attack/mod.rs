@@ -9,7 +9,7 @@
 //! is compared is measured in the same run. Every scenario ends with a look at what it attacked: the same process, ready,
 //! nothing in flight, no file left open. What could not be measured is missed.
 
-mod album;
+pub(crate) mod album;
 mod bodies;
 mod crowd;
 mod descriptors;

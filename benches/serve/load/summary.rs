@@ -40,6 +40,8 @@ pub(crate) struct Recorder {
     within: u64,
     /// Answers of an open loop that ended in the window.
     ended: u64,
+    /// Answers of a closed loop, whenever.
+    all: u64,
     refused: u64,
     failed: u64,
     first_failure: Option<String>,
@@ -65,6 +67,8 @@ pub(crate) struct Summary {
     pub(crate) goodput: f64,
     /// Answers.
     pub(crate) answered: u64,
+    /// Answers of a closed loop before, in and after the window: all that the service has worked for.
+    pub(crate) all: u64,
     /// Requests refused with 429.
     pub(crate) refused: u64,
     /// Requests that failed in any other way, those without an answer at the end of an open loop's drain among them.
@@ -92,6 +96,7 @@ impl Recorder {
             answered: 0,
             within: 0,
             ended: 0,
+            all: 0,
             refused: 0,
             failed: 0,
             first_failure: None,
@@ -115,6 +120,7 @@ impl Recorder {
 
     /// A closed loop's request.
     pub(crate) fn closed(&mut self, asked: Instant, ended: Instant, outcome: Outcome) {
+        self.all += u64::from(matches!(outcome, Outcome::Answered));
         if ended < self.window.start {
             match outcome {
                 Outcome::Answered => self.before = ended,
@@ -175,6 +181,7 @@ impl Recorder {
             rate: if open { self.ended } else { self.answered } as f64 / seconds,
             goodput: self.within as f64 / seconds,
             answered: self.answered,
+            all: self.all,
             refused: self.refused,
             failed: self.failed + unanswered,
             unanswered,
