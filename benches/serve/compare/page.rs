@@ -83,7 +83,7 @@ fn cost(columns: &[Column]) -> String {
          {}\n\
          All is the process's CPU time. Of clipserve, decode and resize are the CPU time of the threads that do both, shared out as \
          `clipserve_stage_duration_seconds` has them by the clock; encode is that of the sessions' threads; service is what is left: sockets, HTTP, \
-         queues, JSON. A picture of 12 megapixels costs ViT-L/14 the decode and resize of the one and the encode and service of the other. \
+         queues, JSON. Encode follows the model, the others follow the picture, so one of 12 megapixels costs ViT-L/14 the encode of the one and the rest of the other. \
          Cores for a load are pictures a second x all / 1000, so `all` is also the cores for 1,000 pictures a second \
          ([scale.md](scale.md#cores)).\n",
         costs::table(columns)
