@@ -35,6 +35,12 @@ struct Group {
 /// Two weights of [`vertical_row`] as it multiplies them: low halves, high halves.
 type Pair = (__m256i, __m256i);
 
+/// The weights of a window's columns, as they are and laid out.
+struct Columns<'a> {
+    plain: &'a Coefficients,
+    groups: &'a [Group],
+}
+
 /// Memory for weights as the two passes multiply them, kept from one picture to the next.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
@@ -49,18 +55,12 @@ impl Layout {
     }
 }
 
-/// The weights of a window's columns, laid out for [`horizontal`].
-pub(super) struct Columns<'a> {
-    plain: &'a Coefficients,
-    groups: &'a [Group],
-}
-
-/// Lays out the weights of `plain` for [`horizontal`].
+/// Lays out the weights of `columns` for [`horizontal`].
 #[target_feature(enable = "avx2")]
-pub(super) fn columns<'a>(plain: &'a Coefficients, layout: &'a mut Layout) -> Columns<'a> {
+pub(super) fn lay_out(columns: &Coefficients, layout: &mut Layout) {
     let groups = &mut layout.groups;
     groups.clear();
-    for (_, weights) in plain.iter() {
+    for (_, weights) in columns.iter() {
         groups.extend(weights.chunks(GROUP).map(|taps| {
             let tap = |i: usize| taps.get(i).copied().unwrap_or(0);
             let (low_01, high_01) = split_pair(tap(0), tap(1));
@@ -71,14 +71,15 @@ pub(super) fn columns<'a>(plain: &'a Coefficients, layout: &'a mut Layout) -> Co
             }
         }));
     }
-    Columns { plain, groups: &layout.groups }
 }
 
-/// The horizontal pass over whole rows: `source` is rows of `row_bytes` bytes, `out` rows of one RGB pixel per column.
+/// The horizontal pass over whole rows: `source` is rows of `row_bytes` bytes, `out` rows of one RGB pixel per column. The weights are
+/// those that [`lay_out`] was given last.
 #[target_feature(enable = "avx2")]
-pub(super) fn horizontal(source: &[u8], row_bytes: usize, columns: &Columns, out: &mut [u8]) {
+pub(super) fn horizontal(source: &[u8], row_bytes: usize, plain: &Coefficients, layout: &Layout, out: &mut [u8]) {
     const ROWS: usize = 4;
-    let out_bytes = columns.plain.len() * 3;
+    let columns = &Columns { plain, groups: &layout.groups };
+    let out_bytes = plain.len() * 3;
     let mut blocks = out.chunks_exact_mut(out_bytes * ROWS);
     let mut first_row = 0;
     for block in &mut blocks {

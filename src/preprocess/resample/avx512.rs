@@ -57,9 +57,9 @@ pub(super) fn is_supported() -> bool {
         && is_x86_feature_detected!("avx512vnni")
 }
 
-/// The horizontal pass over whole rows: `source` is rows of `row_bytes` bytes, `out` rows of one RGB pixel per column.
+/// Lays out the weights of `columns` for [`horizontal`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
-pub(super) fn horizontal(source: &[u8], row_bytes: usize, columns: &Coefficients, layout: &mut Layout, out: &mut [u8]) {
+pub(super) fn lay_out(columns: &Coefficients, layout: &mut Layout) {
     let steps = &mut layout.steps;
     steps.clear();
     for (_, weights) in columns.iter() {
@@ -71,9 +71,15 @@ pub(super) fn horizontal(source: &[u8], row_bytes: usize, columns: &Coefficients
             })
         }));
     }
+}
+
+/// The horizontal pass over whole rows: `source` is rows of `row_bytes` bytes, `out` rows of one RGB pixel per column. The weights are
+/// those that [`lay_out`] was given last.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
+pub(super) fn horizontal(source: &[u8], row_bytes: usize, columns: &Coefficients, layout: &Layout, out: &mut [u8]) {
     let out_bytes = columns.len() * 3;
     for (source, out) in source.chunks(row_bytes * ROWS).zip(out.chunks_mut(out_bytes * ROWS)) {
-        horizontal_rows(source, row_bytes, columns, steps, out);
+        horizontal_rows(source, row_bytes, columns, &layout.steps, out);
     }
 }
 

@@ -11,6 +11,12 @@ use crate::model::preprocessor::Resample;
 /// Fractional bits of a weight: 32 bits less 8 of the sample and 2 of head-room, as in Pillow.
 pub(super) const PRECISION_BITS: u32 = 32 - 8 - 2;
 
+/// Weights in one table at most; wider windows are done in strips. A usual crop has some 10,000.
+pub(super) const MAX_TABLE: usize = 1 << 20;
+
+/// Bytes that one weight takes at most, in all forms that a kernel needs it in, with the room that a table leaves as it grows.
+const WEIGHT_BYTES: usize = 64;
+
 /// One axis of a picture: its samples, and the part of them that is resized (one side of the `box` of Pillow's `Image.resize`).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Axis {
@@ -61,7 +67,7 @@ impl Axis {
 }
 
 /// A filter function and the distance from the centre beyond which it is zero.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Filter {
     name: Resample,
     function: fn(f64) -> f64,
@@ -83,11 +89,20 @@ impl Filter {
     }
 }
 
+/// How the samples of an axis lie in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Order {
+    /// From its far end to its near one.
+    pub(super) mirrored: bool,
+    /// So many of those that come first are not there.
+    pub(super) without: usize,
+}
+
 /// The source samples and weights of each output position of a window; kept from one picture to the next, which often has the
 /// same size.
 #[derive(Debug, Default)]
 pub(super) struct Coefficients {
-    of: Option<(Resample, Axis, usize, Range<usize>)>,
+    of: Option<(Resample, Axis, usize, Range<usize>, Order)>,
     spans: Vec<Range<usize>>,
     weights: Vec<i32>,
     stride: usize,
@@ -97,7 +112,23 @@ pub(super) struct Coefficients {
 impl Coefficients {
     /// Makes these the weights for resizing `input` to `output` positions, of which those in `window`.
     pub(super) fn set(&mut self, filter: Filter, input: Axis, output: usize, window: Range<usize>) {
-        let of = Some((filter.name, input, output, window.clone()));
+        self.set_in_order(filter, input, output, window, Order::default());
+    }
+
+    /// The same of samples that lie in another order: where that is mirrored, so are the positions. They are the same weights to the last
+    /// bit, which those of a mirrored axis need not be.
+    ///
+    /// # Panics
+    /// When a position needs a sample that is not there.
+    pub(super) fn set_in_order(
+        &mut self,
+        filter: Filter,
+        input: Axis,
+        output: usize,
+        window: Range<usize>,
+        order: Order,
+    ) {
+        let of = Some((filter.name, input, output, window.clone(), order));
         if self.of == of {
             return;
         }
@@ -123,7 +154,32 @@ impl Coefficients {
             }
             self.spans.push(span);
         }
+        if order.mirrored {
+            self.spans.reverse();
+            self.weights.reverse();
+            for (span, weights) in self.spans.iter_mut().zip(self.weights.chunks_exact_mut(self.stride)) {
+                // What was behind the weights is now before them.
+                weights.rotate_left(self.stride - span.len());
+                *span = input.samples - span.end..input.samples - span.start;
+            }
+        }
+        for span in &mut self.spans {
+            assert!(span.start >= order.without, "sample {} of those behind {}", span.start, order.without);
+            *span = span.start - order.without..span.end - order.without;
+        }
         self.of = of;
+    }
+
+    /// The most samples that a position uses.
+    pub(super) fn longest(&self) -> usize {
+        self.spans.iter().map(Range::len).max().unwrap_or(0)
+    }
+
+    /// One of the positions, as [`iter`](Self::iter) has them; `None` behind the last.
+    pub(super) fn get(&self, position: usize) -> Option<(Range<usize>, &[i32])> {
+        let span = self.spans.get(position)?.clone();
+        let weights = self.weights.get(position * self.stride..)?.get(..span.len())?;
+        Some((span, weights))
     }
 
     /// Bytes of memory kept.
@@ -168,6 +224,12 @@ fn span(center: f64, support: f64, input: usize) -> Range<usize> {
 pub(super) fn max_taps(filter: Filter, input: Axis, output: usize) -> usize {
     let (_, support) = scale_and_support(filter, input, output);
     support.ceil() as usize * 2 + 1
+}
+
+/// What the table of so many positions takes at most, in bytes.
+pub(super) fn table_bytes(filter: Filter, positions: usize, input: Axis, output: usize) -> usize {
+    let taps = max_taps(filter, input, output);
+    positions.saturating_mul(taps).min(MAX_TABLE.max(taps)).saturating_mul(WEIGHT_BYTES)
 }
 
 fn scale_and_support(filter: Filter, input: Axis, output: usize) -> (f64, f64) {
@@ -241,6 +303,46 @@ mod tests {
         let mut coefficients = Coefficients::default();
         coefficients.set(filter, input, output, window);
         coefficients
+    }
+
+    #[test]
+    fn samples_in_another_order_have_the_same_weights() {
+        for (name, input, output, window) in [
+            (Resample::Bicubic, Axis::whole(641), 298, 37..261),
+            (Resample::Lanczos, Axis::first(319.5, 320), 75, 3..70),
+            (Resample::Bilinear, Axis::first(319.5, 320).mirrored(), 75, 0..75),
+            (Resample::Box, Axis::whole(5), 224, 0..224),
+        ] {
+            let (filter, samples) = (Filter::of(name).unwrap(), input.samples());
+            let expected = coefficients(filter, input, output, window.clone());
+            let mut reused = Coefficients::default();
+            for (mirrored, without) in [(false, 0), (true, 0), (true, 1), (false, 2), (false, 0)] {
+                let range = source_range(filter, input, output, &window);
+                let first = if mirrored { samples - range.end } else { range.start };
+                let without = first.min(without);
+                reused.set_in_order(filter, input, output, window.clone(), Order { mirrored, without });
+                let mut positions: Vec<_> = reused
+                    .iter()
+                    .map(|(span, weights)| {
+                        let (span, mut weights) = (span.start + without..span.end + without, weights.to_vec());
+                        let span = if mirrored { samples - span.end..samples - span.start } else { span };
+                        if mirrored {
+                            weights.reverse();
+                        }
+                        (span, weights)
+                    })
+                    .collect();
+                if mirrored {
+                    positions.reverse();
+                }
+                let same = |((span, weights), other): (_, &(Range<usize>, Vec<i32>))| {
+                    (span, weights) == (other.0.clone(), &other.1[..])
+                };
+                assert!(expected.iter().zip(&positions).all(same) && positions.len() == window.len(), "{name:?}");
+                assert!((0..window.len()).map(|position| reused.get(position).unwrap()).eq(reused.iter()));
+                assert_eq!(reused.get(window.len()), None);
+            }
+        }
     }
 
     #[test]

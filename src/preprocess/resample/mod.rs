@@ -1,7 +1,7 @@
 //! Pillow's `Image.resize` for 8-bit RGB, equal to it byte for byte, for any window of the result.
 //!
-//! Owns the algorithm (`coefficients`: weights; `scalar`, `avx2`, `avx512`: the two passes; `nearest`: the filter that is no
-//! convolution) and the choice of kernel. Does not own which size and window: that is `preprocess::image`.
+//! Owns the algorithm (`coefficients`: weights; `scalar`, `avx2`, `avx512`: the two passes, of which `kernel` chooses; `nearest`: the
+//! filter that is no convolution; `stream`: a picture whose rows come one by one). Does not own which size and window: that is `preprocess::image`.
 //!
 //! Only the window is computed, and of the source only the rows and columns it needs: a 1x16384 picture whose shorter side
 //! becomes 224 costs a 224x224 crop, not a 224x3670016 resize. Invariants: the result equals cutting the window out of the whole
@@ -9,8 +9,10 @@
 //! what lies between the two passes, of the order of the window times the picture's shorter side, and bounded tables of weights.
 
 mod coefficients;
+mod kernel;
 mod nearest;
 mod scalar;
+mod stream;
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -19,16 +21,17 @@ mod avx512;
 
 use std::ops::Range;
 
-pub use self::coefficients::Axis;
-use self::coefficients::{Coefficients, Filter, max_taps};
+pub use self::{
+    coefficients::Axis,
+    stream::{Plan, Stream, Turn},
+};
+use self::{
+    coefficients::{Coefficients, Filter, MAX_TABLE, max_taps, table_bytes},
+    kernel::Kernel,
+    stream::{Workshop, vertical_first},
+};
 use super::memory::{self, OutOfMemory};
 use crate::model::preprocessor::Resample;
-
-/// Weights in one table at most; wider windows are done in strips. A usual crop has some 10,000.
-const MAX_TABLE: usize = 1 << 20;
-
-/// Bytes that one weight takes at most, in all forms that a kernel needs it in, with the room that a table leaves as it grows.
-const WEIGHT_BYTES: usize = 64;
 
 /// A picture to read: rows first, RGB interleaved, no padding.
 #[derive(Clone, Copy)]
@@ -100,6 +103,8 @@ pub struct Resizer {
     row_weights: Coefficients,
     /// What lies between the two passes; whatever is left in it is overwritten.
     between: Vec<u8>,
+    /// Rows of a [`Stream`] on their way, the same.
+    passing: Vec<u8>,
 }
 
 impl Default for Resizer {
@@ -111,7 +116,7 @@ impl Default for Resizer {
 impl Resizer {
     fn with(kernel: Kernel) -> Self {
         let (column_weights, row_weights) = Default::default();
-        Self { kernel, column_weights, row_weights, between: Vec::new() }
+        Self { kernel, column_weights, row_weights, between: Vec::new(), passing: Vec::new() }
     }
 
     /// Resizes `source` to `size` (width, height) as Pillow's `Image.resize` does and returns `window` of the result:
@@ -142,21 +147,21 @@ impl Resizer {
         if out.is_empty() {
             return Ok(out);
         }
-        let table = |positions: usize, axis, output| {
-            let taps = max_taps(filter, axis, output);
-            positions.saturating_mul(taps).min(MAX_TABLE.max(taps)).saturating_mul(WEIGHT_BYTES)
-        };
-        let tables =
-            table(window.width, source.columns, width).saturating_add(table(window.height, source.rows, height));
+        let tables = table_bytes(filter, window.width, source.columns, width).saturating_add(table_bytes(
+            filter,
+            window.height,
+            source.rows,
+            height,
+        ));
         memory::ask(tables as u64)?;
-        let Self { kernel, column_weights, row_weights, between } = self;
+        let Self { kernel, column_weights, row_weights, between, passing: _ } = self;
         let mut passes = Passes { kernel, filter, column_weights, row_weights };
         let all = Rows { data: source.data, first: 0, width: source.columns.samples() };
         if same_height {
             passes.horizontal(source.data_of(rows), source.columns, width, columns, &mut out);
         } else if same_width {
             passes.vertical(all, source.rows, height, rows, columns, &mut out);
-        } else if vertical_first(source, size) {
+        } else if vertical_first(source.columns, source.rows, size) {
             set_length(between, source.row_bytes() * window.height)?;
             passes.vertical(all, source.rows, height, rows, 0..all.width, between);
             passes.horizontal(between, source.columns, width, columns, &mut out);
@@ -170,10 +175,26 @@ impl Resizer {
         Ok(out)
     }
 
+    /// Begins to resize a picture of whose rows, as they are stored, the columns `given` will come.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    ///
+    /// # Panics
+    /// When not all columns that are needed will come.
+    pub fn begin(&mut self, plan: &Plan, given: Range<usize>) -> Result<Stream<'_>, OutOfMemory> {
+        let Self { kernel, column_weights, row_weights, between, passing } = self;
+        Stream::begin(
+            Workshop { kernel, across: column_weights, down: row_weights, held: between, passing },
+            plan,
+            given,
+        )
+    }
+
     /// Bytes of memory kept for the next picture.
     pub fn kept_bytes(&self) -> usize {
         let weights = self.column_weights.kept_bytes() + self.row_weights.kept_bytes();
-        self.kernel.kept_bytes() + weights + self.between.capacity()
+        self.kernel.kept_bytes() + weights + self.between.capacity() + self.passing.capacity()
     }
 }
 
@@ -182,15 +203,6 @@ fn set_length(buffer: &mut Vec<u8>, length: usize) -> Result<(), OutOfMemory> {
     buffer.try_reserve(length.saturating_sub(buffer.len()))?;
     buffer.resize(length, 0);
     Ok(())
-}
-
-/// Since 13.0, Pillow starts with the vertical pass where the height shrinks by more than twice what the width does; before,
-/// it never did. The order shows, since the samples between the passes are rounded to 8 bits. It also bounds the memory between
-/// them: neither order leaves a long side as it was.
-fn vertical_first(source: Source, (width, height): (usize, usize)) -> bool {
-    let (columns, rows) = (source.columns.samples() as i64, source.rows.samples() as i64);
-    let (narrower, shorter) = (columns - width as i64, rows - height as i64);
-    shorter > 0 && shorter > narrower * 2
 }
 
 /// Rows of a picture from number `first` on, `width` pixels each.
@@ -217,12 +229,14 @@ impl Passes<'_> {
         let weights = &mut *self.column_weights;
         if columns.len() <= at_once {
             weights.set(self.filter, axis, width, columns);
+            self.kernel.lay_out(weights);
             return self.kernel.horizontal(data, row_bytes, weights, out);
         }
         for start in columns.clone().step_by(at_once) {
             let strip = start..columns.end.min(start + at_once);
             let strip_bytes = (start - columns.start) * 3..(strip.end - columns.start) * 3;
             weights.set(self.filter, axis, width, strip);
+            self.kernel.lay_out(weights);
             for (row, out) in data.chunks_exact(row_bytes).zip(out.chunks_exact_mut(out_bytes)) {
                 self.kernel.horizontal(row, row_bytes, weights, &mut out[strip_bytes.clone()]);
             }
@@ -257,76 +271,6 @@ fn copy(source: Source, window: &Window) -> Result<Vec<u8>, OutOfMemory> {
         out.extend_from_slice(&source.data_of(row..row + 1)[window.left * 3..][..window.width * 3]);
     }
     Ok(out)
-}
-
-/// Which code runs the passes. All kernels give the same bytes.
-#[derive(Debug)]
-enum Kernel {
-    Scalar,
-    #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Layout),
-    #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Layout),
-}
-
-impl Kernel {
-    /// The fastest that this machine runs.
-    fn best() -> Self {
-        Self::of_this_machine().pop().unwrap_or(Self::Scalar)
-    }
-
-    /// Those that this machine runs, each faster than the one before it. (The detection is cached by the standard library.)
-    fn of_this_machine() -> Vec<Self> {
-        let mut kernels = vec![Self::Scalar];
-        #[cfg(target_arch = "x86_64")]
-        {
-            kernels.extend(is_x86_feature_detected!("avx2").then(|| Self::Avx2(avx2::Layout::default())));
-            kernels.extend(avx512::is_supported().then(|| Self::Avx512(avx512::Layout::default())));
-        }
-        kernels
-    }
-
-    fn kept_bytes(&self) -> usize {
-        match self {
-            Self::Scalar => 0,
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx2(layout) => layout.kept_bytes(),
-            #[cfg(target_arch = "x86_64")]
-            Self::Avx512(layout) => layout.kept_bytes(),
-        }
-    }
-
-    /// `data`: whole rows of `row_bytes` bytes. `out`: as many rows of one RGB pixel per column.
-    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calling code built for CPU features"))]
-    fn horizontal(&mut self, data: &[u8], row_bytes: usize, columns: &Coefficients, out: &mut [u8]) {
-        match self {
-            Self::Scalar => {
-                for (row, out) in data.chunks_exact(row_bytes).zip(out.chunks_exact_mut(columns.len() * 3)) {
-                    scalar::horizontal_row(row, columns, out);
-                }
-            }
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `of_this_machine` gives this kernel only where the CPU has AVX2.
-            Self::Avx2(layout) => unsafe { avx2::horizontal(data, row_bytes, &avx2::columns(columns, layout), out) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: `of_this_machine` gives this kernel only where the CPU has what it asks for.
-            Self::Avx512(layout) => unsafe { avx512::horizontal(data, row_bytes, columns, layout, out) },
-        }
-    }
-
-    /// `data`: rows `stride` bytes apart, as many as `weights`. `out`: as many bytes as are wanted of each.
-    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "calling code built for CPU features"))]
-    fn vertical_row(&mut self, data: &[u8], stride: usize, weights: &[i32], out: &mut [u8]) {
-        match self {
-            Self::Scalar => scalar::vertical_row(data, stride, weights, out),
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as in `horizontal`.
-            Self::Avx2(layout) => unsafe { avx2::vertical_row(data, stride, weights, layout, out) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as in `horizontal`.
-            Self::Avx512(layout) => unsafe { avx512::vertical_row(data, stride, weights, layout, out) },
-        }
-    }
 }
 
 #[cfg(test)]

@@ -137,6 +137,44 @@ proptest! {
     }
 
     #[test]
+    fn rows_that_come_one_after_the_other_make_what_the_whole_upright_picture_makes(
+        which in 1..FILTERS.len(),
+        from in (1usize..90, 1usize..300), to in (1usize..60, 1usize..60), keep in (0u8..5, 0u8..5),
+        corner in (0.0f64..1.0, 0.0f64..1.0), extent in (0.0f64..=1.0, 0.0f64..=1.0), parts in (0.7f64..=1.0, 0.7f64..=1.0),
+        turn in (any::<bool>(), any::<bool>(), any::<bool>()), margin in (0usize..9, 0usize..9), at_once in 1usize..40, seed: u64,
+    ) {
+        let (sideways, mirrored_columns, mirrored_rows) = turn;
+        let turn = Turn { sideways, mirrored_columns, mirrored_rows };
+        let (width, height) = if sideways { (from.1, from.0) } else { from };
+        let to = (if keep.0 == 0 { width } else { to.0 }, if keep.1 == 0 { height } else { to.1 });
+        let axis = |samples: usize, kept: u8, part: f64, mirrored: bool| {
+            let axis = Axis::first(if kept < 2 { samples as f64 } else { (samples as f64 * part).max(1.0) }, samples as u32);
+            if mirrored { axis.mirrored() } else { axis }
+        };
+        let axes = [axis(width, keep.0, parts.0, mirrored_columns), axis(height, keep.1, parts.1, mirrored_rows)];
+        let (left, top) = ((corner.0 * to.0 as f64) as usize, (corner.1 * to.1 as f64) as usize);
+        let window = Window {
+            left, top,
+            width: ((extent.0 * (to.0 - left) as f64) as usize).max(1),
+            height: ((extent.1 * (to.1 - top) as f64) as usize).max(1),
+        };
+        let stored = noise(from.0, from.1, seed);
+        let upright = upright(&stored, from, turn);
+        let source = Source::of(axes[0], axes[1], &upright);
+        let plan = Plan::new(axes, to, [window.columns(), window.rows()], FILTERS[which], turn);
+        prop_assert_eq!(plan.is_none(), axes[0].is_already(to.0) && axes[1].is_already(to.1));
+        let Some(plan) = plan else { return Ok(()) };
+        for mut resizer in resizers() {
+            let expected = resizer.resize(source, to, &window, FILTERS[which]).unwrap();
+            // What was there before must not show.
+            let streamed = streamed(&mut resizer, &plan, &stored, from.0, margin, at_once);
+            let turned = self::upright(&streamed, plan.result(), turn);
+            prop_assert!(turned == expected, "{plan:?}");
+            prop_assert!(resizer.resize(source, to, &window, FILTERS[which]).unwrap() == expected);
+        }
+    }
+
+    #[test]
     fn a_window_of_nearest_is_cut_from_the_whole(
         from in (1usize..90, 1usize..90), to in (1usize..90, 1usize..90), corner in (0.0f64..1.0, 0.0f64..1.0), seed: u64,
     ) {
@@ -147,6 +185,79 @@ proptest! {
         let window = Window { left, top, width: to.0 - left, height: to.1 - top };
         prop_assert_eq!(resize(source, to, &window, Resample::Nearest), cut(&all, to.0, &window));
     }
+}
+
+/// The picture in `stored`, of that width and height, upright.
+fn upright(stored: &[u8], (width, height): (usize, usize), turn: Turn) -> Vec<u8> {
+    let (columns, rows) = if turn.sideways { (height, width) } else { (width, height) };
+    let pixel = |x: usize, y: usize| {
+        let x = if turn.mirrored_columns { columns - 1 - x } else { x };
+        let y = if turn.mirrored_rows { rows - 1 - y } else { y };
+        let (x, y) = if turn.sideways { (y, x) } else { (x, y) };
+        &stored[(y * width + x) * 3..][..3]
+    };
+    (0..rows).flat_map(|y| (0..columns).flat_map(move |x| pixel(x, y))).copied().collect()
+}
+
+/// The result of a plan, of rows that come with some columns more than are needed.
+fn streamed(
+    resizer: &mut Resizer,
+    plan: &Plan,
+    stored: &[u8],
+    width: usize,
+    margin: (usize, usize),
+    at_once: usize,
+) -> Vec<u8> {
+    let (columns, rows) = (plan.columns(), plan.rows());
+    let given = columns.start.saturating_sub(margin.0)..(columns.end + margin.1).min(width);
+    let mut stream = resizer.begin(plan, given.clone()).unwrap();
+    let mut row = rows.start;
+    while row < rows.end {
+        let room = stream.room(at_once.min(rows.end - row));
+        for line in room.chunks_exact_mut(given.len() * 3) {
+            line.copy_from_slice(&stored[(row * width + given.start) * 3..][..given.len() * 3]);
+            row += 1;
+        }
+        let bytes = room.len();
+        stream.take(bytes);
+    }
+    stream.finish()
+}
+
+#[test]
+fn a_picture_that_comes_by_the_row_is_held_by_the_few_rows_of_one_row_of_the_result() {
+    let (width, height) = (4000, 3000);
+    let axes = [Axis::whole(width), Axis::whole(height)];
+    let turned = [axes[1], axes[0]];
+    for (axes, size, window, sideways, most) in [
+        (axes, (298, 224), [37..261, 0..224], false, 224 * 3 * 130 + 4000 * 3 * 17),
+        (turned, (224, 298), [0..224, 37..261], true, 4000 * 3 * 130),
+    ] {
+        let plan = Plan::new(axes, size, window, Resample::Bicubic, Turn { sideways, ..Turn::default() }).unwrap();
+        let mut resizer = Resizer::default();
+        let mut stream = resizer.begin(&plan, 0..width as usize).unwrap();
+        let mut left = plan.rows().len();
+        while left > 0 {
+            let bytes = stream.room(left).len();
+            stream.take(bytes);
+            left -= bytes / (width as usize * 3);
+        }
+        assert_eq!(stream.finish().len(), 224 * 224 * 3);
+        let held = resizer.between.capacity() + resizer.passing.capacity();
+        assert!(held < most, "{held} of {}", width * height * 3);
+    }
+}
+
+#[test]
+fn what_has_no_end_of_weights_and_what_no_filter_does_is_not_done_by_the_row() {
+    let plan = |columns, resample, size: (usize, usize)| {
+        let axes = [Axis::whole(columns), Axis::whole(100)];
+        Plan::new(axes, size, [0..size.0, 0..size.1], resample, Turn::default())
+    };
+    assert!(plan(2_400_000, Resample::Bicubic, (20, 20)).is_none());
+    assert!(plan(240_000, Resample::Bicubic, (20, 20)).is_some());
+    assert!(plan(100, Resample::Nearest, (20, 20)).is_none());
+    assert!(plan(100, Resample::Bicubic, (100, 100)).is_none());
 }
 
 /// The first 8 bytes of its SHA-256.
