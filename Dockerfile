@@ -22,6 +22,7 @@ RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' >src/main.rs \
 COPY config/default.toml config/
 COPY onnx/examples/ onnx/examples/
 COPY tests/fixtures/images/photo_640x480.jpg tests/fixtures/images/
+COPY build.rs ./
 COPY src/ src/
 # Two thirds of the program are lines for a debugger. They go into a file that it names, and that a debugger finds beside it.
 RUN cargo build --release --locked && mkdir /out \

@@ -166,6 +166,41 @@ fn a_png_takes_its_crop_and_what_its_decoder_takes() {
     assert_within("astronaut.png", taken(|| processor.process(&bytes)), 20, 600_000);
 }
 
+/// A picture of 12 megapixels as JPEG, upright and on its side, and as PNG.
+fn large() -> [(&'static str, Vec<u8>); 3] {
+    let (width, height) = (LARGE.0 as usize, LARGE.1 as usize);
+    let pixels: Vec<u8> = (0..width * height * 3).map(|at| (at / 3 % width / 16 + at / 3 / width / 8) as u8).collect();
+    let format = turbojpeg::PixelFormat::RGB;
+    let image = turbojpeg::Image { pixels: &pixels[..], width, pitch: width * 3, height, format };
+    let jpeg = turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2).expect("a JPEG").to_vec();
+    let exif = b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let side = [&jpeg[..2], exif, &jpeg[2..]].concat();
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, LARGE.0, LARGE.1);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fast);
+    encoder.write_header().and_then(|mut writer| writer.write_image_data(&pixels)).expect("a PNG");
+    [("JPEG", jpeg), ("JPEG on its side", side), ("PNG", file)]
+}
+
+const LARGE: (u32, u32) = (4000, 3000);
+
+#[test]
+fn a_large_picture_is_resized_without_memory_for_its_pixels() {
+    const PIXELS: usize = (LARGE.0 * LARGE.1 * 3) as usize;
+    let _alone = alone();
+    for (name, bytes) in large() {
+        for fast_decode in [false, true] {
+            let options = ImageOptions { exif_orientation: true, fast_decode, max_pixels: 50_000_000 };
+            let config = PicturePreparation::Transformers(PreprocessorConfig::from_json("{}").expect("the defaults"));
+            // A new one, which keeps nothing from the picture before.
+            let mut processor = ImageProcessor::new(&config, options).expect("supported");
+            let all = taken(|| processor.process(&bytes).expect("a picture")).bytes;
+            assert!(all < PIXELS / 4, "{name}: {all} bytes, of {PIXELS} of the picture");
+        }
+    }
+}
+
 /// Pages that the system has handed to this process.
 #[cfg(target_os = "linux")]
 fn pages() -> u64 {

@@ -191,6 +191,11 @@ impl JobHead {
         }
     }
 
+    /// Whether somebody waits and there is time.
+    pub fn is_alive(&self, now: Instant) -> bool {
+        self.dead(now).is_none()
+    }
+
     /// Gives the head back while somebody waits and there is time, else answers it and counts how it ended.
     pub fn if_alive(self, now: Instant, metrics: &LaneMetrics) -> Option<Self> {
         match self.dead(now) {

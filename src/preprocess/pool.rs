@@ -4,12 +4,14 @@
 //! decoded (`image`, `resample`) or who may queue one (`batch`).
 //!
 //! Invariants: a picture that cannot be decoded, or whose decoder panics, fails its own job only and is answered from here; a
-//! job that died is dropped before its decode and again before its resize; the threads end when the input queue is closed and
-//! empty.
+//! job that died is dropped before its decode and again before its resize, or where rows are resized while they are decoded, between
+//! these; the threads end when the input queue is closed and empty.
+//!
+//! Times of decode and resize are those that went into each, however they take turns.
 
 use std::{
     io,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Instant,
@@ -17,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::image::{ImageError, ImageFormatName, ImageProcessor, decode_work};
+use super::image::{ImageError, ImageFormatName, ImageProcessor, Progress, decode_work};
 use crate::{
     batch::{Job, JobError, JobHead, JobQueue, Speed, Takes},
     encoder::{InputError, InputErrorKind, PixelBuf},
@@ -98,13 +100,22 @@ impl Stage {
         }
     }
 
-    fn process(&self, processor: &mut ImageProcessor, bytes: &Bytes, head: JobHead, started: Instant) {
-        let decoded = catch_unwind(AssertUnwindSafe(|| processor.decode(bytes)));
-        let decoded_at = Instant::now();
-        self.metrics.decode.observe((decoded_at - started).as_secs_f64());
-        let image = match decoded {
-            Ok(Ok(image)) => image,
+    fn process(&self, processor: &mut ImageProcessor, bytes: &Bytes, mut head: JobHead, started: Instant) {
+        let is_wanted = || head.is_alive(Instant::now());
+        let mut progress = Progress::new(&is_wanted);
+        let done = catch_unwind(AssertUnwindSafe(|| processor.process_while(bytes, &mut progress)));
+        let (took, resize) = (started.elapsed(), progress.resize());
+        self.metrics.decode.observe(took.saturating_sub(resize).as_secs_f64());
+        let crop = match done {
+            Ok(Ok(Some(crop))) => crop,
+            Ok(Ok(None)) => {
+                // Dead, as it was then.
+                let _ = head.if_alive(Instant::now(), &self.metrics.vision);
+                return;
+            }
             Ok(Err(error)) => return self.refuse(head, error),
+            // Not the picture's fault.
+            Err(panic) if progress.is_resizing() => resume_unwind(panic),
             Err(_) => {
                 *processor = self.processor.clone();
                 self.metrics.preprocess_panics.inc();
@@ -112,13 +123,7 @@ impl Stage {
                 return self.fail(head, JobError::Input(InputError { kind: InputErrorKind::InvalidImage, message }));
             }
         };
-        let Some(mut head) = head.if_alive(decoded_at, &self.metrics.vision) else { return };
-        let crop = match processor.crop(image) {
-            Ok(crop) => crop,
-            Err(error) => return self.refuse(head, error),
-        };
-        self.metrics.resize.observe(decoded_at.elapsed().as_secs_f64());
-        let took = started.elapsed();
+        self.metrics.resize.observe(resize.as_secs_f64());
         self.speed.observe(decode_work(bytes), took);
         head.preprocessed(took);
         self.output.push(Job { input: crop, head });

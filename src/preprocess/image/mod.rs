@@ -2,7 +2,8 @@
 //!
 //! Owns the order of the steps (sniff, limits, decode, orientation, RGB, resize, centre crop) and the two limits that guard
 //! them. `sniff` tells the format; `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`, `avif` decode, `orientation` turns, `convert` makes RGB,
-//! `placement` says where the crop lies, `mode` what is resized before it is RGB, `reduction` where `fast_decode` leaves the reference,
+//! `placement` says where the crop lies, `rows` resizes while rows are decoded, `mode` what is resized before it is RGB,
+//! `reduction` where `fast_decode` leaves the reference,
 //! `preprocess::memory` gives one picture's to the next, `preprocess::resample` resizes; `work` tells beforehand how much all that is;
 //! `thumbnail` goes all the way once more, for people.
 //! Does not catch panics of the decoders: whoever calls does, once for all steps.
@@ -36,6 +37,7 @@ mod orientation;
 mod placement;
 mod png;
 mod reduction;
+mod rows;
 mod sniff;
 mod thumbnail;
 mod tiff;
@@ -45,6 +47,7 @@ mod work;
 pub use self::{
     error::{ImageError, ImageFormatName},
     placement::UnsupportedPreprocessing,
+    rows::Progress,
     sniff::{format_of, is_picture},
     thumbnail::thumbnail,
     work::{PictureHeader, decode_work, picture_header},
@@ -52,12 +55,12 @@ pub use self::{
 use self::{
     mode::Mode,
     orientation::Orientation,
-    placement::{Cutter, Placement},
+    placement::{Centre, Cutter, Placement},
     reduction::Reduction,
 };
 use super::{
     memory,
-    resample::{Axis, Resizer, Source, Window},
+    resample::{Axis, Plan, Resizer, Source, Window},
 };
 use crate::{
     encoder::PixelBuf,
@@ -77,9 +80,10 @@ pub struct ImageOptions {
     /// Whether a JPEG much larger than the resized picture is decoded at 1/2, 1/4 or 1/8 of its sides, which changes the crop a
     /// little (see `reduction`).
     pub fast_decode: bool,
-    /// Width x height at most, checked before decoding. One picture takes at most 8 bytes a pixel while it is decoded (4:4:4
-    /// progressive JPEG: 9, in CMYK 12; AVIF with alpha 11, and up to 14 where samples have more than 8 bits), and some 16 MiB (the
-    /// codes of a lossless WebP: 40), besides what is kept from the one before; the layers of an AVIF take up to 100 MiB more.
+    /// Width x height at most, checked before decoding. One picture takes at most 8 bytes a pixel while it is decoded (CMYK in a progressive
+    /// JPEG: 12; AVIF with alpha 11, and up to 14 where samples have more than 8 bits), and some 16 MiB (the codes of a lossless WebP: 40),
+    /// besides what is kept from the one before; the layers of an AVIF take up to 100 MiB more. What [`ImageProcessor::process`] resizes
+    /// while it is decoded takes some MB, and in a JPEG of several scans their coefficients: 6 bytes a pixel at most.
     pub max_pixels: u64,
 }
 
@@ -105,9 +109,8 @@ impl RgbImage {
 
     /// A picture of `width x height`, reduced: its last row and column may stand for less than the others.
     fn reduced(width: u32, height: u32, reduction: Reduction, data: Vec<u8>) -> Self {
-        let denominator = reduction.denominator();
-        let axis = |side: u32| Axis::first(f64::from(side) / f64::from(denominator), side.div_ceil(denominator));
-        Self { columns: axis(width), rows: axis(height), reduction, mode: Mode::Plain, data }
+        let [columns, rows] = [width, height].map(|side| reduction.axis(side));
+        Self { columns, rows, reduction, mode: Mode::Plain, data }
     }
 
     /// The same in another mode.
@@ -196,7 +199,7 @@ impl ImageProcessor {
     /// # Panics
     /// A decoder may, on hostile data; nothing is left behind.
     pub fn decode(&mut self, bytes: &[u8]) -> Result<RgbImage, ImageError> {
-        let limits = Limits { max_pixels: self.options.max_pixels, kept_modes: self.kept_modes };
+        let limits = self.limits();
         // The last picture may have been decoded and never cropped.
         self.scratch.trim();
         let buffer = std::mem::take(&mut self.scratch.pixels);
@@ -224,13 +227,17 @@ impl ImageProcessor {
         Ok(image)
     }
 
+    fn limits(&self) -> Limits {
+        Limits { max_pixels: self.options.max_pixels, kept_modes: self.kept_modes }
+    }
+
     /// How far a JPEG of that size, as stored, is to be reduced. Nearest takes single pixels, which a reduced picture lacks.
-    fn reduction(&self, (width, height): (u32, u32), orientation: Orientation) -> Reduction {
+    fn reduction(&self, size: (u32, u32), orientation: Orientation) -> Reduction {
         let resample = self.cutter.resample();
         if !self.options.fast_decode || resample.is_none_or(|resample| resample == Resample::Nearest) {
             return Reduction::Whole;
         }
-        let upright = if self.turns && orientation.is_sideways() { (height, width) } else { (width, height) };
+        let upright = if self.turns { upright_size(size, orientation) } else { size };
         Reduction::between(upright, self.cutter.place(upright).size)
     }
 
@@ -244,12 +251,25 @@ impl ImageProcessor {
         let Placement { size, columns, rows } = self.cutter.place(full_size);
         // Without a filter the size is the picture's own, which is a copy.
         let resample = self.cutter.resample().unwrap_or(Resample::Nearest);
+        let window = Window { left: columns.skip, top: rows.skip, width: columns.take, height: rows.take };
+        let data = self.resize(&mut image, size, &window, resample)?;
+        let around = image.mode.around(self.kept_modes.unwrap_or(0));
+        self.scratch.pixels = image.data;
+        self.scratch.trim();
+        self.framed(data, &columns, &rows, around)
+    }
+
+    /// The crop whose middle is `data`, surrounded by a colour where that is smaller.
+    fn framed(
+        &self,
+        mut data: Vec<u8>,
+        columns: &Centre,
+        rows: &Centre,
+        around: [u8; 3],
+    ) -> Result<PixelBuf, ImageError> {
         let crop = self.cutter.crop();
         let (crop_width, crop_height) = (crop.width as usize, crop.height as usize);
-        let window = Window { left: columns.skip, top: rows.skip, width: columns.take, height: rows.take };
-        let mut data = self.resize(&mut image, size, &window, resample)?;
         if (columns.take, rows.take) != (crop_width, crop_height) {
-            let around = image.mode.around(self.kept_modes.unwrap_or(0));
             let mut padded = memory::zeroed(Vec::new(), crop_width * crop_height * 3)?;
             if around != [0; 3] {
                 padded.as_chunks_mut().0.fill(around);
@@ -260,8 +280,6 @@ impl ImageProcessor {
             }
             data = padded;
         }
-        self.scratch.pixels = image.data;
-        self.scratch.trim();
         Ok(PixelBuf::new(crop.width, crop.height, data))
     }
 
@@ -302,14 +320,104 @@ impl ImageProcessor {
         })
     }
 
-    /// [`decode`](Self::decode), then [`crop`](Self::crop).
+    /// What [`decode`](Self::decode), and then [`crop`](Self::crop), make of a picture. Where its kind allows it, rows are resized while
+    /// they are decoded, and there is never a whole picture of them.
     ///
     /// # Errors
     /// As `decode`.
+    ///
+    /// # Panics
+    /// As `decode`.
     pub fn process(&mut self, bytes: &[u8]) -> Result<PixelBuf, ImageError> {
-        let image = self.decode(bytes)?;
-        self.crop(image)
+        loop {
+            // Always wanted, so that the first time is the last.
+            if let Some(crop) = self.process_while(bytes, &mut Progress::new(&|| true))? {
+                return Ok(crop);
+            }
+        }
     }
+
+    /// The same of a picture for which somebody waits; `None` where it is found not to be wanted any more.
+    ///
+    /// # Errors
+    /// As `decode`.
+    ///
+    /// # Panics
+    /// As `decode`.
+    pub fn process_while(&mut self, bytes: &[u8], progress: &mut Progress) -> Result<Option<PixelBuf>, ImageError> {
+        match self.process_rows(bytes, progress)? {
+            ByRow::Crop(crop) => return Ok(Some(crop)),
+            ByRow::Unwanted => return Ok(None),
+            ByRow::Not => {}
+        }
+        let image = self.decode(bytes)?;
+        if !progress.is_wanted() {
+            return Ok(None);
+        }
+        progress.resizing(|| self.crop(image)).map(Some)
+    }
+
+    /// The same by the row.
+    fn process_rows(&mut self, bytes: &[u8], progress: &mut Progress) -> Result<ByRow, ImageError> {
+        let limits = self.limits();
+        self.scratch.trim();
+        let (data, plan, size, orientation) = match sniff::sniff(bytes)? {
+            ImageFormatName::Jpeg => {
+                let jpeg = jpeg::open(bytes, &limits)?;
+                let (size, reduction) = (jpeg.size(), self.reduction(jpeg.size(), jpeg.orientation()));
+                let orientation = if self.turns { jpeg.orientation() } else { Orientation::Upright };
+                let Some(plan) = self.plan(size, reduction, orientation) else { return Ok(ByRow::Not) };
+                let Some(source) = jpeg.rows(reduction) else { return Ok(ByRow::Not) };
+                let made = rows::resize(&mut source?, &plan, &mut self.scratch.resizer, progress)?;
+                let Some(data) = made else { return Ok(ByRow::Unwanted) };
+                (data, plan, size, orientation)
+            }
+            ImageFormatName::Png => {
+                let png = png::open(bytes, &limits)?;
+                let size = png.size();
+                let orientation = if self.turns { png.orientation() } else { Some(Orientation::Upright) };
+                let Some(orientation) = orientation.filter(|_| png.has_rows()) else { return Ok(ByRow::Not) };
+                let Some(plan) = self.plan(size, Reduction::Whole, orientation) else { return Ok(ByRow::Not) };
+                let resizer = &mut self.scratch.resizer;
+                let made = png.with_rows(|source| rows::resize(source, &plan, resizer, progress))?;
+                let Some((data, found)) = made else { return Ok(ByRow::Unwanted) };
+                if self.turns && found != orientation {
+                    return Ok(ByRow::Not);
+                }
+                (data, plan, size, orientation)
+            }
+            _ => return Ok(ByRow::Not),
+        };
+        let (width, height) = plan.result();
+        let mut image = RgbImage::new(width as u32, height as u32, data);
+        orientation.apply(&mut image, &mut self.scratch.spare)?;
+        self.scratch.trim();
+        let Placement { columns, rows, .. } = self.cutter.place(upright_size(size, orientation));
+        let around = Mode::Plain.around(self.kept_modes.unwrap_or(0));
+        self.framed(image.data, &columns, &rows, around).map(ByRow::Crop)
+    }
+
+    /// How a picture of that size, as stored, becomes a crop by the row.
+    fn plan(&self, (width, height): (u32, u32), reduction: Reduction, orientation: Orientation) -> Option<Plan> {
+        let axes = orientation.upright(reduction.axis(width), reduction.axis(height));
+        let Placement { size, columns, rows } = self.cutter.place(upright_size((width, height), orientation));
+        let window = [columns, rows].map(|side| side.skip..side.skip + side.take);
+        Plan::new(axes, size, window, self.cutter.resample()?, orientation.turn())
+    }
+}
+
+/// What a picture has become by the row.
+enum ByRow {
+    Crop(PixelBuf),
+    /// Nobody waits for it any more.
+    Unwanted,
+    /// It is of a kind that is decoded whole.
+    Not,
+}
+
+/// Width and height of a picture, upright, that is stored with these.
+fn upright_size((width, height): (u32, u32), orientation: Orientation) -> (u32, u32) {
+    if orientation.is_sideways() { (height, width) } else { (width, height) }
 }
 
 impl Scratch {

@@ -6,7 +6,10 @@ use super::{
     RgbImage,
     directory::{Directory, Layout},
 };
-use crate::preprocess::memory::{self, OutOfMemory};
+use crate::preprocess::{
+    memory::{self, OutOfMemory},
+    resample::{Axis, Turn},
+};
 
 /// One of the eight ways of EXIF tag 274, as its number says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,25 @@ impl Orientation {
         matches!(self, Self::Transpose | Self::Rotate90Clockwise | Self::Transverse | Self::Rotate270Clockwise)
     }
 
+    /// How a picture with it is stored.
+    pub(super) fn turn(self) -> Turn {
+        let (mirrored_columns, mirrored_rows) = match self {
+            Self::Upright | Self::Transpose => (false, false),
+            Self::FlipLeftRight | Self::Rotate90Clockwise => (true, false),
+            Self::Rotate180 | Self::Transverse => (true, true),
+            Self::FlipTopBottom | Self::Rotate270Clockwise => (false, true),
+        };
+        Turn { sideways: self.is_sideways(), mirrored_columns, mirrored_rows }
+    }
+
+    /// The sides of a picture, upright, that is stored with these.
+    pub(super) fn upright(self, columns: Axis, rows: Axis) -> [Axis; 2] {
+        let Turn { sideways, mirrored_columns, mirrored_rows } = self.turn();
+        let (columns, rows) = if sideways { (rows, columns) } else { (columns, rows) };
+        let seen = |axis: Axis, mirrored| if mirrored { axis.mirrored() } else { axis };
+        [seen(columns, mirrored_columns), seen(rows, mirrored_rows)]
+    }
+
     /// Turns `image` upright. Where that takes a second buffer, it is `spare`, which then holds the first.
     pub(super) fn apply(self, image: &mut RgbImage, spare: &mut Vec<u8>) -> Result<(), OutOfMemory> {
         let (width, height) = (image.columns.samples(), image.rows.samples());
@@ -70,16 +92,7 @@ impl Orientation {
             Self::Transverse => turn(image, spare, |x, y| (width - 1 - y, height - 1 - x))?,
             Self::Rotate270Clockwise => turn(image, spare, |x, y| (width - 1 - y, x))?,
         }
-        (image.columns, image.rows) = match self {
-            Self::Upright => (columns, rows),
-            Self::FlipLeftRight => (columns.mirrored(), rows),
-            Self::Rotate180 => (columns.mirrored(), rows.mirrored()),
-            Self::FlipTopBottom => (columns, rows.mirrored()),
-            Self::Transpose => (rows, columns),
-            Self::Rotate90Clockwise => (rows.mirrored(), columns),
-            Self::Transverse => (rows.mirrored(), columns.mirrored()),
-            Self::Rotate270Clockwise => (rows, columns.mirrored()),
-        };
+        [image.columns, image.rows] = self.upright(columns, rows);
         Ok(())
     }
 }

@@ -13,6 +13,8 @@
 //! differs by more than [`MAX_DIFFERENCE`], and all of them on average by no more than [`MAX_MEAN_DIFFERENCE`], or
 //! [`MAX_MEAN_DIFFERENCE_DITHERED`] where a picture is dithered in two colours, all of it high frequencies. `tests` holds it.
 
+use crate::preprocess::resample::Axis;
+
 /// How many times the resized picture what is decoded must be, on both sides.
 const MIN_GAP: f64 = 2.0;
 
@@ -43,6 +45,12 @@ impl Reduction {
         let shrinks = (f64::from(from.0) / to.0 as f64).min(f64::from(from.1) / to.1 as f64);
         let enough = |reduction: &Self| shrinks >= MIN_GAP * f64::from(reduction.denominator());
         [Self::Eighth, Self::Quarter, Self::Half].into_iter().find(enough).unwrap_or(Self::Whole)
+    }
+
+    /// A side of so many samples, reduced: the last of those that are left may stand for less than the others.
+    pub(super) fn axis(self, samples: u32) -> Axis {
+        let denominator = self.denominator();
+        Axis::first(f64::from(samples) / f64::from(denominator), samples.div_ceil(denominator))
     }
 
     /// One side is divided by this, rounded up.

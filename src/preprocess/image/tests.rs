@@ -10,6 +10,7 @@ use crate::model::{pictures::PicturePreparation, preprocessor::PreprocessorConfi
 
 mod fast_decode;
 mod rules;
+mod streamed;
 
 fn fixtures() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"))

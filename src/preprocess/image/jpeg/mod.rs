@@ -1,10 +1,12 @@
 //! JPEG, by libjpeg-turbo, as Pillow drives it: accurate integer DCT, smooth up-sampling.
 //!
-//! Owns the order of things: `markers` walks over the file before any decode, `scans` says what it costs, `turbo` calls the decoder.
+//! Owns the order of things: `markers` walks over the file before any decode, `scans` says what it costs, `turbo` calls the decoder for
+//! a whole picture, `rows` for one row after the other.
 //! Invariants: no pixel is decoded of a picture over a limit, and none is accepted whose data ends before its last row, which is where
 //! Pillow refuses. Both hold of the picture as it was sent, also where it is decoded smaller.
 
 mod markers;
+mod rows;
 mod scans;
 mod tail;
 pub(super) mod turbo;
@@ -17,6 +19,7 @@ use super::{
     reduction::Reduction,
 };
 use markers::{End, Markers};
+use rows::Rows;
 use scans::Scans;
 pub(super) use scans::is_arithmetic;
 
@@ -63,7 +66,7 @@ fn checked(scans: &Scans) -> Result<u32, ImageError> {
     if scans.are_too_many() { Err(ImageError::TooManyScans { scans: scans.count }) } else { Ok(scans.count) }
 }
 
-impl Jpeg<'_> {
+impl<'a> Jpeg<'a> {
     /// Width and height as stored.
     pub(super) fn size(&self) -> (u32, u32) {
         (self.width, self.height)
@@ -72,6 +75,13 @@ impl Jpeg<'_> {
     /// Which way up it is.
     pub(super) fn orientation(&self) -> Orientation {
         self.orientation
+    }
+
+    /// Its rows as they are decoded, reduced: the same that [`decode`](Self::decode) gives. None of a kind that is decoded whole.
+    pub(super) fn rows(&self, reduction: Reduction) -> Option<Result<Rows<'a>, ImageError>> {
+        let Self { ref inner, width, scans, end, .. } = *self;
+        let is_whole = inner.four_channels || inner.lossless;
+        (!is_whole).then(|| Rows::new(inner.bytes(), FORMAT, end, scans, reduction, width))
     }
 
     /// Decodes the pixels into the memory of `buffer`, reduced where the JPEG's kind allows it.

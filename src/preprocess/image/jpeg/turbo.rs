@@ -1,6 +1,6 @@
 //! The calls into libjpeg-turbo.
 //!
-//! Owns every `unsafe` line of decoding. The `turbojpeg` crate's own safe `Decompressor` is not used, for one reason: it turns
+//! Owns what its messages mean. The `turbojpeg` crate's own safe `Decompressor` is not used, for one reason: it turns
 //! each warning into a failure, already in the header, and one JPEG in ten of those that Pillow reads without complaint has a
 //! stray byte somewhere that libjpeg warns of.
 
@@ -122,6 +122,11 @@ impl<'a> Jpeg<'a> {
         let lossless = parameter(raw::TJPARAM_TJPARAM_LOSSLESS) != 0;
         let grey = colour_space == raw::TJCS_TJCS_GRAY as c_int;
         Ok(Self { handle, bytes, format, width, height, four_channels, lossless, grey })
+    }
+
+    /// The file.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// Whether it is decoded to grey: what is lossless is never converted.
@@ -253,14 +258,19 @@ impl Handle {
         // SAFETY: the handle is live, its message is a C string that lasts until the next call, and it is copied here. The last
         // thing said is an error's text if there was one: only the first warning is kept, and an error overwrites it.
         let message = unsafe { CStr::from_ptr(raw::tj3GetErrorStr(self.0.as_ptr())) }.to_string_lossy();
-        if WARNINGS.iter().any(|warning| message.starts_with(warning)) {
-            Ok(Verdict::Damaged)
-        } else if message.starts_with(PREMATURE_END) {
-            Err(ImageError::Truncated { format })
-        } else if SHORTAGES.iter().any(|shortage| message.contains(shortage)) {
-            Err(ImageError::OutOfMemory)
-        } else {
-            Err(ImageError::Corrupt { format, detail: message.into_owned() })
-        }
+        judge(&message, format)
+    }
+}
+
+/// What the last thing said comes to: a warning is no failure.
+pub(super) fn judge(message: &str, format: ImageFormatName) -> Result<Verdict, ImageError> {
+    if WARNINGS.iter().any(|warning| message.starts_with(warning)) {
+        Ok(Verdict::Damaged)
+    } else if message.starts_with(PREMATURE_END) {
+        Err(ImageError::Truncated { format })
+    } else if SHORTAGES.iter().any(|shortage| message.contains(shortage)) {
+        Err(ImageError::OutOfMemory)
+    } else {
+        Err(ImageError::Corrupt { format, detail: message.to_owned() })
     }
 }
