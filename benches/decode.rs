@@ -1,6 +1,10 @@
 //! What `preprocess.fast_decode` saves and what it costs, single thread: `cargo bench --bench decode`; how long each of some files takes
 //! to decode, of any format: `cargo bench --bench decode -- FILE...`; and our own decoders beside those of the crate `image`, which served
-//! before them: `cargo bench --bench decode -- others [FILE...]`. Two builds are compared by running both in turn.
+//! before them: `cargo bench --bench decode -- others [FILE...]`; and large pictures resized while they are decoded, as the service does it,
+//! beside the same decoded whole: `cargo bench --bench decode -- large`. Two builds are compared by running both in turn.
+//!
+//! Of a large picture the time is that of decode, resize and crop, and the memory the most that the process held meanwhile beyond what it
+//! held before, some of it free (Linux alone tells it).
 //!
 //! Beside `image` a fixture of 1920 x 1280 is written by the encoders of `image` and `tiff` in each format that both read. Both make RGB of it.
 //!
@@ -36,6 +40,7 @@ fn main() {
     let files: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     match files.split_first() {
         None => reductions(),
+        Some((word, _)) if word == "large" => large(),
         Some((word, files)) if word == "others" => others(files),
         Some(_) => files.iter().for_each(|file| whole(file)),
     }
@@ -122,6 +127,83 @@ fn whole(file: &str) {
         decoded
     });
     println!("{:>10}  {file}", milliseconds(median(times.collect())));
+}
+
+/// Large pictures, by the row and whole in turn.
+fn large() {
+    let middle =
+        fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images/coffee_large.jpg")).unwrap();
+    println!("{:>25} | {:^23} | {:^23} | {:>6}", "", "whole", "by the row", "");
+    println!("{:>25} | {:>11} {:>11} | {:>11} {:>11} | {:>6}", "picture", "time", "memory", "time", "memory", "ratio");
+    for (width, height) in [(4000, 3000), (8160, 6120)] {
+        let jpeg = repeated(&middle, width, height);
+        let side = sideways(&jpeg);
+        let size = format!("{width}x{height}");
+        for (name, bytes, fast) in [
+            ("JPEG", &jpeg, false),
+            ("JPEG on its side", &side, false),
+            ("JPEG, fast_decode", &jpeg, true),
+            ("PNG", &png(&jpeg), false),
+        ] {
+            let mut processor = processor(fast);
+            let mut whole = || {
+                let image = processor.decode(bytes).unwrap();
+                processor.crop(image).unwrap()
+            };
+            let mut other = self::processor(fast);
+            let mut rows = || other.process(bytes).unwrap();
+            assert_eq!(whole(), rows(), "{size} {name}");
+            let (mut of_whole, mut of_rows) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                of_whole.push(timed(&mut whole));
+                of_rows.push(timed(&mut rows));
+            }
+            let (of_whole, of_rows) = (median(of_whole), median(of_rows));
+            let ratio = of_whole.as_secs_f64() / of_rows.as_secs_f64();
+            let (more, less) = (memory(&mut whole), memory(&mut rows));
+            let column = |time, bytes: Option<u64>| {
+                let bytes = bytes.map_or("unknown".to_owned(), |bytes| format!("{:.1} MB", bytes as f64 / 1e6));
+                format!("{:>11} {bytes:>11}", milliseconds(time))
+            };
+            let (whole, rows) = (column(of_whole, more), column(of_rows, less));
+            println!("{:>25} | {whole} | {rows} | {ratio:>5.2}x", format!("{size} {name}"));
+        }
+    }
+}
+
+fn timed<T>(work: &mut impl FnMut() -> T) -> Duration {
+    let started = Instant::now();
+    black_box(work());
+    started.elapsed()
+}
+
+/// The most memory that the process holds during `work`, beyond what it held before.
+fn memory<T>(work: &mut impl FnMut() -> T) -> Option<u64> {
+    let field = |name: &str| {
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name).map(str::to_owned))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+    };
+    // Sets the peak back.
+    fs::write("/proc/self/clear_refs", "5").ok()?;
+    let before = field("VmRSS:")?;
+    black_box(work());
+    Some(field("VmHWM:")?.saturating_sub(before))
+}
+
+/// The same JPEG with the orientation of a phone held upright.
+fn sideways(jpeg: &[u8]) -> Vec<u8> {
+    let exif = b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    [&jpeg[..2], exif, &jpeg[2..]].concat()
+}
+
+/// The same as PNG.
+fn png(jpeg: &[u8]) -> Vec<u8> {
+    let decoded = turbojpeg::decompress(jpeg, turbojpeg::PixelFormat::RGB).unwrap();
+    let rgb = RgbImage::from_raw(decoded.width as u32, decoded.height as u32, decoded.pixels).unwrap();
+    let mut bytes = Cursor::new(Vec::new());
+    rgb.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
 }
 
 fn reductions() {
