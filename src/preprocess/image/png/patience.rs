@@ -1,35 +1,39 @@
 //! How long a stream may keep the fast inflater: a few times what its bytes need. This bounds the time of those whose blocks are nothing
-//! but tables. Whatever it says, the picture is the same: zlib's inflater begins anew.
+//! but tables. What becomes of the bytes meanwhile does not count. Whatever it says, the picture is the same: zlib's inflater begins anew.
 
-/// For each byte that is inflated, in nanoseconds. Those of pictures take 1 to 4, with all that is done with them.
+/// For each byte that is inflated, in nanoseconds. Those of pictures take 1 to 4.
 const OF_GIVEN: u64 = 4;
 
 /// For each byte of the stream besides. Those of pictures take 2 to 6.
 const OF_TAKEN: u64 = 16;
 
 /// For what does not depend on these.
-const OF_STREAM: u64 = 20_000_000;
+const OF_STREAM: i64 = 20_000_000;
 
-/// What is left for a stream.
-pub(super) struct Patience {
-    /// By [`now`].
-    until: u64,
-}
+/// What is left for a stream, in nanoseconds.
+pub(super) struct Patience(i64);
 
 impl Patience {
     /// None.
     #[cfg(test)]
-    pub(super) const NONE: Self = Self { until: 0 };
+    pub(super) const NONE: Self = Self(i64::MIN / 2);
 
-    /// For a stream that begins now.
+    /// For a stream of which nothing is inflated yet.
     pub(super) fn new() -> Self {
-        Self { until: now().saturating_add(OF_STREAM) }
+        Self(OF_STREAM)
     }
 
-    /// Whether it is over with a step of so many bytes.
-    pub(super) fn is_over(&mut self, taken: usize, given: usize) -> bool {
-        self.until = self.until.saturating_add(OF_TAKEN * taken as u64 + OF_GIVEN * given as u64);
-        now() > self.until
+    /// A step begins.
+    pub(super) fn begin() -> u64 {
+        now()
+    }
+
+    /// Whether it is over with a step of so many bytes, which has `begun` then.
+    pub(super) fn is_over(&mut self, begun: u64, taken: usize, given: usize) -> bool {
+        let spent = i64::try_from(now().saturating_sub(begun)).unwrap_or(i64::MAX);
+        let earned = (OF_TAKEN * taken as u64 + OF_GIVEN * given as u64) as i64;
+        self.0 = self.0.saturating_add(earned).saturating_sub(spent);
+        self.0 < 0
     }
 }
 

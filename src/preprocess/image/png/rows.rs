@@ -79,9 +79,10 @@ impl Inflater {
     fn read(&mut self, piece: &[u8], buffer: &mut [u8], filled: usize) -> Result<(usize, usize), ImageError> {
         match self {
             Self::Fast { inner, patience } => {
+                let begun = Patience::begin();
                 let done = inner.read(piece, buffer, filled, false);
                 let (taken, given) = done.map_err(|error| damaged(&format!("{error:?}")))?;
-                let is_over = patience.is_over(taken, given);
+                let is_over = patience.is_over(begun, taken, given);
                 if is_over { Err(ImageError::Wasteful { format: FORMAT }) } else { Ok((taken, given)) }
             }
             Self::Zlib { inner, is_done } => {
