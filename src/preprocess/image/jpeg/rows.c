@@ -131,12 +131,21 @@ int jpeg_rows_start(struct jpeg_rows *rows, const unsigned char *bytes, size_t l
   return 0;
 }
 
+/* libjpeg gives none where there are no more of them, which nobody asks for: better an error than a loop without end. */
+static unsigned some(struct jpeg_rows *rows, unsigned given) {
+  if (given == 0) {
+    snprintf(rows->message, sizeof rows->message, "fewer rows than its header says");
+    longjmp(rows->failed, 1);
+  }
+  return given;
+}
+
 static void read_rows(struct jpeg_rows *rows, unsigned char *out, size_t pitch, unsigned count) {
   while (count > 0) {
     JSAMPROW pointers[AT_ONCE];
     unsigned i, done, at_once = count < AT_ONCE ? count : AT_ONCE;
     for (i = 0; i < at_once; i++) pointers[i] = out + i * pitch;
-    done = jpeg_read_scanlines(&rows->jpeg, pointers, at_once);
+    done = some(rows, jpeg_read_scanlines(&rows->jpeg, pointers, at_once));
     out += done * pitch;
     count -= done;
   }
@@ -154,7 +163,7 @@ static void pass_over(struct jpeg_rows *rows, unsigned count, unsigned decoded) 
     jpeg_skip_scanlines(&rows->jpeg, count - decoded);
     count = decoded;
   }
-  while (count > 0) count -= jpeg_read_scanlines(&rows->jpeg, &rows->unseen, 1);
+  while (count > 0) count -= some(rows, jpeg_read_scanlines(&rows->jpeg, &rows->unseen, 1));
 }
 
 /* Passes over the next rows, with less work. */
