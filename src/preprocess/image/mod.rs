@@ -220,7 +220,11 @@ impl ImageProcessor {
             #[cfg(feature = "jxl")]
             ImageFormatName::JpegXl => jxl::decode(bytes, &limits, buffer),
         }?;
-        let Decoded { mut image, orientation } = decoded;
+        self.upright(decoded)
+    }
+
+    /// The picture as the rules show it.
+    fn upright(&mut self, Decoded { mut image, orientation }: Decoded) -> Result<RgbImage, ImageError> {
         if self.turns {
             orientation.apply(&mut image, &mut self.scratch.spare)?;
         }
@@ -345,12 +349,12 @@ impl ImageProcessor {
     /// # Panics
     /// As `decode`.
     pub fn process_while(&mut self, bytes: &[u8], progress: &mut Progress) -> Result<Option<PixelBuf>, ImageError> {
-        match self.process_rows(bytes, progress)? {
+        let image = match self.process_rows(bytes, progress)? {
             ByRow::Crop(crop) => return Ok(Some(crop)),
             ByRow::Unwanted => return Ok(None),
-            ByRow::Not => {}
-        }
-        let image = self.decode(bytes)?;
+            ByRow::Whole(image) => image,
+            ByRow::Not => self.decode(bytes)?,
+        };
         if !progress.is_wanted() {
             return Ok(None);
         }
@@ -366,8 +370,12 @@ impl ImageProcessor {
                 let jpeg = jpeg::open(bytes, &limits)?;
                 let (size, reduction) = (jpeg.size(), self.reduction(jpeg.size(), jpeg.orientation()));
                 let orientation = if self.turns { jpeg.orientation() } else { Orientation::Upright };
-                let Some(plan) = self.plan(size, reduction, orientation) else { return Ok(ByRow::Not) };
-                let Some(source) = jpeg.rows(reduction) else { return Ok(ByRow::Not) };
+                let plan = self.plan(size, reduction, orientation);
+                let (Some(plan), Some(source)) = (plan, jpeg.rows(reduction)) else {
+                    // What has been read of it is not read again.
+                    let buffer = std::mem::take(&mut self.scratch.pixels);
+                    return self.upright(jpeg.decode(reduction, buffer)?).map(ByRow::Whole);
+                };
                 let made = rows::resize(&mut source?, &plan, &mut self.scratch.resizer, progress)?;
                 let Some(data) = made else { return Ok(ByRow::Unwanted) };
                 (data, plan, size, orientation)
@@ -411,7 +419,9 @@ enum ByRow {
     Crop(PixelBuf),
     /// Nobody waits for it any more.
     Unwanted,
-    /// It is of a kind that is decoded whole.
+    /// It is of a kind that is decoded whole, and has been.
+    Whole(RgbImage),
+    /// It is of a kind that is to be decoded whole.
     Not,
 }
 

@@ -158,8 +158,14 @@ int jpeg_rows_read(struct jpeg_rows *rows, unsigned char *out, size_t pitch, uns
   return 0;
 }
 
+/* Whether rows may be passed over with less work than it takes to decode them. `jpeg_skip_scanlines` is made for rows that come in groups of
+ * two at most; of several scans all codes have been read by then, and there is little to save. */
+static int may_skip(struct jpeg_rows *rows) {
+  return rows->jpeg.max_v_samp_factor <= 2 && !jpeg_has_multiple_scans(&rows->jpeg);
+}
+
 static void pass_over(struct jpeg_rows *rows, unsigned count, unsigned decoded) {
-  if (count > decoded) {
+  if (count > decoded && may_skip(rows)) {
     jpeg_skip_scanlines(&rows->jpeg, count - decoded);
     count = decoded;
   }
