@@ -92,17 +92,12 @@ pub(super) fn knock(state: &AppState, request: &Request, modality: Modality) -> 
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use http::HeaderValue;
 
     use super::*;
-    use crate::{config, health::Health, telemetry::Metrics};
 
     fn state() -> AppState {
-        let set = vec!["model.path=m".to_owned(), "limits.max_queue_wait=500ms".to_owned()];
-        let loaded = config::load(&config::Overrides { set, ..Default::default() }, []).expect("valid");
-        AppState::new(loaded.config.into(), Arc::new(Metrics::new()), Arc::new(Health::new(Duration::from_secs(60))))
+        AppState::of_a_test(&["limits.max_queue_wait=500ms"])
     }
 
     fn of(headers: &[(&'static str, &'static str)]) -> Result<(Class, u128, u128), String> {

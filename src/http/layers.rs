@@ -100,7 +100,7 @@ pub(super) async fn observe(
 
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let _entered = span.enter();
-        log_error(&error, &state.refusals);
+        log_error(&error, &state);
         guard.error = Some(error.code.as_str());
         let Shaped { status, body } = error.wire(errors, id);
         *response.status_mut() = status;
@@ -219,15 +219,19 @@ async fn place_of(key: &Key, state: &AppState) -> Result<Place, ApiError> {
     })
 }
 
-/// `refusals` is the limit of lines about what is no fault of ours.
-fn log_error(error: &ApiError, refusals: &LogLimit) {
+/// Faults of ours always have their line. How often there is another error is for clients to choose, so it has one within its limit.
+fn log_error(error: &ApiError, state: &AppState) {
     let (code, index, cause) = (error.code.as_str(), error.index, error.cause.as_deref());
+    let within = |limit: &LogLimit| limit.admit(Instant::now()).map(|left_out| (left_out > 0).then_some(left_out));
     match error.code.status().as_u16() {
         500 => tracing::error!(code, index, cause, "{}", error.message),
-        501.. => tracing::warn!(code, index, cause, "{}", error.message),
+        501.. => {
+            if let Some(left_out) = within(&state.unanswered) {
+                tracing::warn!(code, index, cause, left_out, "{}", error.message);
+            }
+        }
         _ => {
-            if let Some(left_out) = refusals.admit(Instant::now()) {
-                let left_out = (left_out > 0).then_some(left_out);
+            if let Some(left_out) = within(&state.refusals) {
                 tracing::info!(code, index, cause, left_out, "{}", error.message);
             }
         }
@@ -289,17 +293,21 @@ mod tests {
     use crate::{config::LogFormat, telemetry::logged};
 
     #[test]
-    fn a_refusal_beyond_the_limit_has_no_line_and_a_failure_has() {
-        let limit = LogLimit::default();
+    fn an_error_beyond_its_limit_has_no_line_and_a_fault_of_ours_has() {
+        let state = AppState::of_a_test(&[]);
         let log = |errors: &[ApiError]| {
-            logged(LogFormat::Text, false, || errors.iter().for_each(|error| log_error(error, &limit)))
+            logged(LogFormat::Text, false, || errors.iter().for_each(|error| log_error(error, &state)))
         };
         let [refused, failed] = [ApiError::invalid("refused"), ApiError::internal("cause")];
+        let late = ApiError::new(Code::DeadlineExceeded, "late");
         assert!(log(std::slice::from_ref(&refused)).ends_with("INFO refused code=\"invalid_request\"\n"));
         // In an hour, before which no other window begins.
         let later = Instant::now() + Duration::from_secs(3600);
-        while limit.admit(later).is_some() {}
-        let lines = log(&[refused.clone(), failed, refused]);
+        while state.refusals.admit(later).is_some() {}
+        let lines = log(&[refused.clone(), failed.clone(), late.clone()]);
+        assert!(lines.lines().count() == 2 && lines.contains("ERROR") && lines.contains("WARN late"), "{lines}");
+        while state.unanswered.admit(later).is_some() {}
+        let lines = log(&[refused, failed, late]);
         assert!(lines.lines().count() == 1 && lines.contains("ERROR"), "{lines}");
     }
 

@@ -40,6 +40,8 @@ pub struct AppState {
     pub access: Access,
     /// Lines of the log about what was refused for a fault of the client's, or for want of room.
     pub(super) refusals: LogLimit,
+    /// The same about what could not be answered: a deadline of the client's is one reason.
+    pub(super) unanswered: LogLimit,
     web: Option<Web>,
     embedder: OnceLock<Embedder>,
     /// Of the model, as a header.
@@ -56,6 +58,7 @@ impl AppState {
             answers: ByteBudget::new(config.limits.max_inflight_answer_bytes),
             access: Access::without_file(&config.server, &metrics),
             refusals: LogLimit::default(),
+            unanswered: LogLimit::default(),
             config,
             metrics,
             health,
@@ -162,5 +165,17 @@ impl AppState {
     /// Takes the model out, to shut it down, once no handler is left.
     pub fn into_embedder(self) -> Option<Embedder> {
         self.embedder.into_inner()
+    }
+}
+
+#[cfg(test)]
+impl AppState {
+    /// Without a model, with the defaults and `set`.
+    pub(super) fn of_a_test(set: &[&str]) -> Self {
+        use std::time::Duration;
+
+        let set = ["model.path=m"].iter().chain(set).map(|&key| key.to_owned()).collect();
+        let loaded = crate::config::load(&crate::config::Overrides { set, ..Default::default() }, []).expect("valid");
+        Self::new(loaded.config.into(), Arc::new(Metrics::new()), Arc::new(Health::new(Duration::from_secs(60))))
     }
 }
