@@ -56,7 +56,7 @@ deny: ## check licences, sources, doubled and known faulty dependencies (ARGS="-
 bench: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure the speed: against bare ONNX Runtime, and over connections and rates (ARGS="load --help")
 	cargo bench --locked --bench serve -- $(ARGS)
 
-bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure beside infinity, transformers and OpenVINO (28 minutes, 16 GB) and write docs/benchmarks.md
+bench-peers: deps $(if $(filter x86_64,$(shell uname -m)),fetch-openvino) ## measure beside infinity, transformers and OpenVINO (40 minutes, 16 GB) and write docs/benchmarks.md
 	@benches/peers/install.sh
 	cargo bench --locked --bench serve -- compare $(ARGS)
 

@@ -135,3 +135,26 @@ fn the_readme_has_the_figures_of_the_benchmarks_page() {
         }
     }
 }
+
+#[test]
+fn the_page_on_scale_counts_cores_by_the_benchmarks_page() {
+    let (scale, page) = (read("docs/scale.md"), read("docs/benchmarks.md"));
+    let (cores, costs) = (table(&scale, "| cores for 1,000"), table(&page, "| model, JPEG |"));
+    let works = cores.first().expect("the table of docs/scale.md");
+    assert!(cores.len() > 5, "{cores:?}");
+    for row in &cores[2..] {
+        for (figure, work) in row.iter().zip(works).skip(1) {
+            // Beside a GPU the encoder is left out.
+            let name = row[0].strip_suffix(", without encode");
+            let measured = costs.iter().find(|cost| cost[0] == *work && cost[1] == name.unwrap_or(row[0]));
+            let Some(cost) = measured else { panic!("docs/benchmarks.md has no {} for {work}", row[0]) };
+            if name.is_none() {
+                assert_eq!(*figure, cost[6], "{}: {work}", row[0]);
+                continue;
+            }
+            let parts = [cost[2], cost[3], cost[5]].map(|part| part.parse::<f64>().expect("a part of a picture"));
+            let written: f64 = figure.parse().expect("a number");
+            assert!((written - parts.iter().sum::<f64>()).abs() < 0.15, "{}: {work}: {parts:?}", row[0]);
+        }
+    }
+}
