@@ -256,7 +256,9 @@ async fn an_upload_that_is_still_coming_holds_no_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn load_makes_batches() {
-    let (server, gate) = TestServer::start_gated(&["batch.vision.max_batch_size=8", "cache.max_bytes=0"]).await;
+    // The first run takes as long as the gate is held, and those that follow are as long as may be by that.
+    let set = ["batch.vision.max_batch_size=8", "cache.max_bytes=0", "limits.max_queue_wait=1h"];
+    let (server, gate) = TestServer::start_gated(&set).await;
     let ask = || {
         tokio::spawn(
             server.post("/embed/image").header("content-type", "image/png").body(picture("exact_224.png")).send(),
