@@ -1,8 +1,8 @@
 //! How many lines of one kind the log takes in a second.
 //!
-//! Owns the count. Does not own which lines are of one kind, nor the clock. There is one for what clients are refused, since a client chooses
-//! how often that is: under overload a line for each refusal is a quarter of what the refusal takes, and pushes out of the log what somebody
-//! will look for there.
+//! Owns the count. Does not own which lines are of one kind, nor the clock. There is one for what clients are refused and one for what is
+//! not answered, since a client chooses how often these are: under overload a line for each refusal is a quarter of what the refusal takes,
+//! and pushes out of the log what somebody will look for there.
 //!
 //! Invariant: what is left out is counted, and told with the next line.
 
