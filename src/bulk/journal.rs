@@ -23,7 +23,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{error::BulkError, json, output::Written, row::Row, sample::Chain};
-use crate::{model::lock, regular};
+use crate::{
+    model::lock::{self, Lock},
+    regular,
+};
 
 /// What makes a folder a run's.
 pub(super) const RUN: &str = "run.json";
@@ -133,7 +136,7 @@ pub(super) struct Journal {
     errors_bytes: u64,
     done: Done,
     files: Vec<PartFile>,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Journal {

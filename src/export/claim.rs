@@ -5,13 +5,12 @@
 //! there is neither, unless the process was killed, and then the next claim of that folder removes them.
 
 use std::{
-    fs::{self, File},
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use super::error::ExportError;
-use crate::model::lock;
+use crate::model::lock::{self, Lock};
 
 // With our name: what is so called in a folder of somebody else is removed.
 const LOCK: &str = ".clipserve-lock";
@@ -21,7 +20,7 @@ const PARTIAL: &str = ".clipserve-partial";
 #[derive(Debug)]
 pub(super) struct Claim {
     out: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Claim {
@@ -35,7 +34,7 @@ impl Claim {
         Self::with(out, lock::lock(&path, waits).map_err(ExportError::io(&path))?)
     }
 
-    fn with(out: &Path, lock: File) -> Result<Self, ExportError> {
+    fn with(out: &Path, lock: Lock) -> Result<Self, ExportError> {
         let claim = Self { out: out.to_owned(), _lock: lock };
         let partial = claim.partial();
         match fs::remove_dir_all(&partial) {

@@ -1,8 +1,8 @@
 //! Files that one process has at a time, and small files that appear whole or not at all.
 //!
 //! Owns taking the system's lock of a file, which goes with the process however that ends. Invariants: who has the lock of a path has
-//! that of the file that is there now, also where an earlier holder has removed or renamed it; what `replace` writes is on disk before it
-//! has its name, and what a process that was killed leaves of it the next one writes over.
+//! that of the file that is there now, also where an earlier holder has removed or renamed it; a lock that is dropped is free at once;
+//! what `replace` writes is on disk before it has its name, and what a process that was killed leaves of it the next one writes over.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -11,11 +11,23 @@ use std::{
     path::Path,
 };
 
+/// The lock of a file, until it is dropped.
+#[derive(Debug)]
+pub struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // To close the file is not enough: the system's lock is that of all its descriptors, and a child that another thread starts just
+        // now has one until it becomes its program. What cannot be given back goes with the process.
+        let _ = self.0.unlock();
+    }
+}
+
 /// Makes the file at `path` where there is none and takes its lock; `waits` is called before another process is waited for.
 ///
 /// # Errors
 /// What the system says.
-pub fn lock(path: &Path, waits: impl FnOnce()) -> io::Result<File> {
+pub fn lock(path: &Path, waits: impl FnOnce()) -> io::Result<Lock> {
     if let Some(lock) = try_lock(path)? {
         return Ok(lock);
     }
@@ -23,8 +35,9 @@ pub fn lock(path: &Path, waits: impl FnOnce()) -> io::Result<File> {
     loop {
         let file = open(path)?;
         file.lock()?;
-        if is_at(&file, path)? {
-            return Ok(file);
+        let lock = Lock(file);
+        if is_at(&lock.0, path)? {
+            return Ok(lock);
         }
     }
 }
@@ -33,15 +46,18 @@ pub fn lock(path: &Path, waits: impl FnOnce()) -> io::Result<File> {
 ///
 /// # Errors
 /// What the system says.
-pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
+pub fn try_lock(path: &Path) -> io::Result<Option<Lock>> {
     loop {
         let file = open(path)?;
         match file.try_lock() {
-            Ok(()) if is_at(&file, path)? => return Ok(Some(file)),
-            // Whoever had it has removed it.
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let lock = Lock(file);
+        // Where it is not, whoever had it has removed it.
+        if is_at(&lock.0, path)? {
+            return Ok(Some(lock));
         }
     }
 }
@@ -51,7 +67,8 @@ pub fn try_lock(path: &Path) -> io::Result<Option<File>> {
 /// # Errors
 /// What the system says; then what was at `path` is still there.
 pub fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = lock(partial, || ())?;
+    let mut lock = lock(partial, || ())?;
+    let file = &mut lock.0;
     let written = file
         .set_len(0)
         .and_then(|()| file.write_all(bytes))
@@ -109,11 +126,23 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         drop(first);
         let second = waiting.join().expect("taken");
-        assert!(is_at(&second, &path).expect("there"));
+        assert!(is_at(&second.0, &path).expect("there"));
         assert!(!is_at(&opened, &path).expect("there"));
         assert!(try_lock(&path).expect("tried").is_none());
         drop(second);
         assert!(try_lock(&path).expect("tried").is_some());
+    }
+
+    #[test]
+    fn a_lock_that_is_dropped_is_free_also_while_a_child_that_starts_has_its_descriptor() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lock");
+        let first = try_lock(&path).expect("tried").expect("taken");
+        // What a child has between `fork` and `exec`.
+        let of_a_child = first.0.try_clone().expect("a duplicate");
+        drop(first);
+        assert!(try_lock(&path).expect("tried").is_some());
+        drop(of_a_child);
     }
 
     #[test]

@@ -8,14 +8,13 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File},
-    io,
+    fs, io,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
 };
 
 use super::{HubError, RepoId};
-use crate::model::lock::{lock, replace};
+use crate::model::lock::{Lock, lock, replace};
 
 /// The folders of one repository.
 #[derive(Debug)]
@@ -68,9 +67,9 @@ impl RepoCache {
         files
     }
 
-    /// Makes the folder of the blobs and takes the lock of one, waiting for another process that downloads it. The lock goes
-    /// with the file, and with the process.
-    pub(super) fn lock(&self, etag: &str) -> Result<File, HubError> {
+    /// Makes the folder of the blobs and takes the lock of one, waiting for another process that downloads it. It goes
+    /// when it is dropped, and with the process.
+    pub(super) fn lock(&self, etag: &str) -> Result<Lock, HubError> {
         create_folder(&self.root.join("blobs"))?;
         create_folder(&self.locks)?;
         let path = self.locks.join(format!("{etag}.lock"));
