@@ -37,7 +37,7 @@ use super::{
 use crate::{
     embedder::Terms,
     health::Readiness,
-    telemetry::{LogLimit, Metrics, Reject, RequestSpan},
+    telemetry::{Metrics, Reject, RequestSpan},
 };
 
 /// The header of the request id.
@@ -222,19 +222,12 @@ async fn place_of(key: &Key, state: &AppState) -> Result<Place, ApiError> {
 /// Faults of ours always have their line. How often there is another error is for clients to choose, so it has one within its limit.
 fn log_error(error: &ApiError, state: &AppState) {
     let (code, index, cause) = (error.code.as_str(), error.index, error.cause.as_deref());
-    let within = |limit: &LogLimit| limit.admit(Instant::now()).map(|left_out| (left_out > 0).then_some(left_out));
     match error.code.status().as_u16() {
         500 => tracing::error!(code, index, cause, "{}", error.message),
         501.. => {
-            if let Some(left_out) = within(&state.unanswered) {
-                tracing::warn!(code, index, cause, left_out, "{}", error.message);
-            }
+            state.unanswered.write(|left_out| tracing::warn!(code, index, cause, left_out, "{}", error.message));
         }
-        _ => {
-            if let Some(left_out) = within(&state.refusals) {
-                tracing::info!(code, index, cause, left_out, "{}", error.message);
-            }
-        }
+        _ => state.refusals.write(|left_out| tracing::info!(code, index, cause, left_out, "{}", error.message)),
     }
 }
 

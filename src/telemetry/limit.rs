@@ -1,8 +1,8 @@
 //! How many lines of one kind the log takes in a second.
 //!
-//! Owns the count. Does not own which lines are of one kind, nor the clock. There is one for what clients are refused and one for what is
-//! not answered, since a client chooses how often these are: under overload a line for each refusal is a quarter of what the refusal takes,
-//! and pushes out of the log what somebody will look for there.
+//! Owns the count. Does not own which lines are of one kind. There is one for what clients are refused, one for what is not answered and one
+//! for pictures that are not fetched, since a client chooses how often these are: under overload a line for each refusal is a quarter of what
+//! the refusal takes, and pushes out of the log what somebody will look for there.
 //!
 //! Invariant: what is left out is counted, and told with the next line.
 
@@ -28,6 +28,13 @@ struct Window {
 }
 
 impl LogLimit {
+    /// Writes a line of this kind, or counts it as left out. `line` is given how many were left out since the last one, where any were.
+    pub fn write(&self, line: impl FnOnce(Option<u64>)) {
+        if let Some(left_out) = self.admit(Instant::now()) {
+            line((left_out > 0).then_some(left_out));
+        }
+    }
+
     /// Whether a line may be written at `now`: with how many were left out since the last one that was.
     pub fn admit(&self, now: Instant) -> Option<u64> {
         // Nothing under the lock can panic.

@@ -46,7 +46,7 @@ use crate::{
     budget::Reservation,
     config::{AllowedHosts, Config},
     model::hub::HubError,
-    telemetry::{Fetch, Metrics, Reject},
+    telemetry::{Fetch, LogLimit, Metrics, Reject},
 };
 
 /// Clients' requests that wait for pictures, for each connection that may be open, in all and to one host. Each holds a place among all
@@ -91,6 +91,8 @@ pub struct Web {
     /// Each has its place, so no more are in it than there are threads.
     requests: mpsc::Sender<Request>,
     metrics: Arc<Metrics>,
+    /// Why pictures were not fetched.
+    lines: LogLimit,
     is_picture: fn(&[u8]) -> bool,
 }
 
@@ -146,6 +148,7 @@ impl Web {
             places: Places::new(web.max_connections, web.max_connections_per_host),
             requests,
             metrics,
+            lines: LogLimit::default(),
             is_picture,
         }))
     }
@@ -198,14 +201,15 @@ impl Web {
                 self.metrics.web_picture(why);
                 // The address without its query: a client's, and within its own line of the log.
                 let reason = why.label();
-                match why {
+                self.lines.write(|left_out| match why {
                     Fetch::Address => tracing::info!(
                         %address,
                         reason,
+                        left_out,
                         "a picture was not fetched: its host has an address that is not public and not in web.allow_networks"
                     ),
-                    _ => tracing::info!(%address, reason, "a picture was not fetched"),
-                }
+                    _ => tracing::info!(%address, reason, left_out, "a picture was not fetched"),
+                });
                 Err(NotFetched::Failed)
             }
             Err(Failure::Busy) => {
@@ -289,5 +293,48 @@ fn work(client: &Client, coming: &Mutex<mpsc::Receiver<Request>>) {
         if let Ok(got) = got {
             let _ = answer.send(got);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+    use crate::{
+        budget::ByteBudget,
+        config::{self, LogFormat, Overrides},
+        telemetry::logged,
+    };
+
+    #[derive(Debug)]
+    struct Inside;
+
+    impl Names for Inside {
+        fn addresses(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+            Ok(vec![Ipv4Addr::LOCALHOST.into()])
+        }
+    }
+
+    #[test]
+    fn a_picture_that_is_not_fetched_has_a_line_within_the_limit() {
+        let set = vec!["model.path=m".to_owned(), "web.allow_hosts=pictures.test".to_owned()];
+        let loaded = config::load(&Overrides { set, ..Default::default() }, []).expect("valid");
+        let web = Web::start(&loaded.config, Arc::new(Inside), Arc::new(Metrics::new()), |_| true);
+        let web = web.expect("started").expect("a host is allowed");
+        let address = web.address("http://pictures.test/a.png").expect("fit");
+        let room = Arc::new(Room::new(ByteBudget::new(1 << 20), 0));
+        let later = Instant::now() + Duration::from_secs(3600);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let log = || {
+            logged(LogFormat::Text, false, || {
+                assert_eq!(runtime.block_on(web.fetch(&address, &room, later)).map(|_| ()), Err(NotFetched::Failed));
+            })
+        };
+        let line = log();
+        assert!(line.contains("not public") && line.contains("pictures.test") && line.lines().count() == 1, "{line}");
+        // In an hour, before which no other window begins.
+        while web.lines.admit(later).is_some() {}
+        assert_eq!(log(), "");
     }
 }
