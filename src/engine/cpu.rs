@@ -2,9 +2,15 @@
 //!
 //! Owns asking the CPU. Does not own what follows from it (`provider`, `openvino`, and [`super::Engine`] for 8-bit products).
 
-/// Whether the CPU multiplies matrices of bf16 faster than of f32.
+/// Whether the CPU multiplies matrices of bf16.
 pub(super) fn computes_in_bf16() -> bool {
-    has(|features| features.has_amx_bf16() || features.has_avx512_bf16())
+    has_amx() || has(raw_cpuid::ExtendedFeatures::has_avx512_bf16)
+}
+
+/// Whether it does so faster than of f32: by its matrix units, or by vectors that are not Intel's. An Intel CPU with AVX512-BF16 alone, as
+/// virtual machines without AMX show it, multiplies bf16 at 0.58 of its rate in f32; AMD's take half the time (`docs/precision.md`).
+pub(super) fn gains_from_bf16() -> bool {
+    has_amx() || (computes_in_bf16() && !is_intel())
 }
 
 /// Whether the CPU has matrix units for bf16.

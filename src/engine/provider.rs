@@ -93,7 +93,7 @@ impl RunningProvider {
 pub(super) fn settle(config: &EngineConfig) -> Result<(&'static Runtime, RunningProvider), EngineError> {
     let arithmetic = match config.precision {
         PrecisionChoice::Bf16 => Arithmetic::Bf16,
-        PrecisionChoice::Auto if cpu::computes_in_bf16() => Arithmetic::Bf16,
+        PrecisionChoice::Auto if cpu::gains_from_bf16() => Arithmetic::Bf16,
         PrecisionChoice::Int8 => Arithmetic::Int8,
         PrecisionChoice::Auto | PrecisionChoice::F32 | PrecisionChoice::F16 => Arithmetic::F32,
     };
@@ -129,7 +129,7 @@ fn automatic(
 ) -> Result<(&'static Runtime, RunningProvider), EngineError> {
     let openvino = || match openvino(config, arithmetic) {
         Ok(running) => {
-            tracing::info!("engine.precision = \"auto\": the CPU computes in bf16, OpenVINO is used");
+            tracing::info!("engine.precision = \"auto\": the CPU gains from bf16, OpenVINO is used");
             Some(running)
         }
         Err(unusable) => {
