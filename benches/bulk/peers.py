@@ -14,11 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+from all_clip import load_clip
 from clip_retrieval.clip_inference.mapper import ClipMapper
 from clip_retrieval.clip_inference.reader import FilesReader
 from clip_retrieval.clip_inference.runner import Runner
 from clip_retrieval.clip_inference.writer import NumpyWriter
-from clip_retrieval.load_clip import load_clip
 from sentence_transformers import SentenceTransformer, models
 
 PACKAGES = ["clip-retrieval", "all_clip", "sentence-transformers", "transformers", "torch", "pillow"]

@@ -60,7 +60,7 @@ pub(crate) struct Options {
     #[arg(value_enum)]
     what: Vec<What>,
     /// Arithmetics of the encoders.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "f32,bf16,int8-openvino")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "f32,bf16,int8,int8-openvino")]
     arithmetics: Vec<Arithmetic>,
     /// Rounds.
     #[arg(long, default_value_t = 3)]
