@@ -71,7 +71,7 @@ pub struct ExportArgs {
     pub checkpoint: PathBuf,
     /// The directory to make; `serve --model` takes it. It must not exist, or be empty.
     pub out: PathBuf,
-    /// Arithmetic of the graphs.
+    /// Arithmetic of the graphs; bf16 is served from those in f32.
     #[arg(long, value_enum, default_value_t = Precision::F32)]
     pub precision: Precision,
 }

@@ -25,7 +25,7 @@ use clipserve::{
     export::export_checkpoint,
     health::Health,
     model::checkpoint_in,
-    server::{LoadContext, Probes, Server},
+    server::{self, LoadContext, Probes, Server, UnknownPath},
     signals,
     telemetry::{self, Metrics},
     tune::tune,
@@ -74,6 +74,9 @@ fn main() -> ExitCode {
 
 /// The exit code of a command that ended by `error`.
 fn failed(error: &anyhow::Error) -> ExitCode {
+    if error.is::<UnknownPath>() {
+        return ExitCode::from(EX_USAGE);
+    }
     match error.downcast_ref::<BulkError>() {
         Some(BulkError::Usage(_)) => ExitCode::from(EX_USAGE),
         // As of a process that a signal ends.
@@ -90,6 +93,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         io::stdout().write_all(loaded.effective.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
+    server::check(&loaded.config)?;
     if args.check_config {
         writeln!(io::stdout(), "configuration ok")?;
         return Ok(ExitCode::SUCCESS);

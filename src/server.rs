@@ -23,6 +23,7 @@ use std::{
 pub use error::ServeError;
 use tokio::{net::TcpListener, sync::oneshot, time};
 
+pub use crate::http::access::UnknownPath;
 use crate::{
     config::{Config, ServerConfig},
     embedder::{Embedder, StartError, is_picture},
@@ -69,6 +70,14 @@ pub struct Server {
     access: Access,
     tls: Option<Tls>,
     watched: Vec<Watched>,
+}
+
+/// What can be said of a configuration by who knows the routes, and is said before anything starts.
+///
+/// # Errors
+/// [`UnknownPath`].
+pub fn check(config: &Config) -> Result<(), UnknownPath> {
+    http::check(&config.server)
 }
 
 impl Server {

@@ -147,6 +147,8 @@ pub(super) async fn authenticate(State(state): State<Arc<AppState>>, request: Re
         None => {
             let message = if is_doubled {
                 "the request has more than one Authorization header; send one, Authorization: Bearer <api key>"
+            } else if token.is_some() {
+                "the API key of the Authorization header is none of this server's"
             } else {
                 "this server wants the header Authorization: Bearer <api key>"
             };

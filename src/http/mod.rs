@@ -60,7 +60,7 @@ pub use error::{ApiError, Code};
 pub use state::AppState;
 
 use self::{
-    access::{Access, AccessError},
+    access::{Access, AccessError, UnknownPath},
     dialects::{cohere, immich, infinity, jina, nim, oip, openai, tei, voyage, weaviate},
     error::NATIVE,
     layers::Observer,
@@ -123,12 +123,24 @@ const ROUTES: Routes = Routes {
     ],
 };
 
+/// Whether the paths that the configuration names are there; what a configuration says of routes cannot be known where it is read.
+///
+/// # Errors
+/// [`UnknownPath`].
+pub fn check(server: &ServerConfig) -> Result<(), UnknownPath> {
+    Access::check(server, templates())
+}
+
 /// Who may ask, as configured, and the file that is to be watched for it, where there is one.
 ///
 /// # Errors
 /// One line for the operator.
 pub fn start_access(server: &ServerConfig, metrics: &Arc<Metrics>) -> Result<(Access, Option<Watched>), AccessError> {
-    Access::start(server, metrics, ROUTES.routes.iter().map(|route| route.template))
+    Access::start(server, metrics, templates())
+}
+
+fn templates() -> impl Iterator<Item = &'static str> {
+    ROUTES.routes.iter().map(|route| route.template)
 }
 
 /// The service on the main listener.
@@ -199,7 +211,7 @@ fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>, scheme: &'stati
     };
     let observer = Observer { state: Arc::clone(&state), routes: &ROUTES, scheme };
     routes
-        .fallback(|| async { ApiError::new(Code::NotFound, "no such route; GET /info says what runs here") })
+        .fallback(|| async { ApiError::new(Code::NotFound, "no such route; GET /docs lists them") })
         .method_not_allowed_fallback(method_not_allowed)
         .layer(
             ServiceBuilder::new()
@@ -215,7 +227,7 @@ async fn method_not_allowed(method: Method) -> ApiError {
     let message = match method {
         Method::GET | Method::HEAD => "the path takes POST",
         Method::POST => "the path takes GET",
-        _ => "the path takes GET or POST, as the Allow header says",
+        _ => "the path does not take this method; the Allow header says what it takes",
     };
     ApiError::new(Code::MethodNotAllowed, message)
 }

@@ -63,6 +63,17 @@ fn a_wrong_configuration_exits_64_with_one_line_for_each_error() {
 }
 
 #[test]
+fn a_path_that_is_none_is_a_fault_of_the_configuration() {
+    let env = [("CLIPSERVE__MODEL__PATH", "m"), ("CLIPSERVE__SERVER__API_KEY", "k")];
+    for args in [&["--check-config"][..], &[]] {
+        let output = clipserve(&[&["serve", "--set", "server.open_paths=/predcit"], args].concat(), &env);
+        assert_eq!((output.status.code(), text(&output.stdout)), (Some(64), ""));
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains("server.open_paths has \"/predcit\"") && stderr.lines().count() == 1, "{stderr}");
+    }
+}
+
+#[test]
 fn a_failure_is_one_line_whatever_a_name_holds() {
     for (args, code) in
         [(&["export", "/absent\nclipserve: forged", "x"][..], 1), (&["embed", "/absent\nforged.jpg", "--out", "x"], 64)]

@@ -51,6 +51,10 @@ async fn each_of_several_keys_opens_and_is_counted_by_its_name() {
     for key in [None, Some("one"), Some("one-firs"), Some("one-first1"), Some("three"), Some(&*"x".repeat(2000))] {
         assert_eq!(status(&server, key).await, 401, "{key:?}");
     }
+    for (key, expected) in [(None, "wants the header"), (Some("three"), "none of this server's")] {
+        let message = error(embed(&server, key, json!("a")).await, 401, "unauthorized").await;
+        assert!(message.contains(expected), "{message}");
+    }
     assert_eq!(embed(&server, Some("one-first"), json!(5)).await.status(), 400);
     for (series, expected) in [
         (of_key("one", "2xx"), 1.0),

@@ -20,6 +20,7 @@ use std::{
 };
 
 pub(super) use self::keys::{Key, Place};
+pub use self::open::UnknownPath;
 use self::{keys::Keys, open::Open};
 use crate::{
     config::ServerConfig,
@@ -73,6 +74,14 @@ impl Access {
         Self { keys, open: Open::default() }
     }
 
+    /// Whether what is configured is there: `routes` are the templates of all routes. Reads no file.
+    ///
+    /// # Errors
+    /// [`UnknownPath`].
+    pub(super) fn check<'a>(server: &ServerConfig, routes: impl Iterator<Item = &'a str>) -> Result<(), UnknownPath> {
+        Open::new(server, routes).map(|_| ())
+    }
+
     /// As configured, and the file that is to be watched, where there is one. `routes` are the templates of all routes.
     ///
     /// # Errors
@@ -82,7 +91,7 @@ impl Access {
         metrics: &Arc<Metrics>,
         routes: impl Iterator<Item = &'a str>,
     ) -> Result<(Self, Option<Watched>), AccessError> {
-        let open = Open::new(server, routes).map_err(AccessError)?;
+        let open = Open::new(server, routes).map_err(|error| AccessError(error.to_string()))?;
         let Some(path) = server.api_keys_file.clone() else {
             return Ok((Self { open, ..Self::without_file(server, metrics) }, None));
         };

@@ -10,6 +10,16 @@ use ipnet::IpNet;
 
 use crate::config::ServerConfig;
 
+/// A path of `server.open_paths` that no route has; one line.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "server.open_paths has {path:?}, which is no path of this service; those that vary behind a slash are {varying}"
+)]
+pub struct UnknownPath {
+    path: String,
+    varying: String,
+}
+
 /// The paths, and from where.
 #[derive(Debug, Default)]
 pub(super) struct Open {
@@ -22,17 +32,20 @@ pub(super) struct Open {
 
 impl Open {
     /// As configured. `templates` are those of all routes.
-    pub(super) fn new<'a>(server: &ServerConfig, templates: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// [`UnknownPath`].
+    pub(super) fn new<'a>(
+        server: &ServerConfig,
+        templates: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, UnknownPath> {
         let templates: Vec<&str> = templates.collect();
         let route = |path: &str| {
             let found = templates.iter().find(|template| spelt(template) == path);
             found.map(|template| (*template).to_owned()).ok_or_else(|| {
                 let varying = templates.iter().filter(|template| template.contains('{'));
                 let varying: Vec<String> = varying.map(|template| spelt(template)).collect();
-                format!(
-                    "server.open_paths has {path:?}, which is no path of this service; those that vary behind a slash are {}",
-                    varying.join(", ")
-                )
+                UnknownPath { path: path.to_owned(), varying: varying.join(", ") }
             })
         };
         let routes = server.open_paths.iter().map(route).collect::<Result<_, _>>()?;
@@ -69,7 +82,7 @@ mod tests {
         load(&Overrides { set, ..Overrides::default() }, []).expect("valid").config
     }
 
-    fn open(paths: &str, networks: &str) -> Result<Open, String> {
+    fn open(paths: &str, networks: &str) -> Result<Open, UnknownPath> {
         let (paths, networks) = (format!("server.open_paths={paths}"), format!("server.open_networks={networks}"));
         Open::new(&config(&[&paths, &networks]).server, ROUTES.into_iter())
     }
@@ -101,7 +114,7 @@ mod tests {
     #[test]
     fn a_path_that_is_no_route_is_refused() {
         for bad in ["/predcit", "/predict/", "/v2/models/{*path}", "/v2/*", "/PREDICT"] {
-            let fault = open(bad, "").expect_err(bad);
+            let fault = open(bad, "").expect_err(bad).to_string();
             assert!(fault.contains(bad) && fault.contains("/v2/models/*") && fault.lines().count() == 1, "{fault}");
         }
     }

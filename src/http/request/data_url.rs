@@ -110,8 +110,22 @@ fn from_base64(text: &str, most: usize) -> Result<Vec<u8>, ApiError> {
     decoded.map(|()| picture).map_err(|_| fault_of_base64(text))
 }
 
-/// Which byte is none of the alphabet, or that its end is wrong.
+/// Bytes of the longest path that is told from base64 that is broken.
+const MAX_PATH: usize = 4096;
+
+/// That it is a path, which byte is none of the alphabet, or that its end is wrong.
 fn fault_of_base64(text: &str) -> ApiError {
+    // No byte of base64 is a dot.
+    let suffix = text.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+    if text.len() <= MAX_PATH
+        && matches!(suffix.len(), 3 | 4)
+        && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    {
+        return ApiError::invalid(
+            "the picture looks like the path of a file, and files of this server are not read; send what is in it, as base64, as a data URL \
+             or by multipart",
+        );
+    }
     let known = |byte: &u8| byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace() || b"+/=%".contains(byte);
     ApiError::invalid(match text.bytes().enumerate().find(|(_, byte)| !known(byte)) {
         Some((_, b'-' | b'_')) => {
@@ -193,6 +207,9 @@ mod tests {
             ("data:image/png#fragment,QUJD", "no comma"),
             ("data:;base64,QU\u{e9}D", "byte 2 is"),
             ("file:///etc/passwd", "files of this server are not read"),
+            ("onnx/examples/cat_face.png", "looks like the path of a file"),
+            ("IMG_1.JPEG", "looks like the path of a file"),
+            ("QUJD.", "byte 4 is `.`"),
             ("blob:http://x/1", "within the page"),
             ("s3://bucket/key", "addresses of this kind"),
         ] {
