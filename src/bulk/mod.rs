@@ -158,7 +158,7 @@ impl Run<'_> {
         let mut progress = Progress::new(done.rows, done.errors, sources.total(), print);
         let seen = Seen { progress: &mut progress, report: report.as_mut(), stop };
         let ended = self.to_the_end(sources, &output, &mut journal, seen);
-        let summary = progress.finish(journal.done().parts, journal.errors_file());
+        let summary = progress.finish(modality, journal.done().parts, journal.errors_file());
         if let Some(report) = report {
             if let Some(page) = report.to_keep(&summary) {
                 print(&format!("--report {}: nothing was made, and the page that is there stays", page.display()));

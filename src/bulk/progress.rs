@@ -11,7 +11,7 @@ use std::{
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{error::counted, row::Row};
+use super::{error::counted, options::Modalities, row::Row};
 use crate::embedder::Timings;
 
 /// How often there is a line.
@@ -91,11 +91,18 @@ impl<'a> Progress<'a> {
     }
 
     /// After the last row; `errors_file` has the errors.
-    pub(super) fn finish(self, parts: u64, errors_file: PathBuf) -> Summary {
+    ///
+    /// What was embedded is named, so that a list that was taken for texts is seen.
+    pub(super) fn finish(self, modality: Modalities, parts: u64, errors_file: PathBuf) -> Summary {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
         Summary {
+            of: match modality {
+                Modalities::Image => "picture",
+                Modalities::Text => "text",
+                Modalities::Both => "item",
+            },
             items: self.before + self.rows,
             errors: self.errors,
             parts,
@@ -130,6 +137,8 @@ impl Shares {
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Summary {
+    /// What an item is.
+    of: &'static str,
     /// Rows that are there now.
     pub items: u64,
     /// Of them, those without their embedding.
@@ -163,9 +172,9 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { items, errors, parts, errors_file, embedded_now, took, shares } = self;
+        let Self { of, items, errors, parts, errors_file, embedded_now, took, shares } = self;
         let (seconds, rate) = (took.as_secs_f64(), self.rate());
-        let (items_now, parts) = (counted(*items, "item"), counted(*parts, "part"));
+        let (items_now, parts) = (counted(*items, of), counted(*parts, "part"));
         writeln!(f, "{items_now} in {parts}, {errors} of them without an embedding")?;
         if *errors > 0 {
             writeln!(f, "{} says why", errors_file.display())?;
@@ -193,11 +202,11 @@ mod tests {
             line.starts_with("1,500 of 4,000 items, ") && line.contains("/s, decode 25 %, queue 50 %, encoder 25 %")
         );
         assert!(line.contains(", 2 errors, ") && line.ends_with(" left"), "{line}");
-        let summary = progress.finish(3, "out/errors.jsonl".into());
+        let summary = progress.finish(Modalities::Both, 3, "out/errors.jsonl".into());
         assert_eq!((summary.items, summary.errors, summary.embedded_now), (1500, 2, 500));
         assert!(summary.to_string().contains("1000 of them were there before"), "{summary}");
         assert!(summary.to_string().contains("\nout/errors.jsonl says why\n"), "{summary}");
-        let one = Summary { items: 1, parts: 1, errors: 0, ..summary };
-        assert!(one.to_string().starts_with("1 item in 1 part, 0 of them"), "{one}");
+        let one = Summary { of: "text", items: 1, parts: 1, errors: 0, ..summary };
+        assert!(one.to_string().starts_with("1 text in 1 part, 0 of them"), "{one}");
     }
 }

@@ -26,6 +26,17 @@ const PICTURES: &[&str] = &[
     "webp",
 ];
 
+/// Suffixes of photographs and scans that it does not: each is a picture whose row says so, since a phone's folder is full of them.
+const OTHERS: &[&str] = &[
+    #[cfg(not(feature = "heic"))]
+    "heic",
+    #[cfg(not(feature = "heic"))]
+    "heif",
+    "jp2",
+    #[cfg(not(feature = "jxl"))]
+    "jxl",
+];
+
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -75,7 +86,7 @@ pub(super) fn is_compressed_tar(path: &Path) -> bool {
 
 /// Whether a file with this suffix is a picture.
 pub(super) fn is_picture(suffix: &str) -> bool {
-    PICTURES.iter().any(|known| suffix.eq_ignore_ascii_case(known))
+    PICTURES.iter().chain(OTHERS).any(|known| suffix.eq_ignore_ascii_case(known))
 }
 
 /// What else a source may be called, for whoever gave another name.
@@ -92,6 +103,7 @@ mod tests {
         for (name, kind) in [
             ("a.JPG", Some(Kind::Picture)),
             ("b/a.b.TiF", Some(Kind::Picture)),
+            ("IMG_1.HEIC", Some(Kind::Picture)),
             ("s.tar", Some(Kind::Shard)),
             ("t.Parquet", Some(Kind::Table)),
             ("r.ndjson", Some(Kind::Records)),

@@ -145,7 +145,7 @@ fn a_folder_becomes_parquet_with_the_embedders_own_numbers_and_a_null_for_what_i
     let folder = folder();
     let (source, out) = (folder.path().join("in"), folder.path().join("out"));
     let (stdout, stderr) = run(&[text(&source), "--out", text(&out)], 2);
-    assert!(stdout.contains("5 items in 1 part, 1 of them without an embedding"), "{stdout}");
+    assert!(stdout.contains("5 pictures in 1 part, 1 of them without an embedding"), "{stdout}");
     assert!(stdout.contains(&format!("{}/errors.jsonl says why", out.display())), "{stdout}");
     assert!(stderr.contains(" of 5 items, ") && stderr.contains("encoder "), "{stderr}");
     let rows = rows(&out);
@@ -295,7 +295,7 @@ fn a_run_that_goes_on_reads_none_of_what_it_wrote_below_its_sources() {
         let whole = files(&out);
         forget_parts(&out, 1);
         let (stdout, _) = run(&args, 2);
-        assert!(stdout.contains("5 items in 3 parts") && stdout.contains("2 of them were there before"), "{stdout}");
+        assert!(stdout.contains("5 pictures in 3 parts") && stdout.contains("2 of them were there before"), "{stdout}");
         assert_eq!(files(&out), whole, "{pattern:?}");
         let part = out.join("embeddings/part-00000.parquet");
         let (_, stderr) = run(&[text(&part), "--out", text(&out)], 64);
@@ -365,7 +365,7 @@ async fn a_line_of_json_takes_about_its_own_length_whatever_is_in_it() {
         peaks.push(peak(&child));
     }
     let (stdout, _) = finished(child.wait_with_output().unwrap(), 0);
-    assert!(stdout.contains("2 items"), "{stdout}");
+    assert!(stdout.contains("2 pictures"), "{stdout}");
     let taken = peaks[1] - peaks[0];
     assert!(taken < 4 * length as u64, "a line of {length} bytes took {taken}");
 }

@@ -64,7 +64,7 @@ fn page_of(
         let files = part.finish().unwrap();
         journal.part(count, errors, chain, &files).unwrap();
     }
-    let summary = progress.finish(journal.done().parts, journal.errors_file());
+    let summary = progress.finish(Modalities::Image, journal.done().parts, journal.errors_file());
     report.write(&record(), journal, &summary, early).unwrap();
     fs::read_to_string(path).unwrap()
 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::{
     columns::{Column, Columns},
     file::{Limits, read_picture},
+    names,
     records::resolved,
 };
 use crate::bulk::{
@@ -109,6 +110,10 @@ impl<'a> Cell<'a> {
                 limits.picture(bytes.len() as u64)?;
                 Ok(Some(Bytes::copy_from_slice(bytes)))
             }
+            (None, Some(path)) if names::is_web_address(path) => Err(format!(
+                "the picture is not in the Parquet file but named by it, and that is {}",
+                names::WEB_ADDRESS
+            )),
             (None, Some(path)) => read_picture(&resolved(folder, path), limits)
                 .map(Some)
                 .map_err(|error| format!("the picture is not in the Parquet file but named by it, and {error}")),

@@ -8,6 +8,15 @@ use std::{fmt::Write as _, path::Path};
 /// Why a row of such a name has no embedding.
 pub(super) const NOT_UTF8: &str = "the path is not UTF-8";
 
+/// What is said of an address where a path is expected.
+pub(super) const WEB_ADDRESS: &str = "a web address, and these are not fetched; give the path of a file";
+
+/// Whether it begins as an address of the web or of an object store does.
+pub(super) fn is_web_address(text: &str) -> bool {
+    let begins = |scheme: &&str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+    ["http://", "https://", "s3://", "gs://", "hf://"].iter().any(begins)
+}
+
 /// `name` as text.
 pub(super) fn escaped(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());
@@ -34,6 +43,12 @@ pub(super) fn fault(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_told_from_a_path_in_whatever_case() {
+        assert!(["http://a", "HTTPS://a/b.jpg", "s3://bucket/a"].iter().all(|text| is_web_address(text)));
+        assert!(["http:/a", "https", "a/http://b", "file:///a", "ä"].iter().all(|text| !is_web_address(text)));
+    }
 
     #[test]
     fn bytes_that_are_no_text_are_told_apart_and_text_stays() {

@@ -3,7 +3,7 @@
 //! Owns that choice, and sending what is there. Does not own any kind's reading, each of which has a file of its own.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -58,7 +58,7 @@ impl Place {
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) => {
-                let error = format!("{}: {error}", path.display());
+                let error = format!("{}: {}", path.display(), why_absent(path, &error));
                 // A link that leads nowhere is there: a row, as in a folder.
                 let is_link = fs::symlink_metadata(path).is_ok_and(|file| file.is_symlink());
                 return if is_link { Ok(Self::Lost { path: path.to_owned(), error }) } else { Err(error) };
@@ -138,6 +138,18 @@ impl Place {
             Self::Texts(path) => texts::send(path, sink, limits),
             Self::Lost { path, error } => send_lost(path, error, sink),
         }
+    }
+}
+
+/// Why nothing can be read at a path: what the system says, or what it was taken for.
+fn why_absent(path: &Path, error: &io::Error) -> String {
+    let name = path.to_string_lossy();
+    if names::is_web_address(&name) {
+        format!("it is {}", names::WEB_ADDRESS)
+    } else if error.kind() == io::ErrorKind::NotFound && name.contains('{') {
+        format!("{error}; braces are a shell's, which leaves them alone inside quotes: give `*` there, or no quotes")
+    } else {
+        error.to_string()
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
     file::{Limits, read_picture},
     json::{Object, Value},
     lines::{self, Line},
+    names::{WEB_ADDRESS, is_web_address},
 };
 use crate::{
     bulk::{
@@ -104,7 +105,7 @@ impl Record<'_> {
     fn picture(&self, image: String, sample: &mut Sample) {
         if is_web_address(&image) {
             sample.path = Some(image);
-            sample.fail("its picture is a web address, and these are not fetched; give the path of a file".to_owned());
+            sample.fail(format!("its picture is {WEB_ADDRESS}"));
             return;
         }
         let path = resolved(self.folder, &image);
@@ -136,11 +137,6 @@ impl Record<'_> {
             }
         }
     }
-}
-
-fn is_web_address(text: &str) -> bool {
-    let begins = |scheme: &str| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-    begins("http://") || begins("https://")
 }
 
 /// Where a path in a file of `folder` leads.
