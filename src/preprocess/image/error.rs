@@ -36,21 +36,6 @@ pub enum ImageFormatName {
 }
 
 impl ImageFormatName {
-    /// All of them, for a metric to start at zero.
-    pub const ALL: &[Self] = &[
-        Self::Jpeg,
-        Self::Png,
-        Self::WebP,
-        Self::Gif,
-        Self::Bmp,
-        Self::Tiff,
-        Self::Avif,
-        #[cfg(feature = "heic")]
-        Self::Heic,
-        #[cfg(feature = "jxl")]
-        Self::JpegXl,
-    ];
-
     /// The name as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
