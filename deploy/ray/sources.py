@@ -25,7 +25,7 @@ import pyarrow.parquet
 
 T = TypeVar("T")
 
-PICTURES = frozenset("avif bmp dib gif heic heif jfif jpe jpeg jpg jxl png tif tiff webp".split())
+PICTURES = frozenset("avif bmp dib gif heic heif jfif jp2 jpe jpeg jpg jxl png tif tiff webp".split())
 # Of one key in a tar.
 MEMBERS = 64
 CAPTIONS = ("caption", "text", "TEXT")
