@@ -26,7 +26,7 @@ const PICTURES: &[&str] = &[
     "webp",
 ];
 
-/// Suffixes of photographs and scans that it does not: each is a picture whose row says so, since a phone's folder is full of them.
+/// Suffixes of pictures that this build does not decode: such a file is a row that says so, since a phone's folder is full of them.
 const OTHERS: &[&str] = &[
     #[cfg(not(feature = "heic"))]
     "heic",
@@ -84,9 +84,14 @@ pub(super) fn is_compressed_tar(path: &Path) -> bool {
     is_long || [".tgz", ".tbz2", ".txz", ".tzst"].iter().any(|short| name.ends_with(short))
 }
 
+/// Whether this build decodes files with this suffix.
+pub(super) fn is_decoded(suffix: &str) -> bool {
+    PICTURES.iter().any(|known| suffix.eq_ignore_ascii_case(known))
+}
+
 /// Whether a file with this suffix is a picture.
 pub(super) fn is_picture(suffix: &str) -> bool {
-    PICTURES.iter().chain(OTHERS).any(|known| suffix.eq_ignore_ascii_case(known))
+    is_decoded(suffix) || OTHERS.iter().any(|known| suffix.eq_ignore_ascii_case(known))
 }
 
 /// What else a source may be called, for whoever gave another name.

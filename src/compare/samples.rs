@@ -12,7 +12,26 @@ use std::{
 use super::error::CompareError;
 
 /// What a picture in a folder is called; a file that is named itself may be called anything.
-const EXTENSIONS: [&str; 9] = ["avif", "bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"];
+const EXTENSIONS: &[&str] = &[
+    "avif",
+    "bmp",
+    "dib",
+    "gif",
+    #[cfg(feature = "heic")]
+    "heic",
+    #[cfg(feature = "heic")]
+    "heif",
+    "jfif",
+    "jpe",
+    "jpeg",
+    "jpg",
+    #[cfg(feature = "jxl")]
+    "jxl",
+    "png",
+    "tif",
+    "tiff",
+    "webp",
+];
 
 /// What is asked where no file of texts is given: the lengths and the kinds of what people search pictures by.
 const TEXTS: [&str; 40] = [

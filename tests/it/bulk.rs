@@ -170,6 +170,21 @@ fn a_folder_becomes_parquet_with_the_embedders_own_numbers_and_a_null_for_what_i
 }
 
 #[test]
+fn pictures_that_are_not_decoded_and_addresses_are_rows_that_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    add(folder.path(), "in/IMG_1.JP2", b"\0\0\0\x0cjP  \r\n\x87\n");
+    let out = |name: &str| folder.path().join(name);
+    run(&[text(&out("in")), "--out", text(&out("a"))], 2);
+    add(folder.path(), "list", b"https://h/a.jpg\n");
+    run(&["--from-file", text(&out("list")), "--out", text(&out("b"))], 2);
+    for (name, expected) in [("a", "JPEG 2000"), ("b", "a web address")] {
+        let rows = rows(&out(name));
+        let error = rows[0].error.as_deref().unwrap();
+        assert!(rows.len() == 1 && rows[0].embedding.is_none() && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn a_run_that_has_come_to_its_end_is_the_same_when_it_is_started_again_or_refused() {
     let folder = folder();
     let (source, out) = (folder.path().join("in"), folder.path().join("out"));

@@ -144,7 +144,8 @@ fn expanded(names: &[String], own: &Own) -> Result<Vec<Match>, String> {
         }
         let mut matches = patterns::matches(name, own)?;
         if matches.is_empty() {
-            return Err(format!("{name}: nothing matches the pattern"));
+            let why = names::taken_for(name).unwrap_or_else(|| "nothing matches the pattern".to_owned());
+            return Err(format!("{name}: {why}"));
         }
         all.append(&mut matches);
     }

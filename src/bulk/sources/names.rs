@@ -17,6 +17,15 @@ pub(super) fn is_web_address(text: &str) -> bool {
     ["http://", "https://", "s3://", "gs://", "hf://"].iter().any(begins)
 }
 
+/// What a name that leads to nothing was taken for; `None` where no more can be said than that.
+pub(super) fn taken_for(name: &str) -> Option<String> {
+    if is_web_address(name) {
+        return Some(format!("it is {WEB_ADDRESS}"));
+    }
+    let braces = "braces are a shell's, which leaves them alone inside quotes: give `*` there, or no quotes";
+    name.contains('{').then(|| braces.to_owned())
+}
+
 /// `name` as text.
 pub(super) fn escaped(name: &[u8]) -> String {
     let mut text = String::with_capacity(name.len());

@@ -58,7 +58,10 @@ impl Place {
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) => {
-                let error = format!("{}: {}", path.display(), why_absent(path, &error));
+                let error = match names::taken_for(&path.to_string_lossy()) {
+                    Some(why) if error.kind() == io::ErrorKind::NotFound => format!("{}: {why}", path.display()),
+                    _ => format!("{}: {error}", path.display()),
+                };
                 // A link that leads nowhere is there: a row, as in a folder.
                 let is_link = fs::symlink_metadata(path).is_ok_and(|file| file.is_symlink());
                 return if is_link { Ok(Self::Lost { path: path.to_owned(), error }) } else { Err(error) };
@@ -89,6 +92,9 @@ impl Place {
     /// # Errors
     /// As [`Self::named`]; that a picture can be read is seen when its turn comes.
     pub(super) fn listed(path: &str, asked: &Asked<'_>) -> Result<Self, String> {
+        if names::is_web_address(path) {
+            return Err(format!("it is {}", names::WEB_ADDRESS));
+        }
         let path = Path::new(path);
         asked.own.must_not_have(path)?;
         match Kind::of(path) {
@@ -138,18 +144,6 @@ impl Place {
             Self::Texts(path) => texts::send(path, sink, limits),
             Self::Lost { path, error } => send_lost(path, error, sink),
         }
-    }
-}
-
-/// Why nothing can be read at a path: what the system says, or what it was taken for.
-fn why_absent(path: &Path, error: &io::Error) -> String {
-    let name = path.to_string_lossy();
-    if names::is_web_address(&name) {
-        format!("it is {}", names::WEB_ADDRESS)
-    } else if error.kind() == io::ErrorKind::NotFound && name.contains('{') {
-        format!("{error}; braces are a shell's, which leaves them alone inside quotes: give `*` there, or no quotes")
-    } else {
-        error.to_string()
     }
 }
 

@@ -85,8 +85,12 @@ impl Tar<'_> {
 
     /// The picture of a group; where it is, is written to `path`.
     fn picture(&self, group: &Group, path: &mut Option<String>) -> Result<Option<Bytes>, String> {
-        let is_picture = |member: &&Member| member.field.rsplit('.').next().is_some_and(suffix::is_picture);
-        let pictures: Vec<&Member> = group.members.iter().filter(is_picture).collect();
+        let called = |is: fn(&str) -> bool| -> Vec<&Member> {
+            group.members.iter().filter(|member| member.field.rsplit('.').next().is_some_and(is)).collect()
+        };
+        let decoded = called(suffix::is_decoded);
+        // One that this build does not decode counts where there is no other.
+        let pictures = if decoded.is_empty() { called(suffix::is_picture) } else { decoded };
         let member = match pictures[..] {
             [] => return Ok(None),
             [member] => member,
@@ -152,6 +156,14 @@ mod tests {
         let mut kept = Kept::default();
         send(&path, modality, &mut kept, Limits { picture: 20, text: 30 }).unwrap();
         kept.samples
+    }
+
+    #[test]
+    fn a_picture_that_is_not_decoded_counts_where_there_is_no_other() {
+        let samples = samples(&[("a.jp2", b"one"), ("a.jpg", b"two"), ("b.jp2", b"three")], Modalities::Image);
+        let [a, b] = &samples[..] else { panic!("{samples:?}") };
+        assert_eq!((a.picture.as_deref(), &a.error), (Some(&b"two"[..]), &None));
+        assert_eq!((b.picture.as_deref(), &b.error), (Some(&b"three"[..]), &None));
     }
 
     #[test]

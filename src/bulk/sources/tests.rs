@@ -85,6 +85,22 @@ fn what_cannot_be_read_is_said_before_anything_is() {
 }
 
 #[test]
+fn what_leads_to_nothing_is_told_what_it_was_taken_for() {
+    for (name, expected) in [
+        ("https://h/a.jpg", "a web address"),
+        ("https://h/a.jpg?w=1", "a web address"),
+        ("s3://bucket/*.tar", "a web address"),
+        ("absent/{0..9}.tar", "braces are a shell's"),
+        ("absent/{0..9}/*.tar", "braces are a shell's"),
+        ("absent/*.tar", "nothing matches the pattern"),
+        ("absent.tar", "No such file"),
+    ] {
+        let error = opened(&options(SourceArgs::Places(vec![name.to_owned()]))).unwrap_err();
+        assert!(error.contains(expected) && error.contains(name), "{error}");
+    }
+}
+
+#[test]
 fn text_files_alone_are_embedded_as_texts_and_whatever_else_as_pictures() {
     let root = tree(&[("a.txt", "one\ntwo"), ("b.jpg", "")]);
     let modality = |names: &[&str]| opened(&options(places(root.path(), names))).unwrap().modality();
