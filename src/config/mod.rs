@@ -330,7 +330,7 @@ pub enum Provider {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum PrecisionChoice {
-    /// bf16 where the CPU has instructions for it and OpenVINO is there, else f32; says which in the log and `/info`.
+    /// bf16 where the CPU is faster in it (AMX, or AMD since Zen 4) and OpenVINO is there, else f32; says which in the log and `/info`.
     Auto,
     /// 32-bit floats: the reference's numbers.
     F32,

@@ -142,6 +142,9 @@ fn automatic(
         }
     };
     let wants_openvino = arithmetic == Arithmetic::Bf16;
+    if config.precision == PrecisionChoice::Auto && !wants_openvino && cpu::computes_in_bf16() {
+        tracing::info!("engine.precision = \"auto\": this CPU is slower in bf16 than in f32, f32 is used");
+    }
     // Before any library is loaded, of which a process can have one: OpenVINO may bring another.
     let has_cuda = openvino::is_cuda_build(config);
     if wants_openvino
