@@ -72,7 +72,7 @@ pub struct Server {
     watched: Vec<Watched>,
 }
 
-/// What can be said of a configuration by who knows the routes, and is said before anything starts.
+/// Checks what only the routes can tell of a configuration, before anything starts.
 ///
 /// # Errors
 /// [`UnknownPath`].

@@ -123,7 +123,7 @@ const ROUTES: Routes = Routes {
     ],
 };
 
-/// Whether the paths that the configuration names are there; what a configuration says of routes cannot be known where it is read.
+/// Whether every path that the configuration names is a route; the module that reads the configuration knows no routes.
 ///
 /// # Errors
 /// [`UnknownPath`].
@@ -188,12 +188,12 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/v2/health/live", get(oip::metadata::live))
         .route("/v2/health/ready", get(oip::metadata::ready));
     let scheme = if state.config.server.tls.is_some() { "https" } else { "http" };
-    surround(keyed.merge(open), state, scheme)
+    surround(keyed.merge(open), state, scheme, "no such route; GET /docs lists them")
 }
 
 /// The service on the admin listener: probes and metrics alone.
 pub fn admin_router(state: Arc<AppState>) -> Router {
-    surround(probe_routes(), state, "http")
+    surround(probe_routes(), state, "http", "no such route; this listener has /livez, /readyz and /metrics")
 }
 
 fn probe_routes() -> Router<Arc<AppState>> {
@@ -203,7 +203,13 @@ fn probe_routes() -> Router<Arc<AppState>> {
         .route("/metrics", get(probes::metrics))
 }
 
-fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>, scheme: &'static str) -> Router {
+/// `unknown` is said of a path that is none.
+fn surround(
+    routes: Router<Arc<AppState>>,
+    state: Arc<AppState>,
+    scheme: &'static str,
+    unknown: &'static str,
+) -> Router {
     let metrics = Arc::clone(&state.metrics);
     let on_panic = move |panic: Box<dyn Any + Send>| -> Response {
         metrics.http_panics.inc();
@@ -211,7 +217,7 @@ fn surround(routes: Router<Arc<AppState>>, state: Arc<AppState>, scheme: &'stati
     };
     let observer = Observer { state: Arc::clone(&state), routes: &ROUTES, scheme };
     routes
-        .fallback(|| async { ApiError::new(Code::NotFound, "no such route; GET /docs lists them") })
+        .fallback(move || async move { ApiError::new(Code::NotFound, unknown) })
         .method_not_allowed_fallback(method_not_allowed)
         .layer(
             ServiceBuilder::new()

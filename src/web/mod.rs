@@ -67,7 +67,7 @@ pub enum WebError {
 /// Why a picture is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotFetched {
-    /// It could not be had from there. Why is in the log.
+    /// It could not be had from there. Why is in the log, within its limit.
     Failed,
     /// There was no connection for it in time.
     Busy,

@@ -122,8 +122,7 @@ fn fault_of_base64(text: &str) -> ApiError {
         && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
     {
         return ApiError::invalid(
-            "the picture looks like the path of a file, and files of this server are not read; send what is in it, as base64, as a data URL \
-             or by multipart",
+            "the picture looks like the path of a file, and files of this server are not read; send the picture itself, as base64 or a data URL",
         );
     }
     let known = |byte: &u8| byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace() || b"+/=%".contains(byte);

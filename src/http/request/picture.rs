@@ -186,7 +186,7 @@ fn unfit_error(unfit: &Unfit) -> ApiError {
 /// The one thing that is said of an address that was asked in vain: anything more would tell what is behind this server.
 fn not_fetched() -> ApiError {
     let message = "the picture could not be fetched from its address; check that the address leads to a picture without a redirect, or send the \
-                   picture itself, as base64 or a data URL (the log has the reason under the request id)";
+                   picture itself, as base64 or a data URL (the log has the reason under the request id, unless too many failed at once)";
     ApiError::new(Code::ImageNotFetched, message)
 }
 
