@@ -220,8 +220,7 @@ fn own_graph(graph: &Path, precision: Option<Precision>) -> Result<Option<GraphI
     let info = GraphInfo::read(graph).map_err(|error| fault(error.to_string()))?;
     match (&info, precision) {
         (Some(info), Some(precision)) if info.precision != precision => Err(fault(format!(
-            "this graph was exported in {}, but engine.precision wants one in {}: set engine.precision to what was exported, or give \
-             the checkpoint",
+            "this graph was exported in {}, but engine.precision is {}; set it to what was exported, or give the checkpoint",
             info.precision.name(),
             precision.name()
         ))),
