@@ -4,27 +4,7 @@
 
 use std::path::Path;
 
-/// Suffixes of pictures that this build decodes.
-const PICTURES: &[&str] = &[
-    "avif",
-    "bmp",
-    "dib",
-    "gif",
-    #[cfg(feature = "heic")]
-    "heic",
-    #[cfg(feature = "heic")]
-    "heif",
-    "jfif",
-    "jpe",
-    "jpeg",
-    "jpg",
-    #[cfg(feature = "jxl")]
-    "jxl",
-    "png",
-    "tif",
-    "tiff",
-    "webp",
-];
+use crate::embedder::SUFFIXES;
 
 /// Suffixes of pictures that this build does not decode: such a file is a row that says so, since a phone's folder is full of them.
 const OTHERS: &[&str] = &[
@@ -86,7 +66,7 @@ pub(super) fn is_compressed_tar(path: &Path) -> bool {
 
 /// Whether this build decodes files with this suffix.
 pub(super) fn is_decoded(suffix: &str) -> bool {
-    PICTURES.iter().any(|known| suffix.eq_ignore_ascii_case(known))
+    SUFFIXES.iter().any(|known| suffix.eq_ignore_ascii_case(known))
 }
 
 /// Whether a file with this suffix is a picture.
@@ -96,7 +76,7 @@ pub(super) fn is_picture(suffix: &str) -> bool {
 
 /// What else a source may be called, for whoever gave another name.
 pub(super) fn known() -> String {
-    format!("{}, tar, parquet, jsonl, ndjson, txt", PICTURES.join(", "))
+    format!("{}, tar, parquet, jsonl, ndjson, txt", SUFFIXES.join(", "))
 }
 
 #[cfg(test)]

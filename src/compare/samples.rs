@@ -10,28 +10,7 @@ use std::{
 };
 
 use super::error::CompareError;
-
-/// What a picture in a folder is called; a file that is named itself may be called anything.
-const EXTENSIONS: &[&str] = &[
-    "avif",
-    "bmp",
-    "dib",
-    "gif",
-    #[cfg(feature = "heic")]
-    "heic",
-    #[cfg(feature = "heic")]
-    "heif",
-    "jfif",
-    "jpe",
-    "jpeg",
-    "jpg",
-    #[cfg(feature = "jxl")]
-    "jxl",
-    "png",
-    "tif",
-    "tiff",
-    "webp",
-];
+use crate::embedder::SUFFIXES;
 
 /// What is asked where no file of texts is given: the lengths and the kinds of what people search pictures by.
 const TEXTS: [&str; 40] = [
@@ -127,7 +106,8 @@ fn collect(folder: &Path, into: &mut Vec<PathBuf>) -> io::Result<()> {
             continue;
         }
         let extension = path.extension().and_then(|it| it.to_str()).map(str::to_ascii_lowercase);
-        if extension.is_some_and(|it| EXTENSIONS.contains(&it.as_str())) && fs::metadata(&path)?.is_file() {
+        // A file that is named itself may be called anything.
+        if extension.is_some_and(|it| SUFFIXES.contains(&it.as_str())) && fs::metadata(&path)?.is_file() {
             into.push(path);
         }
     }

@@ -52,7 +52,7 @@ use crate::{
 };
 pub use crate::{
     batch::{Class, Quota, Terms, Timings},
-    preprocess::image::{PictureHeader, format_of, is_picture, picture_header, thumbnail},
+    preprocess::image::{PictureHeader, SUFFIXES, format_of, is_picture, picture_header, thumbnail},
     preprocess::text::Piece,
 };
 

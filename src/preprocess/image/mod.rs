@@ -39,6 +39,7 @@ mod png;
 mod reduction;
 mod rows;
 mod sniff;
+mod suffixes;
 mod thumbnail;
 mod tiff;
 mod webp;
@@ -49,6 +50,7 @@ pub use self::{
     placement::UnsupportedPreprocessing,
     rows::Progress,
     sniff::{format_of, is_picture},
+    suffixes::SUFFIXES,
     thumbnail::thumbnail,
     work::{PictureHeader, decode_work, picture_header},
 };
