@@ -21,6 +21,7 @@ use std::{
 };
 
 pub use error::ServeError;
+use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, sync::oneshot, time};
 
 pub use crate::http::access::UnknownPath;
@@ -48,6 +49,11 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a collector that does not answer may hold up the end.
 const SPANS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Connections that the kernel completes before they are accepted, where its own limit (Linux: `net.core.somaxconn`, 4096 by default) is
+/// not below. std and tokio ask for 128: while the cores compute, a burst of more has its first packets dropped and comes again after a
+/// second or three, and behind SYN cookies some of it is reset.
+const BACKLOG: i32 = 4096;
 
 /// What a loader is given, besides the configuration it was made with.
 #[derive(Clone, Debug)]
@@ -98,10 +104,10 @@ impl Server {
         config.server.max_connections = files::connections(&config)?;
         let bind_error = |key, address| move |error| ServeError::Bind { key, address, error };
         let (key, address) = ("server.listen", config.server.listen);
-        let listener = TcpListener::bind(address).await.map_err(bind_error(key, address))?;
-        let address = listener.local_addr().map_err(bind_error(key, address))?;
+        let (listener, address) = listen(address).map_err(bind_error(key, address))?;
+        let listener = TcpListener::from_std(listener).map_err(bind_error(key, address))?;
         let admin = match config.server.admin_listen {
-            Some(address) => Some(bind_blocking(address).map_err(bind_error("server.admin_listen", address))?),
+            Some(address) => Some(listen(address).map_err(bind_error("server.admin_listen", address))?),
             None => None,
         };
         let health = Arc::new(Health::new(config.engine.stall_timeout));
@@ -227,7 +233,7 @@ impl Probes {
     /// When the address cannot be bound, or the system has no thread to give.
     pub fn start(config: &Arc<Config>, context: &LoadContext) -> Result<Option<Self>, ServeError> {
         let Some(address) = config.server.admin_listen else { return Ok(None) };
-        let bound = bind_blocking(address);
+        let bound = listen(address);
         let (listener, address) =
             bound.map_err(|error| ServeError::Bind { key: "server.admin_listen", address, error })?;
         let LoadContext { metrics, health } = context.clone();
@@ -252,9 +258,16 @@ fn metrics(config: &Config) -> Result<Metrics, ServeError> {
     Metrics::with_spans(|dropped| Spans::start(otlp, network, dropped)).map_err(ServeError::Spans)
 }
 
-fn bind_blocking(address: SocketAddr) -> io::Result<(std::net::TcpListener, SocketAddr)> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
+/// Binds; with the address that was really taken.
+fn listen(address: SocketAddr) -> io::Result<(std::net::TcpListener, SocketAddr)> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // As std's and tokio's own `bind`, so that a service that is started again gets its port; on Windows it means another thing.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    let listener = std::net::TcpListener::from(socket);
     let address = listener.local_addr()?;
     Ok((listener, address))
 }
@@ -351,5 +364,20 @@ async fn end_model(state: Arc<AppState>) {
     });
     if ending.is_err() || time::timeout(JOIN_TIMEOUT, end).await.is_err() {
         tracing::warn!("a run is still going and is left to the end of the process");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_of_connections_is_taken_while_nobody_accepts() {
+        let (_listener, address) = listen(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        // What the kernel drops is sent again after a second.
+        let connect = |_| TcpStream::connect_timeout(&address, Duration::from_millis(900)).ok();
+        assert_eq!((0..400).map_while(connect).collect::<Vec<_>>().len(), 400);
     }
 }
