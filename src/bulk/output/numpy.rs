@@ -2,7 +2,8 @@
 //! `text_emb/text_emb_0.npy`, `metadata/metadata_0.parquet`.
 //!
 //! Owns these names, and the head of an array that grows. An array has no null, so a row that lacks an embedding is in none of the
-//! three files (`errors.jsonl` has it), and row `i` of one belongs to row `i` of the others; a part without rows has no files.
+//! three files (`errors.jsonl` has it), and row `i` of one belongs to row `i` of the others; a part without rows has no files. `image_path`
+//! is never null, since clip-retrieval 2.45.0's `back` looks whether a file of that name is there and fails where there is no name.
 //!
 //! Invariant: when all parts are there, their numbers are padded with zeros as wide as the last one needs, so that the order of names
 //! is that of numbers; until then, to [`WIDTH`].
@@ -33,7 +34,7 @@ const HEAD: usize = 128;
 /// The columns of the metadata.
 pub(super) fn columns(has_images: bool, values: &Values, notes: &[(String, String)]) -> Columns {
     let all =
-        [("image_path", Column::Text), ("caption", Column::Text), ("key", Column::Key), ("metadata", Column::Text)];
+        [("image_path", Column::Key), ("caption", Column::Text), ("key", Column::Key), ("metadata", Column::Text)];
     Columns::new(&all[usize::from(!has_images)..], values, notes)
 }
 
@@ -126,7 +127,7 @@ impl Arrays {
             strings(whole.iter().map(|row| row.metadata.as_deref())),
         ];
         if self.image.is_some() {
-            columns.insert(0, strings(whole.iter().map(|row| row.path.as_deref())));
+            columns.insert(0, strings(whole.iter().map(|row| Some(row.path.as_deref().unwrap_or(&row.id)))));
         }
         self.metadata.write(columns)
     }

@@ -10,7 +10,8 @@ use crate::bulk::{options::Dtype, sample::Chain};
 fn row(number: usize, embedding: Option<Vec<f32>>) -> Row {
     Row {
         id: format!("id {number}"),
-        path: Some(format!("{number}.jpg")),
+        // A cell of a table has none.
+        path: (number != 5).then(|| format!("{number}.jpg")),
         caption: number.is_multiple_of(2).then(|| "a caption".to_owned()),
         metadata: None,
         error: embedding.is_none().then(|| "it is broken".to_owned()),
@@ -117,6 +118,7 @@ fn numpy_and_metadata_have_the_same_rows_and_none_of_those_that_failed() {
     let batch = &read(&files[2]).0[0];
     let column = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
     assert_eq!((rows, column("key").value(1), column("image_path").value(1)), (BATCH + 2, "id 2", "2.jpg"));
+    assert_eq!((column("key").value(4), column("image_path").value(4)), ("id 5", "id 5"));
     let texts = write(root.path(), Format::Npy, Modalities::Text, Dtype::F16);
     assert!(read(&texts[1]).0[0].column_by_name("image_path").is_none());
 }
