@@ -4,12 +4,7 @@
 
 use std::path::Path;
 
-use arrow_array::{
-    Array, ArrayRef, BinaryArray, RecordBatch, StructArray,
-    cast::AsArray as _,
-    types::{Int32Type, Int64Type},
-};
-use arrow_schema::DataType;
+use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch, StructArray, cast::AsArray as _, downcast_integer_array};
 use bytes::Bytes;
 
 use super::{
@@ -131,9 +126,8 @@ fn id_at(array: &ArrayRef, at: usize) -> Option<Result<String, String>> {
     if array.is_null(at) {
         return None;
     }
-    match array.data_type() {
-        DataType::Int32 => Some(Ok(array.as_primitive::<Int32Type>().value(at).to_string())),
-        DataType::Int64 => Some(Ok(array.as_primitive::<Int64Type>().value(at).to_string())),
-        _ => bytes_at(array, at).map(|id| name_of(id, "id")),
-    }
+    downcast_integer_array!(
+        array => Some(Ok(array.value(at).to_string())),
+        _ => bytes_at(array, at).map(|id| name_of(id, "id"))
+    )
 }

@@ -211,7 +211,7 @@ fn string(schema: &Schema, name: Option<&str>, flag: &str, usual: &[&str]) -> Re
 }
 
 fn id(schema: &Schema, name: Option<&str>) -> Result<Option<usize>, String> {
-    let is = |field: &Field| matches!(field.data_type(), DataType::Utf8 | DataType::Int32 | DataType::Int64);
+    let is = |field: &Field| *field.data_type() == DataType::Utf8 || field.data_type().is_integer();
     if let Some(name) = name {
         return asked(schema, name, "--id-column", "a string or an integer", is).map(Some);
     }

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, builder::BinaryBuilder};
+use arrow_array::{
+    ArrayRef, Int8Array, Int64Array, RecordBatch, StringArray, StructArray, UInt16Array, UInt32Array, UInt64Array,
+    builder::BinaryBuilder,
+};
 use arrow_buffer::NullBuffer;
 use arrow_schema::{DataType, Field};
 use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
@@ -98,6 +101,23 @@ fn columns_are_found_by_their_type_and_name_or_as_they_are_named() {
     ] {
         let error = Table::open(&path, Modalities::Both, &columns).unwrap_err();
         assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn integers_of_every_width_are_ids() {
+    let columns: [ArrayRef; 4] = [
+        Arc::new(Int8Array::from(vec![-7])),
+        Arc::new(UInt16Array::from(vec![u16::MAX])),
+        Arc::new(UInt32Array::from(vec![u32::MAX])),
+        Arc::new(UInt64Array::from(vec![u64::MAX])),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.parquet");
+    for (column, expected) in columns.into_iter().zip(["-7", "65535", "4294967295", "18446744073709551615"]) {
+        write(&path, vec![("jpg", binary(&[Some(b"1")])), ("id", column)], 100);
+        let samples = samples(&Table::open(&path, Modalities::Image, &Columns::default()).unwrap());
+        assert_eq!((&*samples[0].id, &samples[0].error), (expected, &None));
     }
 }
 
