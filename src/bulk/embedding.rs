@@ -229,3 +229,25 @@ fn of_length_1(embedded: Embedded) -> Outcome {
 fn terms() -> Terms {
     Terms { class: Class::Bulk, ..Terms::patient(Instant::now() + NO_DEADLINE) }
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Array2;
+
+    use super::*;
+
+    fn outcome(values: [f32; 2]) -> Result<Vec<f32>, (String, bool)> {
+        let embeddings = Array2::from_shape_vec((1, 2), values.to_vec()).unwrap();
+        let embedded = Embedded { embeddings, timings: Timings::default(), tokens: 0 };
+        of_length_1(embedded).map(|(embedding, _)| embedding).map_err(|failure| (failure.reason, failure.faulty))
+    }
+
+    #[test]
+    fn an_embedding_has_length_1_or_is_none() {
+        assert_eq!(outcome([3.0, -4.0]), Ok(vec![0.6, -0.8]));
+        for values in [[0.0, 0.0], [0.0, -0.0], [f32::NAN, 1.0], [f32::INFINITY, 1.0]] {
+            let (reason, faulty) = outcome(values).unwrap_err();
+            assert!(reason.contains("has no direction") && !faulty, "{values:?}: {reason}");
+        }
+    }
+}

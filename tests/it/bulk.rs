@@ -170,6 +170,24 @@ fn a_folder_becomes_parquet_with_the_embedders_own_numbers_and_a_null_for_what_i
 }
 
 #[test]
+fn a_picture_that_its_exif_data_turns_is_embedded_as_it_is_seen() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["cat_exif_1.jpg", "cat_exif_6.jpg"] {
+        add(folder.path(), &format!("in/{name}"), &picture(name));
+    }
+    let (source, out) = (folder.path().join("in"), folder.path().join("out"));
+    let embedding = |out: &Path, more: &[&str]| -> Vec<Vec<f32>> {
+        run(&[&[text(&source), "--out", text(out)], more].concat(), 0);
+        rows(out).into_iter().map(|row| row.embedding.unwrap()).collect()
+    };
+    let apart = |pair: &[Vec<f32>]| 1.0 - pair[0].iter().zip(&pair[1]).map(|(a, b)| a * b).sum::<f32>();
+    // Both show one cat the right way up; they are files of their own, and JPEG is lossy.
+    let turned = apart(&embedding(&out, &[]));
+    let as_stored = apart(&embedding(&folder.path().join("stored"), &["--set", "preprocess.exif_orientation=false"]));
+    assert!(turned < as_stored / 10.0, "{turned} apart turned, {as_stored} as stored");
+}
+
+#[test]
 fn pictures_that_are_not_decoded_and_addresses_are_rows_that_say_so() {
     let folder = tempfile::tempdir().unwrap();
     add(folder.path(), "in/IMG_1.JP2", b"\0\0\0\x0cjP  \r\n\x87\n");
@@ -630,6 +648,27 @@ fn shards_have_folders_of_their_own_and_together_every_row_once() {
     let mut all: Vec<_> = first.into_iter().chain(second).collect();
     all.sort_by(|a, b| a.id.cmp(&b.id));
     assert_eq!(all, rows(&whole));
+}
+
+#[test]
+fn slurms_script_embeds_the_eighth_that_its_task_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for number in 0..8 {
+        tar(&path(&format!("{number}.tar")), &[(&*format!("{number}.bmp"), &picture("cat.bmp"))]);
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/slurm/embed.sbatch");
+    let binary = Path::new(env!("CARGO_BIN_EXE_clipserve")).parent().unwrap();
+    let mut ids = Vec::new();
+    for index in ["0", "7"] {
+        let mut command = Command::new("/bin/sh");
+        command.arg(&script).arg(fixture("tiny-clip")).arg(path("*.tar")).arg(path("out"));
+        command.env_clear().env("PATH", binary).env("SLURM_ARRAY_TASK_ID", index);
+        finished(command.output().unwrap(), 0);
+        ids.extend(rows(&path(&format!("out/shard-{index}-of-8"))).into_iter().map(|row| row.id));
+    }
+    assert_eq!(ids.len(), 2, "{ids:?}");
+    assert_ne!(ids[0], ids[1]);
 }
 
 #[test]

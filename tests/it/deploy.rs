@@ -185,6 +185,15 @@ fn kustomizations_name_every_file_and_no_other() {
 }
 
 #[test]
+fn jobs_deal_their_sources_out_among_as_many_as_they_start() {
+    let (job, script) = ("deploy/kubernetes/embed-job.yaml", "deploy/slurm/embed.sbatch");
+    let shards = one(r"--shard, auto/(\d+)", job);
+    assert_eq!([one(r"(?m)^  completions: (\d+)", job), one(r"(?m)^  parallelism: (\d+)", job)], [&*shards, &shards]);
+    let last: usize = one(r"--array=0-(\d+)", script).parse().unwrap();
+    assert_eq!(one(r"--shard auto/(\d+)", script), (last + 1).to_string());
+}
+
+#[test]
 fn platforms_wait_for_the_drain_and_balancers_are_sooner_than_the_service() {
     let server = configuration(&[]).server;
     for (delay, grace) in [
