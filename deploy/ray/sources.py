@@ -12,6 +12,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,6 +31,8 @@ PICTURES = frozenset("avif bmp dib gif jfif jpe jpeg jpg png tif tiff webp".spli
 OTHERS = frozenset("heic heif jp2 jxl".split())
 # Of one key in a tar.
 MEMBERS = 64
+# Bytes of an id, a path, and a name in a tar.
+NAME_BYTES = 4096
 CAPTIONS = ("caption", "text", "TEXT")
 IDS = ("id", "key", "__key__")
 NO_PICTURE = "the sample has no picture"
@@ -113,6 +116,8 @@ def plan(places: list[str], image_column: str | None, rows: int) -> list[Unit]:
 
 def _files(place: str) -> list[tuple[str, int]]:
     """Path and size of the shards at `place`, by name."""
+    if _plain(place) != place:
+        raise SystemExit(f"{_plain(place)}: the path is not UTF-8, and Arrow opens no other")
     if "://" not in place and any(letter in place for letter in "*?["):
         return [file for path in sorted(glob.glob(place, recursive=True)) for file in _files(path)]
     system, path = filesystem(place)
@@ -182,7 +187,9 @@ class _Columns:
             found = f"several columns may be its pictures ({', '.join(images)})" if images else "it has no column of pictures"
             raise Unreadable(f"{found} among {columns}; name one by --image-column")
         (self.image,) = images
-        if self.image not in schema.names or not (is_image(kind := schema.field(self.image).type) or is_string(kind)):
+        kind = schema.field(self.image).type if self.image in schema.names else None
+        self.is_path = kind is not None and is_string(kind)
+        if kind is None or not (self.is_path or is_image(kind)):
             raise Unreadable(f"--image-column {image}: no binary, struct of bytes and path, or string of that name among {columns}")
         self.caption, self.id = first(CAPTIONS, is_string), first(IDS, is_id)
         self.all = list(dict.fromkeys(name for name in (self.image, self.caption, self.id) if name))
@@ -200,7 +207,7 @@ def _table(unit: Unit, image_column: str | None, limits: Limits) -> Iterator[Row
                 size = sum(leaf.total_uncompressed_size for leaf in leaves if leaf.path_in_schema.split(".")[0] in columns.all)
                 at_once = max(1, min(MAX_READ_ROWS, READ_BYTES * metadata.num_rows // max(1, size)))
                 for batch in file.iter_batches(at_once, [group], columns.all, use_threads=False):
-                    for row in batch.to_pylist():
+                    for row in _as_bytes(batch).to_pylist():
                         yield _record(unit.path, number, row, columns, limits)
                         number += 1
     except (Unreadable, pa.ArrowException, OSError) as error:
@@ -209,16 +216,30 @@ def _table(unit: Unit, image_column: str | None, limits: Limits) -> Iterator[Row
         yield Row(f"{unit.path}:{number}", error=f"{rest} from here on cannot be read: {_line(error)}")
 
 
+def _as_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Its strings as binaries: a whole batch would be lost for one that is not UTF-8."""
+    return pa.RecordBatch.from_arrays([column.cast(_binary(column.type)) for column in batch.columns], batch.schema.names)
+
+
+def _binary(kind: pa.DataType) -> pa.DataType:
+    """The type of a column whose strings are binaries, those of a struct too."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_binary(field.type)) for field in kind])
+    return {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(kind, kind)
+
+
 def _record(path: str, number: int, cells: dict, columns: _Columns, limits: Limits) -> Row:
     row = Row(f"{path}:{number}")
-    if columns.id and cells[columns.id] is not None:
-        row.id = str(cells[columns.id])
-    cell = cells[columns.image]
-    picture, row.path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
-    if isinstance(picture, str):
-        picture, row.path = None, picture
+    id, cell = cells[columns.id] if columns.id else None, cells[columns.image]
+    if id is not None and (id := row.take(lambda: _name(id, "id") if isinstance(id, bytes) else str(id))) is not None:
+        row.id = id
     if columns.caption and cells[columns.caption] is not None:
-        row.caption = row.take_beside(lambda: _text(cells[columns.caption].encode(), limits))
+        row.caption = row.take_beside(lambda: _text(cells[columns.caption], limits))
+    picture, place = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (None, cell) if columns.is_path else (cell, None)
+    if place is not None:
+        row.path = row.take(lambda: _name(place, "path"))
+        if row.path is None:
+            return row
     if picture is None and row.path is not None:
         # Data sets of Hugging Face name their pictures by path unless they are told to hold them.
         row.picture = row.take(lambda: _file(os.path.join(os.path.dirname(path), row.path), limits))
@@ -256,8 +277,9 @@ class _Sample:
     key: str
     # The members by field, as it is written; in small letters where it is there twice.
     members: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    # The first reason why it is no sample.
+    fault: str | None = None
     twice: str | None = None
-    is_full: bool = False
 
 
 def _shard(unit: Unit, limits: Limits) -> Iterator[Row]:
@@ -289,21 +311,30 @@ def _local(path: str):
 
 def _listed(file) -> tuple[list[_Sample], str | None, tarfile.TarFile | None]:
     """The samples in the order of their first members, and why there may be more of them."""
-    samples: dict[str, _Sample] = {}
+    samples: dict[str | int, _Sample] = {}
     tar = None
     size = os.fstat(file.fileno()).st_size
     if size == 0:
         return [], UNMARKED, None
     try:
-        tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="replace", errorlevel=2, ignore_zeros=False)
+        tar = tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape", errorlevel=2, ignore_zeros=False)
         for member in tar:
             if not member.issparse() and member.offset_data + member.size > size:
                 raise tarfile.ReadError(f"the tar ends at byte {size}, within {member.name}")
-            if not member.isdir() and (split := _key_and_field(member.name)):
+            if member.isdir():
+                continue
+            path = _plain(member.name)
+            if (length := len(path.encode())) > NAME_BYTES:
+                # Whose it is cannot be known, so that it is a row of its own.
+                reason = f"a member of the tar cannot be read: the name has {length} bytes, the limit is {NAME_BYTES}"
+                samples[len(samples)] = _Sample(path.encode()[: tarfile.LENGTH_NAME].decode(errors="ignore"), fault=reason)
+            elif split := _key_and_field(path):
                 key, name = split
                 sample = samples.setdefault(key, _Sample(key))
+                if path != member.name:
+                    sample.fault = sample.fault or "the path is not UTF-8"
                 if len(sample.members) == MEMBERS:
-                    sample.is_full = True
+                    sample.fault = sample.fault or f"the tar holds more than {MEMBERS} members of the key {key}"
                     continue
                 if any(name.lower() == known.lower() for known in sample.members):
                     sample.twice = sample.twice or name
@@ -329,8 +360,8 @@ def _key_and_field(path: str) -> tuple[str, str] | None:
 
 def _sample(path: str, tar: tarfile.TarFile, sample: _Sample, limits: Limits) -> Row:
     row = Row(sample.key)
-    if sample.is_full:
-        row.error = f"the tar holds more than {MEMBERS} members of the key {sample.key}"
+    if sample.fault is not None:
+        row.error = sample.fault
         return row
     if sample.twice is not None:
         row.error = f"the tar holds {sample.key}.{sample.twice} twice"
@@ -364,7 +395,7 @@ def _contents(tar: tarfile.TarFile, member: tarfile.TarInfo, limit: int, what: s
         file = tar.extractfile(member)
         data = file.read(limit + 1) if file else None
     except (KeyError, RecursionError):
-        raise Unreadable(f"it is a link to {member.linkname}, which is no member of the tar that can be read") from None
+        raise Unreadable(f"it is a link to {_plain(member.linkname)}, which is no member of the tar that can be read") from None
     if data is None:
         raise Unreadable("it is no plain file")
     _within(len(data), limit, what, key)
@@ -381,7 +412,8 @@ def _caption(metadata: str | None) -> str | None:
     if not isinstance(value, dict):
         raise Unreadable("its metadata is no JSON object")
     caption = value.get("caption")
-    return caption if isinstance(caption, str) else None
+    # JSON can escape the half of a character, which no text can hold.
+    return caption if isinstance(caption, str) and _plain(caption) == caption else None
 
 
 # Both.
@@ -396,6 +428,21 @@ def _text(data: bytes, limits: Limits) -> str:
         raise Unreadable("the text is not UTF-8") from None
 
 
+def _name(data: bytes, what: str) -> str:
+    """An id or a path."""
+    if len(data) > NAME_BYTES:
+        raise Unreadable(f"the {what} has {len(data)} bytes, the limit is {NAME_BYTES}")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise Unreadable(f"the {what} is not UTF-8") from None
+
+
+def _plain(text: str) -> str:
+    """A name as UTF-8 can hold it: Python has bytes that are none as halves of characters, here they are `\\xff`."""
+    return re.sub("[\ud800-\udfff]", lambda half: f"\\x{ord(half[0]) & 0xFF:02x}", text)
+
+
 def _within(size: int, most: int, what: str, key: str) -> None:
     if size > most:
         raise Unreadable(f"the {what} has {size} bytes, the limit is {most} (--set {key}=...)")
@@ -403,4 +450,4 @@ def _within(size: int, most: int, what: str, key: str) -> None:
 
 def _line(error: Exception) -> str:
     """An error of someone else's in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return _plain(" ".join(str(error).split())) or type(error).__name__

@@ -91,6 +91,12 @@ def odd(rng) -> list[tuple[str, bytes]]:
         ("odd/latin.txt", b"\xff"),
         ("odd/long.jpg", good),
         ("odd/long.txt", b"a" * (1 << 15)),
+        ("odd/half.jpg", good),
+        ("odd/half.json", rb'{"caption": "\ud83d"}'),
+        # Python writes the half of a character that stands for a byte as that byte.
+        ("odd/byte\udcff.jpg", good),
+        ("odd/byte\udcfe.jpg", good),
+        ("odd/" + "n" * 5000 + ".jpg", good),
         ("odd/text.jpg", b"no picture at all"),
         ("v1.0/x.y.jpg", good),
         ("odd/" + "l" * 120 + ".jpg", good),
@@ -104,7 +110,7 @@ def odd(rng) -> list[tuple[str, bytes]]:
 
 def tar(path: pathlib.Path, members: list[tuple[str, bytes]], links: tuple[tuple[str, bytes, str], ...] = ()) -> None:
     """Writes a tar; of links also their kind and what they lead to."""
-    with tarfile.open(path, "w") as file:
+    with tarfile.open(path, "w", errors="surrogateescape") as file:
         for name, data in members:
             member = tarfile.TarInfo(name)
             member.size = len(data)
@@ -127,9 +133,13 @@ def parquet(path: pathlib.Path, rng, name: str) -> None:
         None,
     ]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    columns = {
-        "image": pa.array(cells, kind),
-        "text": pa.array([f"row {row}" if row % 5 else None for row in range(len(cells))]),
-        "id": pa.array([f"{name}/{row}" if row % 7 else None for row in range(len(cells))]),
-    }
-    pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=40)
+    cells += [{"bytes": picture(rng), "path": other} for other in ("PATH-MARK", "p" * 5000, "of a good one", "of a good one", "of a good one")]
+    texts = [f"row {row}" if row % 5 else None for row in range(len(cells))]
+    ids = [f"{name}/{row}" if row % 7 else None for row in range(len(cells))]
+    texts[-1], ids[-2], ids[-3] = "TEXT-MARK", "NAME-MARK", "i" * 5000
+    columns = {"image": pa.array(cells, kind), "text": pa.array(texts), "id": pa.array(ids)}
+    pyarrow.parquet.write_table(pa.table(columns), path, row_group_size=40, compression="none", use_dictionary=False)
+    # What no writer does: strings that are not UTF-8.
+    data = path.read_bytes()
+    assert all(data.count(mark) for mark in (b"PATH-MARK", b"TEXT-MARK", b"NAME-MARK"))
+    path.write_bytes(data.replace(b"PATH-MARK", b"PATH\xffMARK").replace(b"TEXT-MARK", b"TEXT\xffMARK").replace(b"NAME-MARK", b"NAME\xffMARK"))
