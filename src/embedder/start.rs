@@ -206,7 +206,7 @@ fn open_vision(
     let abilities = Abilities::of(&model.graphs, model.outputs);
     let open = {
         let (engine, graphs, normalization) = (Arc::clone(&engine), model.graphs.clone(), normalization.clone());
-        move || engine.vision(&graphs, &normalization)
+        move |runs| engine.vision(&graphs, &normalization, runs)
     };
     let crops = sessions(config.engine.vision_sessions, open)?;
     let image_size = processor.crop_size();
@@ -222,7 +222,8 @@ fn open_vision(
     // One session: it is opened when it is first asked for, which few do.
     let pixels = {
         let engine = Arc::clone(&engine);
-        takes_floats.then(|| sessions(1, move || engine.pixels(&model.graphs, &normalization))).transpose()?
+        let open = move |_| engine.pixels(&model.graphs, &normalization).map(|encoder| vec![encoder]);
+        takes_floats.then(|| sessions(1, open)).transpose()?
     };
     let one_by_one = crops.encoders.first().and_then(VisionEncoder::one_by_one);
     let max_batch_size = config.batch.vision.max_batch_size.unwrap_or(automatic.images);
@@ -245,7 +246,7 @@ fn open_text(
     let graph = graphs.first().to_owned();
     let open = {
         let engine = Arc::clone(engine);
-        move || engine.text(&graphs)
+        move |runs| engine.text(&graphs, runs)
     };
     let sessions = sessions(config.engine.text_sessions, open)?;
     let input = sessions.encoders.first().and_then(TextEncoder::input);
@@ -270,10 +271,14 @@ fn open_text(
 
 fn sessions<E>(
     count: usize,
-    open: impl Fn() -> Result<E, EngineError> + Send + Sync + 'static,
+    open: impl Fn(usize) -> Result<Vec<E>, EngineError> + Send + Sync + 'static,
 ) -> Result<Sessions<E>, EngineError> {
-    let encoders = (0..count).map(|_| open()).collect::<Result<_, _>>()?;
-    let rebuild = Arc::new(move || open().map_err(|error| error.to_string()));
+    let encoders = open(count)?;
+    // One that shares nothing with those that are there.
+    let rebuild = Arc::new(move || {
+        let made = open(1).map_err(|error| error.to_string())?.pop();
+        made.ok_or_else(|| "none was made".to_owned())
+    });
     Ok(Sessions { encoders, rebuild, runs: Vec::new() })
 }
 

@@ -4,7 +4,8 @@
 //! returns an [`crate::encoder::Encoder`].
 //!
 //! Invariants: an execution provider that was asked for by name is the one that runs, or the engine does not start; every
-//! session is owned and driven by one thread (`Session::run` takes `&mut self`); an error is one line that names the thing.
+//! session is driven by one thread (`Session::run` takes `&mut self`), except of the CPU provider those whose runs have one thread each, which
+//! are run beside each other with one copy of the weights; an error is one line that names the thing.
 
 mod cpu;
 mod environment;
@@ -68,8 +69,9 @@ use crate::{
 const EXTERNAL_DATA_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
 /// A graph that is loaded.
-struct Opened {
-    session: Session,
+#[derive(Clone)]
+struct Opened<S = Session> {
+    session: S,
     /// What it says about itself, where it is ours.
     info: Option<GraphInfo>,
     /// Why no run may have more than one item; `None` where it may.
@@ -166,7 +168,7 @@ impl Engine {
         self.runtime.version()
     }
 
-    /// Opens the vision graphs.
+    /// Opens the vision graphs, for `runs` threads of the caller's.
     ///
     /// # Errors
     /// When a file is missing or corrupt, or is not a vision encoder.
@@ -174,10 +176,11 @@ impl Engine {
         self: &Arc<Self>,
         graphs: &Graphs,
         normalization: &Normalization,
-    ) -> Result<VisionEncoder, EngineError> {
+        runs: usize,
+    ) -> Result<Vec<VisionEncoder>, EngineError> {
         let normalization = normalization.clone();
         let input = move |session: &Session, info: Option<&GraphInfo>| PixelInput::of(session, info, &normalization);
-        self.tower(Tower::Vision, Feed::AsIs, graphs, Self::stop(Tower::Vision, graphs)?, input)
+        self.towers(Tower::Vision, graphs, runs, input)
     }
 
     /// The vision graphs for `pixel_values`, to be opened when they are first asked for.
@@ -195,60 +198,87 @@ impl Engine {
             let normalization = normalization.clone();
             let input =
                 move |session: &Session, info: Option<&GraphInfo>| FloatInput::of(session, info, &normalization);
-            engine.tower(Tower::Vision, Feed::Floats, &graphs, stop, input).map_err(|error| error.to_string())
+            let opened = engine.embedding(Tower::Vision, Feed::Floats, &graphs);
+            let tower =
+                opened.and_then(|opened| engine.tower(Tower::Vision, Feed::Floats, &graphs, opened, stop, input));
+            tower.map_err(|error| error.to_string())
         };
         Ok(LateEncoder::new(open, stop))
     }
 
-    /// Opens the text graphs.
+    /// Opens the text graphs, for `runs` threads of the caller's.
     ///
     /// # Errors
     /// When a file is missing or corrupt, or is not a text encoder.
-    pub fn text(self: &Arc<Self>, graphs: &Graphs) -> Result<TextEncoder, EngineError> {
-        self.tower(Tower::Text, Feed::AsIs, graphs, Self::stop(Tower::Text, graphs)?, TokenInput::of)
+    pub fn text(self: &Arc<Self>, graphs: &Graphs, runs: usize) -> Result<Vec<TextEncoder>, EngineError> {
+        self.towers(Tower::Text, graphs, runs, TokenInput::of)
+    }
+
+    /// Whether threads run one session beside each other: with threads of its own inside a run, these would be in each other's way.
+    fn shares_sessions(&self) -> bool {
+        self.intra_threads == 1 && matches!(self.provider, RunningProvider::Cpu)
+    }
+
+    /// A tower for each of `runs` threads.
+    fn towers<I: TowerInput>(
+        self: &Arc<Self>,
+        tower: Tower,
+        graphs: &Graphs,
+        runs: usize,
+        input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Clone + Send + 'static,
+    ) -> Result<Vec<TowerEncoder<I>>, EngineError> {
+        let open = || self.embedding(tower, Feed::AsIs, graphs);
+        let shared = if self.shares_sessions() { open()? } else { None };
+        let one = |_| {
+            let opened = if shared.is_some() { shared.clone() } else { open()? };
+            self.tower(tower, Feed::AsIs, graphs, opened, Self::stop(tower, graphs)?, input.clone())
+        };
+        (0..runs).map(one).collect()
+    }
+
+    /// The session of the graph of embeddings, where there is one.
+    fn embedding(
+        &self,
+        tower: Tower,
+        feed: Feed,
+        graphs: &Graphs,
+    ) -> Result<Option<Opened<Arc<Session>>>, EngineError> {
+        let open = |path: &Path| {
+            let Opened { session, info, one_by_one } = self.open(path, tower, feed, true)?;
+            Ok(Opened { session: Arc::new(session), info, one_by_one })
+        };
+        graphs.embedding().map(|path| open(path).map_err(|reason| fault(tower, path, reason))).transpose()
     }
 
     /// A handle to stop a tower's runs by.
     fn stop(tower: Tower, graphs: &Graphs) -> Result<StopHandle, EngineError> {
-        StopHandle::new().map_err(|reason| EngineError::Graph {
-            encoder: tower.name(),
-            path: graphs.first().to_owned(),
-            reason,
-        })
+        StopHandle::new().map_err(|reason| fault(tower, graphs.first(), reason))
     }
 
-    /// The graph of embeddings now, that of all outputs when it is asked for; now, where there is no other.
+    /// The graph of embeddings, which is open, and that of all outputs when it is asked for; now, where there is no other.
     fn tower<I: TowerInput>(
         self: &Arc<Self>,
         tower: Tower,
         feed: Feed,
         graphs: &Graphs,
+        embedding: Option<Opened<Arc<Session>>>,
         stop: StopHandle,
         input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Send + 'static,
     ) -> Result<TowerEncoder<I>, EngineError> {
-        let fault = |path: &Path| {
-            let path = path.to_owned();
-            move |reason| EngineError::Graph { encoder: tower.name(), path, reason }
-        };
         let first = graphs.first();
-        let mut one_by_one = None;
-        let embedding = graphs.embedding().map(|path| {
-            let mut open = || {
-                let opened = self.open(path, tower, feed, true)?;
-                one_by_one = opened.one_by_one;
-                let input = input(&opened.session, opened.info.as_ref())?;
-                Ok((EmbeddingSession::new(opened.session, stop.clone())?, input))
-            };
-            open().map_err(fault(path))
+        let mut one_by_one = embedding.as_ref().and_then(|opened| opened.one_by_one);
+        let embedding = embedding.map(|opened| {
+            let input = input(&opened.session, opened.info.as_ref())?;
+            Ok((EmbeddingSession::new(opened.session, stop.clone())?, input))
         });
-        let embedding = embedding.transpose()?;
+        let embedding = embedding.transpose().map_err(|reason| fault(tower, first, reason))?;
         let outputs = match graphs.outputs() {
             None => Outputs::None,
             Some(path) => {
                 let (engine, path, stop) = (Arc::clone(self), path.to_owned(), stop.clone());
                 // It is not open yet when batches are planned, and shares them with the graph of embeddings.
                 let operators = GraphFile::open(&path).and_then(|mut file| operators::one_by_one(&mut file));
-                one_by_one = one_by_one.or(operators.map_err(|error| fault(&path)(error.to_string()))?);
+                one_by_one = one_by_one.or(operators.map_err(|error| fault(tower, &path, error.to_string()))?);
                 let open = move || {
                     // Outputs are large, and rarely asked for: what they take goes back.
                     let opened = engine.open(&path, tower, feed, false)?;
@@ -258,7 +288,7 @@ impl Engine {
                 if embedding.is_some() {
                     Outputs::Closed(Box::new(open))
                 } else {
-                    let (session, input) = open().map_err(fault(first))?;
+                    let (session, input) = open().map_err(|reason| fault(tower, first, reason))?;
                     Outputs::Open(session, input)
                 }
             }
@@ -310,6 +340,10 @@ impl Engine {
         let folder = path.parent().unwrap_or(Path::new("")).to_string_lossy();
         builder.with_config_entry(EXTERNAL_DATA_FOLDER, folder)?.commit_from_memory(part)
     }
+}
+
+fn fault(tower: Tower, path: &Path, reason: String) -> EngineError {
+    EngineError::Graph { encoder: tower.name(), path: path.to_owned(), reason }
 }
 
 /// The files of weights of `graph`; what cannot be listed is not given back.

@@ -3,7 +3,7 @@
 //! The real binary, whose address space is bounded while it runs by a little more than it has when it is ready: whatever a picture
 //! needs beyond that is refused by the system, as on a machine that lacks it.
 
-use std::io::Cursor;
+use std::{io::Cursor, path::Path};
 
 use image::{DynamicImage, GrayImage, ImageFormat, Luma};
 use reqwest::{Client, Response};
@@ -145,6 +145,28 @@ fn tiff() -> Vec<u8> {
     assert_eq!(bytes.len(), 122, "where the strip begins");
     bytes.resize(122 + strip as usize, 0);
     bytes
+}
+
+/// Megabytes that a service of the model in the box has when it is ready.
+fn resident(cache: &Path, set: &[&str]) -> u64 {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/emoji-clip");
+    let set: Vec<&str> = set.iter().flat_map(|pair| ["--set", pair]).collect();
+    let running = Running::spawn(serve(&model, &[&["--cache-dir", cache.to_str().expect("UTF-8")], &set[..]].concat()));
+    running.until("ready");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", running.id())).expect("a process");
+    let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+    size.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+}
+
+#[test]
+fn sessions_of_one_thread_have_the_weights_once() {
+    let cache = tempfile::tempdir().expect("a folder");
+    let many = ["engine.vision.sessions=16", "engine.text.sessions=16"];
+    let one = resident(cache.path(), &["engine.intra_threads=1"]);
+    let shared = resident(cache.path(), &[&many[..], &["engine.intra_threads=1"]].concat());
+    // With threads inside a run each has its own: of 16 MB both towers, 15 times more.
+    let copies = resident(cache.path(), &[&many[..], &["engine.intra_threads=2"]].concat());
+    assert!(shared < one + 60 && copies > one + 150, "{one}, {shared} and {copies} MiB");
 }
 
 #[tokio::test(flavor = "multi_thread")]
