@@ -108,7 +108,7 @@ impl<I: Send + 'static> Encoder for Constant<I> {
 
 fn sessions<I: Send + 'static>() -> Sessions<Constant<I>> {
     let rebuild = Arc::new(|| Err("none is made anew".to_owned()));
-    Sessions { encoders: vec![Constant(std::marker::PhantomData)], rebuild, runs: Vec::new() }
+    Sessions { encoders: vec![Constant(std::marker::PhantomData)], distinct: 1, rebuild, runs: Vec::new() }
 }
 
 fn parts(config: &Config) -> Parts<Constant<PixelBuf>, Constant<Tokens>> {

@@ -22,7 +22,7 @@ use tokio::{
 
 use super::{glimpse::Lookout, options::Modalities, reading::Parcel, row::Row, sample::Sample};
 use crate::{
-    config::Config,
+    config::{Config, Threads},
     embedder::{Class, EmbedError, Embedded, Embedder, Modality, Terms, Timings},
 };
 
@@ -37,20 +37,26 @@ const MIN_WINDOW: usize = 256;
 /// More of them are.
 const MAX_WINDOW: usize = 16 << 10;
 
-/// `config` as a run wants it: room for all that is in flight, and no cache, since few items come twice.
+/// `config` as a run wants it: room for all that is in flight, no cache, since few items come twice, and a run on each CPU unless threads
+/// or sessions were asked for: no client waits for a single one.
 pub(super) fn configured(config: &Config) -> Config {
     let mut config = config.clone();
     config.cache.max_bytes = 0;
+    if config.engine.threads == Threads::Latency {
+        config.engine.threads = Threads::Throughput;
+    }
     for lane in [&mut config.batch.vision, &mut config.batch.text] {
         lane.max_queue_size = lane.max_queue_size.max(MAX_WINDOW);
     }
     config
 }
 
-/// Samples that are in flight at most, so that sessions have full batches.
-pub(super) fn window(config: &Config, embedder: &Embedder) -> usize {
-    let (sizes, engine) = (embedder.info().batch_sizes, &config.engine);
-    let running = (sizes.images * engine.vision_sessions).max(sizes.texts * engine.text_sessions);
+/// Samples that are in flight at most, so that sessions have full batches of what is embedded.
+pub(super) fn window(config: &Config, modality: Modalities, embedder: &Embedder) -> usize {
+    let sizes = embedder.info().batch_sizes;
+    let images = if modality.has_images() { sizes.images * embedder.runs(Modality::Image) } else { 0 };
+    let texts = if modality.has_texts() { sizes.texts * embedder.runs(Modality::Text) } else { 0 };
+    let running = images.max(texts);
     (BATCHES * running + 2 * config.preprocess.threads).clamp(MIN_WINDOW, MAX_WINDOW)
 }
 

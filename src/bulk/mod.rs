@@ -200,7 +200,7 @@ impl Run<'_> {
         let (modality, done) = (sources.modality(), journal.done());
         let limits = Limits { picture: self.config.limits.max_body_bytes, text: self.config.limits.max_text_bytes };
         let turn = Turn::new(sources.samples_of(), done.rows, done.chain, done.ended);
-        let window = embedding::window(self.config, self.embedder);
+        let window = embedding::window(self.config, modality, self.embedder);
         let budget = self.config.limits.max_inflight_body_bytes;
         let started = Reading::start(sources, turn, limits, window, budget, self.runtime.handle());
         let (reading, parcels) = started.map_err(|error| BulkError::Thread(error.to_string()))?;

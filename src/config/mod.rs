@@ -256,6 +256,19 @@ pub struct EngineConfig {
     pub vision_sessions: usize,
     /// Sessions of the text encoder, one worker thread each.
     pub text_sessions: usize,
+    /// Whether these three were asked for.
+    pub threads: Threads,
+}
+
+/// What the numbers of threads and of sessions are there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// For whatever they were asked for.
+    Asked,
+    /// All are automatic: a single client has all CPUs.
+    Latency,
+    /// All are automatic, and nobody waits for a single run, so that on the CPU provider each CPU has one of its own. Bulk work sets it.
+    Throughput,
 }
 
 /// No section: TensorRT builds an engine of its own from a graph, for sizes that it is told.

@@ -97,7 +97,12 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn auto(&mut self, key: &'static str, max: u64, automatic: usize) -> usize {
-        self.auto_or(key, max, Effective::Auto(automatic)).unwrap_or(automatic)
+        self.asked(key, max, automatic).unwrap_or(automatic)
+    }
+
+    /// As [`Self::auto`]; `None` where nobody asked for a number.
+    pub(super) fn asked(&mut self, key: &'static str, max: u64, automatic: usize) -> Option<usize> {
+        self.auto_or(key, max, Effective::Auto(automatic))
     }
 
     /// As [`Self::auto`], of what is known only when the engine has started: `None` is automatic.

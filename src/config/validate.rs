@@ -10,7 +10,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
     BatchConfig, CacheConfig, Config, EngineConfig, HubConfig, LaneConfig, LimitsConfig, ModelConfig, PrecisionChoice,
-    PreprocessConfig, Provider, ServerConfig, TelemetryConfig, TensorRtConfig, TlsFiles, WebConfig,
+    PreprocessConfig, Provider, ServerConfig, TelemetryConfig, TensorRtConfig, Threads, TlsFiles, WebConfig,
     effective::Entry,
     error::{ConfigError, ConfigErrors},
     layers::Settings,
@@ -40,6 +40,12 @@ pub(super) fn read_config(
 ) -> Result<(Config, Vec<Entry>), ConfigErrors> {
     let mut reader = Reader::new(settings, errors);
     let read = &mut reader;
+    let mut all_automatic = true;
+    let mut threads = |read: &mut Reader<'_>, key, most, automatic| {
+        let asked = read.asked(key, most, automatic);
+        all_automatic &= asked.is_none();
+        asked.unwrap_or(automatic)
+    };
     // The fields of a struct literal are evaluated as written: this is the order of the default file.
     let mut config = Config {
         server: ServerConfig {
@@ -111,10 +117,11 @@ pub(super) fn read_config(
             executable_dir: executable_dir(),
             device_id: read.integer("engine.device_id", 0..=127),
             tensorrt: TensorRtConfig::default(),
-            intra_threads: read.auto("engine.intra_threads", MAX_THREADS, parallelism()),
+            intra_threads: threads(read, "engine.intra_threads", MAX_THREADS, parallelism()),
             stall_timeout: read.duration("engine.stall_timeout", TIMEOUT),
-            vision_sessions: read.auto("engine.vision.sessions", MAX_SESSIONS, 1),
-            text_sessions: read.auto("engine.text.sessions", MAX_SESSIONS, 1),
+            vision_sessions: threads(read, "engine.vision.sessions", MAX_SESSIONS, 1),
+            text_sessions: threads(read, "engine.text.sessions", MAX_SESSIONS, 1),
+            threads: if all_automatic { Threads::Latency } else { Threads::Asked },
         },
         batch: BatchConfig {
             vision: LaneConfig {

@@ -266,6 +266,14 @@ struct Texts {
 }
 
 impl Embedder {
+    /// Runs of a tower at once; 0 where the model has none.
+    pub fn runs(&self, modality: Modality) -> usize {
+        match modality {
+            Modality::Image => self.images.as_ref().map_or(0, |images| images.workers.len()),
+            Modality::Text => self.texts.as_ref().map_or(0, |texts| texts.workers.len()),
+        }
+    }
+
     /// What runs.
     pub fn info(&self) -> &ModelInfo {
         &self.info

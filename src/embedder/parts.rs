@@ -16,6 +16,8 @@ use crate::{
 pub struct Sessions<E> {
     /// One worker thread for each; at least one.
     pub encoders: Vec<E>,
+    /// The first of them that have a session of their own; all others run that of the first.
+    pub distinct: usize,
     /// Makes another.
     pub rebuild: Arc<dyn Fn() -> Result<E, String> + Send + Sync>,
     /// How long the runs so far took, with their work: what is known of their speed before the first request.

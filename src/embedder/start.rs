@@ -208,7 +208,7 @@ fn open_vision(
         let (engine, graphs, normalization) = (Arc::clone(&engine), model.graphs.clone(), normalization.clone());
         move |runs| engine.vision(&graphs, &normalization, runs)
     };
-    let crops = sessions(config.engine.vision_sessions, open)?;
+    let crops = sessions(&engine, config.engine.vision_sessions, open)?;
     let image_size = processor.crop_size();
     if let Some((height, width)) = crops.encoders.first().and_then(|encoder| encoder.input()?.image_size())
         && (height, width) != (image_size.0 as usize, image_size.1 as usize)
@@ -222,8 +222,8 @@ fn open_vision(
     // One session: it is opened when it is first asked for, which few do.
     let pixels = {
         let engine = Arc::clone(&engine);
-        let open = move |_| engine.pixels(&model.graphs, &normalization).map(|encoder| vec![encoder]);
-        takes_floats.then(|| sessions(1, open)).transpose()?
+        let open = move || engine.pixels(&model.graphs, &normalization);
+        takes_floats.then(|| one_session(open)).transpose()?
     };
     let one_by_one = crops.encoders.first().and_then(VisionEncoder::one_by_one);
     let max_batch_size = config.batch.vision.max_batch_size.unwrap_or(automatic.images);
@@ -248,7 +248,7 @@ fn open_text(
         let engine = Arc::clone(engine);
         move |runs| engine.text(&graphs, runs)
     };
-    let sessions = sessions(config.engine.text_sessions, open)?;
+    let sessions = sessions(engine, config.engine.text_sessions, open)?;
     let input = sessions.encoders.first().and_then(TextEncoder::input);
     if let Some(sequence) = input.and_then(TokenInput::sequence)
         && sequence != context_length
@@ -269,17 +269,28 @@ fn open_text(
     Ok(Ready { parts, max_batch_size, one_by_one, dim })
 }
 
+/// Encoders for as many runs at once as `configured`, or as the engine has it.
 fn sessions<E>(
-    count: usize,
+    engine: &Engine,
+    configured: usize,
     open: impl Fn(usize) -> Result<Vec<E>, EngineError> + Send + Sync + 'static,
 ) -> Result<Sessions<E>, EngineError> {
-    let encoders = open(count)?;
+    let encoders = open(engine.runs(configured))?;
     // One that shares nothing with those that are there.
     let rebuild = Arc::new(move || {
         let made = open(1).map_err(|error| error.to_string())?.pop();
         made.ok_or_else(|| "none was made".to_owned())
     });
-    Ok(Sessions { encoders, rebuild, runs: Vec::new() })
+    let distinct = if engine.shares_sessions() { 1 } else { encoders.len() };
+    Ok(Sessions { encoders, distinct, rebuild, runs: Vec::new() })
+}
+
+fn one_session<E>(
+    open: impl Fn() -> Result<E, EngineError> + Send + Sync + 'static,
+) -> Result<Sessions<E>, EngineError> {
+    let encoders = vec![open()?];
+    let rebuild = Arc::new(move || open().map_err(|error| error.to_string()));
+    Ok(Sessions { encoders, distinct: 1, rebuild, runs: Vec::new() })
 }
 
 fn normalization(preparation: &PicturePreparation) -> Normalization {

@@ -80,8 +80,8 @@ fn canary<E: Encoder>(
     work: impl Fn(&[E::Input]) -> usize,
 ) -> Result<Option<usize>, StartError> {
     let mut dim = 0;
-    let Sessions { encoders, runs, .. } = sessions;
-    for encoder in encoders {
+    let Sessions { encoders, distinct, runs, .. } = sessions;
+    for encoder in encoders.iter_mut().take(*distinct) {
         let mut is_first = true;
         let mut run = |inputs: &[E::Input]| -> Result<Embeddings, StartError> {
             let started = Instant::now();
@@ -162,6 +162,7 @@ mod tests {
         let recorder = Recorder::default();
         let sessions = Sessions {
             encoders: vec![recorder.clone()],
+            distinct: 1,
             rebuild: Arc::new(|| Err("never".to_owned())),
             runs: Vec::new(),
         };

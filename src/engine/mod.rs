@@ -57,7 +57,7 @@ use split::Tower;
 use tower::Outputs;
 
 use crate::{
-    config::{EngineConfig, Precision, PrecisionChoice},
+    config::{EngineConfig, Precision, PrecisionChoice, Threads},
     encoder::{BatchSizes, OneByOne},
     model::{
         Graphs, external_data,
@@ -84,6 +84,8 @@ pub struct Engine {
     runtime: &'static Runtime,
     provider: RunningProvider,
     intra_threads: usize,
+    /// Runs of each tower at once, where these are not what is configured.
+    runs: Option<usize>,
 }
 
 impl Engine {
@@ -93,11 +95,15 @@ impl Engine {
     /// When the library is missing, too old or broken, or an explicit provider or precision cannot be had.
     pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
         let (runtime, provider) = provider::settle(config)?;
-        let engine = Self { runtime, provider, intra_threads: config.intra_threads };
+        let (intra_threads, runs) = match config.threads {
+            Threads::Throughput if matches!(provider, RunningProvider::Cpu) => (1, Some(config.intra_threads)),
+            Threads::Asked | Threads::Latency | Threads::Throughput => (config.intra_threads, None),
+        };
+        let engine = Self { runtime, provider, intra_threads, runs };
         tracing::info!(
             provider = engine.provider_name(),
             onnxruntime = runtime.version(),
-            intra_threads = config.intra_threads,
+            intra_threads,
             "the engine started"
         );
         if config.precision == PrecisionChoice::F16 && matches!(engine.provider, RunningProvider::Cpu) {
@@ -214,8 +220,13 @@ impl Engine {
         self.towers(Tower::Text, graphs, runs, TokenInput::of)
     }
 
+    /// Runs of a tower at once, where `configured` are.
+    pub fn runs(&self, configured: usize) -> usize {
+        self.runs.unwrap_or(configured)
+    }
+
     /// Whether threads run one session beside each other: with threads of its own inside a run, these would be in each other's way.
-    fn shares_sessions(&self) -> bool {
+    pub fn shares_sessions(&self) -> bool {
         self.intra_threads == 1 && matches!(self.provider, RunningProvider::Cpu)
     }
 

@@ -170,6 +170,26 @@ fn a_folder_becomes_parquet_with_the_embedders_own_numbers_and_a_null_for_what_i
 }
 
 #[test]
+fn each_cpu_has_a_run_of_its_own_unless_threads_are_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    for number in 0..40 {
+        add(folder.path(), &format!("in/{number:02}.bmp"), &picture(PICTURES[number % PICTURES.len()]));
+    }
+    let mut all = Vec::new();
+    for (name, set, threads) in
+        [("automatic", "engine.vision.sessions=auto", 1), ("asked", "engine.intra_threads=3", 3)]
+    {
+        let out = folder.path().join(name);
+        let mut command = command(&[text(&folder.path().join("in")), "--out", text(&out), "--set", set]);
+        let (_, log) = finished(command.args(["--set", "telemetry.log_level=info"]).output().unwrap(), 0);
+        let started = log.lines().find(|line| line.contains("the engine started")).unwrap();
+        assert!(started.contains(&format!("intra_threads={threads}")), "{started}");
+        all.push(rows(&out));
+    }
+    assert_eq!(all[0], all[1], "and the bits are the same");
+}
+
+#[test]
 fn what_exif_data_say_of_a_picture_counts() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["cat_exif_1.jpg", "cat_exif_6.jpg"] {

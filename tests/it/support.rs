@@ -369,6 +369,7 @@ where
             processor,
             sessions: Sessions {
                 encoders: vec![vision],
+                distinct: 1,
                 rebuild: Arc::new(|| Err("not rebuilt".to_owned())),
                 runs: Vec::new(),
             },
@@ -379,6 +380,7 @@ where
             tokenizer: tokenizer.expect("the fixture"),
             sessions: Sessions {
                 encoders: vec![text],
+                distinct: 1,
                 rebuild: Arc::new(|| Err("not rebuilt".to_owned())),
                 runs: Vec::new(),
             },

@@ -46,12 +46,21 @@ fn the_default_file_holds_the_defaults() {
     assert_eq!((engine.provider, engine.precision, engine.library), (Provider::Auto, PrecisionChoice::F32, None));
     assert_eq!((engine.device_id, engine.intra_threads), (0, parallelism()));
     assert_eq!((engine.stall_timeout, engine.vision_sessions, engine.text_sessions), (seconds(60), 1, 1));
+    assert_eq!(engine.threads, Threads::Latency);
     assert_eq!((batch.vision.max_batch_size, batch.vision.max_batch_tokens), (None, usize::MAX));
     assert_eq!((batch.vision.max_queue_delay, batch.vision.max_queue_size), (Duration::ZERO, 256));
     assert_eq!((batch.text.max_batch_size, batch.text.max_batch_tokens), (None, 2048));
     assert_eq!((batch.text.max_queue_delay, batch.text.max_queue_size), (Duration::ZERO, 2048));
     assert_eq!(cache.max_bytes, 64 << 20);
     assert_eq!((telemetry.log_level.as_str(), telemetry.log_format), ("info", LogFormat::Text));
+}
+
+#[test]
+fn threads_are_asked_for_by_any_of_their_keys() {
+    for key in ["engine.intra_threads", "engine.vision.sessions", "engine.text.sessions"] {
+        let threads = |value: &str| config(&["model.path=m", &format!("{key}={value}")]).engine.threads;
+        assert_eq!((threads("1"), threads("auto")), (Threads::Asked, Threads::Latency), "{key}");
+    }
 }
 
 #[test]
