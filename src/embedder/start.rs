@@ -208,7 +208,8 @@ fn open_vision(
         let (engine, graphs, normalization) = (Arc::clone(&engine), model.graphs.clone(), normalization.clone());
         move |runs| engine.vision(&graphs, &normalization, runs)
     };
-    let crops = sessions(&engine, config.engine.vision_sessions, open)?;
+    let is_shared = engine.shares_session(&model.graphs);
+    let crops = sessions(engine.runs(config.engine.vision_sessions), is_shared, open)?;
     let image_size = processor.crop_size();
     if let Some((height, width)) = crops.encoders.first().and_then(|encoder| encoder.input()?.image_size())
         && (height, width) != (image_size.0 as usize, image_size.1 as usize)
@@ -244,11 +245,12 @@ fn open_text(
     let TextModel { graphs, tokenization, context_length, outputs, .. } = model;
     let abilities = Abilities::of(&graphs, outputs);
     let graph = graphs.first().to_owned();
+    let is_shared = engine.shares_session(&graphs);
     let open = {
         let engine = Arc::clone(engine);
         move |runs| engine.text(&graphs, runs)
     };
-    let sessions = sessions(engine, config.engine.text_sessions, open)?;
+    let sessions = sessions(engine.runs(config.engine.text_sessions), is_shared, open)?;
     let input = sessions.encoders.first().and_then(TextEncoder::input);
     if let Some(sequence) = input.and_then(TokenInput::sequence)
         && sequence != context_length
@@ -269,19 +271,19 @@ fn open_text(
     Ok(Ready { parts, max_batch_size, one_by_one, dim })
 }
 
-/// Encoders for as many runs at once as `configured`, or as the engine has it.
+/// Encoders for so many runs at once; `is_shared` says that all run one session.
 fn sessions<E>(
-    engine: &Engine,
-    configured: usize,
+    count: usize,
+    is_shared: bool,
     open: impl Fn(usize) -> Result<Vec<E>, EngineError> + Send + Sync + 'static,
 ) -> Result<Sessions<E>, EngineError> {
-    let encoders = open(engine.runs(configured))?;
+    let encoders = open(count)?;
     // One that shares nothing with those that are there.
     let rebuild = Arc::new(move || {
         let made = open(1).map_err(|error| error.to_string())?.pop();
         made.ok_or_else(|| "none was made".to_owned())
     });
-    let distinct = if engine.shares_sessions() { 1 } else { encoders.len() };
+    let distinct = if is_shared { 1 } else { encoders.len() };
     Ok(Sessions { encoders, distinct, rebuild, runs: Vec::new() })
 }
 

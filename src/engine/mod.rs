@@ -225,9 +225,10 @@ impl Engine {
         self.runs.unwrap_or(configured)
     }
 
-    /// Whether threads run one session beside each other: with threads of its own inside a run, these would be in each other's way.
-    pub fn shares_sessions(&self) -> bool {
-        self.intra_threads == 1 && matches!(self.provider, RunningProvider::Cpu)
+    /// Whether threads run one session of `graphs` beside each other. With threads of its own inside a run these would be in each other's
+    /// way; and a graph of all outputs is run by a binding, which wants the session for itself.
+    pub fn shares_session(&self, graphs: &Graphs) -> bool {
+        self.intra_threads == 1 && matches!(self.provider, RunningProvider::Cpu) && graphs.embedding().is_some()
     }
 
     /// A tower for each of `runs` threads.
@@ -239,7 +240,7 @@ impl Engine {
         input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Clone + Send + 'static,
     ) -> Result<Vec<TowerEncoder<I>>, EngineError> {
         let open = || self.embedding(tower, Feed::AsIs, graphs);
-        let shared = if self.shares_sessions() { open()? } else { None };
+        let shared = if self.shares_session(graphs) { open()? } else { None };
         let one = |_| {
             let opened = if shared.is_some() { shared.clone() } else { open()? };
             self.tower(tower, Feed::AsIs, graphs, opened, Self::stop(tower, graphs)?, input.clone())

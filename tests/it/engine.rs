@@ -62,6 +62,10 @@ fn threads_that_run_one_session_beside_each_other_answer_what_one_alone_does() {
             let config = configuration(&[&format!("engine.intra_threads={threads}")]);
             Arc::new(Engine::start(&config.engine).expect("the CPU provider"))
         };
+        // A graph of all outputs has a session of its own in each thread, and a canary for each.
+        let outputs = Graphs::Outputs(exported.text_outputs.expect("a graph of all outputs"));
+        assert!(engine("1").shares_session(&graphs) && !engine("1").shares_session(&outputs));
+        assert!(!engine("2").shares_session(&graphs));
         let mut alone = engine("2").text(&graphs, 1).expect("a text graph").remove(0);
         let mut encoders = engine("1").text(&graphs, 5).expect("a text graph");
         let mut interrupted = encoders.pop().expect("five");
