@@ -9,6 +9,7 @@
 //! make bench ARGS="graphs f32 bf16 int8=DIR"     arithmetics and exports in bare ONNX Runtime: milliseconds and cosines
 //! make bench ARGS="tracing"                      images per second and CPU time with spans that go to a collector, beside without
 //! make bench ARGS="dialects"                     CPU time of a request in OpenAI's shape beside the native route's
+//! make bench ARGS="builds OTHER/clipserve"       connections and rates, beside another build
 //! make bench ARGS="bulk"                         files to files, against its parts and beside clip-retrieval and sentence-transformers
 //! make bench ARGS="load --url http://127.0.0.1:8080 --ask text --rate 200"
 //! make attack ARGS="overload quiet"              what the service withstands, beside a bar for each attack
@@ -34,6 +35,7 @@ mod arithmetic;
 mod asker;
 mod attack;
 mod bare;
+mod builds;
 mod bulk;
 mod chart;
 mod checkpoint;
@@ -103,6 +105,8 @@ enum Command {
     Sweep(sweep::Options),
     /// `clipserve embed` against its parts, clip-retrieval and sentence-transformers; its first row and its memory.
     Bulk(bulk::Options),
+    /// Another build beside this one, under closed and open loops.
+    Builds(builds::Options),
     /// CPU time of a request in other services' shapes beside the native route's.
     Dialects(dialects::Options),
     /// Images per second and CPU time of a request with spans that go to a collector, beside without.
@@ -210,6 +214,7 @@ fn main() -> Result<()> {
         Some(Command::Start(options)) => start::run(&places, &options),
         Some(Command::Sweep(options)) => sweep::run(&places, &options),
         Some(Command::Bulk(options)) => bulk::run(&places, &options),
+        Some(Command::Builds(options)) => builds::run(&places, &options),
         Some(Command::Dialects(options)) => dialects::run(&places, &options),
         Some(Command::Tracing(options)) => spans::run(&places, &options),
         Some(Command::Load(options)) => load(&places, &options),
