@@ -215,6 +215,37 @@ pub enum EncodeError {
     },
 }
 
+/// Makes another encoder for a thread whose own is broken.
+pub type Rebuild<E> = Box<dyn FnMut() -> Result<E, String> + Send>;
+
+/// Whose session a run has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Its own.
+    Own,
+    /// That of another run, beside which it is as if it had one of its own.
+    Shared,
+    /// That of another run, with the part of its threads that it takes from it: worth it only while there is more work than one run has.
+    Beside,
+}
+
+/// An encoder for one thread, beside which others may run.
+pub struct Runner<E> {
+    /// What it runs.
+    pub encoder: E,
+    /// Whose session that has.
+    pub role: Role,
+    /// How it is made anew.
+    pub rebuild: Rebuild<E>,
+}
+
+impl<E> Runner<E> {
+    /// With a session of its own.
+    pub fn new(encoder: E, rebuild: impl FnMut() -> Result<E, String> + Send + 'static) -> Self {
+        Self { encoder, role: Role::Own, rebuild: Box::new(rebuild) }
+    }
+}
+
 /// Stops a running [`Encoder::encode`] from another thread; the call then returns an error soon after.
 pub type Interrupt = Arc<dyn Fn() + Send + Sync>;
 

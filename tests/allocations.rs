@@ -225,7 +225,7 @@ fn a_run_keeps_the_memory_of_the_one_before() {
     let config = config::load(&Overrides { set, ..Overrides::default() }, []).expect("valid").config.engine;
     let engine = Arc::new(Engine::start(&config).expect("the CPU provider"));
     let none = Normalization { rescale_factor: None, mean_std: None };
-    let mut encoder = engine.vision(&graphs, &none, 1).expect("a vision graph").remove(0);
+    let mut encoder = engine.vision(&graphs, &none, 1).expect("a vision graph").remove(0).encoder;
     let crops: Vec<PixelBuf> = (0..16).map(|i| PixelBuf::new(64, 64, vec![16 * i; 64 * 64 * 3])).collect();
     for _ in 0..2 {
         encoder.encode(&crops).expect("a run");

@@ -101,8 +101,8 @@ impl Model {
 
     fn embed(&self, engine: &Arc<Engine>) -> [Embeddings; 2] {
         let none = Normalization { rescale_factor: None, mean_std: None };
-        let mut vision = engine.vision(&self.vision, &none, 1).unwrap().remove(0);
-        let mut text = engine.text(&self.text, 1).unwrap().remove(0);
+        let mut vision = engine.vision(&self.vision, &none, 1).unwrap().remove(0).encoder;
+        let mut text = engine.text(&self.text, 1).unwrap().remove(0).encoder;
         // What is computed does not hang on the memory of the files of weights.
         let (pictures, texts) = (self.vision.first(), self.text.first());
         let both = [
@@ -239,12 +239,12 @@ fn int8_is_close_to_f32_and_the_same_in_every_batch() {
         let groups =
             [&small.0, &small.1].map(|graphs| GraphInfo::read(graphs.first()).unwrap().unwrap().activation_group);
         assert_eq!(groups, [group; 2]);
-        let mut vision = int8.vision(&small.0, &none, 1).unwrap().remove(0);
-        let mut text = int8.text(&small.1, 1).unwrap().remove(0);
+        let mut vision = int8.vision(&small.0, &none, 1).unwrap().remove(0).encoder;
+        let mut text = int8.text(&small.1, 1).unwrap().remove(0).encoder;
         let actual = [vision.encode(&crops).unwrap(), text.encode(&texts).unwrap()];
         let expected = [
-            cpu.vision(&exact.0, &none, 1).unwrap()[0].encode(&crops).unwrap(),
-            cpu.text(&exact.1, 1).unwrap()[0].encode(&texts).unwrap(),
+            cpu.vision(&exact.0, &none, 1).unwrap()[0].encoder.encode(&crops).unwrap(),
+            cpu.text(&exact.1, 1).unwrap()[0].encoder.encode(&texts).unwrap(),
         ];
         for (kind, i) in [("images", 0), ("texts", 1)] {
             let cosine = lowest_cosine(&actual[i], &expected[i]);

@@ -8,7 +8,7 @@ use axum::{Router, body::Body};
 use clipserve::{
     config::{self, Config, Overrides},
     embedder::{Abilities, Embedder, ModelInfo, Parts, Sessions, TextParts, Towers, VisionParts},
-    encoder::{BatchSizes, Embeddings, EncodeError, Encoder, PixelBuf, Tokens},
+    encoder::{BatchSizes, Embeddings, EncodeError, Encoder, PixelBuf, Runner, Tokens},
     health::Health,
     http::{AppState, router},
     model::{
@@ -107,8 +107,8 @@ impl<I: Send + 'static> Encoder for Constant<I> {
 }
 
 fn sessions<I: Send + 'static>() -> Sessions<Constant<I>> {
-    let rebuild = Arc::new(|| Err("none is made anew".to_owned()));
-    Sessions { encoders: vec![Constant(std::marker::PhantomData)], distinct: 1, rebuild, runs: Vec::new() }
+    let encoder = Constant(std::marker::PhantomData);
+    Sessions::new(vec![Runner::new(encoder, || Err("none is made anew".to_owned()))])
 }
 
 fn parts(config: &Config) -> Parts<Constant<PixelBuf>, Constant<Tokens>> {

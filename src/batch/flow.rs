@@ -120,8 +120,28 @@ fn wait(found: Found, own: f64, alone: f64) -> f64 {
 #[derive(Debug)]
 struct Run {
     id: u64,
-    since: Instant,
+    /// When it began, by the [`Clock`].
+    since: f64,
+    /// What it takes alone, as far as is known.
     seconds: f64,
+}
+
+/// The time of a run that has its session's threads to itself. Where more runs go on than sessions have threads for, each has a part of
+/// them, and the clock goes slower by as much: so what a run took by it says what it takes alone, whatever was beside it.
+#[derive(Debug, Default)]
+struct Clock {
+    seconds: f64,
+    read: Option<Instant>,
+}
+
+impl Clock {
+    /// What it shows at `now`, when since the last reading a run has taken `stretch` times as long as alone.
+    fn read(&mut self, now: Instant, stretch: f64) -> f64 {
+        let passed = self.read.map_or(0.0, |read| now.saturating_duration_since(read).as_secs_f64());
+        self.seconds += passed / stretch;
+        self.read = self.read.max(Some(now));
+        self.seconds
+    }
 }
 
 /// All requests of one lane.
@@ -130,7 +150,7 @@ pub(super) struct Flows {
     state: Mutex<State>,
     /// Threads that decode; at least 1.
     decoders: usize,
-    /// Sessions; at least 1.
+    /// Sessions with threads of their own; at least 1.
     encoders: usize,
     /// The most work that a request which is not large has.
     few: u64,
@@ -140,7 +160,21 @@ pub(super) struct Flows {
 struct State {
     flows: Vec<Arc<Flow>>,
     runs: Vec<Run>,
+    clock: Clock,
     next: u64,
+}
+
+impl State {
+    /// How many times as long as alone a run takes now.
+    fn stretch(&self, encoders: usize) -> f64 {
+        (self.runs.len() as f64 / encoders as f64).max(1.0)
+    }
+
+    /// What the clock shows.
+    fn clock(&mut self, encoders: usize, now: Instant) -> f64 {
+        let stretch = self.stretch(encoders);
+        self.clock.read(now, stretch)
+    }
 }
 
 /// How fast the two stages of a lane are.
@@ -148,7 +182,7 @@ struct State {
 pub struct Speeds {
     /// Decoding, in units of decode work on one thread.
     pub decode: Arc<Speed>,
-    /// The runs of one session, in units of encode work.
+    /// The runs of one session, each alone in it, in units of encode work.
     pub encode: Arc<Speed>,
 }
 
@@ -159,9 +193,21 @@ pub struct RunGuard<'a> {
     id: u64,
 }
 
+impl RunGuard<'_> {
+    /// How long the run would have taken until `now` if no other had had threads of its session.
+    pub(super) fn alone(&self, now: Instant) -> Duration {
+        let mut state = self.flows.lock();
+        let clock = state.clock(self.flows.encoders, now);
+        let since = state.runs.iter().find(|run| run.id == self.id).map_or(clock, |run| run.since);
+        Duration::from_secs_f64((clock - since).max(0.0))
+    }
+}
+
 impl Drop for RunGuard<'_> {
     fn drop(&mut self) {
-        self.flows.lock().runs.retain(|run| run.id != self.id);
+        let mut state = self.flows.lock();
+        state.clock(self.flows.encoders, Instant::now());
+        state.runs.retain(|run| run.id != self.id);
     }
 }
 
@@ -203,7 +249,8 @@ impl Flows {
         let mut state = self.lock();
         state.next += 1;
         let id = state.next;
-        state.runs.push(Run { id, since: now, seconds });
+        let since = state.clock(self.encoders, now);
+        state.runs.push(Run { id, since, seconds });
         RunGuard { flows: self, id }
     }
 
@@ -220,6 +267,7 @@ impl Flows {
         if state.flows.is_empty() && state.runs.is_empty() {
             return None;
         }
+        let (stretch, clock) = (state.stretch(lane.encoders), state.clock(lane.encoders, now));
         let own = total(works);
         let ahead = |own: u64, left: fn(&Flow) -> &AtomicU64| {
             let left = |flow: &Arc<Flow>| Left { class: flow.class, work: left(flow).load(Ordering::Relaxed) as f64 };
@@ -227,17 +275,18 @@ impl Flows {
         };
         let (decoders, encoders) = (lane.decoders as f64, lane.encoders as f64);
         let decode = ahead(own.decode, |flow| &flow.decode) * speeds.decode.seconds_per_unit() / decoders;
-        let left_of = |run: &Run| (run.seconds - now.saturating_duration_since(run.since).as_secs_f64()).max(0.0);
+        let left_of = |run: &Run| (run.seconds - (clock - run.since)).max(0.0) * stretch;
         // The session that is free first.
         let running = if state.runs.len() < lane.encoders {
             0.0
         } else {
             state.runs.iter().map(left_of).fold(f64::INFINITY, f64::min)
         };
+        let (work, seconds) = speeds.encode.run_of_late();
         let found = Found {
             ahead: ahead(own.encode, |flow| &flow.encode),
             running,
-            run: speeds.encode.run_of_late(),
+            run: (work, seconds * stretch),
             per_unit: speeds.encode.seconds_per_unit() / encoders,
         };
         let encode = wait(found, own.encode as f64, speeds.encode.seconds(own.encode));
@@ -333,6 +382,28 @@ mod unit {
         drop(run);
         drop(shares);
         assert_eq!(ask(9, now), None, "idle again");
+    }
+
+    #[test]
+    fn runs_that_share_a_session_are_taken_for_what_they_are_alone_and_hold_others_for_what_they_are() {
+        let (flows, speeds, now) = (Flows::new(1, 1, 2), speeds(1, 100), Instant::now());
+        let (ms, at) = (Duration::from_millis, |ms| now + Duration::from_millis(ms));
+        let ask = |now| flows.wait(Class::Interactive, &images(1), &speeds, now).map(|wait| wait.as_millis());
+        let first = flows.run(2, &speeds, now);
+        assert_eq!(ask(at(50)), Some(150));
+        let second = flows.run(2, &speeds, at(100));
+        assert_eq!(
+            ask(at(150)),
+            Some(250),
+            "the first has 75 ms left, twice, and a run of one takes 100 ms more than alone"
+        );
+        assert_eq!((first.alone(at(200)), second.alone(at(200))), (ms(150), ms(50)));
+        drop(first);
+        assert_eq!(second.alone(at(300)), ms(150), "it has all threads again");
+        let independent = Flows::new(1, 2, 2);
+        let first = independent.run(2, &speeds, now);
+        let second = independent.run(2, &speeds, now);
+        assert_eq!((first.alone(at(100)), second.alone(at(100))), (ms(100), ms(100)), "each has its own threads");
     }
 
     #[test]

@@ -103,18 +103,52 @@ impl BatchPolicy {
     /// Decides for `queue`, in the order of turns, after `last`. `flush` (the queue is closed) means that nothing more will come: don't wait.
     pub fn decide(&self, now: Instant, queue: &[Waiting], last: Option<LastRun>, flush: bool) -> Decision {
         let Some(first) = queue.first() else { return Decision::Idle };
-        let eligible = self.eligible(queue, first);
-        let (chosen, full) = if eligible.len() == queue.len() {
-            self.choose(queue)
-        } else {
-            let waiting: Vec<Waiting> = eligible.iter().map(|&i| queue[i]).collect();
-            // What is left out makes runs of its own, so nobody is awaited for this one.
-            (self.choose(&waiting).0.into_iter().map(|i| eligible[i]).collect(), true)
-        };
+        let (chosen, full) = self.batch(queue, first);
         let oldest = queue.iter().map(|item| item.since).min().unwrap_or(first.since);
         let filled = oldest + self.max_queue_delay;
         let until = last.and_then(|last| last.returning(queue.len())).map_or(filled, |returned| filled.max(returned));
         if full || flush || until <= now { Decision::Take(chosen) } else { Decision::WaitUntil(until) }
+    }
+
+    /// Decides for a run that would take threads from another one that goes on: of what came since, only what makes a run of its own is
+    /// worth that, and all that was left to it ([`BatchPolicy::part`]) is.
+    pub fn decide_beside(&self, queue: &[Waiting], is_left: bool) -> Decision {
+        let Some(first) = queue.first() else { return Decision::Idle };
+        let (chosen, full) = self.batch(queue, first);
+        if full || is_left { Decision::Take(chosen) } else { Decision::Idle }
+    }
+
+    /// Whether what begins with `first` may be run with threads that are taken from another run: not what is in the way of somebody who asks
+    /// for little, nor outputs, whose graph has one session.
+    pub fn can_be_beside(&self, first: &Waiting) -> bool {
+        let is_in_the_way = self.large_cost.is_some() && (first.is_of_large || first.class == Class::Bulk);
+        first.outputs.is_empty() && !is_in_the_way
+    }
+
+    /// What of `chosen` is run by one of several who could take what is there at the same time, `others` besides it: as much as leaves them
+    /// the same. Runs of a thread each are done sooner than one run of all threads, whose operators wait for the last of them.
+    pub fn part(&self, queue: &[Waiting], mut chosen: Vec<usize>, others: usize) -> Vec<usize> {
+        let all: usize = queue.iter().map(|item| item.cost).sum();
+        let (mine, mut cost) = (all.div_ceil(others + 1), 0);
+        let is_last = |&at: &usize| {
+            cost += queue[at].cost;
+            cost >= mine
+        };
+        if let Some(last) = chosen.iter().position(is_last) {
+            chosen.truncate(last + 1);
+        }
+        chosen
+    }
+
+    /// The batch around `first`, and whether it can grow no further.
+    fn batch(&self, queue: &[Waiting], first: &Waiting) -> (Vec<usize>, bool) {
+        let eligible = self.eligible(queue, first);
+        if eligible.len() == queue.len() {
+            return self.choose(queue);
+        }
+        let waiting: Vec<Waiting> = eligible.iter().map(|&i| queue[i]).collect();
+        // What is left out makes runs of its own, so nobody is awaited for this one.
+        (self.choose(&waiting).0.into_iter().map(|i| eligible[i]).collect(), true)
     }
 
     /// Those that may be in one run with the first.
@@ -129,7 +163,7 @@ impl BatchPolicy {
         queue.iter().enumerate().filter_map(&mut joins).collect()
     }
 
-    /// The batch around the first item, and whether it can grow no further.
+    /// The batch of those that may be in one run with the first, and whether it can grow no further.
     fn choose(&self, queue: &[Waiting]) -> (Vec<usize>, bool) {
         let Some(first) = queue.first() else { return (Vec::new(), false) };
         let uniform = queue.iter().all(|item| (item.cost, item.outputs) == (first.cost, first.outputs));

@@ -18,7 +18,10 @@ use super::{
     class::SMALL_COME,
     turn::{Turn, Turns},
 };
-use crate::telemetry::{LaneMetrics, QueueMetrics};
+use crate::{
+    encoder::Role,
+    telemetry::{LaneMetrics, QueueMetrics},
+};
 
 /// How much longer than a run of one small item a run may take that items of large requests join, while small requests come. A
 /// client that asks for one thing at a time then waits for one such run, and for its own: within four times of what it takes alone.
@@ -61,6 +64,8 @@ pub enum Takes {
 pub struct JobQueue<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
+    /// For those who take only what is more than a run's work ([`Role::Beside`]).
+    more: Condvar,
     cost: fn(&T) -> Cost,
     observed: QueueMetrics,
     metrics: LaneMetrics,
@@ -86,6 +91,10 @@ struct State<T> {
     closed: bool,
     /// Threads that wait for any job at all, and would take it at once.
     idle: usize,
+    /// Threads that wait for a run beside another one.
+    idle_beside: usize,
+    /// Whether what waits was left to one of those.
+    is_left: bool,
     /// Whether a thread that takes small items alone waits for one.
     kept_idle: bool,
     /// When an item of a small request was last seen, and what it costs.
@@ -109,11 +118,13 @@ impl<T> JobQueue<T> {
             turns: Turns::default(),
             closed: false,
             idle: 0,
+            idle_beside: 0,
+            is_left: false,
             kept_idle: false,
             small: None,
             rest: None,
         });
-        Self { state, changed: Condvar::new(), cost, observed, metrics, pace }
+        Self { state, changed: Condvar::new(), more: Condvar::new(), cost, observed, metrics, pace }
     }
 
     /// Puts `job` where its turn is; a closed queue answers it [`JobError::Closed`] instead.
@@ -137,8 +148,12 @@ impl<T> JobQueue<T> {
         let turn = state.turns.next(job.head.request(), class, cost.cost as u64);
         state.jobs.insert(turn, Entry { job, cost });
         self.observed.depth.set(state.jobs.len() as i64);
+        let is_taken = state.idle > 0;
         drop(state);
         self.changed.notify_one();
+        if !is_taken {
+            self.more.notify_one();
+        }
     }
 
     /// The work in a run of `inputs`: what is padded comes on top, and is in the measured time.
@@ -150,13 +165,15 @@ impl<T> JobQueue<T> {
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
+        self.more.notify_all();
     }
 
-    /// Waits until `policy` finds a batch after the caller's `last` run; `None` once the queue is closed and empty.
+    /// Waits until `policy` finds a batch for a session of this role after the caller's `last` run; `None` once the queue is closed and
+    /// empty, and for [`Role::Beside`] once it is closed and has no more than a run's work.
     ///
     /// Nobody is awaited for a fuller batch after `last` where another thread is idle: two runs side by side are done sooner.
     /// Jobs that died while they waited are answered (or dropped, when nobody waits) and never returned.
-    pub fn take_batch(&self, policy: &BatchPolicy, last: Option<LastRun>) -> Option<Vec<Job<T>>> {
+    pub fn take_batch(&self, policy: &BatchPolicy, role: Role, last: Option<LastRun>) -> Option<Vec<Job<T>>> {
         let mut state = self.lock();
         if let Some(last) = last.filter(|last| last.class == Class::Bulk) {
             state.rest = Some(last.ended + last.took.mul_f64(REST));
@@ -167,22 +184,34 @@ impl<T> JobQueue<T> {
             let waiting: Vec<Waiting> = state.jobs.values().map(Entry::waiting).collect();
             let last = last.filter(|_| state.idle == 0);
             let (policy, rest) = self.adapt(*policy, &state, waiting.first(), now);
-            let decision = match rest {
-                Some(until) if !state.closed => Decision::WaitUntil(until),
+            let can_be_beside = waiting.first().is_some_and(|first| policy.can_be_beside(first));
+            let decision = match (role, rest) {
+                (Role::Beside, _) if state.idle > 0 || !can_be_beside => Decision::Idle,
+                (Role::Beside, _) => policy.decide_beside(&waiting, state.is_left),
+                (_, Some(until)) if !state.closed => Decision::WaitUntil(until),
                 _ => policy.decide(now, &waiting, last, state.closed),
             };
             match decision {
                 Decision::Take(indices) => {
-                    let batch = self.remove(&mut state, &indices, now);
+                    let others = if can_be_beside { state.idle_beside } else { 0 };
+                    let mine = policy.part(&waiting, indices, others);
+                    let batch = self.remove(&mut state, &mine, now);
                     let more = !state.jobs.is_empty();
+                    state.is_left = more && others > 0;
                     drop(state);
                     if more {
                         // One push wakes one thread; what this one left behind may be another one's batch.
                         self.changed.notify_one();
+                        self.more.notify_one();
                     }
                     return Some(batch);
                 }
                 Decision::Idle if state.closed => return None,
+                Decision::Idle if role == Role::Beside => {
+                    state.idle_beside += 1;
+                    state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.idle_beside -= 1;
+                }
                 Decision::Idle => {
                     state.idle += 1;
                     state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    encoder::{Embeddings, EncodeError, Encoder, Output, OutputSet, TowerOutputs},
+    encoder::{Embeddings, EncodeError, Encoder, Output, OutputSet, Runner, TowerOutputs},
     health::Health,
     telemetry::{LaneMetrics, Metrics, Outcome},
 };
@@ -100,10 +100,14 @@ impl Lane {
         let count = Arc::clone(&rebuilt);
         // After a panic the encoder is gone with its channels: the rebuilt one encodes without reporting.
         let first = Either::Scripted(Scripted { batches: batch_tx, leave: leave_rx });
-        let worker = Worker::spawn("test".into(), context, first, move || {
-            count.fetch_add(1, Ordering::SeqCst);
-            Ok(Either::Free)
-        })
+        let worker = Worker::spawn(
+            "test".into(),
+            context,
+            Runner::new(first, move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                Ok(Either::Free)
+            }),
+        )
         .expect("a thread");
         Self { admission, queue, metrics, worker: Some(worker), batches, leave: Some(leave), rebuilt, health }
     }
@@ -318,7 +322,7 @@ fn jobs_that_ask_for_outputs_get_them_in_a_batch_of_their_own() {
     let asking = submit(Do::Encode(2), &[Output::PoolerOutput, Output::Attentions]);
     let broken = submit(Do::AnswerNan, &[Output::PoolerOutput, Output::Attentions]);
     queue.close();
-    Worker::spawn("test".into(), context, Both, || Ok(Both)).expect("a thread").join();
+    Worker::spawn("test".into(), context, Runner::new(Both, || Ok(Both))).expect("a thread").join();
     assert_eq!(embedding(plain), [1.0, 2.0]);
     let answer = wait(asking).expect("outputs").encoded;
     assert!(matches!(answer, Encoded::Outputs(outputs) if outputs.arrays[0].len() == 2));
@@ -386,10 +390,14 @@ fn a_worker_that_cannot_rebuild_answers_its_jobs_and_says_that_it_is_broken() {
         heartbeat: health.register("vision-0"),
     };
     let mut attempts = 0;
-    let worker = Worker::spawn("test".into(), context, Either::Free, move || {
-        attempts += 1;
-        if attempts == 1 { Err("no memory".into()) } else { Ok(Either::Free) }
-    })
+    let worker = Worker::spawn(
+        "test".into(),
+        context,
+        Runner::new(Either::Free, move || {
+            attempts += 1;
+            if attempts == 1 { Err("no memory".into()) } else { Ok(Either::Free) }
+        }),
+    )
     .expect("a thread");
     let submit = |input| {
         let permit = admission.admit_one();
@@ -441,7 +449,7 @@ proptest! {
                 ticket
             })
             .collect();
-        let worker = Worker::spawn("test".into(), context, Lengths, || Ok(Lengths)).expect("a thread");
+        let worker = Worker::spawn("test".into(), context, Runner::new(Lengths, || Ok(Lengths))).expect("a thread");
         for (id, ticket) in tickets.into_iter().enumerate() {
             prop_assert_eq!(embedding(ticket), vec![id as f32, lengths[id] as f32]);
         }

@@ -18,7 +18,7 @@ use ndarray::ArrayView1;
 
 use super::{Admission, BatchPolicy, Class, Encoded, Job, JobError, JobHead, JobQueue, LastRun};
 use crate::{
-    encoder::{EncodeError, Encoder, OutputSet},
+    encoder::{EncodeError, Encoder, OutputSet, Runner},
     health::Heartbeat,
     telemetry::{LaneMetrics, Outcome, panic_text},
 };
@@ -47,17 +47,16 @@ pub struct WorkerContext<T> {
 pub struct Worker(JoinHandle<()>);
 
 impl Worker {
-    /// Starts a thread that drives `encoder`; `rebuild` makes another one.
+    /// Starts a thread that drives the encoder of `runner`.
     ///
     /// # Errors
     /// When the operating system has no thread to give.
     pub fn spawn<E: Encoder>(
         name: String,
         context: WorkerContext<E::Input>,
-        encoder: E,
-        rebuild: impl FnMut() -> Result<E, String> + Send + 'static,
+        runner: Runner<E>,
     ) -> std::io::Result<Self> {
-        let body = move || run(context, encoder, rebuild);
+        let body = move || run(context, runner);
         thread::Builder::new().name(name).spawn(body).map(Self)
     }
 
@@ -68,11 +67,12 @@ impl Worker {
     }
 }
 
-fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: impl FnMut() -> Result<E, String>) {
+fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
+    let Runner { encoder, role, mut rebuild } = runner;
     context.heartbeat.watch(encoder.interrupt());
     let mut encoder = Some(encoder);
     let (mut failures, mut last) = (0, None);
-    while let Some(batch) = context.queue.take_batch(&context.policy, last.take()) {
+    while let Some(batch) = context.queue.take_batch(&context.policy, role, last.take()) {
         let (inputs, mut heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
         // The policy batches only jobs that want the same.
         let outputs = heads.first().map_or(OutputSet::EMPTY, JobHead::outputs);
@@ -105,6 +105,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
             catch_unwind(AssertUnwindSafe(|| encode(live, &inputs, outputs)))
         };
         let took = started.elapsed();
+        let alone = goes_on.alone(started + took);
         drop(goes_on);
         context.metrics.inference.observe(took.as_secs_f64());
         let failure = match result {
@@ -113,7 +114,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, encoder: E, mut rebuild: im
                 drop(span);
                 failures = 0;
                 context.heartbeat.well();
-                context.admission.observe_run(work, took);
+                context.admission.observe_run(work, alone);
                 last = Some(LastRun { items: heads.len(), ended: started + took, took, class });
                 answer_all(heads, encoded, took, &context.metrics);
                 continue;

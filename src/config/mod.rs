@@ -252,9 +252,9 @@ pub struct EngineConfig {
     pub intra_threads: usize,
     /// A run longer than this is aborted and turns `/livez` to 503 until the worker is back.
     pub stall_timeout: Duration,
-    /// Sessions of the vision encoder, one worker thread each.
+    /// Sessions of the vision encoder.
     pub vision_sessions: usize,
-    /// Sessions of the text encoder, one worker thread each.
+    /// Sessions of the text encoder.
     pub text_sessions: usize,
     /// Whether these three were asked for.
     pub threads: Threads,

@@ -55,9 +55,10 @@ const FIRST_DECODE: (u64, Duration) = (1 << 18, Duration::from_millis(1));
 const RUN_SHARE: f64 = 0.4;
 
 impl Shared<'_> {
-    /// What a queue has from its lane, whose runs have this speed.
-    fn pace(&self, speed: &Arc<Speed>) -> Pace {
-        let max_run = Some(self.config.limits.max_queue_wait.mul_f64(RUN_SHARE));
+    /// What a queue has from its lane, whose runs have this speed, and of which so many share the threads of one session. Each takes so
+    /// many times as long as it would alone while all of them go on.
+    fn pace(&self, speed: &Arc<Speed>, beside: usize) -> Pace {
+        let max_run = Some(self.config.limits.max_queue_wait.mul_f64(RUN_SHARE).div_f64(beside as f64));
         Pace { speed: Arc::clone(speed), activity: Arc::clone(&self.activity), max_run }
     }
 
@@ -86,15 +87,15 @@ impl Images {
             let work = decode_work(file);
             Cost { cost: usize::try_from(work).unwrap_or(usize::MAX), is_large: work > LARGE_PICTURE }
         };
-        let pace = |speed| shared.pace(speed);
-        let (decoding, encoding) = (pace(&speeds.decode), pace(&speeds.encode));
+        let (decoding, encoding) =
+            (shared.pace(&speeds.decode, 1), shared.pace(&speeds.encode, parts.sessions.beside()));
         let queue = Arc::new(JobQueue::new(cost, metrics.preprocess_queue.clone(), metrics.vision.clone(), decoding));
         let crops =
             Arc::new(JobQueue::new(|_| Cost::of(1), metrics.vision.queue.clone(), metrics.vision.clone(), encoding));
         let capacity = Capacity {
             items: config.batch.vision.max_queue_size,
             decoders: config.preprocess.threads,
-            encoders: parts.sessions.encoders.len(),
+            encoders: parts.sessions.independent(),
             few: FEW_IMAGES,
         };
         let admission = Arc::new(Admission::new(capacity, speeds.clone()));
@@ -134,12 +135,12 @@ impl Pixels {
         let Shared { config, metrics, .. } = shared;
         let speeds = shared.speeds(runs);
         let lane = &metrics.pixels;
-        let pace = shared.pace(&speeds.encode);
+        let pace = shared.pace(&speeds.encode, sessions.beside());
         let queue = Arc::new(JobQueue::new(|_| Cost::of(1), lane.queue.clone(), lane.clone(), pace));
         let capacity = Capacity {
             items: config.batch.vision.max_queue_size,
             decoders: 1,
-            encoders: sessions.encoders.len(),
+            encoders: sessions.independent(),
             few: FEW_IMAGES,
         };
         let admission = Arc::new(Admission::new(capacity, speeds));
@@ -167,12 +168,12 @@ impl Texts {
         let Shared { config, metrics, .. } = shared;
         let speeds = shared.speeds(&parts.sessions.runs);
         let cost = |tokens: &Tokens| Cost::of(tokens.ids().len());
-        let pace = shared.pace(&speeds.encode);
+        let pace = shared.pace(&speeds.encode, parts.sessions.beside());
         let queue = Arc::new(JobQueue::new(cost, metrics.text.queue.clone(), metrics.text.clone(), pace));
         let capacity = Capacity {
             items: config.batch.text.max_queue_size,
             decoders: 1,
-            encoders: parts.sessions.encoders.len(),
+            encoders: parts.sessions.independent(),
             few: FEW_TEXTS * parts.tokenizer.context_length() as u64,
         };
         let admission = Arc::new(Admission::new(capacity, speeds));
@@ -208,7 +209,7 @@ impl<T: Send + 'static> Wiring<'_, T> {
         health: &Health,
     ) -> io::Result<Vec<Worker>> {
         let mut workers = Vec::new();
-        for (i, encoder) in sessions.encoders.into_iter().enumerate() {
+        for (i, runner) in sessions.runners.into_iter().enumerate() {
             let name = format!("{}-{i}", self.name);
             let context = WorkerContext {
                 queue: Arc::clone(self.queue),
@@ -216,15 +217,14 @@ impl<T: Send + 'static> Wiring<'_, T> {
                     max_batch_size,
                     max_batch_cost: lane.max_batch_tokens,
                     max_queue_delay: lane.max_queue_delay,
-                    pads: encoder.pads(),
+                    pads: runner.encoder.pads(),
                     large_cost: None,
                 },
                 admission: Arc::clone(self.admission),
                 metrics: self.metrics.clone(),
                 heartbeat: health.register(name.clone()),
             };
-            let rebuild = Arc::clone(&sessions.rebuild);
-            workers.push(Worker::spawn(name, context, encoder, move || rebuild())?);
+            workers.push(Worker::spawn(name, context, runner)?);
         }
         Ok(workers)
     }

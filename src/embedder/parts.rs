@@ -2,26 +2,44 @@
 //!
 //! Owns these values. Does not own how they are made (`start`) or what becomes of them (`lanes`).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::ModelInfo;
 use crate::{
-    encoder::OutputShape,
+    encoder::{OutputShape, Role, Runner},
     engine::PixelsEncoder,
     model::Graphs,
     preprocess::{image::ImageProcessor, text::TextTokenizer},
 };
 
-/// The sessions of one encoder, and how to make another one in a worker.
+/// The runs of one encoder that go on at the same time.
 pub struct Sessions<E> {
-    /// One worker thread for each; at least one.
-    pub encoders: Vec<E>,
-    /// The first of them that have a session of their own; all others run that of the first.
-    pub distinct: usize,
-    /// Makes another.
-    pub rebuild: Arc<dyn Fn() -> Result<E, String> + Send + Sync>,
+    /// One worker thread for each; at least one with a session of its own.
+    pub runners: Vec<Runner<E>>,
     /// How long the runs so far took, with their work: what is known of their speed before the first request.
     pub runs: Vec<(u64, Duration)>,
+}
+
+impl<E> Sessions<E> {
+    /// Of these, none of which has run yet.
+    pub fn new(runners: Vec<Runner<E>>) -> Self {
+        Self { runners, runs: Vec::new() }
+    }
+
+    /// The first of them.
+    pub(super) fn first(&self) -> Option<&E> {
+        self.runners.first().map(|runner| &runner.encoder)
+    }
+
+    /// How many do not take their threads from another one; at least 1.
+    pub(super) fn independent(&self) -> usize {
+        self.runners.iter().filter(|runner| runner.role != Role::Beside).count().max(1)
+    }
+
+    /// How many share the threads of one session.
+    pub(super) fn beside(&self) -> usize {
+        self.runners.len().div_ceil(self.independent())
+    }
 }
 
 /// What an [`Embedder`](super::Embedder) is assembled from; at least one of the two encoders.

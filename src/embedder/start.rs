@@ -20,7 +20,7 @@ use super::{
 use crate::{
     budget::ByteBudget,
     config::Config,
-    encoder::{BatchSizes, Encoder, OneByOne, PixelBuf, Tokens},
+    encoder::{BatchSizes, Encoder, OneByOne, PixelBuf, Runner, Tokens},
     engine::{Engine, EngineError, Normalization, PixelInput, TextEncoder, TokenInput, VisionEncoder},
     health::Health,
     heavy::Heavy,
@@ -204,14 +204,9 @@ fn open_vision(
     let (engine, normalization) = (Arc::clone(engine), normalization(&model.preparation));
     let graph = model.graphs.first().to_owned();
     let abilities = Abilities::of(&model.graphs, model.outputs);
-    let open = {
-        let (engine, graphs, normalization) = (Arc::clone(&engine), model.graphs.clone(), normalization.clone());
-        move |runs| engine.vision(&graphs, &normalization, runs)
-    };
-    let is_shared = engine.shares_session(&model.graphs);
-    let crops = sessions(engine.runs(config.engine.vision_sessions), is_shared, open)?;
+    let crops = Sessions::new(engine.vision(&model.graphs, &normalization, config.engine.vision_sessions)?);
     let image_size = processor.crop_size();
-    if let Some((height, width)) = crops.encoders.first().and_then(|encoder| encoder.input()?.image_size())
+    if let Some((height, width)) = crops.first().and_then(|encoder| encoder.input()?.image_size())
         && (height, width) != (image_size.0 as usize, image_size.1 as usize)
     {
         return Err(StartError::Canary(format!(
@@ -219,14 +214,14 @@ fn open_vision(
             image_size.0, image_size.1
         )));
     }
-    let takes_floats = crops.encoders.first().and_then(VisionEncoder::input).is_some_and(PixelInput::takes_floats);
+    let takes_floats = crops.first().and_then(VisionEncoder::input).is_some_and(PixelInput::takes_floats);
     // One session: it is opened when it is first asked for, which few do.
     let pixels = {
         let engine = Arc::clone(&engine);
         let open = move || engine.pixels(&model.graphs, &normalization);
         takes_floats.then(|| one_session(open)).transpose()?
     };
-    let one_by_one = crops.encoders.first().and_then(VisionEncoder::one_by_one);
+    let one_by_one = crops.first().and_then(VisionEncoder::one_by_one);
     let max_batch_size = config.batch.vision.max_batch_size.unwrap_or(automatic.images);
     let max_batch_size = fit_batch("vision", one_by_one, max_batch_size);
     let mut parts = VisionParts { abilities, processor, sessions: crops, pixels };
@@ -245,13 +240,8 @@ fn open_text(
     let TextModel { graphs, tokenization, context_length, outputs, .. } = model;
     let abilities = Abilities::of(&graphs, outputs);
     let graph = graphs.first().to_owned();
-    let is_shared = engine.shares_session(&graphs);
-    let open = {
-        let engine = Arc::clone(engine);
-        move |runs| engine.text(&graphs, runs)
-    };
-    let sessions = sessions(engine.runs(config.engine.text_sessions), is_shared, open)?;
-    let input = sessions.encoders.first().and_then(TextEncoder::input);
+    let sessions = Sessions::new(engine.text(&graphs, config.engine.text_sessions)?);
+    let input = sessions.first().and_then(TextEncoder::input);
     if let Some(sequence) = input.and_then(TokenInput::sequence)
         && sequence != context_length
     {
@@ -261,7 +251,7 @@ fn open_text(
     }
     let vocab_size = input.and_then(TokenInput::vocab_size);
     let tokenizer = TextTokenizer::open(&tokenization, context_length, config.limits.max_text_bytes, vocab_size)?;
-    let one_by_one = sessions.encoders.first().and_then(TextEncoder::one_by_one);
+    let one_by_one = sessions.first().and_then(TextEncoder::one_by_one);
     let max_batch_size = config.batch.text.max_batch_size.unwrap_or(automatic.texts);
     let max_batch_size = fit_batch("text", one_by_one, max_batch_size);
     let mut parts = TextParts { abilities, tokenizer, sessions };
@@ -271,28 +261,9 @@ fn open_text(
     Ok(Ready { parts, max_batch_size, one_by_one, dim })
 }
 
-/// Encoders for so many runs at once; `is_shared` says that all run one session.
-fn sessions<E>(
-    count: usize,
-    is_shared: bool,
-    open: impl Fn(usize) -> Result<Vec<E>, EngineError> + Send + Sync + 'static,
-) -> Result<Sessions<E>, EngineError> {
-    let encoders = open(count)?;
-    // One that shares nothing with those that are there.
-    let rebuild = Arc::new(move || {
-        let made = open(1).map_err(|error| error.to_string())?.pop();
-        made.ok_or_else(|| "none was made".to_owned())
-    });
-    let distinct = if is_shared { 1 } else { encoders.len() };
-    Ok(Sessions { encoders, distinct, rebuild, runs: Vec::new() })
-}
-
-fn one_session<E>(
-    open: impl Fn() -> Result<E, EngineError> + Send + Sync + 'static,
-) -> Result<Sessions<E>, EngineError> {
-    let encoders = vec![open()?];
-    let rebuild = Arc::new(move || open().map_err(|error| error.to_string()));
-    Ok(Sessions { encoders, distinct: 1, rebuild, runs: Vec::new() })
+fn one_session<E>(open: impl Fn() -> Result<E, EngineError> + Send + 'static) -> Result<Sessions<E>, EngineError> {
+    let encoder = open()?;
+    Ok(Sessions::new(vec![Runner::new(encoder, move || open().map_err(|error| error.to_string()))]))
 }
 
 fn normalization(preparation: &PicturePreparation) -> Normalization {

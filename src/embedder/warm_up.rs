@@ -13,7 +13,7 @@ use super::{
     parts::{Abilities, Sessions, TextParts, VisionParts},
 };
 use crate::{
-    encoder::{Embeddings, EncodeError, Encoder, Output, PixelBuf, Tokens},
+    encoder::{Embeddings, EncodeError, Encoder, Output, PixelBuf, Role, Runner, Tokens},
     similarity,
 };
 
@@ -80,8 +80,8 @@ fn canary<E: Encoder>(
     work: impl Fn(&[E::Input]) -> usize,
 ) -> Result<Option<usize>, StartError> {
     let mut dim = 0;
-    let Sessions { encoders, distinct, runs, .. } = sessions;
-    for encoder in encoders.iter_mut().take(*distinct) {
+    let Sessions { runners, runs } = sessions;
+    for Runner { encoder, .. } in runners.iter_mut().filter(|runner| runner.role == Role::Own) {
         let mut is_first = true;
         let mut run = |inputs: &[E::Input]| -> Result<Embeddings, StartError> {
             let started = Instant::now();
@@ -160,12 +160,7 @@ mod tests {
         let tokenizer =
             TextTokenizer::open(&Tokenization::Transformers(tokenizer), 77, 1 << 14, None).expect("the fixture");
         let recorder = Recorder::default();
-        let sessions = Sessions {
-            encoders: vec![recorder.clone()],
-            distinct: 1,
-            rebuild: Arc::new(|| Err("never".to_owned())),
-            runs: Vec::new(),
-        };
+        let sessions = Sessions::new(vec![Runner::new(recorder.clone(), || Err("never".to_owned()))]);
         let mut parts = TextParts { abilities: Abilities { embeds: true, outputs: None }, tokenizer, sessions };
         let dim = text(&mut parts, max_batch_size, max_batch_tokens, each_batch_size);
         assert_eq!(dim.expect("sane answers"), Some(4));

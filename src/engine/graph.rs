@@ -6,21 +6,18 @@
 //! Invariants: a graph is accepted by what it declares, never by its file name, so a wrong file is refused at load; a session that several
 //! threads have is one of the CPU provider.
 
-use std::{
-    borrow::Cow,
-    ffi::CString,
-    ptr::{self, NonNull},
-    sync::Arc,
-};
+use std::{borrow::Cow, sync::Arc};
 
 use ndarray::Array2;
 use ort::{
-    AsPointer,
     session::{NoSelectedOutputs, RunOptions, Session, SessionInputValue},
     value::{DynValue, Outlet, TensorElementType},
 };
 
-use super::environment::one_line;
+use super::{
+    beside::{self, Place},
+    environment::one_line,
+};
 use crate::encoder::{Embeddings, EncodeError, Interrupt};
 
 /// The names that exporters give the projected embedding, best first.
@@ -71,8 +68,9 @@ pub(super) type NamedInput<'a> = (Cow<'a, str>, SessionInputValue<'a>);
 
 /// A session with the one output that is the embedding.
 pub(super) struct EmbeddingSession {
-    /// Of this thread alone, or of all that run it beside each other ([`run_beside`]).
+    /// Of this thread alone, or of all that run it at the same time.
     session: Arc<Session>,
+    place: Place,
     output: String,
     dim: Option<usize>,
     options: StopHandle,
@@ -80,7 +78,7 @@ pub(super) struct EmbeddingSession {
 
 impl EmbeddingSession {
     /// Finds the embedding among the outputs: by name, else the only one of rank 2.
-    pub(super) fn new(session: Arc<Session>, options: StopHandle) -> Result<Self, String> {
+    pub(super) fn new(session: Arc<Session>, place: Place, options: StopHandle) -> Result<Self, String> {
         let outputs: Vec<Port> = session.outputs().iter().filter_map(Port::of).collect();
         let rank2: Vec<&Port> = outputs.iter().filter(|port| port.shape.len() == 2).collect();
         let output = OUTPUT_NAMES
@@ -97,18 +95,21 @@ impl EmbeddingSession {
             return Err(format!("output {} is {:?}, expected floats", output.name, output.element));
         }
         let (name, dim) = (output.name.clone(), output.fixed(1));
-        Ok(Self { session, output: name, dim, options })
+        Ok(Self { session, place, output: name, dim, options })
     }
 
     /// Runs the graph on `batch` rows and copies the embedding out.
     pub(super) fn run(&mut self, batch: usize, inputs: Vec<NamedInput<'_>>) -> Result<Embeddings, EncodeError> {
         let options = self.options.begin()?;
-        let found = match Arc::get_mut(&mut self.session) {
+        let alone = Arc::get_mut(&mut self.session).filter(|_| self.place == Place::Caller);
+        let found = match alone {
             Some(session) => session.run_with_options(inputs, options).and_then(|outputs| {
                 let value = outputs.get(&self.output);
                 floats(value.ok_or_else(|| ort::Error::new(format!("the output {} is missing", self.output)))?)
             }),
-            None => run_beside(&self.session, &inputs, &self.output, options).and_then(|value| floats(&value)),
+            None => {
+                beside::run(&self.session, self.place, &inputs, &self.output, options).and_then(|value| floats(&value))
+            }
         };
         let (shape, values) = found.map_err(|error| runtime(&error))?;
         let dim = self.dim.or_else(|| shape.get(1).and_then(|&dim| usize::try_from(dim).ok())).unwrap_or(0);
@@ -119,47 +120,6 @@ impl EmbeddingSession {
         Array2::from_shape_vec((batch, dim), values)
             .map_err(|_| EncodeError::Shape { actual: shape, expected: expected.to_vec() })
     }
-}
-
-/// Runs a session of the CPU provider that other threads run at the same time: the value of `output`.
-///
-/// ONNX Runtime runs a session on as many threads as ask for it; `ort` 2.0.0-rc.15 wants it for itself, since there are providers that
-/// cannot. So weights that are laid out for the kernels are in memory once, however many threads compute with them.
-///
-/// # Errors
-/// What the runtime says.
-#[expect(unsafe_code, reason = "`Session::run` wants the session for itself")]
-fn run_beside(
-    session: &Session,
-    inputs: &[NamedInput<'_>],
-    output: &str,
-    options: &RunOptions<NoSelectedOutputs>,
-) -> ort::Result<DynValue> {
-    let name = |name: &str| CString::new(name).map_err(ort::Error::wrap);
-    let names = inputs.iter().map(|(input, _)| name(input)).collect::<ort::Result<Vec<_>>>()?;
-    let name_pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
-    let values: Vec<_> = inputs.iter().map(|(_, value)| value.ptr()).collect();
-    let output = name(output)?;
-    let mut found = ptr::null_mut();
-    // SAFETY: all pointers are of values that outlive the call, as many as it says; the session is changed by no run of the CPU provider,
-    // whose allocator takes a lock.
-    let status = unsafe {
-        (ort::api().Run)(
-            session.ptr().cast_mut(),
-            options.ptr(),
-            name_pointers.as_ptr(),
-            values.as_ptr(),
-            values.len(),
-            &output.as_ptr(),
-            1,
-            &raw mut found,
-        )
-    };
-    // SAFETY: it is what the call above answered, and looked at once.
-    unsafe { ort::Error::result_from_status(status) }?;
-    let found = NonNull::new(found).ok_or_else(|| ort::Error::new("the run answered nothing"))?;
-    // SAFETY: a run has made it for its caller, with the session's allocator.
-    Ok(unsafe { DynValue::from_ptr(found, Some(session.allocator())) })
 }
 
 /// What runs are started with, by which the watchdog stops one from another thread. Clones are the same handle.

@@ -4,9 +4,10 @@
 //! returns an [`crate::encoder::Encoder`].
 //!
 //! Invariants: an execution provider that was asked for by name is the one that runs, or the engine does not start; every
-//! session is driven by one thread (`Session::run` takes `&mut self`), except of the CPU provider those whose runs have one thread each, which
-//! are run beside each other with one copy of the weights; an error is one line that names the thing.
+//! session is driven by one thread (`Session::run` takes `&mut self`), except those of the CPU provider, which several runs have at the same
+//! time with one copy of the weights (`runs`); an error is one line that names the thing.
 
+mod beside;
 mod cpu;
 mod environment;
 mod error;
@@ -20,6 +21,7 @@ mod operators;
 mod outputs;
 mod provider;
 mod reading;
+mod runs;
 mod session_options;
 mod split;
 mod tensorrt;
@@ -45,6 +47,7 @@ pub use text::{TextEncoder, TokenInput};
 pub use tower::{TowerEncoder, TowerInput};
 pub use vision::{Normalization, PixelInput, VisionEncoder};
 
+use beside::Place;
 use floats::Feed;
 use graph::{EmbeddingSession, StopHandle};
 use graph_file::GraphFile;
@@ -58,7 +61,7 @@ use tower::Outputs;
 
 use crate::{
     config::{EngineConfig, Precision, PrecisionChoice, Threads},
-    encoder::{BatchSizes, OneByOne},
+    encoder::{BatchSizes, OneByOne, Runner},
     model::{
         Graphs, external_data,
         graph_info::{GraphInfo, LEAST_GROUP},
@@ -84,8 +87,8 @@ pub struct Engine {
     runtime: &'static Runtime,
     provider: RunningProvider,
     intra_threads: usize,
-    /// Runs of each tower at once, where these are not what is configured.
-    runs: Option<usize>,
+    /// Sessions of each tower, where these are not what is configured.
+    sessions: Option<usize>,
 }
 
 impl Engine {
@@ -95,11 +98,11 @@ impl Engine {
     /// When the library is missing, too old or broken, or an explicit provider or precision cannot be had.
     pub fn start(config: &EngineConfig) -> Result<Self, EngineError> {
         let (runtime, provider) = provider::settle(config)?;
-        let (intra_threads, runs) = match config.threads {
+        let (intra_threads, sessions) = match config.threads {
             Threads::Throughput if matches!(provider, RunningProvider::Cpu) => (1, Some(config.intra_threads)),
             Threads::Asked | Threads::Latency | Threads::Throughput => (config.intra_threads, None),
         };
-        let engine = Self { runtime, provider, intra_threads, runs };
+        let engine = Self { runtime, provider, intra_threads, sessions };
         tracing::info!(
             provider = engine.provider_name(),
             onnxruntime = runtime.version(),
@@ -174,7 +177,7 @@ impl Engine {
         self.runtime.version()
     }
 
-    /// Opens the vision graphs, for `runs` threads of the caller's.
+    /// Opens `sessions` sessions of the vision graphs, for the threads that run them.
     ///
     /// # Errors
     /// When a file is missing or corrupt, or is not a vision encoder.
@@ -182,11 +185,11 @@ impl Engine {
         self: &Arc<Self>,
         graphs: &Graphs,
         normalization: &Normalization,
-        runs: usize,
-    ) -> Result<Vec<VisionEncoder>, EngineError> {
+        sessions: usize,
+    ) -> Result<Vec<Runner<VisionEncoder>>, EngineError> {
         let normalization = normalization.clone();
         let input = move |session: &Session, info: Option<&GraphInfo>| PixelInput::of(session, info, &normalization);
-        self.towers(Tower::Vision, graphs, runs, input)
+        self.towers(Tower::Vision, graphs, sessions, input)
     }
 
     /// The vision graphs for `pixel_values`, to be opened when they are first asked for.
@@ -205,47 +208,21 @@ impl Engine {
             let input =
                 move |session: &Session, info: Option<&GraphInfo>| FloatInput::of(session, info, &normalization);
             let opened = engine.embedding(Tower::Vision, Feed::Floats, &graphs);
-            let tower =
-                opened.and_then(|opened| engine.tower(Tower::Vision, Feed::Floats, &graphs, opened, stop, input));
+            let tower = opened.and_then(|opened| {
+                let opened = opened.map(|opened| (opened, Place::Caller));
+                engine.tower(Tower::Vision, Feed::Floats, &graphs, opened, stop, input)
+            });
             tower.map_err(|error| error.to_string())
         };
         Ok(LateEncoder::new(open, stop))
     }
 
-    /// Opens the text graphs, for `runs` threads of the caller's.
+    /// Opens `sessions` sessions of the text graphs, for the threads that run them.
     ///
     /// # Errors
     /// When a file is missing or corrupt, or is not a text encoder.
-    pub fn text(self: &Arc<Self>, graphs: &Graphs, runs: usize) -> Result<Vec<TextEncoder>, EngineError> {
-        self.towers(Tower::Text, graphs, runs, TokenInput::of)
-    }
-
-    /// Runs of a tower at once, where `configured` are.
-    pub fn runs(&self, configured: usize) -> usize {
-        self.runs.unwrap_or(configured)
-    }
-
-    /// Whether threads run one session of `graphs` beside each other. With threads of its own inside a run these would be in each other's
-    /// way; and a graph of all outputs is run by a binding, which wants the session for itself.
-    pub fn shares_session(&self, graphs: &Graphs) -> bool {
-        self.intra_threads == 1 && matches!(self.provider, RunningProvider::Cpu) && graphs.embedding().is_some()
-    }
-
-    /// A tower for each of `runs` threads.
-    fn towers<I: TowerInput>(
-        self: &Arc<Self>,
-        tower: Tower,
-        graphs: &Graphs,
-        runs: usize,
-        input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Clone + Send + 'static,
-    ) -> Result<Vec<TowerEncoder<I>>, EngineError> {
-        let open = || self.embedding(tower, Feed::AsIs, graphs);
-        let shared = if self.shares_session(graphs) { open()? } else { None };
-        let one = |_| {
-            let opened = if shared.is_some() { shared.clone() } else { open()? };
-            self.tower(tower, Feed::AsIs, graphs, opened, Self::stop(tower, graphs)?, input.clone())
-        };
-        (0..runs).map(one).collect()
+    pub fn text(self: &Arc<Self>, graphs: &Graphs, sessions: usize) -> Result<Vec<Runner<TextEncoder>>, EngineError> {
+        self.towers(Tower::Text, graphs, sessions, TokenInput::of)
     }
 
     /// The session of the graph of embeddings, where there is one.
@@ -273,15 +250,15 @@ impl Engine {
         tower: Tower,
         feed: Feed,
         graphs: &Graphs,
-        embedding: Option<Opened<Arc<Session>>>,
+        embedding: Option<(Opened<Arc<Session>>, Place)>,
         stop: StopHandle,
         input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Send + 'static,
     ) -> Result<TowerEncoder<I>, EngineError> {
         let first = graphs.first();
-        let mut one_by_one = embedding.as_ref().and_then(|opened| opened.one_by_one);
-        let embedding = embedding.map(|opened| {
+        let mut one_by_one = embedding.as_ref().and_then(|(opened, _)| opened.one_by_one);
+        let embedding = embedding.map(|(opened, place)| {
             let input = input(&opened.session, opened.info.as_ref())?;
-            Ok((EmbeddingSession::new(opened.session, stop.clone())?, input))
+            Ok((EmbeddingSession::new(opened.session, place, stop.clone())?, input))
         });
         let embedding = embedding.transpose().map_err(|reason| fault(tower, first, reason))?;
         let outputs = match graphs.outputs() {

@@ -11,7 +11,7 @@ use std::{
 
 use clipserve::{
     config::Precision,
-    encoder::{Encoder, Tokens},
+    encoder::{Encoder, Role, Runner, Tokens},
     engine::{Engine, TextEncoder},
     export::export_checkpoint,
     model::Graphs,
@@ -23,7 +23,7 @@ use crate::support::{configuration, fixture};
 fn an_interrupted_run_fails_and_the_next_one_does_not() {
     let engine = Arc::new(Engine::start(&configuration(&[]).engine).expect("the CPU provider"));
     let graphs = Graphs::Embedding(fixture("tiny-clip/onnx/text_model.onnx"));
-    let mut encoder = engine.text(&graphs, 1).expect("the fixture").remove(0);
+    let mut encoder = engine.text(&graphs, 1).expect("the fixture").remove(0).encoder;
     let text = [Tokens::new(vec![49406, 320, 49407])];
     let before = encoder.encode(&text).expect("an embedding");
     let interrupt = encoder.interrupt();
@@ -47,51 +47,83 @@ fn an_interrupted_run_fails_and_the_next_one_does_not() {
 }
 
 #[test]
-fn threads_that_run_one_session_beside_each_other_answer_what_one_alone_does() {
-    let text = |thread: usize, round: usize| {
-        let middle = (0..1 + (thread + round) % 9).map(|at| (thread * 977 + round * 31 + at * 7) as u32 % 49_000);
-        Tokens::new(iter::once(49406).chain(middle).chain([49407]).collect::<Vec<_>>())
-    };
-    let batch = |thread, round| (0..1 + round % 3).map(|more| text(thread, round + more)).collect::<Vec<_>>();
+fn runs_of_one_session_that_go_on_at_the_same_time_answer_what_one_alone_does() {
     let folder = tempfile::tempdir().expect("a folder");
     for precision in [Precision::F32, Precision::Int8] {
         let out = folder.path().join(precision.name());
         let exported = export_checkpoint(&fixture("tiny-clip"), &out, precision).expect("the fixture");
         let graphs = Graphs::Embedding(exported.text.expect("a text tower"));
-        let engine = |threads: &str| {
+        let opened = |threads: &str, graphs, sessions| {
             let config = configuration(&[&format!("engine.intra_threads={threads}")]);
-            Arc::new(Engine::start(&config.engine).expect("the CPU provider"))
+            let engine = Arc::new(Engine::start(&config.engine).expect("the CPU provider"));
+            engine.text(graphs, sessions).expect("a text graph")
         };
-        // A graph of all outputs has a session of its own in each thread, and a canary for each.
+        let roles = |runners: &[Runner<TextEncoder>]| runners.iter().map(|runner| runner.role).collect::<Vec<_>>();
+        // A graph of all outputs has a session of its own in each run, and a canary for each.
         let outputs = Graphs::Outputs(exported.text_outputs.expect("a graph of all outputs"));
-        assert!(engine("1").shares_session(&graphs) && !engine("1").shares_session(&outputs));
-        assert!(!engine("2").shares_session(&graphs));
-        let mut alone = engine("2").text(&graphs, 1).expect("a text graph").remove(0);
-        let mut encoders = engine("1").text(&graphs, 5).expect("a text graph");
-        let mut interrupted = encoders.pop().expect("five");
-        let interrupt = interrupted.interrupt();
-        let is_over = AtomicBool::new(false);
-        let answers = thread::scope(|scope| {
-            // What ends the runs of one ends none of the others'.
-            scope.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
-                    interrupt();
-                    let _ = interrupted.encode(&batch(9, 2));
-                }
-            });
-            let run = |(thread, mut encoder): (usize, TextEncoder)| {
-                let encode = move |round| encoder.encode(&batch(thread, round)).expect("an embedding");
-                scope.spawn(move || (0..200).map(encode).collect::<Vec<_>>())
-            };
-            let threads: Vec<_> = encoders.into_iter().enumerate().map(run).collect();
-            let answers: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("no panic")).collect();
-            is_over.store(true, Ordering::Relaxed);
-            answers
+        assert_eq!(roles(&opened("1", &outputs, 2)), [Role::Own; 2]);
+        assert_eq!(roles(&opened("2", &outputs, 1)), [Role::Own]);
+        let mut alone = opened("2", &graphs, 1).remove(0).encoder;
+        let shared = opened("1", &graphs, 5);
+        assert_eq!(roles(&shared), [[Role::Own].as_slice(), &[Role::Shared; 4]].concat());
+        answer_what_one_alone_does(shared, &mut alone);
+        let beside = opened("5", &graphs, 1);
+        assert_eq!(roles(&beside), [[Role::Own].as_slice(), &[Role::Beside; 4]].concat());
+        answer_what_one_alone_does(beside, &mut alone);
+        assert_eq!(opened("2", &graphs, 3).len(), 6, "two of each session");
+    }
+}
+
+/// `runners` all run at the same time; what the last of them runs is ended again and again.
+fn answer_what_one_alone_does(runners: Vec<Runner<TextEncoder>>, alone: &mut TextEncoder) {
+    let text = |thread: usize, round: usize| {
+        let middle = (0..1 + (thread + round) % 9).map(|at| (thread * 977 + round * 31 + at * 7) as u32 % 49_000);
+        Tokens::new(iter::once(49406).chain(middle).chain([49407]).collect::<Vec<_>>())
+    };
+    let batch = |thread, round| (0..1 + round % 3).map(|more| text(thread, round + more)).collect::<Vec<_>>();
+    let mut encoders: Vec<_> = runners.into_iter().map(|runner| runner.encoder).collect();
+    let mut interrupted = encoders.pop().expect("several");
+    let interrupt = interrupted.interrupt();
+    let is_over = AtomicBool::new(false);
+    let answers = thread::scope(|scope| {
+        // What ends the runs of one ends none of the others'.
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                interrupt();
+                let _ = interrupted.encode(&batch(9, 2));
+            }
         });
-        for (thread, answers) in answers.iter().enumerate() {
-            for (round, answer) in answers.iter().enumerate() {
-                let expected = alone.encode(&batch(thread, round)).expect("an embedding");
-                assert_eq!(*answer, expected, "{} {thread} {round}", precision.name());
+        let run = |(thread, mut encoder): (usize, TextEncoder)| {
+            let encode = move |round| encoder.encode(&batch(thread, round)).expect("an embedding");
+            scope.spawn(move || (0..200).map(encode).collect::<Vec<_>>())
+        };
+        let threads: Vec<_> = encoders.into_iter().enumerate().map(run).collect();
+        let answers: Vec<_> = threads.into_iter().map(|thread| thread.join().expect("no panic")).collect();
+        is_over.store(true, Ordering::Relaxed);
+        answers
+    });
+    for (thread, answers) in answers.iter().enumerate() {
+        for (round, answer) in answers.iter().enumerate() {
+            let expected = alone.encode(&batch(thread, round)).expect("an embedding");
+            assert_eq!(*answer, expected, "{thread} {round}");
+        }
+    }
+}
+
+/// What a broken session is replaced with is one session again, of all that had it.
+#[test]
+fn runs_of_one_session_that_are_made_anew_answer_what_they_did() {
+    let config = configuration(&["engine.intra_threads=3"]);
+    let engine = Arc::new(Engine::start(&config.engine).expect("the CPU provider"));
+    let graphs = Graphs::Embedding(fixture("tiny-clip/onnx/text_model.onnx"));
+    let text = [Tokens::new(vec![49406, 320, 49407])];
+    let mut runners = engine.text(&graphs, 1).expect("the fixture");
+    let before = runners[0].encoder.encode(&text).expect("an embedding");
+    for _ in 0..2 {
+        for at in [2, 0, 1] {
+            runners[at].encoder = (runners[at].rebuild)().expect("a session");
+            for runner in &mut runners {
+                assert_eq!(runner.encoder.encode(&text).expect("an embedding"), before);
             }
         }
     }
@@ -100,7 +132,7 @@ fn threads_that_run_one_session_beside_each_other_answer_what_one_alone_does() {
 #[test]
 fn a_graph_from_elsewhere_pads_and_one_of_our_own_export_says_that_it_does_not() {
     let engine = Arc::new(Engine::start(&configuration(&[]).engine).expect("the CPU provider"));
-    let pads = |graph| engine.text(&Graphs::Embedding(graph), 1).expect("a text graph")[0].pads();
+    let pads = |graph| engine.text(&Graphs::Embedding(graph), 1).expect("a text graph")[0].encoder.pads();
     assert!(pads(fixture("tiny-clip/onnx/text_model.onnx")));
     let folder = tempfile::tempdir().expect("a folder");
     for (precision, expected) in [(Precision::F32, false), (Precision::Int8, false), (Precision::F16, true)] {

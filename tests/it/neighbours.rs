@@ -60,11 +60,11 @@ fn a_dynamically_quantised_graph_answers_otherwise_beside_others_and_is_told() {
         mean_std: Some(([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1])),
     };
     let crop = |step: usize| PixelBuf::new(224, 224, (0..224 * 224 * 3).map(|at| (at * step / 97) as u8).collect());
-    let mut images = engine.vision(&graph("vision_model.onnx"), &clip, 1).expect("a vision graph").remove(0);
+    let mut images = engine.vision(&graph("vision_model.onnx"), &clip, 1).expect("a vision graph").remove(0).encoder;
     let together = images.encode(&[crop(1), crop(90)]).expect("embeddings");
     let images_off = distance(&together, &images.encode(&[crop(1)]).expect("an embedding"));
     let ids = |length: u32| Tokens::new((0..length).map(|at| 400 + at * 311).chain([49407]).collect::<Vec<_>>());
-    let mut texts = engine.text(&graph("text_model.onnx"), 1).expect("a text graph").remove(0);
+    let mut texts = engine.text(&graph("text_model.onnx"), 1).expect("a text graph").remove(0).encoder;
     let together = texts.encode(&[ids(3), ids(60)]).expect("embeddings");
     let texts_off = distance(&together, &texts.encode(&[ids(3)]).expect("an embedding"));
     println!("beside one other: images {images_off:.4}, texts {texts_off:.4} of the norm");
@@ -144,7 +144,7 @@ async fn a_graph_fixed_to_one_says_so_and_one_fixed_to_more_is_refused() {
 #[test]
 fn our_own_exports_share_runs_and_a_graph_of_outputs_counts_before_it_is_opened() {
     let (engine, root) = (engine(), quantized());
-    let told = |graphs: &Graphs| engine.text(graphs, 1).expect("a text graph")[0].one_by_one();
+    let told = |graphs: &Graphs| engine.text(graphs, 1).expect("a text graph")[0].encoder.one_by_one();
     let embedding = fixture("tiny-clip/onnx/text_model.onnx");
     assert_eq!(told(&Graphs::Embedding(embedding.clone())), None);
     let outputs = root.path().join("onnx/text_model.onnx");

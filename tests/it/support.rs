@@ -16,7 +16,9 @@ use std::{
 use clipserve::{
     config::{self, Config, Overrides},
     embedder::{self, Abilities, Embedder, ModelInfo, Parts, Sessions, StartError, TextParts, Towers, VisionParts},
-    encoder::{BatchSizes, Embeddings, EncodeError, Encoder, OutputSet, OutputShape, PixelBuf, Tokens, TowerOutputs},
+    encoder::{
+        BatchSizes, Embeddings, EncodeError, Encoder, OutputSet, OutputShape, PixelBuf, Runner, Tokens, TowerOutputs,
+    },
     health::Readiness,
     model::{
         LogitScale, LogitScaleSource, pictures::PicturePreparation, preprocessor::PreprocessorConfig, rules::Rules,
@@ -367,23 +369,13 @@ where
         vision: Some(VisionParts {
             abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },
             processor,
-            sessions: Sessions {
-                encoders: vec![vision],
-                distinct: 1,
-                rebuild: Arc::new(|| Err("not rebuilt".to_owned())),
-                runs: Vec::new(),
-            },
+            sessions: Sessions::new(vec![Runner::new(vision, || Err("not rebuilt".to_owned()))]),
             pixels: None,
         }),
         text: Some(TextParts {
             abilities: Abilities { embeds: true, outputs: Some(GATED_OUTPUTS) },
             tokenizer: tokenizer.expect("the fixture"),
-            sessions: Sessions {
-                encoders: vec![text],
-                distinct: 1,
-                rebuild: Arc::new(|| Err("not rebuilt".to_owned())),
-                runs: Vec::new(),
-            },
+            sessions: Sessions::new(vec![Runner::new(text, || Err("not rebuilt".to_owned()))]),
         }),
     }
 }

@@ -45,7 +45,7 @@ fn taken(idle: usize, returns: bool) -> usize {
         let second = returns.then(|| scope.spawn(move || push(queue, admission, Class::Interactive, &[1])));
         let policy = BatchPolicy { max_batch_size: 8, ..BatchPolicy::single() };
         let last = LastRun { items: 2, ended: Instant::now(), took: LONG, class: Class::Interactive };
-        let taken = queue.take_batch(&policy, Some(last)).expect("open").len();
+        let taken = queue.take_batch(&policy, Role::Own, Some(last)).expect("open").len();
         drop(second.map(|second| second.join()));
         taken
     })
@@ -151,7 +151,7 @@ const EIGHT: BatchPolicy = BatchPolicy {
 fn runs_of_large_requests_are_short_while_small_ones_come() {
     let (queue, admission) = (queue(pace()), Admission::of(99));
     let large = || {
-        let batch = queue.take_batch(&EIGHT, None).expect("open");
+        let batch = queue.take_batch(&EIGHT, Role::Own, None).expect("open");
         batch.iter().map(|job| job.head.is_of_large()).collect::<Vec<_>>()
     };
     let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
@@ -166,9 +166,9 @@ fn a_run_takes_no_longer_than_it_may() {
     let short = Pace { max_run: Some(Duration::from_millis(210)), ..pace() };
     let (queue, admission) = (queue(short), Admission::of(99));
     let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
-    assert_eq!(costs(queue.take_batch(&EIGHT, None)), [1; 4], "eight would take 400 ms");
+    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [1; 4], "eight would take 400 ms");
     let _alone = push(&queue, &admission, Class::Interactive, &[99]);
-    assert_eq!(costs(queue.take_batch(&EIGHT, None)), [99], "one item is always run");
+    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [99], "one item is always run");
 }
 
 #[test]
@@ -176,14 +176,97 @@ fn bulk_runs_rest_beside_interactive_work_and_at_no_other_time() {
     let (queue, admission) = (queue(pace()), Admission::of(99));
     let _bulk = push(&queue, &admission, Class::Bulk, &[1; 16]);
     let bulk_run = LastRun { items: 8, ended: Instant::now(), took: LONG, class: Class::Bulk };
-    assert_eq!(costs(queue.take_batch(&EIGHT, None)), [1; 8]);
-    assert_eq!(costs(queue.take_batch(&EIGHT, Some(bulk_run))), [1; 8], "nobody else has been seen");
+    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [1; 8]);
+    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, Some(bulk_run))), [1; 8], "nobody else has been seen");
     let _bulk = push(&queue, &admission, Class::Bulk, &[1; 3]);
     let _interactive = push(&queue, &admission, Class::Interactive, &[5]);
-    assert_eq!(costs(queue.take_batch(&EIGHT, Some(bulk_run))), [5], "it does not rest");
+    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, Some(bulk_run))), [5], "it does not rest");
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| queue.take_batch(&EIGHT, None));
+        let waits = scope.spawn(|| queue.take_batch(&EIGHT, Role::Own, None));
         queue.close();
         assert_eq!(costs(waits.join().expect("no panic")), [1], "a closed queue does not rest, and the run is short");
+    });
+}
+
+/// What a run takes that would have threads of another one, of what is there.
+fn beside(queue: &JobQueue<u32>) -> Option<usize> {
+    let state = queue.lock();
+    let waiting: Vec<Waiting> = state.jobs.values().map(Entry::waiting).collect();
+    let (policy, _) = queue.adapt(EIGHT, &state, waiting.first(), Instant::now());
+    if !policy.can_be_beside(&waiting[0]) {
+        return None;
+    }
+    match policy.decide_beside(&waiting, state.is_left) {
+        Decision::Take(batch) => Some(batch.len()),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_run_takes_threads_from_another_one_for_a_full_batch_alone() {
+    let (queue, admission) = (queue(pace()), Admission::of(99));
+    let one = || push(&queue, &admission, Class::Interactive, &[1]);
+    let _some: Vec<_> = (0..7).map(|_| one()).collect();
+    assert_eq!(beside(&queue), None, "the other run's session takes them next, with all its threads");
+    let _one = one();
+    assert_eq!(beside(&queue), Some(8));
+}
+
+#[test]
+fn a_run_takes_no_threads_from_others_for_what_is_in_the_way_of_small_requests() {
+    let (queue, admission) = (queue(pace()), Admission::of(99));
+    let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
+    assert_eq!(beside(&queue), Some(8), "nobody else is there");
+    let _small = push(&queue, &admission, Class::Interactive, &[1]);
+    assert_eq!(beside(&queue), None);
+    let bulk = self::queue(pace());
+    let _bulk = push(&bulk, &admission, Class::Bulk, &[1; 16]);
+    assert_eq!(beside(&bulk), Some(8));
+    bulk.pace.activity.seen(Instant::now());
+    assert_eq!(beside(&bulk), None);
+}
+
+#[test]
+fn those_who_are_free_take_a_part_each_of_what_is_there() {
+    let taken = |idle_beside, count: usize| {
+        let (queue, admission) = (queue(pace()), Admission::of(99));
+        queue.lock().idle_beside = idle_beside;
+        let _tickets = push(&queue, &admission, Class::Interactive, &vec![1; count]);
+        let first = queue.take_batch(&EIGHT, Role::Own, None).expect("open").len();
+        let mut parts = vec![first];
+        for left in (0..idle_beside).rev() {
+            queue.lock().idle_beside = left;
+            if !queue.lock().is_left {
+                break;
+            }
+            parts.push(queue.take_batch(&EIGHT, Role::Beside, None).expect("open").len());
+        }
+        assert_eq!(queue.lock().jobs.len(), count - parts.iter().sum::<usize>());
+        parts
+    };
+    assert_eq!(taken(0, 6), [6]);
+    assert_eq!(taken(1, 1), [1], "one has all threads");
+    assert_eq!(taken(1, 6), [3, 3]);
+    assert_eq!(taken(1, 7), [4, 3]);
+    assert_eq!(taken(1, 99), [8, 8], "a full batch each");
+    assert_eq!(taken(3, 6), [2, 2, 1, 1]);
+}
+
+#[test]
+fn what_is_more_than_a_runs_work_wakes_who_takes_that_alone() {
+    let (queue, admission) = (queue(pace()), Admission::of(99));
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| queue.take_batch(&EIGHT, Role::Beside, None));
+        let _first = push(&queue, &admission, Class::Interactive, &[1; 16]);
+        // Whoever of the two comes first leaves a batch for the other.
+        assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [1; 8]);
+        assert_eq!(costs(waits.join().expect("no panic")), [1; 8]);
+    });
+    std::thread::scope(|scope| {
+        let _few = push(&queue, &admission, Class::Interactive, &[1; 3]);
+        let waits = scope.spawn(|| queue.take_batch(&EIGHT, Role::Beside, None));
+        queue.close();
+        assert!(waits.join().expect("no panic").is_none(), "a closed queue's last batch is the session's own");
+        assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [1; 3]);
     });
 }

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use super::*;
 use crate::{
     batch::{Admission, BatchPolicy, Class, Cost, Job, JobQueue, Pace, Takes, Worker, WorkerContext},
-    encoder::{Embeddings, EncodeError, Encoder, InputError, InputErrorKind, Tokens},
+    encoder::{Embeddings, EncodeError, Encoder, InputError, InputErrorKind, Runner, Tokens},
     health::Health,
     telemetry::{Outcome, Reject},
 };
@@ -86,7 +86,7 @@ impl Fixture {
             heartbeat: self.health.register("fake".to_owned()),
         };
         let fake = Fake { seen: Arc::clone(&self.seen), failures, dim };
-        let worker = Worker::spawn("fake".to_owned(), context, fake, || Err("not rebuilt".to_owned()));
+        let worker = Worker::spawn("fake".to_owned(), context, Runner::new(fake, || Err("not rebuilt".to_owned())));
         self.worker.set(worker.expect("a thread")).expect("started once");
     }
 
