@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{BufRead as _, BufReader, Read as _, Write as _},
+    iter,
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -421,6 +422,70 @@ async fn a_line_of_json_takes_about_its_own_length_whatever_is_in_it() {
     assert!(stdout.contains("2 pictures"), "{stdout}");
     let taken = peaks[1] - peaks[0];
     assert!(taken < 4 * length as u64, "a line of {length} bytes took {taken}");
+}
+
+/// As `datasets` writes them: a row group has the pictures of 1,000 rows or more, some hundred megabytes.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_group_of_parquet_takes_what_a_few_of_its_rows_do() {
+    const ROWS: usize = 400;
+    let folder = folder();
+    let out = folder.path().join("out");
+    let write = |name: &str, length: usize| {
+        // No two alike, and nothing that a decoder would work on.
+        let rows: Vec<Vec<u8>> = (0..ROWS).map(|row| format!("{row:08}").repeat(length / 8).into_bytes()).collect();
+        let column: ArrayRef = Arc::new(BinaryArray::from_iter_values(rows));
+        let batch = RecordBatch::try_from_iter([("image", column)]).unwrap();
+        let mut writer =
+            ArrowWriter::try_new(File::create(folder.path().join(name)).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        let written = writer.close().unwrap();
+        assert_eq!(written.num_row_groups(), 1);
+        written.row_group(0).total_byte_size()
+    };
+    write("small.parquet", 8);
+    let group = write("large.parquet", 256 << 10);
+    assert!(group > 100_000_000, "{group}");
+    let args = ["--from-file", "-", "--out", text(&out), "--part-rows", &ROWS.to_string(), "--format", "jsonl"];
+    let mut child = command(&args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut peaks = Vec::new();
+    for (name, parts) in [("small.parquet", 1), ("large.parquet", 2)] {
+        feed(&mut child, &[format!("{}\n", folder.path().join(name).display())]);
+        while fs::read_to_string(out.join("parts.jsonl")).unwrap_or_default().lines().count() < parts {
+            assert_eq!(child.try_wait().unwrap(), None, "it waits for lines");
+            pause().await;
+        }
+        peaks.push(peak(&child));
+    }
+    let (stdout, _) = finished(child.wait_with_output().unwrap(), 2);
+    assert!(stdout.contains("800 pictures in 2 parts, 800 of them without an embedding"), "{stdout}");
+    let taken = peaks[1] - peaks[0];
+    assert!(taken < 48 << 20, "a row group of {group} bytes took {taken}");
+}
+
+/// A terminal is made by `script` of util-linux, which shows what is written to it.
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_a_bar_says_how_far_it_is_and_elsewhere_lines_do() {
+    let folder = folder();
+    let source = folder.path().join("in");
+    let out = |name: &str| folder.path().join(name);
+    let (_, lines) = run(&[text(&source), "--out", text(&out("piped"))], 2);
+    assert!(lines.contains("1 of 5 items, ") && !lines.contains('\r'), "{lines}");
+    let inner = command(&[text(&source), "--out", text(&out("shown"))]);
+    let words: Vec<String> = iter::once(inner.get_program())
+        .chain(inner.get_args())
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]).stdin(Stdio::null());
+    let (shown, _) = finished(terminal.env("TERM", "xterm").output().unwrap(), 2);
+    let bar = shown.split(['\r', '\n']).filter(|line| line.contains("] ") && line.contains(" of 5 items, "));
+    let bar: Vec<&str> = bar.collect();
+    let last = bar.last().unwrap_or_else(|| panic!("no bar in {shown:?}"));
+    assert!(last.contains("/s, decode ") && last.contains("encoder "), "{last:?}");
+    assert!(shown.contains("5 pictures in 1 part, 1 of them without an embedding"), "{shown:?}");
+    assert!(!shown.contains("\n1 of 5 items, "), "a bar, and no lines: {shown:?}");
 }
 
 /// Twelve paths of pictures, some of which are broken or absent, one a line.
