@@ -7,7 +7,7 @@ import os
 import pytest
 
 import page
-from conftest import shell
+from conftest import run, shell
 
 SECTIONS = {heading: blocks for heading, blocks in page.sections().items() if heading}
 
@@ -34,12 +34,6 @@ def lancedb_plan(names: dict):
 
 def postgres_plan(names: dict, table: str, vector):
     return names["connection"].execute(f"explain select id from {table} order by embedding <#> %s limit 10", [vector]).fetchall()
-
-
-def run(block: page.Block, names: dict, service) -> None:
-    """Runs a block of Python."""
-    text = block.text.replace(page.ADDRESS, service.url.removeprefix("http://"))
-    exec(compile("\n" * block.line + text, page.PAGE, "exec"), names)  # noqa: S102, the page is ours
 
 
 @pytest.mark.parametrize("heading", SECTIONS)

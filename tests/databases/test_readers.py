@@ -73,11 +73,16 @@ def test_duckdb_sees_lists_whose_length_must_be_named(files, kind, expected):
     assert abs(duckdb.sql(first.format(cast, cast)).fetchone()[0] - 1) < 1e-5
 
 
-def test_datasets(files, kind, expected, tmp_path):
+def test_datasets_take_every_column_by_its_type_and_none_for_an_image(files, kind, expected, tmp_path):
     import datasets
 
+    for file in files:
+        assert b"huggingface" not in pyarrow.parquet.read_metadata(file).metadata
     found = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path))
-    assert found.features["embedding"].length == DIM
+    value = {"f32": "float32", "f16": "float16", "int8": "int8"}[kind]
+    assert found.features["embedding"] == datasets.List(datasets.Value(value), length=DIM)
+    others = {name: feature for name, feature in found.features.items() if name != "embedding"}
+    assert others and set(map(str, others.values())) == {"Value('string')"}, others
     check(found["id"], found["embedding"], expected, kind)
 
 
