@@ -128,7 +128,8 @@ impl BatchPolicy {
     /// What of `chosen` is run by one of several who could take what is there at the same time, `others` besides it: as much as leaves them
     /// the same. Runs of a thread each are done sooner than one run of all threads, whose operators wait for the last of them.
     pub fn part(&self, queue: &[Waiting], mut chosen: Vec<usize>, others: usize) -> Vec<usize> {
-        let all: usize = queue.iter().map(|item| item.cost).sum();
+        let class = chosen.first().map(|&first| queue[first].class);
+        let all: usize = queue.iter().filter(|item| Some(item.class) == class).map(|item| item.cost).sum();
         let (mine, mut cost) = (all.div_ceil(others + 1), 0);
         let is_last = |&at: &usize| {
             cost += queue[at].cost;

@@ -310,6 +310,7 @@ impl<T> JobQueue<T> {
                 let _ = head.if_alive(now, &self.metrics);
             }
         }
+        state.is_left &= !state.jobs.is_empty();
         self.observed.depth.set(state.jobs.len() as i64);
     }
 

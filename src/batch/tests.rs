@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    encoder::{Embeddings, EncodeError, Encoder, Output, OutputSet, Runner, TowerOutputs},
+    encoder::{Embeddings, EncodeError, Encoder, Output, OutputSet, Role, Runner, TowerOutputs},
     health::Health,
     telemetry::{LaneMetrics, Metrics, Outcome},
 };
@@ -457,4 +457,39 @@ proptest! {
         worker.join();
         prop_assert_eq!(metrics.items(Outcome::Ok).get() as usize, lengths.len());
     }
+}
+
+#[test]
+fn a_run_beside_another_that_is_broken_tries_what_comes_until_it_is_well() {
+    let metrics = Metrics::new().vision.clone();
+    let admission = Arc::new(Admission::of(99));
+    let queue = Arc::new(JobQueue::new(|_| Cost::of(1), metrics.queue.clone(), metrics.clone(), Pace::default()));
+    let health = Health::new(LONG);
+    let context = WorkerContext {
+        queue: Arc::clone(&queue),
+        policy: BatchPolicy { max_batch_size: 2, ..BatchPolicy::single() },
+        admission: Arc::clone(&admission),
+        metrics: metrics.clone(),
+        heartbeat: health.register("test"),
+    };
+    let runner = Runner { role: Role::Beside, ..Runner::new(Either::Free, || Ok(Either::Free)) };
+    let worker = Worker::spawn("test".into(), context, runner).expect("a thread");
+    let submit = |input| {
+        let (job, ticket) = Job::new(input, admission.admit_one(), Instant::now() + LONG);
+        queue.push(job);
+        ticket
+    };
+    // Full batches, which all fail.
+    for _ in 0..4 {
+        let pair = [submit(Do::FailBatch), submit(Do::FailBatch)];
+        pair.into_iter().for_each(|ticket| assert!(wait(ticket).is_err()));
+    }
+    assert_eq!(health.sick_workers(Instant::now()), ["test"], "four in a row");
+    assert_eq!(embedding(submit(Do::Encode(7))), [7.0, 14.0], "one alone is taken");
+    assert!(health.sick_workers(Instant::now()).is_empty());
+    let left = submit(Do::Encode(8));
+    queue.close();
+    worker.join();
+    assert_eq!(queue.take_batch(&BatchPolicy::single(), Role::Own, None).expect("left to another").len(), 1);
+    drop(left);
 }

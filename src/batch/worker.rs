@@ -18,7 +18,7 @@ use ndarray::ArrayView1;
 
 use super::{Admission, BatchPolicy, Class, Encoded, Job, JobError, JobHead, JobQueue, LastRun};
 use crate::{
-    encoder::{EncodeError, Encoder, OutputSet, Runner},
+    encoder::{EncodeError, Encoder, OutputSet, Role, Runner},
     health::Heartbeat,
     telemetry::{LaneMetrics, Outcome, panic_text},
 };
@@ -72,7 +72,11 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
     context.heartbeat.watch(encoder.interrupt());
     let mut encoder = Some(encoder);
     let (mut failures, mut last) = (0, None);
-    while let Some(batch) = context.queue.take_batch(&context.policy, role, last.take()) {
+    let mut is_broken = false;
+    // Of one that is broken nobody knows that it is well again before it has run: it takes whatever comes, as if it had a session of its own.
+    while let Some(batch) =
+        context.queue.take_batch(&context.policy, if is_broken { Role::Own } else { role }, last.take())
+    {
         let (inputs, mut heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
         // The policy batches only jobs that want the same.
         let outputs = heads.first().map_or(OutputSet::EMPTY, JobHead::outputs);
@@ -85,6 +89,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
                 Err(error) => {
                     tracing::error!(%error, "the session could not be rebuilt; it is tried again with the next batch");
                     context.heartbeat.broken();
+                    is_broken = true;
                 }
             }
         }
@@ -114,6 +119,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
                 drop(span);
                 failures = 0;
                 context.heartbeat.well();
+                is_broken = false;
                 context.admission.observe_run(work, alone);
                 last = Some(LastRun { items: heads.len(), ended: started + took, took, class });
                 answer_all(heads, encoded, took, &context.metrics);
@@ -137,6 +143,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
         }
         if failures > FAILURES {
             context.heartbeat.broken();
+            is_broken = true;
         }
         fail_all(heads, &context.metrics, &failure);
     }

@@ -1,6 +1,6 @@
 //! Running one session of the CPU provider on several threads at the same time.
 //!
-//! Owns the calls of ONNX Runtime's C API for that: `ort` 2.0.0-rc.15 wants a session for itself, since there are providers that cannot be
+//! Owns the session that they have ([`Source`]), and the calls of ONNX Runtime's C API for that: `ort` 2.0.0-rc.15 wants a session for itself, since there are providers that cannot be
 //! run so. Does not own which threads have which session (`runs`).
 //!
 //! Weights that are laid out for the kernels are in memory once, however many runs compute with them. What the threads of the session do is
@@ -12,7 +12,11 @@ use std::{
     borrow::Cow,
     ffi::{CString, c_void},
     ptr::{self, NonNull},
-    sync::mpsc::{self, SyncSender},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, SyncSender},
+    },
 };
 
 use ort::{
@@ -29,6 +33,70 @@ pub(super) enum Place {
     Caller,
     /// One of the session's own, of which it has at least one; the caller waits.
     Session,
+}
+
+/// A session as all of its runs find it: what replaces a broken one is that of all from their next run on.
+pub(super) struct Source {
+    latest: Mutex<Latest>,
+    /// Held by who makes another, while the others go on with the one that is there.
+    making: Mutex<()>,
+}
+
+struct Latest {
+    session: Arc<Session>,
+    /// How many were there before it.
+    number: u64,
+}
+
+impl Source {
+    /// With the first one.
+    pub(super) fn new(session: Session) -> Arc<Self> {
+        let latest = Mutex::new(Latest { session: Arc::new(session), number: 0 });
+        Arc::new(Self { latest, making: Mutex::new(()) })
+    }
+
+    /// Replaces the session that was `used` last by one of its runs, unless another of them has done so since.
+    pub(super) fn replace<E>(&self, used: &AtomicU64, open: impl FnOnce() -> Result<Session, E>) -> Result<(), E> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.latest().number == used.load(Ordering::Relaxed) {
+            let session = Arc::new(open()?);
+            let mut latest = self.latest();
+            let number = latest.number + 1;
+            *latest = Latest { session, number };
+        }
+        Ok(())
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One run's part of a session.
+pub(super) struct Shared {
+    source: Arc<Source>,
+    place: Place,
+    /// Which session was looked at last.
+    used: Arc<AtomicU64>,
+}
+
+impl Shared {
+    /// Of a run at `place`; `used` tells [`Source::replace`] which session it has had.
+    pub(super) fn new(source: &Arc<Source>, place: Place, used: &Arc<AtomicU64>) -> Self {
+        Self { source: Arc::clone(source), place, used: Arc::clone(used) }
+    }
+
+    /// As it is now.
+    pub(super) fn session(&self) -> Arc<Session> {
+        let latest = self.source.latest();
+        self.used.store(latest.number, Ordering::Relaxed);
+        Arc::clone(&latest.session)
+    }
+
+    /// Where it runs.
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
 }
 
 /// Runs a session of the CPU provider that other threads run at the same time: the value of `output`.

@@ -15,7 +15,7 @@ use ort::{
 };
 
 use super::{
-    beside::{self, Place},
+    beside::{self, Shared},
     environment::one_line,
 };
 use crate::encoder::{Embeddings, EncodeError, Interrupt};
@@ -66,11 +66,27 @@ pub(super) fn describe(ports: &[Port]) -> String {
 /// One input of a run: its name in the graph, and its tensor.
 pub(super) type NamedInput<'a> = (Cow<'a, str>, SessionInputValue<'a>);
 
+/// The session of a run.
+pub(super) enum Held {
+    /// Of this run alone.
+    Own(Session),
+    /// One that other runs have, too.
+    Shared(Shared),
+}
+
+impl Held {
+    /// What `look` sees in it.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Session) -> T) -> T {
+        match self {
+            Self::Own(session) => look(session),
+            Self::Shared(shared) => look(&shared.session()),
+        }
+    }
+}
+
 /// A session with the one output that is the embedding.
 pub(super) struct EmbeddingSession {
-    /// Of this thread alone, or of all that run it at the same time.
-    session: Arc<Session>,
-    place: Place,
+    session: Held,
     output: String,
     dim: Option<usize>,
     options: StopHandle,
@@ -78,8 +94,8 @@ pub(super) struct EmbeddingSession {
 
 impl EmbeddingSession {
     /// Finds the embedding among the outputs: by name, else the only one of rank 2.
-    pub(super) fn new(session: Arc<Session>, place: Place, options: StopHandle) -> Result<Self, String> {
-        let outputs: Vec<Port> = session.outputs().iter().filter_map(Port::of).collect();
+    pub(super) fn new(session: Held, options: StopHandle) -> Result<Self, String> {
+        let outputs: Vec<Port> = session.look(|session| session.outputs().iter().filter_map(Port::of).collect());
         let rank2: Vec<&Port> = outputs.iter().filter(|port| port.shape.len() == 2).collect();
         let output = OUTPUT_NAMES
             .iter()
@@ -95,21 +111,19 @@ impl EmbeddingSession {
             return Err(format!("output {} is {:?}, expected floats", output.name, output.element));
         }
         let (name, dim) = (output.name.clone(), output.fixed(1));
-        Ok(Self { session, place, output: name, dim, options })
+        Ok(Self { session, output: name, dim, options })
     }
 
     /// Runs the graph on `batch` rows and copies the embedding out.
     pub(super) fn run(&mut self, batch: usize, inputs: Vec<NamedInput<'_>>) -> Result<Embeddings, EncodeError> {
         let options = self.options.begin()?;
-        let alone = Arc::get_mut(&mut self.session).filter(|_| self.place == Place::Caller);
-        let found = match alone {
-            Some(session) => session.run_with_options(inputs, options).and_then(|outputs| {
+        let found = match &mut self.session {
+            Held::Own(session) => session.run_with_options(inputs, options).and_then(|outputs| {
                 let value = outputs.get(&self.output);
                 floats(value.ok_or_else(|| ort::Error::new(format!("the output {} is missing", self.output)))?)
             }),
-            None => {
-                beside::run(&self.session, self.place, &inputs, &self.output, options).and_then(|value| floats(&value))
-            }
+            Held::Shared(shared) => beside::run(&shared.session(), shared.place(), &inputs, &self.output, options)
+                .and_then(|value| floats(&value)),
         };
         let (shape, values) = found.map_err(|error| runtime(&error))?;
         let dim = self.dim.or_else(|| shape.get(1).and_then(|&dim| usize::try_from(dim).ok())).unwrap_or(0);

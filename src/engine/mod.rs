@@ -47,9 +47,8 @@ pub use text::{TextEncoder, TokenInput};
 pub use tower::{TowerEncoder, TowerInput};
 pub use vision::{Normalization, PixelInput, VisionEncoder};
 
-use beside::Place;
 use floats::Feed;
-use graph::{EmbeddingSession, StopHandle};
+use graph::{EmbeddingSession, Held, StopHandle};
 use graph_file::GraphFile;
 use mapped::Mapped;
 use outputs::OutputsSession;
@@ -79,6 +78,14 @@ struct Opened<S = Session> {
     info: Option<GraphInfo>,
     /// Why no run may have more than one item; `None` where it may.
     one_by_one: Option<OneByOne>,
+}
+
+impl<S> Opened<S> {
+    /// The same, with what `hold` makes of the session.
+    fn held<T>(self, hold: impl FnOnce(S) -> T) -> Opened<T> {
+        let Self { session, info, one_by_one } = self;
+        Opened { session: hold(session), info, one_by_one }
+    }
 }
 
 /// A loaded library with a provider that starts: what sessions are made with.
@@ -209,7 +216,7 @@ impl Engine {
                 move |session: &Session, info: Option<&GraphInfo>| FloatInput::of(session, info, &normalization);
             let opened = engine.embedding(Tower::Vision, Feed::Floats, &graphs);
             let tower = opened.and_then(|opened| {
-                let opened = opened.map(|opened| (opened, Place::Caller));
+                let opened = opened.map(|opened| opened.held(Held::Own));
                 engine.tower(Tower::Vision, Feed::Floats, &graphs, opened, stop, input)
             });
             tower.map_err(|error| error.to_string())
@@ -226,17 +233,9 @@ impl Engine {
     }
 
     /// The session of the graph of embeddings, where there is one.
-    fn embedding(
-        &self,
-        tower: Tower,
-        feed: Feed,
-        graphs: &Graphs,
-    ) -> Result<Option<Opened<Arc<Session>>>, EngineError> {
-        let open = |path: &Path| {
-            let Opened { session, info, one_by_one } = self.open(path, tower, feed, true)?;
-            Ok(Opened { session: Arc::new(session), info, one_by_one })
-        };
-        graphs.embedding().map(|path| open(path).map_err(|reason| fault(tower, path, reason))).transpose()
+    fn embedding(&self, tower: Tower, feed: Feed, graphs: &Graphs) -> Result<Option<Opened>, EngineError> {
+        let open = |path: &Path| self.open(path, tower, feed, true).map_err(|reason| fault(tower, path, reason));
+        graphs.embedding().map(open).transpose()
     }
 
     /// A handle to stop a tower's runs by.
@@ -250,15 +249,15 @@ impl Engine {
         tower: Tower,
         feed: Feed,
         graphs: &Graphs,
-        embedding: Option<(Opened<Arc<Session>>, Place)>,
+        embedding: Option<Opened<Held>>,
         stop: StopHandle,
         input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Send + 'static,
     ) -> Result<TowerEncoder<I>, EngineError> {
         let first = graphs.first();
-        let mut one_by_one = embedding.as_ref().and_then(|(opened, _)| opened.one_by_one);
-        let embedding = embedding.map(|(opened, place)| {
-            let input = input(&opened.session, opened.info.as_ref())?;
-            Ok((EmbeddingSession::new(opened.session, place, stop.clone())?, input))
+        let mut one_by_one = embedding.as_ref().and_then(|opened| opened.one_by_one);
+        let embedding = embedding.map(|opened| {
+            let input = opened.session.look(|session| input(session, opened.info.as_ref()))?;
+            Ok((EmbeddingSession::new(opened.session, stop.clone())?, input))
         });
         let embedding = embedding.transpose().map_err(|reason| fault(tower, first, reason))?;
         let outputs = match graphs.outputs() {

@@ -1,22 +1,23 @@
 //! Which runs of a tower go on at the same time, and which session each of them has.
 //!
-//! Owns that layout, and that the runs of one session stay so when it is made anew. Does not own how a session is opened (`super`) or what
+//! Owns that layout, and how each is made anew. Does not own how a session is opened (`super`), how several runs have one (`beside`) or what
 //! a worker takes ([`Role`]).
 //!
 //! On the CPU provider a session has a run for each of its threads: one of the caller's, which has all of them while it is alone, and
 //! others that begin on them when there is more work than one run's (`beside`). Where sessions have one thread each, all runs have one
 //! session. On other providers each run has its own.
 //!
-//! Invariant: a session that several runs have is made anew once, by the first whose runs fail, so that at most two are there.
+//! Invariant: a session that several runs have is made anew once, by the first whose runs fail, for all of them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, atomic::AtomicU64};
 
 use ort::session::Session;
 
 use super::{
     Engine, EngineError, Opened,
-    beside::Place,
+    beside::{Place, Shared, Source},
     floats::Feed,
+    graph::Held,
     provider::RunningProvider,
     split::Tower,
     tower::{TowerEncoder, TowerInput},
@@ -25,41 +26,6 @@ use crate::{
     encoder::{Role, Runner},
     model::{Graphs, graph_info::GraphInfo},
 };
-
-/// The session of embeddings that some runs have; `None` where the tower has no projection.
-type OpenedEmbedding = Option<Opened<Arc<Session>>>;
-
-/// A session as its runs find it.
-#[derive(Default)]
-struct Source {
-    /// The one that was made last, where several have it.
-    latest: OpenedEmbedding,
-    /// How often one was made.
-    made: u64,
-}
-
-impl Source {
-    /// The session for one who has had that of `mine`, 0 at first: one that was made since, or a new one, which is kept if others want it.
-    fn take(
-        &mut self,
-        mine: &mut u64,
-        is_shared: bool,
-        open: impl FnOnce() -> Result<OpenedEmbedding, EngineError>,
-    ) -> Result<OpenedEmbedding, EngineError> {
-        if self.made == *mine || self.latest.is_none() {
-            self.latest = None;
-            let opened = open()?;
-            self.made += 1;
-            *mine = self.made;
-            if is_shared {
-                self.latest.clone_from(&opened);
-            }
-            return Ok(opened);
-        }
-        *mine = self.made;
-        Ok(self.latest.clone())
-    }
-}
 
 impl Engine {
     /// The runs of `sessions` sessions of a tower.
@@ -72,25 +38,74 @@ impl Engine {
     ) -> Result<Vec<Runner<TowerEncoder<I>>>, EngineError> {
         let mut runners = Vec::new();
         for layout in self.layout(graphs, sessions) {
-            let (source, is_shared) = (Arc::new(Mutex::new(Source::default())), layout.len() > 1);
-            for (role, place) in layout {
-                let (engine, graphs, input) = (Arc::clone(self), graphs.clone(), input.clone());
-                let (source, mut mine) = (Arc::clone(&source), 0);
-                let mut make = move || {
-                    // Made by one, while the others that want it wait for it.
-                    let mut source = source.lock().unwrap_or_else(PoisonError::into_inner);
-                    let opened = source.take(&mut mine, is_shared, || engine.embedding(tower, Feed::AsIs, &graphs))?;
-                    drop(source);
-                    let opened = opened.map(|opened| (opened, place));
-                    let stop = Self::stop(tower, &graphs)?;
-                    engine.tower(tower, Feed::AsIs, &graphs, opened, stop, input.clone())
-                };
-                let encoder = make()?;
-                let rebuild = Box::new(move || make().map_err(|error| error.to_string()));
-                runners.push(Runner { encoder, role, rebuild });
+            match self.embedding(tower, Feed::AsIs, graphs)? {
+                Some(opened) if layout.len() > 1 => {
+                    let Opened { session, info, one_by_one } = opened;
+                    let source = Source::new(session);
+                    let opened = Opened { session: source, info, one_by_one };
+                    for (role, place) in layout {
+                        runners.push(self.shared(tower, graphs, role, place, &opened, input.clone())?);
+                    }
+                }
+                opened => runners.push(self.alone(tower, graphs, opened, input.clone())?),
             }
         }
         Ok(runners)
+    }
+
+    /// A run of a session of its own, which is `opened`; `None` where the tower has no projection.
+    fn alone<I: TowerInput>(
+        self: &Arc<Self>,
+        tower: Tower,
+        graphs: &Graphs,
+        opened: Option<Opened>,
+        input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Clone + Send + 'static,
+    ) -> Result<Runner<TowerEncoder<I>>, EngineError> {
+        let (engine, graphs) = (Arc::clone(self), graphs.clone());
+        let make = {
+            let (engine, graphs) = (Arc::clone(&engine), graphs.clone());
+            move |opened: Option<Opened>| {
+                let opened = opened.map(|opened| opened.held(Held::Own));
+                engine.tower(tower, Feed::AsIs, &graphs, opened, Self::stop(tower, &graphs)?, input.clone())
+            }
+        };
+        let encoder = make(opened)?;
+        let again = move || make(engine.embedding(tower, Feed::AsIs, &graphs)?);
+        Ok(Runner::new(encoder, move || again().map_err(|error| error.to_string())))
+    }
+
+    /// A run of a session that others have, too.
+    fn shared<I: TowerInput>(
+        self: &Arc<Self>,
+        tower: Tower,
+        graphs: &Graphs,
+        role: Role,
+        place: Place,
+        opened: &Opened<Arc<Source>>,
+        input: impl Fn(&Session, Option<&GraphInfo>) -> Result<I, String> + Clone + Send + 'static,
+    ) -> Result<Runner<TowerEncoder<I>>, EngineError> {
+        let (engine, graphs, opened) = (Arc::clone(self), graphs.clone(), opened.clone());
+        let used = Arc::new(AtomicU64::new(0));
+        let (source, last) = (Arc::clone(&opened.session), Arc::clone(&used));
+        let make = {
+            let (engine, graphs) = (Arc::clone(&engine), graphs.clone());
+            move || {
+                let opened = opened.clone().held(|source| Held::Shared(Shared::new(&source, place, &used)));
+                engine.tower(tower, Feed::AsIs, &graphs, Some(opened), Self::stop(tower, &graphs)?, input.clone())
+            }
+        };
+        let encoder = make()?;
+        let open = move || {
+            let opened = engine.embedding(tower, Feed::AsIs, &graphs)?;
+            let gone = || super::fault(tower, graphs.first(), "its projection is gone".to_owned());
+            opened.map(|opened| opened.session).ok_or_else(gone)
+        };
+        let again = move || {
+            source.replace(&last, &open)?;
+            make()
+        };
+        let rebuild = Box::new(move || again().map_err(|error: EngineError| error.to_string()));
+        Ok(Runner { encoder, role, rebuild })
     }
 
     /// For each session the runs that have it.
