@@ -55,7 +55,7 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: ServiceArgs,
     /// Print the configuration in effect, as TOML, and exit.
     #[arg(long, conflicts_with = "check_config")]
     pub print_config: bool,
@@ -83,7 +83,17 @@ pub struct HealthcheckArgs {
     #[arg(long, value_name = "URL")]
     url: Option<ProbeUrl>,
     #[command(flatten)]
+    config: ServiceArgs,
+}
+
+/// Where the configuration of a service comes from, on the commands that run one or ask it.
+#[derive(Debug, Args)]
+struct ServiceArgs {
+    #[command(flatten)]
     config: ConfigArgs,
+    /// Where to listen [server.listen].
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<String>,
 }
 
 /// Where the configuration comes from, on every command that needs it.
@@ -113,9 +123,6 @@ struct ConfigArgs {
     /// The suffix of the graphs' files, such as q4f16 [model.variant].
     #[arg(long, value_name = "NAME")]
     variant: Option<String>,
-    /// Where to listen [server.listen].
-    #[arg(long, value_name = "IP:PORT")]
-    listen: Option<String>,
     /// Execution provider [engine.provider].
     #[arg(long, value_name = "auto|cpu|openvino|cuda|tensorrt")]
     provider: Option<String>,
@@ -163,6 +170,15 @@ impl HealthcheckArgs {
     }
 }
 
+impl ServiceArgs {
+    fn overrides(&self) -> Overrides {
+        let mut overrides = self.config.overrides();
+        let listen = self.listen.clone().map(|value| FlagValue { flag: "--listen", key: "server.listen", value });
+        overrides.flags.extend(listen);
+        overrides
+    }
+}
+
 impl ConfigArgs {
     fn overrides(&self) -> Overrides {
         let flags = [
@@ -172,7 +188,6 @@ impl ConfigArgs {
             ("--vision-model", "model.vision", &self.vision_model),
             ("--text-model", "model.text", &self.text_model),
             ("--variant", "model.variant", &self.variant),
-            ("--listen", "server.listen", &self.listen),
             ("--provider", "engine.provider", &self.provider),
             ("--precision", "engine.precision", &self.precision),
             ("--log-format", "telemetry.log_format", &self.log_format),
@@ -301,6 +316,15 @@ mod tests {
             let error = parsed(args).unwrap_err();
             assert_eq!(error.kind(), kind);
             assert!(!error.use_stderr());
+        }
+    }
+
+    #[test]
+    fn an_address_to_listen_on_is_refused_where_nothing_listens() {
+        for command in [&["embed", "photos", "--out", "out"][..], &["tune"]] {
+            parsed(command).unwrap();
+            let error = parsed(&[command, &["--listen", "127.0.0.1:1"]].concat()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{error}");
         }
     }
 
