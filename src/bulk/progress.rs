@@ -22,7 +22,8 @@ pub(super) struct Progress<'a> {
     bar: Option<ProgressBar>,
     print: &'a mut dyn FnMut(&str),
     started: Instant,
-    printed: Instant,
+    /// When there was a line; `None` before the first embedding.
+    printed: Option<Instant>,
     /// Of all rows of this process.
     timings: Timings,
     /// Rows of earlier processes.
@@ -44,8 +45,8 @@ impl<'a> Progress<'a> {
                 Err(_) => bar,
             }
         });
-        let now = Instant::now();
-        Self { bar, print, started: now, printed: now, timings: Timings::default(), before, rows: 0, errors, total }
+        let (started, timings) = (Instant::now(), Timings::default());
+        Self { bar, print, started, printed: None, timings, before, rows: 0, errors, total }
     }
 
     /// One more row is there.
@@ -58,8 +59,15 @@ impl<'a> Progress<'a> {
         if let Some(bar) = &self.bar {
             bar.set_message(self.line());
             bar.set_position(self.before + self.rows);
-        } else if self.rows == 1 || self.printed.elapsed() >= PERIOD {
-            self.printed = Instant::now();
+            return;
+        }
+        // Before an embedding is there, neither a rate nor where the time goes can be said.
+        let is_due = match self.printed {
+            None => row.error.is_none() || self.started.elapsed() >= PERIOD,
+            Some(printed) => printed.elapsed() >= PERIOD,
+        };
+        if is_due {
+            self.printed = Some(Instant::now());
             let line = self.line();
             (self.print)(&line);
         }
