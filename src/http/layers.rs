@@ -211,11 +211,12 @@ async fn place_of(key: &Key, state: &AppState) -> Result<Place, ApiError> {
     let place = state.peers.make_room(|_: &Peers| false, || key.enter()).await;
     place.ok_or_else(|| {
         state.metrics.reject(Reject::KeyRequests);
+        let limit = key.limit().unwrap_or_default();
+        let requests = if limit == 1 { "request" } else { "requests" };
         let message = format!(
-            "the API key {} has {} requests in flight, which is its limit (the key's max_inflight_requests); come back after the time in the \
+            "the API key {} has {limit} {requests} in flight, which is its limit (the key's max_inflight_requests); come back after the time in the \
              Retry-After header",
-            key.name(),
-            key.limit().unwrap_or_default()
+            key.name()
         );
         ApiError::new(Code::Overloaded, message).retry_after(Duration::ZERO)
     })

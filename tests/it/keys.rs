@@ -96,7 +96,10 @@ async fn a_key_has_no_more_requests_at_a_time_than_it_may() {
         assert!(answer.headers().contains_key(header), "{header}");
     }
     let message = error(answer, 429, "overloaded").await;
-    assert!(message.contains("key small has 1 requests") && message.contains("max_inflight_requests"), "{message}");
+    assert!(
+        message.contains("key small has 1 request in flight") && message.contains("max_inflight_requests"),
+        "{message}"
+    );
     // What is no work needs no place.
     let info = server.client().get(server.url("/info")).bearer_auth("k1").send().await.expect("an answer");
     assert_eq!(info.status(), 200);

@@ -193,9 +193,17 @@ fn place(body: &[u8], at: usize) -> (usize, usize) {
     (line, at - memrchr(b'\n', before).map_or(0, |newline| newline + 1))
 }
 
+/// Rust's names of numbers, as serde says them, and what a client calls them.
+const NUMBERS: [(&str, &str); 4] = [
+    ("expected usize", "expected a whole number"),
+    ("expected u64", "expected a whole number"),
+    ("expected u32", "expected a whole number"),
+    ("expected f32", "expected a number"),
+];
+
 /// What serde says of `member`, in the client's words cut to size, with its place in the whole body.
 fn explain(body: &[u8], member: Option<&Member<'_>>, error: &serde_json::Error) -> ApiError {
-    let text = error.to_string();
+    let text = NUMBERS.iter().fold(error.to_string(), |text, (name, words)| text.replace(name, words));
     let Some(Member { key, value }) = member.filter(|_| error.line() > 0) else {
         // Of the object as a whole: the only words in it are keys, which have been cut.
         return fault(text);
@@ -395,7 +403,7 @@ mod tests {
             ),
             (
                 "{\"texts\": \"a\", \"top_k\": \"b\"}",
-                "top_k: invalid type: string \"b\", expected usize at line 1 column 27",
+                "top_k: invalid type: string \"b\", expected a whole number at line 1 column 27",
             ),
             ("{\"texts\": \"a\", \"truncat\": null}", "unknown field `truncat`"),
             (
