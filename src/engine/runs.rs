@@ -40,9 +40,7 @@ impl Engine {
         for layout in self.layout(graphs, sessions) {
             match self.embedding(tower, Feed::AsIs, graphs)? {
                 Some(opened) if layout.len() > 1 => {
-                    let Opened { session, info, one_by_one } = opened;
-                    let source = Source::new(session);
-                    let opened = Opened { session: source, info, one_by_one };
+                    let opened = opened.held(Source::new);
                     for (role, place) in layout {
                         runners.push(self.shared(tower, graphs, role, place, &opened, input.clone())?);
                     }
