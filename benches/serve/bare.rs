@@ -224,7 +224,8 @@ fn session(libraries: &Path, graph: &Path, arithmetic: Arithmetic, group: usize)
         let builder = if engine::sums_bytes_exactly() { builder } else { builder.with_precise_qmm()? };
         let mut builder = match &library {
             Library::Own(_) => {
-                builder.with_execution_providers([ep::CPU::default().with_arena_allocator(true).build()])?
+                let cpu = ep::CPU::default().with_arena_allocator(true).build();
+                builder.with_execution_providers([cpu])?.with_operators(engine::row_operators()?)?
             }
             Library::Plugin(..) => {
                 let devices = environment.devices().filter(|device| {

@@ -21,6 +21,8 @@ mod operators;
 mod outputs;
 mod provider;
 mod reading;
+mod row_kernels;
+mod row_operators;
 mod runs;
 mod session_options;
 mod split;
@@ -43,6 +45,7 @@ pub use floats::{FloatInput, PixelsEncoder};
 pub use late::LateEncoder;
 #[doc(hidden)]
 pub use reading::read_graph;
+pub use row_operators::row_operators;
 pub use text::{TextEncoder, TokenInput};
 pub use tower::{TowerEncoder, TowerInput};
 pub use vision::{Normalization, PixelInput, VisionEncoder};

@@ -16,6 +16,7 @@ use super::{
     environment::{self, Runtime, one_line},
     error::EngineError,
     openvino::{self, Arithmetic, OpenVino},
+    row_operators::{announce, row_operators},
     session_options::SessionOptions,
     split::Tower,
     tensorrt::{Largest, Profile},
@@ -238,11 +239,13 @@ pub(super) fn builder(
     let cpu = ep::CPU::default().with_arena_allocator(options.keeps_memory).build();
     match provider {
         RunningProvider::Cpu => {
-            let builder = builder.with_execution_providers([cpu])?;
+            let builder = builder.with_execution_providers([cpu])?.with_operators(row_operators()?)?;
             // Once a plugin is registered, every session of the process that names no device goes to it, in its own
             // precision, although the CPU provider is listed.
             let own = environment.devices().filter(|device| device.ep().is_ok_and(|name| name == CPU_PROVIDER));
-            Ok(if runtime.has_plugin() { builder.with_devices(own, None)? } else { builder })
+            let builder = if runtime.has_plugin() { builder.with_devices(own, None)? } else { builder };
+            announce(&builder)?;
+            Ok(builder)
         }
         // `error_on_failure`, because by default ONNX Runtime falls back to the CPU without a word.
         RunningProvider::Cuda { device_id } => {

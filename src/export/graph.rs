@@ -4,30 +4,36 @@
 //! Owns the bookkeeping of nodes, initializers, inputs and outputs. Knows operators by name only: linear layers in each precision are in
 //! `linear`; what CLIP is made of, `encoder`, `vision` and `text` know. Invariant: a value exists before a node uses it, so nodes come out in topological order.
 
-use std::collections::HashMap;
-
 use super::{
     error::ExportError,
     proto::{
-        AttributeProto, DataType, DimensionProto, GraphProto, IR_VERSION, ModelProto, NodeProto, OPSET_VERSION,
-        OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto, TypeProto,
-        ValueInfoProto,
+        AttributeProto, DataType, DimensionProto, FunctionProto, GraphProto, IR_VERSION, ModelProto, NodeProto,
+        OPSET_VERSION, OperatorSetIdProto, StringStringEntryProto, TensorProto, TensorShapeProto, TensorTypeProto,
+        TypeProto, ValueInfoProto,
     },
     weights::{WeightFile, WeightSource},
 };
-use crate::config::Precision;
+use crate::{
+    config::Precision,
+    model::row_operators::{self, RowOperator},
+};
 
 /// The output of a node, an initializer or a graph input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Value(String);
 
-/// Rows in 8 bits: `x` is about `(values - 128) * scale`.
-#[derive(Clone, Debug)]
-pub(super) struct Quantized {
-    /// U8, of the shape of `x`.
-    pub(super) values: Value,
-    /// f32, of the shape of `x` with the last dimension 1.
-    pub(super) scale: Value,
+impl Value {
+    /// What is called `name`: an input of a function, which is there by its name alone.
+    pub(super) fn named(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+}
+
+/// The body of a function, which is built already: what it is given, and what it gives.
+pub(super) struct Function {
+    /// There by their names alone.
+    pub(super) inputs: Vec<Value>,
+    pub(super) outputs: Vec<Value>,
 }
 
 /// Keys and values of a graph's `metadata_props`.
@@ -45,8 +51,8 @@ pub(crate) struct GraphBuilder<'a> {
     graph: GraphProto,
     scope: String,
     precision: Precision,
-    /// What was quantised already: several layers may have one input.
-    pub(super) quantized: HashMap<Value, Quantized>,
+    /// Operators that the graph brings with it.
+    functions: Vec<FunctionProto>,
     source: &'a dyn WeightSource,
     file: &'a mut WeightFile,
 }
@@ -59,7 +65,7 @@ impl<'a> GraphBuilder<'a> {
         file: &'a mut WeightFile,
     ) -> Self {
         let graph = GraphProto { name: name.to_owned(), ..Default::default() };
-        Self { graph, scope: String::new(), precision, quantized: HashMap::new(), source, file }
+        Self { graph, scope: String::new(), precision, functions: Vec::new(), source, file }
     }
 
     /// What the graph computes in.
@@ -124,6 +130,58 @@ impl<'a> GraphBuilder<'a> {
     /// A node without attributes.
     pub(crate) fn op<const N: usize>(&mut self, op: &str, inputs: [&Value; N]) -> Value {
         self.node(op, inputs, Vec::new())
+    }
+
+    /// A node of `operator`, which [`Self::define`] has defined, with its `N` inputs: its `M` outputs.
+    pub(super) fn call<const N: usize, const M: usize>(
+        &mut self,
+        operator: RowOperator,
+        inputs: [&Value; N],
+        attributes: Vec<AttributeProto>,
+    ) -> [Value; M] {
+        let name = format!("{}/{}_{}", self.scope, operator.name(), self.graph.node.len());
+        let outputs = std::array::from_fn(|i| Value(format!("{name}_{i}")));
+        self.graph.node.push(NodeProto {
+            input: inputs.map(|v| v.0.clone()).to_vec(),
+            output: outputs.iter().map(|v| v.0.clone()).collect(),
+            name,
+            op_type: operator.name().to_owned(),
+            attribute: attributes,
+            domain: row_operators::DOMAIN.to_owned(),
+        });
+        outputs
+    }
+
+    /// Gives the graph the function `operator`, unless it has it: `body` builds it of standard operators.
+    pub(super) fn define(
+        &mut self,
+        operator: RowOperator,
+        attributes: &[&str],
+        body: impl FnOnce(&mut GraphBuilder) -> Function,
+    ) {
+        if self.functions.iter().any(|function| function.name == operator.name()) {
+            return;
+        }
+        let mut g = GraphBuilder::new(operator.name(), self.precision, self.source, self.file);
+        let Function { inputs, outputs } = body(&mut g);
+        // A function has no initializers.
+        let constants = g.graph.initializer.into_iter().map(|tensor| NodeProto {
+            output: vec![tensor.name.clone()],
+            name: tensor.name.clone(),
+            op_type: "Constant".to_owned(),
+            attribute: vec![AttributeProto::tensor("value", tensor)],
+            ..Default::default()
+        });
+        let names = |values: Vec<Value>| values.into_iter().map(|value| value.0).collect();
+        self.functions.push(FunctionProto {
+            name: operator.name().to_owned(),
+            input: names(inputs),
+            output: names(outputs),
+            attribute: attributes.iter().map(ToString::to_string).collect(),
+            node: constants.chain(g.graph.node).collect(),
+            opset_import: vec![standard()],
+            domain: row_operators::DOMAIN.to_owned(),
+        });
     }
 
     /// Permutes the dimensions.
@@ -233,10 +291,18 @@ impl<'a> GraphBuilder<'a> {
         size: usize,
         epsilon: f64,
     ) -> Result<Value, ExportError> {
-        let weight = self.weight(&format!("{name}.weight"), &[size])?;
-        let bias = self.weight(&format!("{name}.bias"), &[size])?;
-        let attributes = vec![AttributeProto::int("axis", -1), AttributeProto::float("epsilon", epsilon as f32)];
-        Ok(self.node("LayerNormalization", [x, &weight, &bias], attributes))
+        let [weight, bias] = self.layer_norm_weights(name, size)?;
+        Ok(self.layer_norm_by(x, &weight, &bias, AttributeProto::float("epsilon", epsilon as f32)))
+    }
+
+    /// The weight and the bias of the layer norm `name` of `size` elements.
+    pub(super) fn layer_norm_weights(&mut self, name: &str, size: usize) -> Result<[Value; 2], ExportError> {
+        Ok([self.weight(&format!("{name}.weight"), &[size])?, self.weight(&format!("{name}.bias"), &[size])?])
+    }
+
+    /// Layer norm over the last dimension with these.
+    pub(super) fn layer_norm_by(&mut self, x: &Value, weight: &Value, bias: &Value, epsilon: AttributeProto) -> Value {
+        self.node("LayerNormalization", [x, weight, bias], vec![AttributeProto::int("axis", -1), epsilon])
     }
 
     /// The source of weights, for tensors that are computed from several.
@@ -246,15 +312,24 @@ impl<'a> GraphBuilder<'a> {
 
     /// The finished model with its metadata.
     pub(crate) fn finish(self, metadata: Entries) -> ModelProto {
+        let domain =
+            || OperatorSetIdProto { domain: row_operators::DOMAIN.to_owned(), version: row_operators::VERSION };
+        let own = (!self.functions.is_empty()).then(domain);
         ModelProto {
             ir_version: IR_VERSION,
             producer_name: env!("CARGO_PKG_NAME").to_owned(),
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
-            opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET_VERSION }],
+            opset_import: [standard()].into_iter().chain(own).collect(),
             metadata_props: metadata.into_iter().map(|(key, value)| StringStringEntryProto { key, value }).collect(),
+            functions: self.functions,
         }
     }
+}
+
+/// ONNX's own operators.
+fn standard() -> OperatorSetIdProto {
+    OperatorSetIdProto { domain: String::new(), version: OPSET_VERSION }
 }
 
 fn value_info(name: &str, element: DataType, dims: &[Dim]) -> ValueInfoProto {

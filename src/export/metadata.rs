@@ -32,7 +32,7 @@ pub const IMAGE_STD: &str = "clipserve.image_std";
 /// stays where nothing changes.
 pub fn exporter_version(precision: Precision) -> u32 {
     match precision {
-        Precision::Int8 => 6,
+        Precision::Int8 => 7,
         Precision::F32 | Precision::F16 | Precision::Int8Weights => 5,
     }
 }

@@ -18,7 +18,8 @@
 //! A checkpoint without a tower has no files of that tower; one without a projection has only the `_outputs` graph, without the
 //! embedding. Embeddings are not normalised: that is the caller's option. Outputs are f32 in every precision. The weights are
 //! external data, so that they are neither copied on the way (one tensor at a time is in memory) nor bounded by protobuf's
-//! 2 GB, and the runtime maps them. Each graph says what it is in its metadata: see [`metadata`].
+//! 2 GB, and the runtime maps them. A graph in int8 has operators of our own, and brings them along as functions of standard
+//! ones (`functions`, `crate::model::row_operators`). Each graph says what it is in its metadata: see [`metadata`].
 
 mod activation;
 mod cache;
@@ -27,6 +28,7 @@ mod claim;
 mod encoder;
 mod error;
 mod folder;
+mod functions;
 mod graph;
 mod int8;
 mod linear;

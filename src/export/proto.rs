@@ -58,6 +58,7 @@ impl DataType {
 enum AttributeType {
     Float = 1,
     Int = 2,
+    Tensor = 4,
     Ints = 7,
 }
 
@@ -75,6 +76,29 @@ pub(crate) struct ModelProto {
     pub opset_import: Vec<OperatorSetIdProto>,
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<StringStringEntryProto>,
+    /// What nodes of other domains than ONNX's compute.
+    #[prost(message, repeated, tag = "25")]
+    pub functions: Vec<FunctionProto>,
+}
+
+/// An operator as nodes of others. It has no initializers: constants are nodes.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FunctionProto {
+    #[prost(string, tag = "1")]
+    pub name: String,
+    #[prost(string, repeated, tag = "4")]
+    pub input: Vec<String>,
+    #[prost(string, repeated, tag = "5")]
+    pub output: Vec<String>,
+    /// The names of those that a node of it has to have.
+    #[prost(string, repeated, tag = "6")]
+    pub attribute: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    pub node: Vec<NodeProto>,
+    #[prost(message, repeated, tag = "9")]
+    pub opset_import: Vec<OperatorSetIdProto>,
+    #[prost(string, tag = "10")]
+    pub domain: String,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -115,6 +139,8 @@ pub(crate) struct AttributeProto {
     pub f: Option<f32>,
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
+    #[prost(message, optional, tag = "5")]
+    pub t: Option<TensorProto>,
     #[prost(int64, repeated, tag = "8")]
     pub ints: Vec<i64>,
     #[prost(int32, tag = "20")]
@@ -128,6 +154,10 @@ impl AttributeProto {
 
     pub(crate) fn int(name: &str, value: i64) -> Self {
         Self { name: name.into(), i: Some(value), r#type: AttributeType::Int as i32, ..Default::default() }
+    }
+
+    pub(crate) fn tensor(name: &str, value: TensorProto) -> Self {
+        Self { name: name.into(), t: Some(value), r#type: AttributeType::Tensor as i32, ..Default::default() }
     }
 
     pub(crate) fn ints(name: &str, values: &[i64]) -> Self {

@@ -25,16 +25,43 @@ pub(crate) enum Rows {
 ///
 /// Attention alone sees padding, up to the batch's longest, and its keys up to whole steps ([`padded`]).
 pub(crate) struct Packed {
+    positions: Positions,
+    /// `i64` `[batch]`: the row of each input's last position.
+    last: Value,
+    /// `i64` `[1]`.
+    padded: Value,
+}
+
+/// Which rows and positions are the same.
+pub(crate) struct Positions {
     /// `i64` `[batch, sequence]`: the row of each position; of padding, that of the input's last position.
     row_of: Value,
     /// `i64` `[batch, padded]`: the same for whole steps.
     row_of_padded: Value,
     /// `i64` `[rows]`: the position of each row, counted through the batch.
     position_of: Value,
-    /// `i64` `[batch]`: the row of each input's last position.
-    last: Value,
-    /// `i64` `[1]`.
-    padded: Value,
+}
+
+impl Positions {
+    /// Inputs of a function, and what a call of it is given for them.
+    pub(super) fn named() -> Self {
+        let [row_of, row_of_padded, position_of] = ["row_of", "row_of_padded", "position_of"].map(Value::named);
+        Self { row_of, row_of_padded, position_of }
+    }
+
+    /// In the order of [`Self::named`].
+    pub(super) fn inputs(&self) -> [&Value; 3] {
+        [&self.row_of, &self.row_of_padded, &self.position_of]
+    }
+}
+
+/// Rows as attention sees them.
+#[derive(Clone, Copy)]
+pub(crate) enum Layout<'r> {
+    /// See [`Rows::Dense`].
+    Dense(&'r Value),
+    /// See [`Rows::Packed`].
+    Packed(&'r Positions),
 }
 
 /// `positions` in whole steps of attention's sums.
@@ -92,7 +119,8 @@ impl Packed {
         let before = g.op("Mul", [&ended, &padding]);
         let before = g.node("ReduceSum", [&before, &along], vec![AttributeProto::int("keepdims", 0)]);
         let position_of = g.op("Add", [&rows, &before]);
-        Self { row_of, row_of_padded, position_of, last: g.reshape(&last, &[-1]), padded }
+        let positions = Positions { row_of, row_of_padded, position_of };
+        Self { positions, last: g.reshape(&last, &[-1]), padded }
     }
 
     /// How many keys there are for each input, `i64` `[1]`.
@@ -108,24 +136,11 @@ impl Rows {
         Self::Dense { shape: g.node("Concat", [lead, &heads], vec![AttributeProto::int("axis", 0)]) }
     }
 
-    /// Queries `[rows, heads * head]` as `[batch, sequence, heads, head]`.
-    pub(crate) fn queries(&self, g: &mut GraphBuilder, x: &Value, sizes: [usize; 2]) -> Value {
-        self.split(g, x, sizes, |packed| &packed.row_of)
-    }
-
-    /// Keys or values `[rows, heads * head]` as `[batch, sequence or padded, heads, head]`.
-    pub(crate) fn keys(&self, g: &mut GraphBuilder, x: &Value, sizes: [usize; 2]) -> Value {
-        self.split(g, x, sizes, |packed| &packed.row_of_padded)
-    }
-
-    fn split(&self, g: &mut GraphBuilder, x: &Value, sizes: [usize; 2], row_of: fn(&Packed) -> &Value) -> Value {
+    /// What attention has to know of them.
+    pub(crate) fn layout(&self) -> Layout<'_> {
         match self {
-            Self::Dense { shape } => g.op("Reshape", [x, shape]),
-            Self::Packed(packed) => {
-                let positions = g.op("Gather", [x, row_of(packed)]);
-                let [heads, head] = sizes.map(|size| size as i64);
-                g.reshape(&positions, &[0, 0, heads, head])
-            }
+            Self::Dense { shape } => Layout::Dense(shape),
+            Self::Packed(packed) => Layout::Packed(&packed.positions),
         }
     }
 
@@ -142,13 +157,36 @@ impl Rows {
             Self::Packed(packed) => g.op("Gather", [x, &packed.last]),
         }
     }
+}
 
-    /// The way back from [`Rows::queries`].
-    pub(crate) fn join(&self, g: &mut GraphBuilder, x: &Value, hidden: usize) -> Value {
-        let positions = g.reshape(x, &[-1, hidden as i64]);
+impl Layout<'_> {
+    /// Queries `[rows, heads * head]` as `[batch, sequence, heads, head]`.
+    pub(crate) fn queries(self, g: &mut GraphBuilder, x: &Value, sizes: [usize; 2]) -> Value {
+        self.split(g, x, sizes, |positions| &positions.row_of)
+    }
+
+    /// Keys or values `[rows, heads * head]` as `[batch, sequence or padded, heads, head]`.
+    pub(crate) fn keys(self, g: &mut GraphBuilder, x: &Value, sizes: [usize; 2]) -> Value {
+        self.split(g, x, sizes, |positions| &positions.row_of_padded)
+    }
+
+    fn split(self, g: &mut GraphBuilder, x: &Value, sizes: [usize; 2], row_of: fn(&Positions) -> &Value) -> Value {
         match self {
-            Self::Dense { .. } => positions,
-            Self::Packed(packed) => g.op("Gather", [&positions, &packed.position_of]),
+            Self::Dense(shape) => g.op("Reshape", [x, shape]),
+            Self::Packed(positions) => {
+                let rows = g.op("Gather", [x, row_of(positions)]);
+                let [heads, head] = sizes.map(|size| size as i64);
+                g.reshape(&rows, &[0, 0, heads, head])
+            }
+        }
+    }
+
+    /// The way back from [`Self::queries`].
+    pub(crate) fn join(self, g: &mut GraphBuilder, x: &Value, hidden: usize) -> Value {
+        let all = g.reshape(x, &[-1, hidden as i64]);
+        match self {
+            Self::Dense(_) => all,
+            Self::Packed(positions) => g.op("Gather", [&all, &positions.position_of]),
         }
     }
 }

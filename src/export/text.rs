@@ -33,7 +33,7 @@ pub(crate) fn embedding(g: &mut GraphBuilder, config: &Projected<TextConfig>) ->
     let heads_axis = g.ints(&[1]);
     let row_mask = g.op("Unsqueeze", [&row_mask, &heads_axis]);
     let hidden = tower.transformer.hidden_size;
-    let x = rows.join(g, &embeddings, hidden);
+    let x = rows.layout().join(g, &embeddings, hidden);
     let rows_at_end = |g: &mut GraphBuilder, x: &Value| rows.at(g, x, &position, hidden);
     let pool = Pool { rows: &rows_at_end, mask: Some(row_mask) };
     let pooled = encode_pooled(g, "text_model", &tower.transformer, &rows, x, Some(&mask), &pool)?;
@@ -64,7 +64,7 @@ pub(crate) fn outputs(
     let mask = with_padding(g, &causal, &attention_mask);
     let (rows, lead) = dense(g, tower, &input_ids);
     let hidden = tower.transformer.hidden_size;
-    let x = rows.join(g, &embeddings, hidden);
+    let x = rows.layout().join(g, &embeddings, hidden);
     let encoded = encode_all(g, "text_model", &tower.transformer, &rows, x, Some(&mask))?;
     let last = &encoded.hidden_states[tower.transformer.num_hidden_layers];
     let last = final_layer_norm(g, tower, last)?;

@@ -26,6 +26,7 @@ pub mod open_clip_config;
 pub mod pictures;
 mod pipeline;
 pub mod preprocessor;
+pub mod row_operators;
 pub mod rules;
 mod search;
 pub mod sha256;

@@ -1,7 +1,7 @@
 //! ONNX Runtime itself, through the engine: what the service's own routes cannot show.
 
 use std::{
-    iter,
+    fs, iter,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,8 +13,8 @@ use clipserve::{
     config::Precision,
     encoder::{Encoder, Role, Runner, Tokens},
     engine::{Engine, TextEncoder},
-    export::export_checkpoint,
-    model::Graphs,
+    export::{export_checkpoint, write_synthetic_model},
+    model::{Graphs, clip_config::ClipConfig},
 };
 
 use crate::support::{configuration, fixture};
@@ -72,6 +72,53 @@ fn runs_of_one_session_that_go_on_at_the_same_time_answer_what_one_alone_does() 
         answer_what_one_alone_does(beside, &mut alone);
         assert_eq!(opened("2", &graphs, 3).len(), 6, "two of each session");
     }
+}
+
+#[test]
+fn an_int8_graph_s_own_operators_are_our_kernels_and_mean_what_the_graph_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let engine = Arc::new(Engine::start(&configuration(&[]).engine).expect("the CPU provider"));
+    let text = |length: u32| Tokens::new((1..length).map(|i| i * 37 % 90).chain([99]).collect::<Vec<_>>());
+    let texts = [3, 9, 20].map(text);
+    for activation in ["quick_gelu", "gelu", "gelu_new", "relu", "selu"] {
+        let tower = r#""hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2"#;
+        let ids = r#""vocab_size": 100, "max_position_embeddings": 24, "eos_token_id": 99"#;
+        let text = format!(r#"{{{tower}, {ids}, "hidden_act": "{activation}"}}"#);
+        let config = format!(r#"{{"projection_dim": 32, "text_config": {text}}}"#);
+        let config = ClipConfig::from_json(&config).expect("a configuration");
+        let out = folder.path().join(activation);
+        let model = write_synthetic_model(&config, Precision::Int8, 3, &fixture("tiny-clip"), &out).expect("a model");
+        let graph = model.text.expect("a text tower");
+        let bytes = fs::read(&graph).expect("the graph");
+        // What the graph computes where such words stand for others of the same length, in its nodes and its functions.
+        let embed = |words: &[(&str, &str)]| {
+            let changed = words.iter().fold(bytes.clone(), |bytes, (from, to)| replaced(&bytes, from, to));
+            let path = graph.with_file_name("changed.onnx");
+            fs::write(&path, changed).expect("a file");
+            let mut encoder = engine.text(&Graphs::Embedding(path), 1).expect("a graph").remove(0).encoder;
+            encoder.encode(&texts).expect("embeddings")
+        };
+        let ours = embed(&[]);
+        // Of another name they have no kernel, and the runtime computes their functions.
+        let functions = [("Rows", "Rowz")];
+        let written = embed(&functions);
+        let distance = (&ours - &written).iter().map(|x| x * x).sum::<f32>().sqrt()
+            / written.iter().map(|x| x * x).sum::<f32>().sqrt();
+        assert!(distance < 5e-3, "{activation}: {distance}");
+        // What is in the functions does not matter where there are kernels.
+        let floor = ("Round", "Floor");
+        assert_eq!(embed(&[floor]), ours, "{activation}");
+        assert_ne!(embed(&[floor, functions[0]]), written, "{activation}");
+    }
+}
+
+/// `bytes` with `to` for every `from`, which is as long.
+fn replaced(bytes: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    let places: Vec<_> = (0..bytes.len()).filter(|&at| bytes[at..].starts_with(from.as_bytes())).collect();
+    assert!(!places.is_empty(), "{from} is not in the graph");
+    places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to.as_bytes()));
+    bytes
 }
 
 /// `runners` all run at the same time; what the last of them runs is ended again and again.
