@@ -98,7 +98,12 @@ pub fn embed(
     shards::must_be_of(&options.out, options.shard, journal::RUN)?;
     let sources = Sources::open(options, own).map_err(BulkError::Usage)?;
     let config = embedding::configured(config);
-    let embedder = Arc::new(embedder::start(&config, Arc::clone(&metrics), health)?);
+    let modality = sources.modality();
+    let wanted = |wanted: Modality| match wanted {
+        Modality::Image => modality.has_images(),
+        Modality::Text => modality.has_texts(),
+    };
+    let embedder = Arc::new(embedder::start_for(&config, wanted, Arc::clone(&metrics), health)?);
     health.advance(Readiness::Ready);
     metrics.ready.set(1);
     let watchdog = runtime.spawn(watch(Arc::clone(health)));

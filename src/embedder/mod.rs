@@ -39,7 +39,7 @@ pub use info::{ModelInfo, Towers};
 pub use modality::{Lack, Modality};
 pub use outputs::{Outputs, PadTo, Padding};
 pub use parts::{Abilities, Parts, Sessions, TextParts, VisionParts};
-pub use start::start;
+pub use start::{start, start_for};
 
 use crate::{
     batch::{Admission, Answer, Encoded, Job, JobError, JobQueue, Permit, Refused, Ticket, Work, Worker},

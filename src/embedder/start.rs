@@ -48,6 +48,20 @@ struct Ready<P> {
 /// # Errors
 /// Everything that can be wrong with a model, a library or a provider, as one line.
 pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<Embedder, StartError> {
+    start_for(config, |_| true, metrics, health)
+}
+
+/// [`start`] with the encoders of those modalities alone that are `wanted`, where the model has one of them. What the model is, its
+/// fingerprint among it, does not change by that.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_for(
+    config: &Config,
+    wanted: impl Fn(Modality) -> bool,
+    metrics: Arc<Metrics>,
+    health: &Health,
+) -> Result<Embedder, StartError> {
     let engine = Arc::new(Engine::start(&config.engine)?);
     let graphs = config.engine.graphs();
     let source = hub::local(&config.model, graphs)?;
@@ -55,18 +69,18 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     // The weights are read once: by the runtime, and beside it by who looks whether they are whole.
     let digests = Digests::deferring(cache);
     let model = load(&source, graphs, &digests)?;
-    let (whole, opened) = side_by_side("check", || digests.check_deferred(), || open(&engine, model, config))?;
+    let (whole, opened) = side_by_side("check", || digests.check_deferred(), || open(&engine, model, &wanted, config))?;
     let parts = match whole {
         Ok(()) => opened?,
         Err(damage) => {
             tracing::debug!(%damage, "what was opened is closed again");
             drop(opened);
             // Says what is wrong with it; in the cache it is made anew.
-            open(&engine, load(&source, graphs, &Digests::new(cache))?, config)?
+            open(&engine, load(&source, graphs, &Digests::new(cache))?, &wanted, config)?
         }
     };
     for (there, modality) in [(parts.vision.is_some(), Modality::Image), (parts.text.is_some(), Modality::Text)] {
-        if !there {
+        if !there && wanted(modality) {
             tracing::warn!("the model has no {modality} encoder: what needs one is answered not_supported");
         }
     }
@@ -90,12 +104,13 @@ pub fn start(config: &Config, metrics: Arc<Metrics>, health: &Health) -> Result<
     Embedder::assemble(parts, config, metrics, health)
 }
 
-/// The towers of `model`, opened side by side, each of which has passed its canary.
-fn open(engine: &Arc<Engine>, model: Model, config: &Config) -> Result<Parts<VisionEncoder, TextEncoder>, StartError> {
-    let [vision_graph, text_graph] = [
-        model.vision.as_ref().map(|vision| vision.graphs.first().to_owned()),
-        model.text.as_ref().map(|text| text.graphs.first().to_owned()),
-    ];
+/// The towers of `model` that are `wanted`, or else the one that it has, opened side by side, each of which has passed its canary.
+fn open(
+    engine: &Arc<Engine>,
+    mut model: Model,
+    wanted: &impl Fn(Modality) -> bool,
+    config: &Config,
+) -> Result<Parts<VisionEncoder, TextEncoder>, StartError> {
     let automatic = engine.batch_sizes(model.vision.as_ref().and_then(|vision| vision.positions));
     let rules = Towers {
         vision: model.vision.as_ref().map(|vision| vision.preparation.rules()),
@@ -105,6 +120,15 @@ fn open(engine: &Arc<Engine>, model: Model, config: &Config) -> Result<Parts<Vis
         vision: model.vision.as_ref().and_then(|vision| vision.weights.clone()),
         text: model.text.as_ref().and_then(|text| text.weights.clone()),
     };
+    if model.vision.is_some() && !wanted(Modality::Text) {
+        model.text = None;
+    } else if model.text.is_some() && !wanted(Modality::Image) {
+        model.vision = None;
+    }
+    let [vision_graph, text_graph] = [
+        model.vision.as_ref().map(|vision| vision.graphs.first().to_owned()),
+        model.text.as_ref().map(|text| text.graphs.first().to_owned()),
+    ];
     // A session is made by one thread, most of the time.
     let (vision, text) = side_by_side(
         "start",

@@ -107,6 +107,49 @@ fn files(out: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     all
 }
 
+#[test]
+fn only_the_encoder_that_is_needed_is_opened_and_the_model_is_still_the_same() {
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(at("pictures")).unwrap();
+    fs::write(at("pictures/a.bmp"), picture("cat.bmp")).unwrap();
+    fs::write(at("texts.txt"), "a cat\n").unwrap();
+    for (source, other) in [("pictures", "text"), ("texts.txt", "vision")] {
+        // Of the other encoder all is there but a graph that can be opened.
+        let model = at(&format!("model-{other}"));
+        for file in files(&fixture("tiny-clip")).into_keys() {
+            let copy = Path::new(&model).join(&file);
+            fs::create_dir_all(copy.parent().unwrap()).unwrap();
+            fs::copy(fixture("tiny-clip").join(&file), copy).unwrap();
+        }
+        fs::write(Path::new(&model).join(format!("onnx/{other}_model.onnx")), "no graph").unwrap();
+        let embed = |source: &str, code: i32| {
+            let out = at(&format!("out-{other}-{code}"));
+            let args = ["embed", source, "--out", &out, "--provider", "cpu", "--model", &model];
+            let command = Command::new(env!("CARGO_BIN_EXE_clipserve")).env_clear().args(args).output().unwrap();
+            (finished(command, code), PathBuf::from(out))
+        };
+        let (_, out) = embed(&at(source), 0);
+        let rows = rows(&out);
+        assert!(rows.len() == 1 && rows[0].embedding.is_some(), "{rows:?}");
+        let ((_, error), _) = embed(&at(if other == "text" { "texts.txt" } else { "pictures" }), 1);
+        assert!(error.contains(&format!("{other}_model.onnx")), "{error}");
+    }
+    // Pictures, texts and both say the same fingerprint of one model.
+    let fingerprint = |source: &[&str]| {
+        let out = at(&format!("out-{}", source.len())) + source[0].rsplit('/').next().unwrap();
+        run(&[source, &["--out", &out]].concat(), 0);
+        let run: Value = serde_json::from_slice(&fs::read(Path::new(&out).join("run.json")).unwrap()).unwrap();
+        run["fingerprint"].as_str().unwrap().to_owned()
+    };
+    let (pictures, texts) = (at("pictures"), at("texts.txt"));
+    let of_pictures = fingerprint(&[&pictures]);
+    assert_eq!(fingerprint(&[&texts]), of_pictures);
+    let pair = at("pair.jsonl");
+    fs::write(&pair, format!("{{\"image\": \"{pictures}/a.bmp\", \"text\": \"a cat\"}}\n")).unwrap();
+    assert_eq!(fingerprint(&[&pair]), of_pictures);
+}
+
 /// What the server's own facade gives for `pictures`, of length 1.
 fn expected(pictures: &[&str]) -> Array2<f32> {
     let runtime = tokio::runtime::Runtime::new().unwrap();
