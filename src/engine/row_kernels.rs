@@ -11,7 +11,10 @@ use std::f32::consts::{FRAC_1_SQRT_2, FRAC_2_PI, LOG2_E};
 
 use multiversion::multiversion;
 
-use crate::model::clip_config::Activation;
+use crate::model::{
+    clip_config::Activation,
+    row_operators::{LEAST, LIMIT},
+};
 
 /// Products of 8-bit integers, and what makes values of them.
 #[derive(Clone, Copy)]
@@ -194,12 +197,6 @@ fn quantize_row(x: &[f32], bytes: &mut [u8]) -> f32 {
     x.iter().zip(bytes).for_each(|(x, byte)| *byte = ((x * steps + ROUND).to_bits() as u8) ^ 0x80);
     largest / LIMIT
 }
-
-/// The largest byte's distance from the zero point.
-const LIMIT: f32 = 127.0;
-
-/// What the largest magnitude of a row is taken for at least, since a row of zeros would divide by zero.
-const LEAST: f32 = 1e-30;
 
 /// `1.5 * 2^23`: a sum with it is rounded to a whole number, ties to even.
 const ROUND: f32 = 12_582_912.0;

@@ -166,11 +166,7 @@ fn into_bytes<P: Send, I: Iterator<Item = P> + Send>(
 fn dequantize(context: &ComputeContext) -> ort::Result<()> {
     let tensors = tensors(context, 0)?;
     let product = Product::of(&tensors)?;
-    let mut y = output(context, 0, product.rows, product.width())?;
-    let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-    let part = Part::of(product.rows, product.width());
-    let parts = product.parts(part).zip(y.chunks_mut(part.values));
-    each(context, part.count, parts, |(sums, y)| row_kernels::dequantize(sums, y))
+    into_floats(context, &product, |part| product.parts(part), row_kernels::dequantize)
 }
 
 fn dequantize_onto(context: &ComputeContext) -> ort::Result<()> {
@@ -179,11 +175,22 @@ fn dequantize_onto(context: &ComputeContext) -> ort::Result<()> {
     let tensors = tensors(context, 1)?;
     let product = Product::of(&tensors)?;
     same(residual.len(), product.all.sums.len())?;
-    let mut y = output(context, 0, product.rows, product.width())?;
+    let parts = |part: Part| product.parts(part).zip(residual.chunks(part.values));
+    into_floats(context, &product, parts, |(sums, residual), y| row_kernels::dequantize_onto(residual, sums, y))
+}
+
+/// The values of `product`, a part at a time.
+fn into_floats<P: Send, I: Iterator<Item = P> + Send>(
+    context: &ComputeContext,
+    product: &Product<'_>,
+    parts: impl FnOnce(Part) -> I,
+    compute: impl Fn(P, &mut [f32]) + Sync + Send,
+) -> ort::Result<()> {
+    let (rows, width) = (product.rows, product.width());
+    let mut y = output(context, 0, rows, width)?;
     let (_, y) = y.try_extract_tensor_mut::<f32>()?;
-    let part = Part::of(product.rows, product.width());
-    let parts = product.parts(part).zip(residual.chunks(part.values)).zip(y.chunks_mut(part.values));
-    each(context, part.count, parts, |((sums, residual), y)| row_kernels::dequantize_onto(residual, sums, y))
+    let part = Part::of(rows, width);
+    each(context, part.count, parts(part).zip(y.chunks_mut(part.values)), |(from, y)| compute(from, y))
 }
 
 fn attend(context: &ComputeContext, heads: usize) -> ort::Result<()> {

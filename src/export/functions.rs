@@ -6,12 +6,12 @@
 use super::{
     activation::activate,
     graph::{Function, GraphBuilder, Value},
-    int8::{LIMIT, MIDDLE},
+    int8::MIDDLE,
     proto::{AttributeProto, DataType},
 };
 use crate::model::{
     clip_config::Activation,
-    row_operators::{EPSILON, RowOperator},
+    row_operators::{EPSILON, LEAST, LIMIT, RowOperator},
 };
 
 /// Rows in 8 bits: they are about `(values - 128) * scale`.
@@ -117,7 +117,6 @@ fn quantize(g: &mut GraphBuilder, x: &Value) -> [Value; 2] {
     let magnitude = g.op("Abs", [x]);
     let axes = vec![AttributeProto::ints("axes", &[-1]), AttributeProto::int("keepdims", 1)];
     let largest = g.node("ReduceMax", [&magnitude], axes);
-    // A row of zeros would divide by zero.
     let least = g.scalar(LEAST);
     let largest = g.op("Max", [&largest, &least]);
     let limit = g.scalar(LIMIT);
@@ -129,9 +128,6 @@ fn quantize(g: &mut GraphBuilder, x: &Value) -> [Value; 2] {
     let shifted = g.op("Add", [&rounded, &middle]);
     [g.cast(&shifted, DataType::Uint8), scale]
 }
-
-/// What the largest magnitude of a row is taken for at least.
-const LEAST: f32 = 1e-30;
 
 /// The values of a product.
 ///

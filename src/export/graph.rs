@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The output of a node, an initializer or a graph input.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Value(String);
 
 impl Value {

@@ -10,13 +10,10 @@
 //! OpenVINO takes weights alone in 8 bits and quantises activations itself, in groups within a row
 //! ([`activation_group`]): no row is measured by another, and in kernels that do the rest of a layer on the way.
 
-use crate::model::{clip_config::TransformerConfig, graph_info::LEAST_GROUP};
+use crate::model::{clip_config::TransformerConfig, graph_info::LEAST_GROUP, row_operators::LIMIT};
 
 /// The zero point of activations.
 pub(crate) const MIDDLE: f32 = 128.0;
-
-/// Largest magnitude of a quantised weight or activation; -128 is left out so that both signs reach equally far.
-pub(super) const LIMIT: f32 = 127.0;
 
 /// Groups of activations that OpenVINO is asked for, best first. Larger ones are faster and less exact, up to a point: of a
 /// ViT-B/32's images, 384 values against 128 are 1.06 times as fast, 768 no faster than that (`docs/precision.md`).

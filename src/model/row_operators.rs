@@ -16,6 +16,12 @@ pub const DOMAIN: &str = "clipserve";
 /// The version of [`DOMAIN`] that graphs import.
 pub const VERSION: i64 = 1;
 
+/// The largest distance of a byte from its zero point; -128 is left out so that both signs reach equally far.
+pub const LIMIT: f32 = 127.0;
+
+/// What the largest magnitude of a row is taken for at least, since a row of zeros would divide by zero.
+pub const LEAST: f32 = 1e-30;
+
 /// One of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowOperator {
