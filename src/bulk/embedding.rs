@@ -109,7 +109,7 @@ async fn first(flying: &mut VecDeque<JoinHandle<Row>>) -> Result<Row, JoinError>
 
 async fn row(means: Means, parcel: Parcel) -> Row {
     let Parcel { sample, chain, room } = parcel;
-    let Sample { id, path, caption, metadata, picture, no_picture, error } = sample;
+    let Sample { id, path, caption, metadata, picture, no_picture, no_text, error } = sample;
     let mut row = Row {
         id,
         path,
@@ -124,7 +124,7 @@ async fn row(means: Means, parcel: Parcel) -> Row {
         glimpse: None,
     };
     if row.error.is_none() {
-        fill(&mut row, &means, picture.as_ref(), no_picture).await;
+        fill(&mut row, &means, picture.as_ref(), [no_picture, no_text]).await;
     }
     if let Some(lookout) = &means.lookout {
         let heavy = means.embedder.heavy();
@@ -141,8 +141,8 @@ async fn row(means: Means, parcel: Parcel) -> Row {
     row
 }
 
-/// Embeds what is asked for of a sample that could be read.
-async fn fill(row: &mut Row, means: &Means, picture: Option<&Bytes>, no_picture: Option<String>) {
+/// Embeds what is asked for of a sample that could be read; why there is no picture or text in it, its source may have said.
+async fn fill(row: &mut Row, means: &Means, picture: Option<&Bytes>, [no_picture, no_text]: [Option<String>; 2]) {
     let Means { embedder, modality, .. } = means;
     let image = async {
         let Some(picture) = picture.filter(|_| modality.has_images()) else {
@@ -153,7 +153,7 @@ async fn fill(row: &mut Row, means: &Means, picture: Option<&Bytes>, no_picture:
     };
     let text = async {
         let Some(caption) = row.caption.as_ref().filter(|_| modality.has_texts()) else {
-            return lacking(*modality, Modality::Text, None);
+            return lacking(*modality, Modality::Text, no_text);
         };
         // Cut where they are too long, as everywhere.
         let embed = || embedder.embed_texts(std::slice::from_ref(caption), true, terms());
@@ -194,7 +194,11 @@ fn take(outcome: Outcome, error: &mut Option<String>, faulty: &mut bool, timings
         }
         Err(failure) => {
             *faulty |= failure.faulty;
-            error.get_or_insert(failure.reason);
+            match error {
+                // The picture's; the text has one of its own.
+                Some(error) => *error += &format!("; {}", failure.reason),
+                None => *error = Some(failure.reason),
+            }
             None
         }
     }

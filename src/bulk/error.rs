@@ -16,13 +16,8 @@ pub enum BulkError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// The model has no embeddings of what is asked for.
-    #[error("the model has no {what} embeddings: {error}")]
-    Model {
-        /// `image` or `text`.
-        what: &'static str,
-        /// What it lacks.
-        error: EmbedError,
-    },
+    #[error("{0}; give another model, or another --modality")]
+    Model(EmbedError),
     /// What is asked for cannot be: a source, `--out` or `--report` as they are given. Nothing was done.
     #[error("{0}")]
     Usage(String),

@@ -32,6 +32,9 @@ use crate::{
 pub(super) const RUN: &str = "run.json";
 /// What every record has.
 pub(super) const LAYOUT: &str = "layout";
+
+/// Keys that differ because another one does, where another one does: what is said of a difference is its reason.
+const FOLLOWING: [&str; 2] = ["fingerprint", "int8_scale"];
 const PARTS: &str = "parts.jsonl";
 const ERRORS: &str = "errors.jsonl";
 const LOCK: &str = ".lock";
@@ -359,10 +362,13 @@ fn must_be_the_same(root: &Path, bytes: &[u8], record: &Map<String, Value>) -> R
         )));
     };
     let differs = |key: &&String| made.get(*key) != record.get(*key);
-    let Some(key) = record.keys().chain(made.keys()).find(differs) else { return Ok(()) };
+    let different: Vec<_> = record.keys().chain(made.keys()).filter(differs).collect();
+    let says_why = |key: &&&String| !FOLLOWING.contains(&key.as_str());
+    let Some(&key) = different.iter().find(says_why).or(different.first()) else { return Ok(()) };
     let shown = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
+    let name = if key == "model" { ", the model's name among them (--set model.name=...)" } else { "" };
     Err(BulkError::usage_of_out(format!(
-        "{}: it was made with {key} {}, and this run has {}; give the same arguments, or another folder",
+        "{}: it was made with {key} {}, and this run has {}; give the same arguments{name}, or another folder",
         root.display(),
         shown(made.get(key)),
         shown(record.get(key))

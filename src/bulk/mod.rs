@@ -240,11 +240,9 @@ impl Run<'_> {
     /// What embeddings are written as, if the model has those that are asked for.
     fn values(&self, modality: Modalities) -> Result<Values, BulkError> {
         let mut dim = 0;
-        for (asked, what, name) in
-            [(modality.has_images(), Modality::Image, "image"), (modality.has_texts(), Modality::Text, "text")]
-        {
+        for (asked, what) in [(modality.has_images(), Modality::Image), (modality.has_texts(), Modality::Text)] {
             if asked {
-                dim = self.embedder.dim(what).map_err(|error| BulkError::Model { what: name, error })?;
+                dim = self.embedder.dim(what).map_err(BulkError::Model)?;
             }
         }
         Ok(Values { dtype: self.options.dtype, scale: self.embedder.info().int8_scale(dim), dim })

@@ -106,11 +106,7 @@ impl<'a> Progress<'a> {
             bar.finish_and_clear();
         }
         Summary {
-            of: match modality {
-                Modalities::Image => "picture",
-                Modalities::Text => "text",
-                Modalities::Both => "item",
-            },
+            modality,
             items: self.before + self.rows,
             errors: self.errors,
             parts,
@@ -145,11 +141,11 @@ impl Shares {
 /// What a run came to.
 #[derive(Clone, Debug)]
 pub struct Summary {
-    /// What an item is.
-    of: &'static str,
+    /// What of an item is embedded.
+    modality: Modalities,
     /// Rows that are there now.
     pub items: u64,
-    /// Of them, those without their embedding.
+    /// Of them, those without their embedding, or one of two.
     pub errors: u64,
     /// Complete parts.
     pub parts: u64,
@@ -180,10 +176,15 @@ impl Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { of, items, errors, parts, errors_file, embedded_now, took, shares } = self;
+        let Self { modality, items, errors, parts, errors_file, embedded_now, took, shares } = self;
         let (seconds, rate) = (took.as_secs_f64(), self.rate());
+        let (of, lack) = match modality {
+            Modalities::Image => ("picture", "an embedding"),
+            Modalities::Text => ("text", "an embedding"),
+            Modalities::Both => ("item", "one of their embeddings or both"),
+        };
         let (items_now, parts) = (counted(*items, of), counted(*parts, "part"));
-        writeln!(f, "{items_now} in {parts}, {errors} of them without an embedding")?;
+        writeln!(f, "{items_now} in {parts}, {errors} of them without {lack}")?;
         if *errors > 0 {
             writeln!(f, "{} says why", errors_file.display())?;
         }
@@ -214,7 +215,8 @@ mod tests {
         assert_eq!((summary.items, summary.errors, summary.embedded_now), (1500, 2, 500));
         assert!(summary.to_string().contains("1000 of them were there before"), "{summary}");
         assert!(summary.to_string().contains("\nout/errors.jsonl says why\n"), "{summary}");
-        let one = Summary { of: "text", items: 1, parts: 1, errors: 0, ..summary };
+        assert!(summary.to_string().contains(" 2 of them without one of their embeddings or both\n"), "{summary}");
+        let one = Summary { modality: Modalities::Text, items: 1, parts: 1, errors: 0, ..summary };
         assert!(one.to_string().starts_with("1 text in 1 part, 0 of them"), "{one}");
     }
 }

@@ -7,8 +7,6 @@
 
 use bytes::Bytes;
 
-use super::options::Modalities;
-
 /// Bytes of an id or a path; Linux takes paths of 4096. A cell that a dictionary repeats costs its file nothing, and every row its length.
 pub(super) const MAX_NAME: usize = 4096;
 /// Bytes of a reason: it is written twice for every row, and a library's may have the item's own bytes in it.
@@ -29,7 +27,9 @@ pub(super) struct Sample {
     pub(super) picture: Option<Bytes>,
     /// Why there is none, where its source knows more than that; a text beside it is embedded all the same.
     pub(super) no_picture: Option<String>,
-    /// Why it cannot be read; then it is not embedded.
+    /// The same of the text, and of what it would be read from.
+    pub(super) no_text: Option<String>,
+    /// Why nothing of it can be read; then it is not embedded.
     pub(super) error: Option<String>,
 }
 
@@ -39,33 +39,43 @@ impl Sample {
         Self { id, path, error: Some(short(error)), ..Self::default() }
     }
 
-    /// Takes what stands beside a picture: where pictures alone are embedded, it costs none of them that it cannot be had.
-    pub(super) fn take_beside<T>(&mut self, modality: Modalities, value: Result<T, String>) -> Option<T> {
-        if modality.has_texts() { self.take(value) } else { value.ok() }
+    /// Takes what is of its picture, or the reason why that cannot be had, which costs it no text.
+    pub(super) fn take_picture<T>(&mut self, value: Result<T, String>) -> Option<T> {
+        taken(value, &mut self.no_picture)
+    }
+
+    /// Takes what is of its text, or the reason why that cannot be had, which costs it no picture.
+    pub(super) fn take_text<T>(&mut self, value: Result<T, String>) -> Option<T> {
+        taken(value, &mut self.no_text)
     }
 
     /// Bytes that it holds while it waits.
     pub(super) fn bytes(&self) -> usize {
-        let texts = [&self.path, &self.caption, &self.metadata, &self.error];
+        let texts = [&self.path, &self.caption, &self.metadata, &self.no_picture, &self.no_text, &self.error];
         let texts = texts.into_iter().flatten().map(String::len).sum::<usize>();
         self.picture.as_ref().map_or(0, Bytes::len) + self.id.len() + texts
     }
 
-    /// It cannot be read, for this reason, unless there is one already.
+    /// Nothing of it can be read, for this reason, unless there is one already.
     pub(super) fn fail(&mut self, error: String) {
         self.error.get_or_insert_with(|| short(error));
     }
 
-    /// Takes `value`, or the reason why there is none.
-    pub(super) fn take<T>(&mut self, value: Result<T, String>) -> Option<T> {
-        match value {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.fail(error);
-                None
-            }
-        }
+    /// Whatever its source has said of why something of it cannot be had.
+    #[cfg(test)]
+    pub(super) fn reason(&self) -> Option<&str> {
+        [&self.error, &self.no_picture, &self.no_text].into_iter().find_map(|reason| reason.as_deref())
     }
+
+    /// Takes `value`, or the reason why nothing of it can be read.
+    pub(super) fn take<T>(&mut self, value: Result<T, String>) -> Option<T> {
+        taken(value, &mut self.error)
+    }
+}
+
+/// `value`, or the reason why there is none, which goes to `reason` unless there is one already.
+fn taken<T>(value: Result<T, String>, reason: &mut Option<String>) -> Option<T> {
+    value.map_err(|error| reason.get_or_insert_with(|| short(error))).ok()
 }
 
 /// An id or a path.

@@ -757,6 +757,54 @@ fn tar_shards_and_parquet_give_pictures_and_texts_side_by_side() {
 }
 
 #[test]
+fn with_both_a_half_that_cannot_be_embedded_costs_the_other_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let picture = picture("rocket.jpg");
+    ["in/a.jpg", "in/b.jpg", "in/c.jpg"].iter().for_each(|name| add(folder.path(), name, &picture));
+    fs::write(path("in/a.txt"), "a".repeat(20_000)).unwrap();
+    fs::write(path("in/b.txt"), b"a cat in Latin-1: \xe9").unwrap();
+    fs::write(path("in/c.txt"), b"\xff\xfec\0a\0t\0").unwrap();
+    let records = [
+        r#"{"path": "absent.jpg", "caption": "a"}"#,
+        r#"{"path": "https://127.0.0.1/a.jpg", "caption": "a"}"#,
+        r#"{"image": 5, "caption": "a"}"#,
+        r#"{"path": "absent.jpg", "caption": 7}"#,
+    ];
+    fs::write(path("r.jsonl"), records.join("\n")).unwrap();
+    let sources = [path("in"), path("r.jsonl")];
+    let embedded = |modality: &str, code: i32| -> Vec<Value> {
+        let out = path(modality);
+        run(
+            &[text(&sources[0]), text(&sources[1]), "--out", text(&out), "--modality", modality, "--format", "jsonl"],
+            code,
+        );
+        let lines = fs::read_to_string(out.join("embeddings/part-00000.jsonl")).unwrap();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let both = embedded("both", 2);
+    let halves: Vec<_> =
+        both.iter().map(|row| (row["embedding"].is_array(), row["text_embedding"].is_array())).collect();
+    let (image, words, none) = ((true, false), (false, true), (false, false));
+    assert_eq!(halves, [image, image, image, words, words, words, none], "{both:?}");
+    for (row, expected) in both.iter().zip([
+        "20000 bytes, the limit is 16384",
+        "the text is not UTF-8",
+        "save the file as UTF-8",
+        "absent.jpg",
+        "a web address",
+        "its picture is no path",
+        "its text is no string",
+    ]) {
+        assert!(row["error"].as_str().unwrap().contains(expected), "{row:?}");
+    }
+    assert!(both[6]["error"].as_str().unwrap().contains("absent.jpg"), "both reasons are there");
+    // What is not asked for is no reason.
+    let words: Vec<_> = embedded("text", 2).iter().map(|row| row["embedding"].is_array()).collect();
+    assert_eq!(words, [false, false, false, true, true, true, false]);
+}
+
+#[test]
 fn shards_have_folders_of_their_own_and_together_every_row_once() {
     let folder = folder();
     let (source, out, whole) = (folder.path().join("in"), folder.path().join("out"), folder.path().join("whole"));

@@ -74,6 +74,13 @@ fn a_folder_of_another_run_is_refused_and_the_difference_is_named() {
     drop(Journal::open(folder.path(), &record("f32")).unwrap());
     let error = Journal::open(folder.path(), &record("f16")).unwrap_err().to_string();
     assert!(error.contains(r#"made with --dtype "f32", and this run has "f16""#), "{error}");
+    let mut other = record("f32");
+    other.insert("fingerprint".to_owned(), json!("other"));
+    let error = Journal::open(folder.path(), &other).unwrap_err().to_string();
+    assert!(error.contains("made with fingerprint "), "{error}");
+    other.insert("precision".to_owned(), json!("int8"));
+    let error = Journal::open(folder.path(), &other).unwrap_err().to_string();
+    assert!(error.contains(r#"made with precision nothing, and this run has "int8""#), "{error}");
     let mut more = record("f32");
     more.insert("--shard".to_owned(), json!("0/2"));
     let error = Journal::open(folder.path(), &more).unwrap_err().to_string();

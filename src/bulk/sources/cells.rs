@@ -13,10 +13,7 @@ use super::{
     names,
     records::resolved,
 };
-use crate::bulk::{
-    options::Modalities,
-    sample::{Sample, name_of},
-};
+use crate::bulk::sample::{Sample, name_of};
 
 /// A batch whose rows become samples.
 pub(super) struct Cells<'a> {
@@ -25,19 +22,12 @@ pub(super) struct Cells<'a> {
     images: Option<(&'a ArrayRef, &'a Column)>,
     /// What relative paths are below.
     folder: &'a Path,
-    modality: Modalities,
     limits: Limits,
 }
 
 impl<'a> Cells<'a> {
     /// Those of `batch`, which has `columns` in the order of the file.
-    pub(super) fn new(
-        batch: &'a RecordBatch,
-        columns: &'a Columns,
-        modality: Modalities,
-        folder: &'a Path,
-        limits: Limits,
-    ) -> Self {
+    pub(super) fn new(batch: &'a RecordBatch, columns: &'a Columns, folder: &'a Path, limits: Limits) -> Self {
         let roots = columns.roots();
         let of = |column: &Option<Column>| {
             let at = roots.binary_search(&column.as_ref()?.root).ok()?;
@@ -48,7 +38,6 @@ impl<'a> Cells<'a> {
             texts: of(&columns.text),
             images: of(&columns.image).zip(columns.image.as_ref()),
             folder,
-            modality,
             limits,
         }
     }
@@ -64,14 +53,14 @@ impl<'a> Cells<'a> {
         if let Some(text) = self.texts.and_then(|texts| bytes_at(texts, at)) {
             // Its length first: it may be as long as a page.
             let text = self.limits.text(text.len() as u64).and_then(|()| self.limits.text_of(text.to_vec()));
-            sample.caption = sample.take_beside(self.modality, text);
+            sample.caption = sample.take_text(text);
         }
         if let Some((images, column)) = self.images {
             let cell = Cell::at(images, column, at);
             let path = cell.path.map(|path| name_of(path, "path")).transpose();
-            if let Some(path) = sample.take(path) {
+            if let Some(path) = sample.take_picture(path) {
                 let picture = cell.picture(path.as_deref(), self.folder, self.limits);
-                sample.picture = sample.take(picture).flatten();
+                sample.picture = sample.take_picture(picture).flatten();
                 sample.path = path;
             }
         }

@@ -47,6 +47,18 @@ impl Limits {
         text.truncate(text.trim_end_matches(['\r', '\n']).len());
         Ok(text)
     }
+
+    /// [`Self::text_of`] what a file of texts holds.
+    ///
+    /// # Errors
+    /// As that; and there is a zero byte in it, as in UTF-16, whose letters would be embedded with one between them.
+    pub(super) fn text_in_file(&self, bytes: Vec<u8>) -> Result<String, String> {
+        self.text(bytes.len() as u64)?;
+        if bytes.contains(&0) {
+            return Err("the text has zero bytes, as UTF-16 has: save the file as UTF-8".to_owned());
+        }
+        self.text_of(bytes)
+    }
 }
 
 fn within(bytes: u64, most: usize, what: &str, key: &str) -> Result<(), String> {
@@ -69,7 +81,7 @@ pub(super) fn read_picture(path: &Path, limits: Limits) -> Result<Bytes, String>
 /// # Errors
 /// The reason, for its row.
 pub(super) fn read_text(path: &Path, limits: Limits) -> Result<String, String> {
-    limits.text_of(read(path, |bytes| limits.text(bytes))?)
+    limits.text_in_file(read(path, |bytes| limits.text(bytes))?)
 }
 
 fn read(path: &Path, allow: impl Fn(u64) -> Result<(), String>) -> Result<Vec<u8>, String> {
@@ -113,5 +125,9 @@ mod tests {
         let limits = Limits { picture: 8, text: 99 };
         assert_eq!(limits.text_of(b" a\nb \r\n".to_vec()).unwrap(), " a\nb ");
         assert_eq!(limits.text_of(b"\xff".to_vec()).unwrap_err(), "the text is not UTF-8");
+        assert_eq!(limits.text_in_file(b"cat\r\n".to_vec()).unwrap(), "cat");
+        for utf16 in [&b"c\0a\0t\0"[..], b"\0c\0a\0t", b"\xff\xfec\0"] {
+            assert!(limits.text_in_file(utf16.to_vec()).unwrap_err().ends_with("save the file as UTF-8"));
+        }
     }
 }

@@ -34,7 +34,6 @@ use crate::bulk::{
 #[derive(Debug)]
 pub(in crate::bulk) struct Folder {
     root: PathBuf,
-    modality: Modalities,
     /// Below `root`, sorted: pictures, texts that have none, and what cannot be listed.
     items: Vec<PathBuf>,
     /// Why these of them cannot be.
@@ -84,16 +83,20 @@ impl Folder {
         items.sort_unstable_by(|a, b| a.as_os_str().cmp(b.as_os_str()));
         texts.sort_by_cached_key(|text| order_of_texts(text));
         texts.dedup_by_key(|text| text.with_extension(""));
-        let mut folder = Self { root: root.to_owned(), modality, items, unlisted: lost, texts };
+        let mut folder = Self { root: root.to_owned(), items, unlisted: lost, texts };
         if modality.has_texts() {
             folder.add_lone_texts();
         }
         if folder.items.is_empty() {
+            let root = root.display();
             let what = if modality.has_images() { "picture" } else { ".txt file" };
-            return Err(format!(
-                "{}: there is no {what} in it; tar and Parquet files are given by themselves, such as {0}/*.tar",
-                root.display()
-            ));
+            return Err(if folder.texts.is_empty() {
+                format!(
+                    "{root}: there is no {what} in it; tar and Parquet files are given by themselves, such as {root}/*.tar"
+                )
+            } else {
+                format!("{root}: there is no picture in it, but texts, which --modality text embeds")
+            });
         }
         Ok(folder)
     }
@@ -128,10 +131,10 @@ impl Folder {
             let mut sample = Sample { id, ..Sample::default() };
             if item.extension().and_then(OsStr::to_str).is_some_and(suffix::is_picture) {
                 sample.path = Some(sample.id.clone());
-                sample.picture = sample.take(read_picture(&path, limits));
+                sample.picture = sample.take_picture(read_picture(&path, limits));
             }
             if let Some(text) = self.text_of(item) {
-                sample.caption = sample.take_beside(self.modality, read_text(&self.root.join(text), limits));
+                sample.caption = sample.take_text(read_text(&self.root.join(text), limits));
             }
             sink.send(ticket, sample)?;
         }
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_has_the_text_beside_it_and_a_text_that_is_too_long_fails_its_sample_where_texts_are_embedded() {
+    fn a_picture_has_the_text_beside_it_and_loses_nothing_by_one_that_is_too_long() {
         let root = tree(&["a.b.jpg", "c.jpg"]);
         fs::write(root.path().join("a.b.txt"), "cat\n").unwrap();
         fs::write(root.path().join("c.txt"), "0123456789").unwrap();
@@ -218,11 +221,11 @@ mod tests {
             let mut kept = Kept::default();
             Folder::open(root.path(), modality, &elsewhere()).unwrap().send(&mut kept, LIMITS).unwrap();
             let [first, second] = &kept.samples[..] else { panic!("{:?}", kept.samples) };
-            assert_eq!((first.caption.as_deref(), &first.error), (Some("cat"), &None));
+            assert_eq!((first.caption.as_deref(), first.reason()), (Some("cat"), None));
             assert_eq!(first.picture.as_deref(), Some(&b"a.b.jpg"[..]));
-            let reason = second.error.as_ref().map(|reason| reason.contains("10 bytes, the limit is 9"));
-            assert_eq!(reason, (modality == Modalities::Both).then_some(true), "{second:?}");
+            assert!(second.no_text.as_ref().unwrap().contains("10 bytes, the limit is 9"), "{second:?}");
             assert_eq!((second.caption.as_ref(), second.picture.as_deref()), (None, Some(&b"c.jpg"[..])));
+            assert_eq!((&second.error, &second.no_picture), (&None, &None));
         }
     }
 
@@ -234,10 +237,10 @@ mod tests {
         let mut kept = Kept { unwanted: [0].into(), ..Kept::default() };
         folder.send(&mut kept, LIMITS).unwrap();
         assert_eq!(kept.samples.len(), 1);
-        assert!(kept.samples[0].error.is_none());
+        assert!(kept.samples[0].reason().is_none());
         // A picture that has gone since it was listed is a row of its own.
         folder.send(&mut kept, LIMITS).unwrap();
-        assert!(kept.samples[1].error.as_ref().unwrap().contains("a.jpg"), "{:?}", kept.samples[1]);
+        assert!(kept.samples[1].reason().unwrap().contains("a.jpg"), "{:?}", kept.samples[1]);
     }
 
     #[cfg(unix)]
@@ -279,14 +282,14 @@ mod tests {
         let mut kept = Kept::default();
         Folder::open(root.path(), Modalities::Image, &elsewhere()).unwrap().send(&mut kept, LIMITS).unwrap();
         let rows: Vec<_> =
-            kept.samples.iter().map(|row| (&row.id[root.path().as_os_str().len() + 1..], &row.error)).collect();
+            kept.samples.iter().map(|row| (&row.id[root.path().as_os_str().len() + 1..], row.reason())).collect();
         let names: Vec<_> = rows.iter().map(|(id, _)| id.split('/').next().unwrap()).collect();
         assert_eq!(names, ["a.png", "b\\xfe.png", "b\\xff.png", "c.png", "d", "z.png"], "{rows:?}");
-        assert_eq!((rows[0].1, rows[5].1), (&None, &None));
+        assert_eq!((rows[0].1, rows[5].1), (None, None));
         for (row, expected) in
             [(1, names::NOT_UTF8), (2, names::NOT_UTF8), (3, "c.png: No such file"), (4, "cannot be listed")]
         {
-            assert!(rows[row].1.as_ref().unwrap().contains(expected), "{rows:?}");
+            assert!(rows[row].1.unwrap().contains(expected), "{rows:?}");
         }
     }
 }

@@ -81,9 +81,10 @@ impl Sources {
             }
             SourceArgs::Places(names) => expanded(names, &own)?,
         };
-        let all_texts = names.iter().all(|Match { path, .. }| Kind::of(path) == Some(Kind::Texts) && path.is_file());
-        let usual = if all_texts { Modalities::Text } else { Modalities::Image };
-        let modality = options.modality.unwrap_or(usual);
+        let modality = match options.modality {
+            Some(modality) => modality,
+            None => usual(&names)?,
+        };
         let asked = Asked { modality, columns: &columns, own: &own };
         let place = |Match { path, fault }: Match| match fault.or_else(|| names::fault(&path)) {
             Some(error) => Ok(Place::Lost { path, error }),
@@ -130,6 +131,24 @@ impl Sources {
             From::Places(places) => places.iter().try_for_each(|place| place.send(&asked, sink, limits)),
             From::List(list) => list.send(&asked, sink, limits),
         }
+    }
+}
+
+/// What is embedded of `names` where nothing is said: the texts of text files, pictures of whatever else.
+///
+/// # Errors
+/// One line: there are both, of which one would be embedded and the other not.
+fn usual(names: &[Match]) -> Result<Modalities, String> {
+    let is_texts = |path: &Path| Kind::of(path) == Some(Kind::Texts) && path.is_file();
+    let (texts, others): (Vec<_>, Vec<_>) = names.iter().map(|it| &it.path).partition(|path| is_texts(path));
+    match (texts.first(), others.first()) {
+        (Some(texts), Some(other)) => Err(format!(
+            "{} is a file of texts, and {} is not; say what is embedded: --modality image, text or both",
+            texts.display(),
+            other.display()
+        )),
+        (Some(_), None) => Ok(Modalities::Text),
+        (None, _) => Ok(Modalities::Image),
     }
 }
 

@@ -111,6 +111,12 @@ impl Place {
             Kind::Shard => Self::Shard(path.to_owned()),
             Kind::Table => Self::Table(Table::open(path, asked.modality, asked.columns)?),
             Kind::Records => Self::Records(path.to_owned()),
+            Kind::Texts if !asked.modality.has_texts() => {
+                return Err(format!(
+                    "{}: each of its lines is a text, and pictures alone are embedded; a list of paths is given by --from-file",
+                    path.display()
+                ));
+            }
             Kind::Texts => Self::Texts(path.to_owned()),
         })
     }
@@ -157,6 +163,6 @@ fn send_picture(path: &Path, sink: &mut dyn Sink, limits: Limits) -> Result<(), 
     let id = names::id(path);
     let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
     let mut sample = Sample { path: Some(id.clone()), id, ..Sample::default() };
-    sample.picture = sample.take(read_picture(path, limits));
+    sample.picture = sample.take_picture(read_picture(path, limits));
     sink.send(ticket, sample)
 }

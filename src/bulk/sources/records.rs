@@ -80,23 +80,23 @@ impl Record<'_> {
                 // Its length first: it may be as long as the line.
                 let text =
                     self.limits.text(text.len() as u64).and_then(|()| self.limits.text_of(text.as_bytes().to_vec()));
-                sample.caption = sample.take_beside(self.modality, text);
+                sample.caption = sample.take_text(text);
             }
             Some(Value::Null) | None => {}
             Some(Value::Number(_) | Value::Other) => {
-                sample.take_beside::<()>(self.modality, Err("its text is no string".to_owned()));
+                sample.no_text = Some("its text is no string".to_owned());
             }
         }
         match value(&object, &self.columns.image, &IMAGE) {
             Some(Value::Text(image)) => {
                 let image = name_of(image.as_bytes(), "path");
-                if let Some(image) = sample.take(image) {
+                if let Some(image) = sample.take_picture(image) {
                     self.picture(image, &mut sample);
                 }
             }
             Some(Value::Null) | None => sample.no_picture = Some(self.no_picture()),
             Some(Value::Number(_) | Value::Other) => {
-                sample.fail("its picture is no path: a string is expected".to_owned());
+                sample.no_picture = Some("its picture is no path: a string is expected".to_owned());
             }
         }
         sample
@@ -105,13 +105,13 @@ impl Record<'_> {
     fn picture(&self, image: String, sample: &mut Sample) {
         if is_web_address(&image) {
             sample.path = Some(image);
-            sample.fail(format!("its picture is {WEB_ADDRESS}"));
+            sample.no_picture = Some(format!("its picture is {WEB_ADDRESS}"));
             return;
         }
         let path = resolved(self.folder, &image);
         sample.path = Some(path.to_string_lossy().into_owned());
         if self.modality.has_images() {
-            sample.picture = sample.take(read_picture(&path, self.limits));
+            sample.picture = sample.take_picture(read_picture(&path, self.limits));
         }
     }
 
@@ -205,7 +205,8 @@ mod tests {
         let samples = read(&text, &Columns::default());
         assert_eq!(samples.len(), expected.len());
         for (sample, expected) in samples.iter().zip(expected) {
-            assert!(sample.error.as_ref().unwrap().contains(expected), "{sample:?}");
+            let reasons = [&sample.error, &sample.no_picture, &sample.no_text];
+            assert!(reasons.into_iter().flatten().any(|reason| reason.contains(expected)), "{sample:?}");
         }
     }
 
@@ -217,7 +218,7 @@ mod tests {
         let reason = lacking.no_picture.as_ref().unwrap();
         assert!(reason.contains("none of image, image_path, path") && reason.contains("--image-column"), "{reason}");
         assert_eq!(lacking.error, None, "a text would be embedded");
-        assert!(web.error.as_ref().unwrap().contains("not fetched") && web.id.ends_with(":3"), "{web:?}");
+        assert!(web.reason().unwrap().contains("not fetched") && web.id.ends_with(":3"), "{web:?}");
         let named = Columns { image: Some("file".into()), ..Columns::default() };
         assert!(read("{}", &named)[0].no_picture.as_ref().unwrap().contains("--image-column file is not in it"));
     }
@@ -231,7 +232,7 @@ mod tests {
         let mut kept = Kept::default();
         let limits = Limits { picture: 9999, text: 9 };
         send(&path, Modalities::Image, &Columns::default(), &mut kept, limits).unwrap();
-        let rows: Vec<_> = kept.samples.iter().map(|row| (&*row.id, row.error.as_deref())).collect();
+        let rows: Vec<_> = kept.samples.iter().map(|row| (&*row.id, row.reason())).collect();
         let first = format!("{}:1", path.display());
         let expected = [
             (&*first, Some("the id has 4097 bytes, the limit is 4096")),

@@ -67,18 +67,18 @@ impl Tar<'_> {
         }
         let field = |wanted: &str| group.members.iter().find(|member| member.field.eq_ignore_ascii_case(wanted));
         if let Some(member) = field("json") {
-            sample.metadata = sample.take_beside(self.modality, self.text(group, member));
+            sample.metadata = sample.take_text(self.text(group, member));
         }
         sample.caption = match field("txt") {
-            Some(member) => sample.take_beside(self.modality, self.text(group, member)),
+            Some(member) => sample.take_text(self.text(group, member)),
             None => {
                 let caption = sample.metadata.as_deref().map_or(Ok(None), caption_in);
-                sample.take_beside(self.modality, caption).flatten()
+                sample.take_text(caption).flatten()
             }
         };
         if self.modality.has_images() {
             let picture = self.picture(group, &mut sample.path);
-            sample.picture = sample.take(picture).flatten();
+            sample.picture = sample.take_picture(picture).flatten();
         }
         sample
     }
@@ -113,7 +113,7 @@ impl Tar<'_> {
     fn text(&self, group: &Group, member: &Member) -> Result<String, String> {
         let contents = contents_of(group, member)?;
         self.limits.text(contents.size)?;
-        self.limits.text_of(self.read(contents)?)
+        self.limits.text_in_file(self.read(contents)?)
     }
 
     fn read(&self, contents: Contents) -> Result<Vec<u8>, String> {
@@ -198,11 +198,14 @@ mod tests {
         ] {
             let both = samples(members, Modalities::Both);
             assert_eq!(both.len(), 1, "{both:?}");
-            assert!(both[0].error.as_ref().unwrap().contains(expected), "{both:?}");
-            // What stands beside a picture costs it nothing where pictures alone are embedded.
-            let image = samples(members, Modalities::Image);
+            assert!(both[0].reason().unwrap().contains(expected), "{both:?}");
+            // What stands beside a picture costs it nothing.
             let is_beside = ["no JSON object", "not UTF-8"].contains(&expected);
-            assert_eq!((image[0].error.is_none(), image[0].picture.is_some()), (is_beside, is_beside), "{image:?}");
+            for modality in [Modalities::Image, Modalities::Both] {
+                let sample = samples(members, modality).remove(0);
+                let is_whole = sample.error.is_none() && sample.no_picture.is_none();
+                assert_eq!((is_whole, sample.picture.is_some()), (is_beside, is_beside), "{sample:?}");
+            }
         }
     }
 
@@ -221,7 +224,7 @@ mod tests {
         let limits = Limits { picture: 20, text: 30 };
         send(&path, Modalities::Image, &mut kept, limits).unwrap();
         send(Path::new("/absent.tar"), Modalities::Image, &mut kept, limits).unwrap();
-        let ids: Vec<_> = kept.samples.iter().map(|sample| (&*sample.id, sample.error.is_some())).collect();
+        let ids: Vec<_> = kept.samples.iter().map(|sample| (&*sample.id, sample.reason().is_some())).collect();
         assert_eq!(ids[0], ("a", false));
         assert_eq!(ids[ids.len() - 1], ("/absent.tar", true));
     }

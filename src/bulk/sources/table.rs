@@ -134,9 +134,7 @@ impl Group<'_> {
         let mut batches = Batches::new(self.opened, self.group, size, tickets.iter().map(|(row, _)| *row));
         let mut tickets = tickets.into_iter().peekable();
         while let Some((start, batch)) = batches.next() {
-            let cells = batch
-                .as_ref()
-                .map(|batch| Cells::new(batch, &self.opened.columns, self.table.modality, folder, self.limits));
+            let cells = batch.as_ref().map(|batch| Cells::new(batch, &self.opened.columns, folder, self.limits));
             while let Some((row, ticket)) = tickets.next_if(|(row, _)| *row < start + size) {
                 let sample = match &cells {
                     Ok(cells) => cells.sample(usize::try_from(row - start).unwrap_or_default(), self.place(row)),

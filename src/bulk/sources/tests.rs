@@ -101,11 +101,11 @@ fn what_leads_to_nothing_is_told_what_it_was_taken_for() {
 }
 
 #[test]
-fn text_files_alone_are_embedded_as_texts_and_whatever_else_as_pictures() {
+fn text_files_are_embedded_as_texts_and_whatever_else_as_pictures() {
     let root = tree(&[("a.txt", "one\ntwo"), ("b.jpg", "")]);
     let modality = |names: &[&str]| opened(&options(places(root.path(), names))).unwrap().modality();
     assert_eq!(modality(&["a.txt"]), Modalities::Text);
-    assert_eq!(modality(&["a.txt", "b.jpg"]), Modalities::Image);
+    assert_eq!(modality(&["b.jpg"]), Modalities::Image);
     assert_eq!(modality(&["."]), Modalities::Image);
 }
 
@@ -120,12 +120,11 @@ fn a_list_is_read_line_by_line_and_a_line_that_leads_nowhere_is_a_row() {
     let sources = opened(&options(SourceArgs::List(root.path().join("list")))).unwrap();
     sources.send(&mut kept, LIMITS).unwrap();
     let found: Vec<_> =
-        kept.samples.iter().map(|sample| (sample.id.replace(&path(""), ""), sample.error.is_some())).collect();
+        kept.samples.iter().map(|sample| (sample.id.replace(&path(""), ""), sample.reason().is_some())).collect();
     let expected = [
         ("a.jpg", false),
         ("noext", false),
-        ("t.txt:1", false),
-        ("t.txt:2", false),
+        ("t.txt", true),
         ("d/b.jpg", false),
         ("absent.jpg", true),
         ("absent.parquet", true),
@@ -144,7 +143,9 @@ fn shards_deal_out_samples_or_lines_or_files_where_there_are_enough_of_them() {
     )
     .unwrap();
     let shard = |sources: &SourceArgs, index| {
-        let options = BulkOptions { shard: Some(Shard::new(index, 2).unwrap()), ..options(sources.clone()) };
+        let shard = Some(Shard::new(index, 2).unwrap());
+        let modality = matches!(sources, SourceArgs::List(_)).then_some(Modalities::Both);
+        let options = BulkOptions { shard, modality, ..options(sources.clone()) };
         origins(root.path(), &options)
     };
     let folder = places(root.path(), &["p"]);
@@ -189,7 +190,7 @@ fn a_name_that_is_not_utf8_and_a_link_that_leads_nowhere_are_rows_by_every_door(
         let named = options(sources.clone());
         opened(&named).unwrap().send(&mut kept, LIMITS).unwrap();
         let mut rows: Vec<_> =
-            kept.samples.iter().map(|row| (row.id.rsplit('/').next().unwrap(), row.error.as_deref())).collect();
+            kept.samples.iter().map(|row| (row.id.rsplit('/').next().unwrap(), row.reason())).collect();
         rows.sort_unstable();
         let mut expected = [&["a\\xfe.png", "a\\xff.png", "link.png", "ok.png"][..], more].concat();
         expected.sort_unstable();
@@ -239,9 +240,9 @@ fn what_the_run_writes_is_no_source_by_any_door() {
     .unwrap();
     let mut kept = Kept::default();
     opened(&own(SourceArgs::List(at("list")))).unwrap().send(&mut kept, LIMITS).unwrap();
-    let failed: Vec<_> = kept.samples.iter().map(|sample| sample.error.is_some()).collect();
+    let failed: Vec<_> = kept.samples.iter().map(|sample| sample.reason().is_some()).collect();
     assert_eq!(failed, [false, true, true, true, false, false], "{:?}", kept.samples);
-    assert!(kept.samples[1].error.as_ref().unwrap().contains("a run does not read what it writes"));
+    assert!(kept.samples[1].reason().unwrap().contains("a run does not read what it writes"));
     fs::write(at("p/out/list"), "").unwrap();
     let error = opened(&own(SourceArgs::List(at("p/out/list")))).unwrap_err();
     assert!(error.starts_with("--from-file ") && error.contains("a run does not read what it writes"), "{error}");
@@ -263,10 +264,12 @@ fn a_pipe_where_a_file_is_expected_is_refused_or_a_row_and_nobody_waits_for_it()
     fs::write(root.path().join("list"), names.map(|name| root.path().join(name).display().to_string()).join("\n"))
         .unwrap();
     let mut kept = Kept::default();
-    opened(&options(SourceArgs::List(root.path().join("list")))).unwrap().send(&mut kept, LIMITS).unwrap();
+    let mut list = options(SourceArgs::List(root.path().join("list")));
+    list.modality = Some(Modalities::Both);
+    opened(&list).unwrap().send(&mut kept, LIMITS).unwrap();
     assert_eq!(kept.samples.len(), names.len());
     for sample in kept.samples {
-        assert!(sample.error.as_ref().unwrap().contains("it is no regular file"), "{sample:?}");
+        assert!(sample.reason().unwrap().contains("it is no regular file"), "{sample:?}");
     }
 }
 
@@ -281,7 +284,7 @@ fn a_list_may_be_a_pipe_and_is_read_once() {
     let mut kept = Kept::default();
     sources.send(&mut kept, LIMITS).unwrap();
     writer.join().unwrap().unwrap();
-    assert_eq!(kept.samples.iter().filter(|sample| sample.error.is_none()).count(), 2);
+    assert_eq!(kept.samples.iter().filter(|sample| sample.reason().is_none()).count(), 2);
     let _socket = std::os::unix::net::UnixListener::bind(root.path().join("socket")).unwrap();
     let error = opened(&options(SourceArgs::List(root.path().join("socket")))).unwrap_err();
     assert!(error.contains("neither a file nor a pipe"), "{error}");
@@ -293,6 +296,37 @@ fn a_line_of_a_list_has_the_length_of_a_path() {
     fs::write(root.path().join("list"), "n".repeat(4097)).unwrap();
     let mut kept = Kept::default();
     opened(&options(SourceArgs::List(root.path().join("list")))).unwrap().send(&mut kept, LIMITS).unwrap();
-    assert_eq!(kept.samples[0].error.as_deref(), Some("the path has 4097 bytes, the limit is 4096"));
+    assert_eq!(kept.samples[0].reason(), Some("the path has 4097 bytes, the limit is 4096"));
     assert!(kept.samples[0].id.ends_with("list:1"), "{:?}", kept.samples);
+}
+
+#[test]
+fn a_file_of_texts_beside_other_sources_wants_a_word_which_of_them_is_embedded() {
+    let root = tree(&[("a.jpg", ""), ("texts.txt", "cat\ndog\n")]);
+    let mut both = options(places(root.path(), &["a.jpg", "texts.txt"]));
+    let mut alone = options(places(root.path(), &["texts.txt"]));
+    alone.modality = Some(Modalities::Image);
+    let error = opened(&alone).unwrap_err();
+    assert!(error.ends_with("a list of paths is given by --from-file"), "{error}");
+    let error = opened(&both).unwrap_err();
+    assert!(error.contains("texts.txt is a file of texts") && error.contains("a.jpg is not"), "{error}");
+    assert!(error.ends_with("--modality image, text or both"), "{error}");
+    both.modality = Some(Modalities::Both);
+    assert_eq!(origins(root.path(), &both).len(), 3);
+    for (name, modality) in [("a.jpg", Modalities::Image), ("texts.txt", Modalities::Text)] {
+        let alone = options(places(root.path(), &[name]));
+        assert_eq!(opened(&alone).unwrap().modality(), modality);
+    }
+}
+
+#[test]
+fn a_folder_of_texts_alone_says_how_they_are_embedded() {
+    let root = tree(&[("texts/a.txt", "cat"), ("none/notes.md", "")]);
+    let mut folder = options(places(root.path(), &["texts"]));
+    let error = opened(&folder).unwrap_err();
+    assert!(error.contains("no picture in it, but texts, which --modality text embeds"), "{error}");
+    folder.modality = Some(Modalities::Text);
+    assert_eq!(origins(root.path(), &folder), ["texts/a.txt"]);
+    let error = opened(&options(places(root.path(), &["none"]))).unwrap_err();
+    assert!(error.contains("tar and Parquet files are given by themselves"), "{error}");
 }

@@ -24,8 +24,8 @@ pub(super) fn send(path: &Path, sink: &mut dyn Sink, limits: Limits) -> Result<(
         let id = format!("{name}:{number}");
         let Some(ticket) = sink.ticket(&id)? else { return Ok(()) };
         let mut sample = Sample { id, ..Sample::default() };
-        sample.caption = sample.take(match line {
-            Line::Whole(bytes) => limits.text_of(bytes),
+        sample.caption = sample.take_text(match line {
+            Line::Whole(bytes) => limits.text_in_file(bytes),
             Line::TooLong(bytes) => limits.text(bytes).map(|()| String::new()),
         });
         sink.send(ticket, sample)
@@ -46,8 +46,8 @@ mod tests {
         send(&path, &mut kept, Limits { picture: 1, text: 4 }).unwrap();
         let texts: Vec<_> = kept.samples.iter().map(|sample| sample.caption.as_deref()).collect();
         assert_eq!(texts, [Some("one"), Some(""), None, None, Some("last")]);
-        assert!(kept.samples[2].error.as_ref().unwrap().contains("15 bytes, the limit is 4"));
-        assert_eq!(kept.samples[3].error.as_deref(), Some("the text is not UTF-8"));
+        assert!(kept.samples[2].no_text.as_ref().unwrap().contains("15 bytes, the limit is 4"));
+        assert_eq!(kept.samples[3].no_text.as_deref(), Some("the text is not UTF-8"));
         assert_eq!(kept.samples[4].id, format!("{}:5", path.display()));
     }
 

@@ -72,7 +72,7 @@ fn images_of_datasets_are_read_embedded_or_by_their_path_and_a_null_is_a_row() {
     assert_eq!(table.len(), 4);
     assert_eq!(samples[0].picture.as_deref(), Some(&b"inside"[..]));
     assert_eq!((samples[1].picture.as_deref(), samples[1].path.as_deref()), (Some(&b"beside"[..]), Some("cat.jpg")));
-    assert!(samples[2].error.as_ref().unwrap().contains("/absent/dog.jpg"), "{:?}", samples[2]);
+    assert!(samples[2].reason().unwrap().contains("/absent/dog.jpg"), "{:?}", samples[2]);
     assert_eq!((&samples[3].picture, &samples[3].error), (&None, &None));
     assert_eq!(samples[3].id, format!("{}:3", path.display()));
 }
@@ -90,7 +90,7 @@ fn columns_are_found_by_their_type_and_name_or_as_they_are_named() {
     write(&path, columns, 100);
     let found = samples(&Table::open(&path, Modalities::Both, &Columns::default()).unwrap());
     assert_eq!((&*found[0].id, found[0].caption.as_deref()), ("7", Some("cat")));
-    assert!(found[1].error.as_ref().unwrap().contains("21 bytes, the limit is 20") && found[1].id.ends_with(":1"));
+    assert!(found[1].reason().unwrap().contains("21 bytes, the limit is 20") && found[1].id.ends_with(":1"));
     let named = Columns { text: Some("alt".into()), id: Some("caption".into()), ..Columns::default() };
     let named = samples(&Table::open(&path, Modalities::Text, &named).unwrap());
     assert_eq!((&*named[0].id, named[0].caption.as_deref(), named[0].picture.as_ref()), ("cat", Some("kitten"), None));
@@ -167,9 +167,9 @@ fn a_fault_in_a_row_group_is_in_its_rows_and_the_other_groups_are_read() {
     fs::write(&path, bytes).unwrap();
     let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
     let samples = samples(&table);
-    let failed: Vec<_> = samples.iter().map(|sample| sample.error.is_some()).collect();
+    let failed: Vec<_> = samples.iter().map(|sample| sample.reason().is_some()).collect();
     assert_eq!(failed, [true, true, false, false]);
-    assert!(samples[0].error.as_ref().unwrap().contains("the row cannot be read"), "{:?}", samples[0]);
+    assert!(samples[0].reason().unwrap().contains("the row cannot be read"), "{:?}", samples[0]);
     fs::remove_file(&path).unwrap();
     let mut kept = Kept::default();
     table.send(&mut kept, LIMITS).unwrap();
@@ -204,7 +204,7 @@ fn a_page_that_claims_too_much_is_refused_before_it_is_taken() {
         fs::write(&path, bytes).unwrap();
         let samples = samples(&Table::open(&path, Modalities::Image, &Columns::default()).unwrap());
         assert_eq!(samples.len(), 3);
-        assert!(samples[0].error.as_ref().unwrap().contains(expected), "{:?}", samples[0].error);
+        assert!(samples[0].reason().unwrap().contains(expected), "{:?}", samples[0].error);
         assert_eq!(samples[2].picture.as_deref(), Some(&b"group"[..]));
     }
 }
@@ -267,12 +267,12 @@ fn a_string_that_is_not_utf_8_is_the_fault_of_its_row() {
     for modality in [Modalities::Both, Modalities::Image] {
         let table = Table::open(&path, modality, &Columns::default()).unwrap();
         let all = samples(&table);
-        let failed: Vec<_> = (0..all.len()).filter(|row| all[*row].error.is_some()).collect();
-        // Where pictures alone are embedded, a text is no reason to lose one.
-        let expected = if modality == Modalities::Image { vec![1200] } else { vec![900, 1200] };
-        assert_eq!((failed, all.len()), (expected, 1500));
-        assert_eq!(all[900].caption, None);
-        assert_eq!(all[1200].error.as_deref(), Some("the id is not UTF-8"));
+        let failed: Vec<_> = (0..all.len()).filter(|row| all[*row].reason().is_some()).collect();
+        assert_eq!((failed, all.len()), (vec![900, 1200], 1500));
+        // A text is no reason to lose a picture.
+        assert_eq!((all[900].no_text.as_deref(), &all[900].caption), (Some("the text is not UTF-8"), &None));
+        assert_eq!((&all[900].error, all[900].picture.as_deref()), (&None, Some(&b"picture"[..])));
+        assert_eq!(all[1200].reason(), Some("the id is not UTF-8"));
         assert_eq!(all[1200].id, format!("{}:1200", path.display()));
         assert_eq!(all[0].caption.as_deref(), Some("ok"), "it stands beside its picture, too");
         for begun in [1, 700, 901, 1201, 1500] {
@@ -293,7 +293,7 @@ fn a_page_that_cannot_be_read_takes_the_rows_of_its_batch_wherever_the_run_begin
     replace(&path, b"\x09\0\0\0cell-MARK", b"\xff\xff\xff\xff");
     let table = Table::open(&path, Modalities::Image, &Columns::default()).unwrap();
     let all = samples(&table);
-    let failed: Vec<_> = (0..all.len()).filter(|row| all[*row].error.is_some()).collect();
+    let failed: Vec<_> = (0..all.len()).filter(|row| all[*row].reason().is_some()).collect();
     assert_eq!((failed.len(), failed[0], failed[failed.len() - 1]), (1024, 2048, 3071));
     assert_eq!(all[3072].picture.as_deref(), Some(&b"cell-3072"[..]));
     for begun in [1, 2047, 2048, 2501, 2700, 3071, 3072, 5000] {
@@ -313,9 +313,9 @@ fn ids_and_paths_have_a_length() {
     );
     let columns = Columns { image: Some("image".into()), ..Columns::default() };
     let samples = samples(&Table::open(&path, Modalities::Image, &columns).unwrap());
-    assert_eq!(samples[0].error.as_deref(), Some("the id has 5000 bytes, the limit is 4096"));
+    assert_eq!(samples[0].reason(), Some("the id has 5000 bytes, the limit is 4096"));
     assert_eq!(samples[0].id, format!("{}:0", path.display()));
-    assert_eq!(samples[1].error.as_deref(), Some("the path has 5000 bytes, the limit is 4096"));
+    assert_eq!(samples[1].reason(), Some("the path has 5000 bytes, the limit is 4096"));
     assert_eq!((&*samples[1].id, &samples[1].path), ("b", &None));
 }
 
@@ -330,6 +330,6 @@ fn a_table_that_is_replaced_by_another_is_one_row_that_says_so() {
         write(&path, columns, 9);
         let samples = samples(&table);
         assert_eq!(samples.len(), 1);
-        assert!(samples[0].error.as_ref().is_some_and(|error| error.contains("column")), "{samples:?}");
+        assert!(samples[0].reason().is_some_and(|error| error.contains("column")), "{samples:?}");
     }
 }
