@@ -214,14 +214,25 @@ fn own_graphs(exported: &ExportedModel, precision: Precision) -> Result<Option<G
     Ok(found)
 }
 
+/// How an export in `precision` is asked for.
+fn served_by(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F32 => "--precision f32, bf16 or auto",
+        Precision::F16 => "--precision f16",
+        Precision::Int8 => "--precision int8 with any provider but openvino",
+        Precision::Int8Weights => "--precision int8 --provider openvino",
+    }
+}
+
 /// What the graph says about itself, which must have `precision` where one is asked for; `None` when it is not ours.
 fn own_graph(graph: &Path, precision: Option<Precision>) -> Result<Option<GraphInfo>, ModelError> {
     let fault = |reason: String| ModelError::File { path: graph.to_owned(), reason };
     let info = GraphInfo::read(graph).map_err(|error| fault(error.to_string()))?;
     match (&info, precision) {
         (Some(info), Some(precision)) if info.precision != precision => Err(fault(format!(
-            "this graph was exported in {}, but engine.precision is {}; set it to what was exported, or give the checkpoint",
+            "this graph was exported in {}, which is served by {}; what is asked for wants an export in {}, or the checkpoint",
             info.precision.name(),
+            served_by(info.precision),
             precision.name()
         ))),
         _ => Ok(info),

@@ -119,7 +119,7 @@ pub enum EmbedError {
         most: usize,
     },
     /// The model cannot do it.
-    #[error("the model cannot do it: {0:?}")]
+    #[error("{0}")]
     NotSupported(Lack),
     /// What was asked for is larger than `limits.max_output_bytes`.
     #[error("outputs of {bytes} bytes")]
@@ -312,8 +312,8 @@ impl Embedder {
     /// # Errors
     /// [`EmbedError::NotSupported`] when it has none.
     pub fn dim(&self, modality: Modality) -> Result<usize, EmbedError> {
-        let lack = EmbedError::NotSupported(Lack::Projection(modality));
-        self.info.dim.filter(|_| matches!(self.abilities(modality), Ok(Abilities { embeds: true, .. }))).ok_or(lack)
+        let embeds = self.abilities(modality)?.embeds;
+        self.info.dim.filter(|_| embeds).ok_or(EmbedError::NotSupported(Lack::Projection(modality)))
     }
 
     /// The shapes of the other outputs of `modality`.

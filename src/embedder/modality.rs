@@ -34,3 +34,16 @@ pub enum Lack {
     /// A vision graph that can be fed floats.
     PixelValues,
 }
+
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Encoder(modality) => write!(f, "the model has no {modality} encoder"),
+            Self::Projection(modality) => {
+                write!(f, "the model's {modality} encoder has no projection, so it has no embeddings")
+            }
+            Self::Outputs(modality) => write!(f, "the model's {modality} encoder answers embeddings alone"),
+            Self::PixelValues => f.write_str("the model's vision graph takes no pixel_values"),
+        }
+    }
+}

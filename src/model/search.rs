@@ -38,7 +38,11 @@ impl ModelFiles {
         let (vision, text) = (find(&config.vision, Tower::Vision), find(&config.text, Tower::Text));
         if let (Err(_), Err(_), Some(directory), None, None) = (&vision, &text, whole, &config.vision, &config.text) {
             let (file, hint) = (suffixes.graphs(&Tower::BOTH).join(" or "), suffixes.hint.to_owned());
-            return Err(no_graphs(directory, file, hint));
+            return Err(match config.variant {
+                // It names graphs, which are not made of weights.
+                Some(_) => ModelError::MissingFile { directory: directory.to_owned(), file, hint },
+                None => no_graphs(directory, file, hint),
+            });
         }
         let (vision, text) = (vision?, text?);
         let beside = |graph: &Option<PathBuf>, name| graph.as_deref().and_then(|graph| file_of(graph, [name]).ok());
