@@ -46,10 +46,13 @@ struct Escaping<W>(W);
 
 impl<W: Write> Write for Escaping<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        text.chars().try_for_each(|c| match is_hostile(c) {
-            true => write!(self.0, "{}", c.escape_default()),
-            false => self.0.write_char(c),
-        })
+        let mut rest = text;
+        while let Some((at, hostile)) = rest.char_indices().find(|(_, c)| is_hostile(*c)) {
+            let (clean, behind) = (&rest[..at], &rest[at + hostile.len_utf8()..]);
+            write!(self.0, "{clean}{}", hostile.escape_default())?;
+            rest = behind;
+        }
+        self.0.write_str(rest)
     }
 }
 
