@@ -200,6 +200,18 @@ impl Summary {
         Duration::from_micros(self.latency.value_at_quantile(part))
     }
 
+    /// The latency that this part of the answers of all of these did not exceed: that of a few seconds each is their slowest few answers.
+    ///
+    /// # Panics
+    /// Never: all histograms have the same range.
+    pub(crate) fn latency_of_all(all: &[Self], part: f64) -> Duration {
+        let together = all.iter().map(|summary| &summary.latency).cloned().reduce(|mut together, one| {
+            together.add(one).expect("the same range");
+            together
+        });
+        Duration::from_micros(together.map_or(HOUR, |together| together.value_at_quantile(part)))
+    }
+
     /// The same of the refusals.
     pub(crate) fn refusal(&self, part: f64) -> Duration {
         Duration::from_micros(self.refusal.value_at_quantile(part))
