@@ -193,17 +193,28 @@ fn place(body: &[u8], at: usize) -> (usize, usize) {
     (line, at - memrchr(b'\n', before).map_or(0, |newline| newline + 1))
 }
 
-/// Rust's names of numbers, as serde says them, and what a client calls them.
-const NUMBERS: [(&str, &str); 4] = [
+/// What Rust and serde say of numbers, and how a client would.
+const NUMBERS: [(&str, &str); 10] = [
     ("expected usize", "expected a whole number"),
     ("expected u64", "expected a whole number"),
     ("expected u32", "expected a whole number"),
+    ("expected i64", "expected a whole number"),
     ("expected f32", "expected a number"),
+    ("invalid digit found in string", "expected a whole number"),
+    ("cannot parse integer from empty string", "expected a whole number, and it is empty"),
+    ("number too large to fit in target type", "the number is too large"),
+    ("number too small to fit in target type", "the number is too small"),
+    ("invalid float literal", "expected a number"),
 ];
+
+/// `text`, which a parser wrote, in words for clients.
+pub(super) fn in_words(text: String) -> String {
+    NUMBERS.iter().fold(text, |text, (theirs, ours)| text.replace(theirs, ours))
+}
 
 /// What serde says of `member`, in the client's words cut to size, with its place in the whole body.
 fn explain(body: &[u8], member: Option<&Member<'_>>, error: &serde_json::Error) -> ApiError {
-    let text = NUMBERS.iter().fold(error.to_string(), |text, (name, words)| text.replace(name, words));
+    let text = in_words(error.to_string());
     let Some(Member { key, value }) = member.filter(|_| error.line() > 0) else {
         // Of the object as a whole: the only words in it are keys, which have been cut.
         return fault(text);

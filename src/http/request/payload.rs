@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::de::DeserializeOwned;
 
 use super::{
-    json::{JsonRequest, Unread, encoding_fault},
+    json::{JsonRequest, Unread, encoding_fault, in_words},
     multipart::boundary,
     room::Claim,
 };
@@ -225,7 +225,7 @@ fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, ApiError> {
         // One of a list is refused by its own name.
         let words =
             pairs.iter().flat_map(|(key, value)| [key.as_str(), value.as_str()].into_iter().chain(value.split(',')));
-        ApiError::invalid(format!("the query: {}", requote(reason, words)))
+        ApiError::invalid(format!("the query: {}", requote(in_words(reason), words)))
     })
 }
 
@@ -309,6 +309,23 @@ mod tests {
 
     fn options(query: &str) -> Result<Options, ApiError> {
         super::query(&format!("/?{query}").parse().expect("a URI"))
+    }
+
+    #[test]
+    fn a_number_of_the_query_is_refused_in_words() {
+        let refused = |uri: &'static str| {
+            let error = query::<std::collections::BTreeMap<String, i64>>(&Uri::from_static(uri)).unwrap_err();
+            error.message.into_owned()
+        };
+        for (uri, expected) in [
+            ("/?priority=low", "expected a whole number"),
+            ("/?priority=", "expected a whole number, and it is empty"),
+            ("/?priority=99999999999999999999", "the number is too large"),
+        ] {
+            let message = refused(uri);
+            assert!(message.starts_with("the query: ") && message.ends_with(expected), "{message}");
+        }
+        assert_eq!(query::<std::collections::BTreeMap<String, i64>>(&Uri::from_static("/?a=-1")).unwrap()["a"], -1);
     }
 
     #[test]
