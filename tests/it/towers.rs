@@ -140,7 +140,11 @@ async fn our_own_graph_of_another_precision_is_refused_wherever_it_is_named() {
     ] {
         let engine = format!("engine.precision={precision}");
         let error = refusal(&[&[NO_PATH.to_owned(), engine.clone()], set].concat()).await;
-        let expected = [named, &format!("exported in {actual}"), &format!("engine.precision is {precision}")];
+        let (is, wanted) = (
+            format!("exported in {actual}, which is served by --precision {actual}"),
+            format!("an export in {precision}"),
+        );
+        let expected = [named, &is, &wanted];
         assert!(expected.iter().all(|part| error.contains(part)), "{set:?} {engine}: {error}");
     }
 }
