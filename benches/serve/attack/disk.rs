@@ -34,6 +34,10 @@ const ENDS: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(2);
 const READY: Duration = Duration::from_secs(30);
 
+/// What is counted when the log has no room, and how long it may take until it has none.
+const DROPPED: &str = "clipserve_log_lines_dropped_total";
+const FULL: Duration = Duration::from_secs(20);
+
 /// Requests that fill the log.
 const REQUESTS: usize = 400;
 
@@ -218,6 +222,14 @@ fn log(attack: &Attack<'_>, at: &Path) -> Result<Finding> {
         asked.filter(|answer| answer.as_ref().is_ok_and(|answer| answer.status == 400)).count()
     };
     let answered = refused(REQUESTS);
+    // So many of them have a line in a second, and no more: it takes some seconds until there is no room.
+    let loses = || {
+        raw::exchange(address, &raw::get("/metrics"), PATIENCE, false)
+            .is_ok_and(|it| it.text.lines().any(|line| line.starts_with(DROPPED) && !line.ends_with(" 0")))
+    };
+    if !wait(FULL, || refused(1) == 1 && loses()) {
+        return Ok(Finding::new("disk full: a log in a file").check("the disk is not full", "full", false));
+    }
     let full = fs::metadata(&path)?.len();
     disk.resize(ENOUGH)?;
     let goes_on = wait(PATIENCE, || refused(1) == 1 && fs::metadata(&path).is_ok_and(|it| it.len() > full));
