@@ -223,12 +223,18 @@ fn refuse_pointer(path: &Path) -> Result<(), ExportError> {
     }
 }
 
+/// Bytes of a file's name on Linux.
+const MAX_NAME: usize = 255;
+
 fn read_index(path: &Path) -> Result<Index, ExportError> {
     let text = read_text(path).map_err(ExportError::io(path))?;
     let error = |reason: String| ExportError::Json { file: path.display().to_string(), reason };
     let index: Index = serde_json::from_str(&text).map_err(|e| error(e.to_string()))?;
-    match index.weight_map.values().find(|f| Path::new(f).file_name().is_none_or(|n| n != f.as_str())) {
-        Some(outside) => Err(error(format!("`{outside}` is not the name of a file in the same folder"))),
+    let is_name = |file: &str| file.len() <= MAX_NAME && Path::new(file).file_name().is_some_and(|name| name == file);
+    match index.weight_map.values().find(|file| !is_name(file)) {
+        Some(outside) => {
+            Err(error(format!("a shard's name is not the name of a file in the same folder: `{outside}`")))
+        }
         None => Ok(index),
     }
 }
@@ -342,8 +348,11 @@ mod tests {
         assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("also in another shard"));
         index(r#"{"c": "model-00001-of-00002.safetensors"}"#);
         assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("`c` is missing"));
-        index(r#"{"a": "../model-00001-of-00002.safetensors"}"#);
-        assert!(Checkpoint::open(dir.path()).unwrap_err().to_string().contains("not the name of a file"));
+        for name in ["../model-00001-of-00002.safetensors", &"x".repeat(3000)] {
+            index(&format!(r#"{{"a": "{name}"}}"#));
+            let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains("not the name of a file") && error.len() < 2000, "{error}");
+        }
     }
 
     proptest! {
