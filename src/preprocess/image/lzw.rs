@@ -97,10 +97,9 @@ pub(super) fn expand<C: Codes>(codes: &mut C, code_bits: u8, growth: Growth, out
             out[done] = code as u8;
             1
         } else {
-            if last.is_none() || code >= next {
-                return Err(Damage::Broken);
-            }
-            let Span { start, length } = strings[code];
+            // Codes that begin with 13 bits go on behind the table.
+            let known_string = strings.get(code).filter(|_| last.is_some() && code < next);
+            let &Span { start, length } = known_string.ok_or(Damage::Broken)?;
             let (start, length) = (start as usize, length as usize);
             let room = length.min(out.len() - done);
             out.copy_within(start..start + room, done);

@@ -123,6 +123,8 @@ mod tests {
     #[test]
     fn codes_that_nothing_stands_for_are_broken() {
         assert_eq!(expanded(&block(&[(4, 3), (6, 3)]), 2, 9), Err(Damage::Broken));
+        // The longest that a frame may ask for to begin with: the table has no room for any string.
+        assert_eq!(expanded(&block(&[(1, 13), (4098, 13)]), 12, 9), Err(Damage::Broken));
         assert_eq!(expanded(&block(&[(4, 3), (1, 3), (7, 3)]), 2, 9), Err(Damage::Broken));
         assert_eq!(expanded(&block(&[]), 13, 9), Err(Damage::Broken));
     }
