@@ -4,6 +4,9 @@
 //!
 //! Invariant: the ids begin with the start token and end with the end token.
 
+use std::{fs, panic, path::Path};
+
+use serde::de::IgnoredAny;
 use tokenizers::Tokenizer;
 
 use super::{
@@ -24,6 +27,17 @@ pub struct Piece {
     /// Bytes of the text that it stands for, whole characters, all of them where cleaning has changed the text; `None` for one that frames
     /// the text.
     pub span: Option<(u32, u32)>,
+}
+
+/// The tokenizer of the file at `path`.
+///
+/// The crate expects of some parts that they are read without a fault, and panics where they are not (0.23.2): so what is no JSON is refused
+/// before, and what is left, such as a thousand lists in one another, is contained.
+fn read(path: &Path) -> Result<Tokenizer, String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    serde_json::from_str::<IgnoredAny>(&text).map_err(|error| error.to_string())?;
+    let read = panic::catch_unwind(|| text.parse::<Tokenizer>());
+    read.map_err(|_| "the reader of tokenizers gave up".to_owned())?.map_err(|error| error.to_string())
 }
 
 /// Why a text has no ids.
@@ -103,7 +117,7 @@ impl Pipeline {
         let mut tokenizer = if path.file_name().is_some_and(|name| name == "vocab.json") {
             clip_tokenizer::read(path)?
         } else {
-            Tokenizer::from_file(path).map_err(|error| error.to_string())?
+            read(path)?
         };
         add_tokens(&mut tokenizer, added).map_err(|error| error.to_string())?;
         // The file may carry the settings of whoever saved it; truncation and padding are ours.
@@ -205,7 +219,7 @@ fn add_tokens(tokenizer: &mut Tokenizer, tokens: &[AddedToken]) -> tokenizers::R
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, fs, path::Path};
+    use std::collections::BTreeMap;
 
     use serde::Deserialize;
 
@@ -225,6 +239,19 @@ mod tests {
 
     fn fixture(name: &str) -> std::path::PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    }
+
+    #[test]
+    fn a_tokenizer_that_is_cut_short_anywhere_is_one_line() {
+        let whole = fs::read_to_string(fixture("tiny-clip/tokenizer.json")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        assert!(read(&fixture("tiny-clip/tokenizer.json")).is_ok());
+        for part in 1..64 {
+            fs::write(&path, &whole[..whole.floor_char_boundary(whole.len() * part / 64)]).unwrap();
+            let error = read(&path).unwrap_err();
+            assert!(error.contains("EOF while parsing") && !error.contains('\n'), "{error}");
+        }
     }
 
     fn ways() -> [(&'static str, Tokenization); 7] {
