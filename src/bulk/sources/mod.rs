@@ -143,7 +143,7 @@ fn usual(names: &[Match]) -> Result<Modalities, String> {
     let (texts, others): (Vec<_>, Vec<_>) = names.iter().map(|it| &it.path).partition(|path| is_texts(path));
     match (texts.first(), others.first()) {
         (Some(texts), Some(other)) => Err(format!(
-            "{} is a file of texts, and {} is not; say what is embedded: --modality image, text or both",
+            "{} is a file of texts, and {} is not; say what is embedded, --modality text or both, or give one kind alone",
             texts.display(),
             other.display()
         )),

@@ -310,7 +310,7 @@ fn a_file_of_texts_beside_other_sources_wants_a_word_which_of_them_is_embedded()
     assert!(error.ends_with("a list of paths is given by --from-file"), "{error}");
     let error = opened(&both).unwrap_err();
     assert!(error.contains("texts.txt is a file of texts") && error.contains("a.jpg is not"), "{error}");
-    assert!(error.ends_with("--modality image, text or both"), "{error}");
+    assert!(error.ends_with("--modality text or both, or give one kind alone"), "{error}");
     both.modality = Some(Modalities::Both);
     assert_eq!(origins(root.path(), &both).len(), 3);
     for (name, modality) in [("a.jpg", Modalities::Image), ("texts.txt", Modalities::Text)] {
