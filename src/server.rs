@@ -10,6 +10,7 @@
 
 mod error;
 mod files;
+mod memory;
 
 use std::{
     future::Future,
@@ -21,6 +22,7 @@ use std::{
 };
 
 pub use error::ServeError;
+use memory::Memory;
 use socket2::{Domain, Socket, Type};
 use tokio::{net::TcpListener, sync::oneshot, time};
 
@@ -162,6 +164,7 @@ impl Server {
         };
         let loaded = load_on_thread(load, context.clone())?;
         let watchdog = tokio::spawn(watch(Arc::clone(&context.health)));
+        let _memory = Memory::start().map_err(ServeError::Thread)?;
         let serve = accept::serve(
             listener,
             http::router(Arc::clone(&state)),
