@@ -1,12 +1,14 @@
 //! Two builds side by side under the same loads: closed loops from one connection to many, and open loops up to more than they can do.
 //!
 //! Owns the loads and the table. Both builds have been started before the first measurement, and rest while the other one is asked. Rounds
-//! alternate, and who is first in one is second in the next; what is to be believed are the medians of the ratios of the rounds.
+//! alternate, and who is first in one is second in the next; what is to be believed are the medians of the ratios of the rounds. With
+//! `--beside`, a second class takes what the open loops, which are the first, leave.
 
 use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    thread,
     time::Duration,
 };
 
@@ -15,6 +17,7 @@ use clap::Parser;
 use crate::{
     ENDLESS, PICTURE, Result,
     arithmetic::Arithmetic,
+    attack::second_class,
     checkpoint,
     figures::{figure, median, milliseconds},
     load::{
@@ -48,6 +51,9 @@ pub(crate) struct Options {
     /// Rates of the open loops, as parts of what the other build answers to 32 connections.
     #[arg(long, value_delimiter = ',', default_value = "0.5,2,10")]
     rates: Vec<f64>,
+    /// Connections of the second class that ask the same beside the open loops.
+    #[arg(long, default_value_t = 0)]
+    beside: usize,
     /// Seconds of each measurement.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -71,8 +77,13 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
     println!("machine: {}\n", machine::describe()?);
     checkpoint::make(places)?;
     let picture = fs::read(places.root.join(PICTURE))?;
-    println!("| ViT-B/32 | other: answers/s in 1 s, p50, p99 | this | answers/s, of the other's | p50 | p99 |");
-    println!("|---|---|---|---:|---:|---:|");
+    let (titles, rule) = if options.beside > 0 {
+        (" second class: other's answers/s, this one's | of the other's |", "---|---:|")
+    } else {
+        ("", "")
+    };
+    println!("| ViT-B/32 | other: answers/s in 1 s, p50, p99 | this | answers/s, of the other's | p50 | p99 |{titles}");
+    println!("|---|---|---|---:|---:|---:|{rule}");
     for &arithmetic in &options.arithmetics {
         let start = |binary: &Path| -> Result<Service> {
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -83,29 +94,45 @@ pub(crate) fn run(places: &Places, options: &Options) -> Result<()> {
         let builds = [start(&options.other)?, start(Path::new(env!("CARGO_BIN_EXE_clipserve")))?];
         for &ask in &options.ask {
             let template = Template::new(ask, Wire::Native, &picture, ENDLESS)?;
-            let measure = |build: usize, kind: Kind| measure(&builds[build], &template, kind, options.seconds);
+            let measure = |build: usize, kind: Kind| both(&builds[build], &template, kind, options);
             let mut kinds: Vec<Kind> = options.connections.iter().copied().map(Kind::Closed).collect();
             if !options.rates.is_empty() {
-                let capacity = measure(0, Kind::Closed(CAPACITY_CONNECTIONS))?.rate;
+                let capacity = measure(0, Kind::Closed(CAPACITY_CONNECTIONS))?.0.rate;
                 kinds.extend(options.rates.iter().map(|part| Kind::Open(part * capacity, *part)));
             }
             for kind in kinds {
-                let mut seen = [Vec::new(), Vec::new()];
+                let (mut seen, mut second) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
                 for round in 0..options.rounds {
                     for build in [round % 2, 1 - round % 2] {
-                        seen[build].push(measure(build, kind)?);
+                        let (summary, beside) = measure(build, kind)?;
+                        seen[build].push(summary);
+                        second[build].extend(beside);
                     }
                 }
                 let what = match kind {
                     Kind::Closed(connections) => format!("{connections} connections"),
                     Kind::Open(_, part) => format!("{part}x of the capacity"),
                 };
-                println!("| {}, {}, {what} | {} |", arithmetic.name(), template.name(), row(&seen));
+                println!("| {}, {}, {what} | {} |{}", arithmetic.name(), template.name(), row(&seen), answers(&second));
             }
         }
     }
     println!("\nMedians of {} rounds in turn; ratios are those of the rounds.", options.rounds);
     Ok(())
+}
+
+/// A measurement, and that of the second class beside it where there is one.
+fn both(service: &Service, template: &Template, kind: Kind, options: &Options) -> Result<(Summary, Option<Summary>)> {
+    let first = || measure(service, template, kind, options.seconds);
+    if options.beside == 0 || matches!(kind, Kind::Closed(_)) {
+        return Ok((first()?, None));
+    }
+    let second = second_class(template);
+    thread::scope(|scope| {
+        let second = scope.spawn(|| measure(service, &second, Kind::Closed(options.beside), options.seconds));
+        let first = first()?;
+        Ok((first, Some(second.join().map_err(|_| "the second class failed")??)))
+    })
 }
 
 fn measure(service: &Service, template: &Template, kind: Kind, seconds: f64) -> Result<Summary> {
@@ -146,4 +173,14 @@ fn row([other, this]: &[Vec<Summary>; 2]) -> String {
         ratio(&|one| times(one, 0.5)),
         ratio(&|one| times(one, 0.99)),
     )
+}
+
+/// The cells of the second class, where there was one.
+fn answers(second: &[Vec<Summary>; 2]) -> String {
+    if second.iter().any(Vec::is_empty) {
+        return String::new();
+    }
+    let [other, this] = second.each_ref().map(|seen| seen.iter().map(|one| one.rate).collect::<Vec<_>>());
+    let ratios: Vec<_> = other.iter().zip(&this).map(|(other, this)| this / other).collect();
+    format!(" {}, {} | {:.2} |", figure(median(&other)), figure(median(&this)), median(&ratios))
 }

@@ -47,7 +47,7 @@ use std::{
 use clap::{Parser, ValueEnum};
 
 use self::{finding::Finding, target::Target};
-pub(crate) use self::{leaking::Leak, slope::theil_sen};
+pub(crate) use self::{leaking::Leak, priority::second_class, slope::theil_sen};
 use crate::{
     ENDLESS, PICTURE, Result, checkpoint, figures,
     figures::{figure, milliseconds},

@@ -29,6 +29,11 @@ const COSTS: f64 = 1.1;
 /// Two loads at once do not ask for the same.
 const APART: u64 = 1 << 33;
 
+/// The same requests, of the second class, and none that the first one has.
+pub(crate) fn second_class(first: &Template) -> Template {
+    first.clone().starting_at(APART).with_header(&SECOND_CLASS.0, &SECOND_CLASS.1)
+}
+
 /// The first class at half of the `capacity`, alone and beside the second.
 pub(crate) fn beside(
     attack: &Attack<'_>,
@@ -37,7 +42,7 @@ pub(crate) fn beside(
     first: &Template,
     capacity: f64,
 ) -> Result<Finding> {
-    let second = first.clone().starting_at(APART).with_header(&SECOND_CLASS.0, &SECOND_CLASS.1);
+    let second = second_class(first);
     let half = Client::Open(capacity / 2.0);
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
