@@ -246,7 +246,7 @@ impl<E> Runner<E> {
     }
 }
 
-/// Stops a running [`Encoder::encode`] from another thread; the call then returns an error soon after.
+/// Ends one run of an [`Encoder`] from another thread: it then answers an error, or what it has if it was done.
 pub type Interrupt = Arc<dyn Fn() + Send + Sync>;
 
 /// Something that turns a batch of inputs into one embedding each. Owned and driven by exactly one thread.
@@ -274,8 +274,13 @@ pub trait Encoder: Send + 'static {
         true
     }
 
-    /// A handle by which the stall watchdog may abort a run that never ends.
-    fn interrupt(&self) -> Interrupt {
+    /// What ends the next run, also before it has begun, and no other.
+    fn interrupt(&mut self) -> Interrupt {
         Arc::new(|| {})
+    }
+
+    /// Whether a run that is interrupted ends after a small part of what it takes, so that it may be tried while others come first.
+    fn ends_soon(&self) -> bool {
+        false
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Invariants: readiness goes Starting -> Ready -> Draining and never back; overload never changes it (shedding is the answer
 //! to overload, or every replica would leave the load balancer at once); reading it takes no lock that a worker holds during a
-//! run; an interrupt comes only while the run goes on that it is meant for.
+//! run.
 
 use std::{
     sync::{
@@ -95,22 +95,22 @@ pub struct Heartbeat {
 
 #[derive(Default)]
 struct State {
-    /// The start of the present run.
-    busy_since: Option<Instant>,
+    /// The start of the present run, and what ends it.
+    run: Option<(Instant, Interrupt)>,
     is_broken: bool,
-    interrupt: Option<Interrupt>,
 }
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { busy_since, is_broken, interrupt: _ } = self;
-        f.debug_struct("State").field("busy_since", busy_since).field("is_broken", is_broken).finish_non_exhaustive()
+        let Self { run, is_broken } = self;
+        let busy_since = run.as_ref().map(|(since, _)| since);
+        f.debug_struct("State").field("busy_since", &busy_since).field("is_broken", is_broken).finish_non_exhaustive()
     }
 }
 
 impl State {
     fn is_stalled(&self, now: Instant, stall_timeout: Duration) -> bool {
-        self.busy_since.is_some_and(|since| now.saturating_duration_since(since) > stall_timeout)
+        self.run.as_ref().is_some_and(|(since, _)| now.saturating_duration_since(*since) > stall_timeout)
     }
 }
 
@@ -119,14 +119,9 @@ impl Heartbeat {
         Self { worker, state: Mutex::default() }
     }
 
-    /// From now on this is how the worker's run is stopped. It is called under a lock: it must return at once.
-    pub fn watch(&self, interrupt: Interrupt) {
-        self.lock().interrupt = Some(interrupt);
-    }
-
-    /// The worker runs a batch until the guard is dropped.
-    pub fn busy(&self) -> Busy<'_> {
-        self.lock().busy_since = Some(Instant::now());
+    /// The worker runs a batch until the guard is dropped; `interrupt` ends the run. It is called under a lock: it must return at once.
+    pub fn busy(&self, interrupt: Interrupt) -> Busy<'_> {
+        self.lock().run = Some((Instant::now(), interrupt));
         Busy(self)
     }
 
@@ -149,7 +144,7 @@ impl Heartbeat {
     fn interrupt_if_stalled(&self, now: Instant, stall_timeout: Duration) -> bool {
         let state = self.lock();
         let is_stalled = state.is_stalled(now, stall_timeout);
-        if let Some(interrupt) = state.interrupt.as_ref().filter(|_| is_stalled) {
+        if let Some((_, interrupt)) = state.run.as_ref().filter(|_| is_stalled) {
             interrupt();
         }
         is_stalled
@@ -166,7 +161,7 @@ pub struct Busy<'a>(&'a Heartbeat);
 
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
-        self.0.lock().busy_since = None;
+        self.0.lock().run = None;
     }
 }
 
@@ -193,12 +188,12 @@ mod tests {
         let beat = health.register("vision-0");
         let calls = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&calls);
-        beat.watch(Arc::new(move || {
+        let interrupt: Interrupt = Arc::new(move || {
             counter.fetch_add(1, Ordering::SeqCst);
-        }));
+        });
         let later = Instant::now() + TIMEOUT * 2;
         assert!(health.sick_workers(later).is_empty(), "idle");
-        let busy = beat.busy();
+        let busy = beat.busy(interrupt);
         assert!(health.sick_workers(Instant::now()).is_empty(), "busy, but not for long");
         health.interrupt_stalled(Instant::now());
         assert_eq!(calls.load(Ordering::SeqCst), 0);
@@ -215,8 +210,12 @@ mod tests {
         let beat = health.register("text-0");
         beat.broken();
         assert_eq!(health.sick_workers(Instant::now()), ["text-0"]);
-        beat.watch(Arc::new(|| {}));
-        assert_eq!(health.sick_workers(Instant::now()), ["text-0"], "a new encoder may fail as the last one did");
+        drop(beat.busy(Arc::new(|| {})));
+        assert_eq!(
+            health.sick_workers(Instant::now()),
+            ["text-0"],
+            "a run that ends may have failed as the last one did"
+        );
         beat.well();
         assert!(health.sick_workers(Instant::now()).is_empty());
     }

@@ -50,6 +50,11 @@ impl Permit {
     pub(super) fn running(&mut self) {
         self.share.running();
     }
+
+    /// Its run was ended before it had an answer.
+    pub(super) fn waits_again(&mut self) {
+        self.share.waits_again();
+    }
 }
 
 /// What a request is admitted on.
@@ -219,14 +224,15 @@ impl Admission {
         self.capacity - self.permits.available_permits()
     }
 
-    /// A run of `work` begins; it goes on until the guard is dropped.
-    pub(super) fn run(&self, work: u64) -> RunGuard<'_> {
-        self.flows.run(work, &self.speeds, Instant::now())
+    /// A run of `work` begins; it goes on until the guard is dropped, or something of the first class comes and it `gives_way`.
+    pub(super) fn run(&self, work: u64, gives_way: bool) -> RunGuard<'_> {
+        self.flows.run(work, gives_way, &self.speeds, Instant::now())
     }
 
     /// Told by the worker after each run.
-    pub(super) fn observe_run(&self, work: u64, took: Duration) {
+    pub(super) fn observe_run(&self, class: Class, work: u64, took: Duration) {
         self.speeds.encode.observe(work, took);
+        self.flows.finished(class, Instant::now());
     }
 }
 
@@ -273,7 +279,7 @@ mod unit {
     /// A gate whose items take 100 ms each.
     fn slow(items: usize) -> Admission {
         let gate = Admission::of(items);
-        gate.observe_run(1, Duration::from_millis(100));
+        gate.observe_run(Class::Interactive, 1, Duration::from_millis(100));
         gate
     }
 

@@ -3,7 +3,8 @@
 //! Owns the forecast, which is how much later a request is answered than it would be alone. Requests take turns (`turn`), so what a
 //! request waits for is not all that is there: of every other request of its class, as much as it has itself at most ([`ahead`]).
 //! An encoder takes that in runs, and the last item is answered with the whole run that it is in, which others fill: that run is
-//! taken to be like those of late ([`wait`]). Two stages (decoding and encoding) work at the same time, so the slower one decides.
+//! taken to be like those of late ([`wait`]). The second class is held up by what comes of the first, too, which nobody knows: it waits for as
+//! long at least as none of it has been answered while some of it waits. Two stages (decoding and encoding) work at the same time, so the slower one decides.
 //! Both formulas are pure, each with a table of tests. Does not own the measurements (`speed`) or what is done about a long wait
 //! (`admission`).
 //!
@@ -36,13 +37,15 @@ pub(super) struct Flow {
     pub(super) class: Class,
     /// More work than a few items of the lane have.
     pub(super) is_large: bool,
+    /// When it came.
+    since: Instant,
     decode: AtomicU64,
     encode: AtomicU64,
 }
 
 impl Flow {
-    fn new(id: u64, class: Class, is_large: bool, decode: u64, encode: u64) -> Self {
-        Self { id, class, is_large, decode: AtomicU64::new(decode), encode: AtomicU64::new(encode) }
+    fn new(id: u64, class: Class, is_large: bool, since: Instant, Work { decode, encode }: Work) -> Self {
+        Self { id, class, is_large, since, decode: AtomicU64::new(decode), encode: AtomicU64::new(encode) }
     }
 }
 
@@ -51,22 +54,30 @@ impl Flow {
 pub(super) struct Share {
     pub(super) flow: Arc<Flow>,
     work: Work,
+    left: Work,
 }
 
 impl Share {
     pub(super) fn new(flow: Arc<Flow>, work: Work) -> Self {
-        Self { flow, work }
+        Self { flow, work, left: work }
     }
 
     /// The item has been decoded.
     pub(super) fn decoded(&mut self) {
-        self.flow.decode.fetch_sub(std::mem::take(&mut self.work.decode), Ordering::Relaxed);
+        self.flow.decode.fetch_sub(std::mem::take(&mut self.left.decode), Ordering::Relaxed);
     }
 
     /// The item is in a run, which counts for itself.
     pub(super) fn running(&mut self) {
         self.decoded();
-        self.flow.encode.fetch_sub(std::mem::take(&mut self.work.encode), Ordering::Relaxed);
+        self.flow.encode.fetch_sub(std::mem::take(&mut self.left.encode), Ordering::Relaxed);
+    }
+
+    /// The run was ended before it had an answer.
+    pub(super) fn waits_again(&mut self) {
+        self.running();
+        self.left.encode = self.work.encode;
+        self.flow.encode.fetch_add(self.work.encode, Ordering::Relaxed);
     }
 }
 
@@ -124,6 +135,15 @@ struct Run {
     since: f64,
     /// What it takes alone, as far as is known.
     seconds: f64,
+    /// Whether it is ended when something of the first class comes.
+    gives_way: bool,
+}
+
+impl Run {
+    /// Whether a request of `class` waits for its end.
+    fn holds(&self, class: Class) -> bool {
+        class == Class::Bulk || !self.gives_way
+    }
 }
 
 /// The time of a run that has its session's threads to itself. Where more runs go on than sessions have threads for, each has a part of
@@ -162,12 +182,23 @@ struct State {
     runs: Vec<Run>,
     clock: Clock,
     next: u64,
+    /// When a run of the second class was last answered.
+    second: Option<Instant>,
 }
 
 impl State {
     /// How many times as long as alone a run takes now.
     fn stretch(&self, encoders: usize) -> f64 {
         (self.runs.len() as f64 / encoders as f64).max(1.0)
+    }
+
+    /// For how long nothing of the second class has been answered while some of it waits.
+    fn held(&self, now: Instant) -> Duration {
+        let waits = |flow: &&Arc<Flow>| flow.class == Class::Bulk && flow.encode.load(Ordering::Relaxed) > 0;
+        let since = self.flows.iter().filter(waits).map(|flow| flow.since).min();
+        since.map_or(Duration::ZERO, |since| {
+            now.saturating_duration_since(self.second.map_or(since, |at| at.max(since)))
+        })
     }
 
     /// What the clock shows.
@@ -237,21 +268,28 @@ impl Flows {
             return Err(wait.unwrap_or_default());
         }
         state.next += 1;
-        let Work { decode, encode } = total(works);
-        let flow = Arc::new(Flow::new(state.next, class, encode > self.few, decode, encode));
+        let work = total(works);
+        let flow = Arc::new(Flow::new(state.next, class, work.encode > self.few, now, work));
         state.flows.push(Arc::clone(&flow));
         Ok(flow)
     }
 
-    /// A run of `work` begins; it goes on until the guard is dropped.
-    pub(super) fn run(&self, work: u64, speeds: &Speeds, now: Instant) -> RunGuard<'_> {
+    /// A run of `work` begins; it goes on until the guard is dropped, or something of the first class comes and it `gives_way`.
+    pub(super) fn run(&self, work: u64, gives_way: bool, speeds: &Speeds, now: Instant) -> RunGuard<'_> {
         let seconds = speeds.encode.seconds(work);
         let mut state = self.lock();
         state.next += 1;
         let id = state.next;
         let since = state.clock(self.encoders, now);
-        state.runs.push(Run { id, since, seconds });
+        state.runs.push(Run { id, since, seconds, gives_way });
         RunGuard { flows: self, id }
+    }
+
+    /// A run of `class` was answered.
+    pub(super) fn finished(&self, class: Class, now: Instant) {
+        if class == Class::Bulk {
+            self.lock().second = Some(now);
+        }
     }
 
     fn wait_in(
@@ -277,11 +315,9 @@ impl Flows {
         let decode = ahead(own.decode, |flow| &flow.decode) * speeds.decode.seconds_per_unit() / decoders;
         let left_of = |run: &Run| (run.seconds - (clock - run.since)).max(0.0) * stretch;
         // The session that is free first.
-        let running = if state.runs.len() < lane.encoders {
-            0.0
-        } else {
-            state.runs.iter().map(left_of).fold(f64::INFINITY, f64::min)
-        };
+        let held = || state.runs.iter().filter(|run| run.holds(class));
+        let running =
+            if held().count() < lane.encoders { 0.0 } else { held().map(left_of).fold(f64::INFINITY, f64::min) };
         let (work, seconds) = speeds.encode.run_of_late();
         let found = Found {
             ahead: ahead(own.encode, |flow| &flow.encode),
@@ -290,7 +326,8 @@ impl Flows {
             per_unit: speeds.encode.seconds_per_unit() / encoders,
         };
         let encode = wait(found, own.encode as f64, speeds.encode.seconds(own.encode));
-        Some(Duration::from_secs_f64(decode.max(encode).min(1e6)))
+        let held = if class == Class::Bulk { state.held(now) } else { Duration::ZERO };
+        Some(Duration::from_secs_f64(decode.max(encode).min(1e6)).max(held))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -306,126 +343,4 @@ fn total(works: &[Work]) -> Work {
 }
 
 #[cfg(test)]
-mod unit {
-    use super::*;
-
-    #[test]
-    fn the_table_of_what_comes_first() {
-        use Class::{Bulk, Interactive};
-        type Others = &'static [(Class, f64)];
-        let cases: &[(&str, Class, f64, Others, f64)] = &[
-            ("nobody is there", Interactive, 1.0, &[], 0.0),
-            ("one item behind single items: each of them", Interactive, 1.0, &[(Interactive, 1.0); 5], 5.0),
-            (
-                "one item beside a large request: its turn comes after one",
-                Interactive,
-                1.0,
-                &[(Interactive, 64.0)],
-                1.0,
-            ),
-            ("a large request behind a small one", Interactive, 64.0, &[(Interactive, 1.0)], 1.0),
-            ("two large ones share", Interactive, 64.0, &[(Interactive, 60.0)], 60.0),
-            ("bulk work does not count for interactive", Interactive, 1.0, &[(Bulk, 64.0)], 0.0),
-            ("all interactive work counts for bulk", Bulk, 1.0, &[(Interactive, 64.0), (Bulk, 64.0)], 65.0),
-        ];
-        for (name, class, own, others, expected) in cases {
-            let others = others.iter().map(|&(class, work)| Left { class, work });
-            assert!((ahead(*class, *own, others) - expected).abs() < 1e-9, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_table_of_waits() {
-        // Runs of eight that take 0.5 s, one alone 0.1.
-        let found = |ahead, running| Found { ahead, running, run: (8.0, 0.5), per_unit: 0.0625 };
-        let alone_of_late = Found { ahead: 0.0, running: 0.05, run: (1.0, 0.1), per_unit: 0.1 };
-        for (name, found, own, alone, expected) in [
-            ("in the next run, with seven others", found(0.0, 0.3), 1.0, 0.1, 0.3 + 0.4),
-            ("the same, behind five", found(5.0, 0.3), 1.0, 0.1, 0.3 + 0.4),
-            ("in the run after it, behind ten", found(10.0, 0.3), 1.0, 0.1, 0.3 + 3.0 * 0.0625 + 0.4),
-            ("nobody else of late", alone_of_late, 1.0, 0.1, 0.05),
-            ("a large one behind a run waits for the rest of it", found(0.0, 0.3), 64.0, 4.0, 0.3),
-            ("never sooner than alone", found(0.0, 0.0), 1.0, 0.9, 0.0),
-        ] {
-            let seconds = wait(found, own, alone);
-            assert!((seconds - expected).abs() < 1e-9, "{name}: {seconds}, expected {expected}");
-        }
-    }
-
-    fn images(n: usize) -> Vec<Work> {
-        vec![Work { decode: 10, encode: 1 }; n]
-    }
-
-    fn speeds(decode_ms: u64, encode_ms: u64) -> Speeds {
-        let speeds = Speeds::default();
-        speeds.decode.observe(10, Duration::from_millis(decode_ms));
-        speeds.encode.observe(1, Duration::from_millis(encode_ms));
-        speeds
-    }
-
-    #[test]
-    fn what_is_left_goes_down_with_the_items_and_a_run_counts_for_what_is_left_of_it() {
-        let (flows, speeds, now) = (Flows::new(1, 1, 2), speeds(1, 100), Instant::now());
-        let ask = |n: usize, now| flows.wait(Class::Interactive, &images(n), &speeds, now).map(|wait| wait.as_millis());
-        assert_eq!(ask(1, now), None, "idle");
-        let flow = flows.enter(Class::Interactive, &images(4), &speeds, now, |wait| wait.is_none()).expect("idle");
-        assert!(flow.is_large);
-        let mut shares: Vec<Share> = images(4).into_iter().map(|work| Share::new(Arc::clone(&flow), work)).collect();
-        drop(flow);
-        assert_eq!((ask(1, now), ask(2, now), ask(9, now)), (Some(100), Some(200), Some(400)));
-        shares[0].running();
-        shares[1].running();
-        let run = flows.run(2, &speeds, now);
-        assert_eq!(ask(9, now), Some(400), "two run, two wait");
-        assert_eq!(ask(9, now + Duration::from_millis(150)), Some(250));
-        assert_eq!(ask(9, now + Duration::from_secs(9)), Some(200), "longer than expected: any moment now");
-        drop(run);
-        drop(shares);
-        assert_eq!(ask(9, now), None, "idle again");
-    }
-
-    #[test]
-    fn runs_that_share_a_session_are_taken_for_what_they_are_alone_and_hold_others_for_what_they_are() {
-        let (flows, speeds, now) = (Flows::new(1, 1, 2), speeds(1, 100), Instant::now());
-        let (ms, at) = (Duration::from_millis, |ms| now + Duration::from_millis(ms));
-        let ask = |now| flows.wait(Class::Interactive, &images(1), &speeds, now).map(|wait| wait.as_millis());
-        let first = flows.run(2, &speeds, now);
-        assert_eq!(ask(at(50)), Some(150));
-        let second = flows.run(2, &speeds, at(100));
-        assert_eq!(
-            ask(at(150)),
-            Some(250),
-            "the first has 75 ms left, twice, and a run of one takes 100 ms more than alone"
-        );
-        assert_eq!((first.alone(at(200)), second.alone(at(200))), (ms(150), ms(50)));
-        drop(first);
-        assert_eq!(second.alone(at(300)), ms(150), "it has all threads again");
-        let independent = Flows::new(1, 2, 2);
-        let first = independent.run(2, &speeds, now);
-        let second = independent.run(2, &speeds, now);
-        assert_eq!((first.alone(at(100)), second.alone(at(100))), (ms(100), ms(100)), "each has its own threads");
-    }
-
-    #[test]
-    fn the_slower_of_the_two_stages_decides() {
-        let (flows, now) = (Flows::new(2, 1, 2), Instant::now());
-        let slow_decoder = speeds(500, 100);
-        let flow = flows.enter(Class::Interactive, &images(1), &slow_decoder, now, |_| true).expect("let in");
-        let mut share = Share::new(flow, images(1)[0]);
-        let ask = || flows.wait(Class::Interactive, &images(1), &slow_decoder, now).map(|wait| wait.as_millis());
-        assert_eq!(ask(), Some(250), "half a second on two threads");
-        share.decoded();
-        assert_eq!(ask(), Some(100));
-    }
-
-    #[test]
-    fn of_many_that_come_at_once_each_sees_those_before_it() {
-        let (flows, speeds, now) = (Flows::new(1, 1, 2), speeds(1, 100), Instant::now());
-        let most = Duration::from_millis(350);
-        let enter = || {
-            flows.enter(Class::Interactive, &images(1), &speeds, now, |wait| wait.is_none_or(|wait| wait <= most)).ok()
-        };
-        let inside: Vec<Share> = std::iter::from_fn(enter).map(|flow| Share::new(flow, images(1)[0])).collect();
-        assert_eq!(inside.len(), 4, "behind 0, 100, 200 and 300 ms");
-    }
-}
+mod tests;

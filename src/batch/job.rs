@@ -107,6 +107,7 @@ impl<T> Job<T> {
             outputs: OutputSet::EMPTY,
             timings: Timings::default(),
             waiting_since: Instant::now(),
+            waited_before: Duration::ZERO,
             permit,
         };
         (Self { input, head }, Ticket(answer))
@@ -128,6 +129,8 @@ pub struct JobHead {
     outputs: OutputSet,
     timings: Timings,
     waiting_since: Instant,
+    /// Elsewhere, before it waited where it waits now.
+    waited_before: Duration,
     permit: Permit,
 }
 
@@ -181,6 +184,12 @@ impl JobHead {
         self.permit.running();
     }
 
+    /// The run that it was taken for was ended before it had an answer: it waits as if it had not been taken.
+    pub(super) fn waits_again(&mut self) {
+        self.permit.waits_again();
+        self.timings.queue = self.waited_before;
+    }
+
     pub(super) fn dead(&self, now: Instant) -> Option<Dead> {
         if self.reply.is_closed() {
             Some(Dead::Cancelled)
@@ -212,6 +221,7 @@ impl JobHead {
     /// The job leaves a queue: what it waited there counts as queue time, and is returned.
     pub(super) fn leave_queue(&mut self, now: Instant) -> Duration {
         let waited = now.saturating_duration_since(self.waiting_since);
+        self.waited_before = self.timings.queue;
         self.timings.queue += waited;
         waited
     }

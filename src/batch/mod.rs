@@ -8,6 +8,7 @@
 //! Job::new(input, permit, ..) -> (Job, Ticket)  the ticket is the future of the answer
 //! JobQueue::push(job)                           refused once closed
 //! worker: take_batch -> encode -> answer each   one thread, one encoder
+//!         a run of the second class is ended for the first: put_back
 //! ```
 //!
 //! Invariants, each with a test of its own in `tests`:
@@ -21,11 +22,13 @@
 
 mod admission;
 mod class;
+mod floor;
 mod flow;
 mod job;
 mod policy;
 mod queue;
 mod quota;
+mod second;
 mod speed;
 mod turn;
 mod worker;
@@ -35,10 +38,11 @@ mod tests;
 
 pub use admission::{Admission, Capacity, Permit, Refused, Terms};
 pub use class::{Activity, Class};
+pub use floor::{Floor, Room, Wake};
 pub use flow::{RunGuard, Speeds, Work};
 pub use job::{Answer, Encoded, Job, JobError, JobHead, Ticket, Timings};
 pub use policy::{BatchPolicy, Decision, LastRun, Waiting};
-pub use queue::{Cost, JobQueue, Pace, Takes};
+pub use queue::{Batch, Cost, JobQueue, Pace, Taker, Takes};
 pub use quota::Quota;
 pub use speed::Speed;
 pub use worker::{Worker, WorkerContext};

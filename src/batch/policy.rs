@@ -10,7 +10,7 @@
 //! the longest. The items that join the first do so in their turn, as long as padding (where it is computed) stays a small part of the
 //! work, of its class, and of which the same outputs are wanted: one run computes the same for all.
 //!
-//! A run cannot be stopped, so what is in it is what the next client waits for. Beside clients who ask for little
+//! A run of the first class is not ended for others, so what is in it is what the next client waits for. Beside clients who ask for little
 //! ([`BatchPolicy::large_cost`] is set) the items of large requests join a run only while it stays short.
 
 use std::time::{Duration, Instant};

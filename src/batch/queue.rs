@@ -1,11 +1,11 @@
 //! A lane's waiting room: many handlers push, a few threads take.
 //!
 //! Owns closing, the weeding of dead jobs, and what is held back: large items from the last free thread, bulk runs beside interactive
-//! ones. Does not decide what makes a batch ([`BatchPolicy`] does) or whose turn it is (`turn`), and does not bound itself: a job
-//! cannot exist without a permit, so the permits are the bound.
+//! ones. Does not decide what makes a batch ([`BatchPolicy`] does), whose turn it is (`turn`), or which runs there is room for (`floor`), and
+//! does not bound itself: a job cannot exist without a permit, so the permits are the bound.
 //!
-//! Invariants: a taken job was alive when taken; after close nothing gets in and everything inside still comes out; the lock
-//! is held for memory moves only, never across an encode, a decode or an await.
+//! Invariants: a taken job was alive when taken; after close nothing gets in, except what was taken before and comes back, and everything
+//! inside still comes out; the lock is held for memory moves only, never across an encode, a decode or an await.
 
 use std::{
     collections::BTreeMap,
@@ -16,10 +16,12 @@ use std::{
 use super::{
     Activity, BatchPolicy, Class, Decision, Job, JobError, LastRun, Speed, Waiting,
     class::SMALL_COME,
+    floor::{Floor, Going, Room, Wake},
+    second::SecondClass,
     turn::{Turn, Turns},
 };
 use crate::{
-    encoder::Role,
+    encoder::{Interrupt, Role},
     telemetry::{LaneMetrics, QueueMetrics},
 };
 
@@ -29,10 +31,6 @@ const STRETCH: f64 = 1.5;
 
 /// A run that short disturbs nobody, whatever it is a multiple of: about what a request takes besides it.
 const SHORT_RUN: Duration = Duration::from_millis(2);
-
-/// Beside interactive work, a bulk run is followed by a rest of so many times what it took: one of sixteen arrivals then meets
-/// one at most, so that the first class hardly notices the second (`docs/reliability.md`).
-const REST: f64 = 15.0;
 
 /// What the queue knows of an item besides what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +57,25 @@ pub enum Takes {
     Small,
 }
 
+/// Who takes a batch.
+pub struct Taker {
+    /// Whose session it has.
+    pub role: Role,
+    /// What ends its next run soon; `None` where nothing does.
+    pub interrupt: Option<Interrupt>,
+}
+
+/// What was taken for one run.
+#[derive(Debug)]
+pub struct Batch<T> {
+    /// At least one.
+    pub jobs: Vec<Job<T>>,
+    /// The turns of the jobs, by which they are put back.
+    pub(super) turns: Vec<Turn>,
+    /// The run's place among those of its model.
+    pub(super) going: Going,
+}
+
 /// The waiting room of one stage.
 #[derive(Debug)]
 pub struct JobQueue<T> {
@@ -82,6 +99,10 @@ pub struct Pace {
     pub activity: Arc<Activity>,
     /// How long a run may take, if it has more than one item: what comes while it goes on waits for its end, and then for another.
     pub max_run: Option<Duration>,
+    /// Of the model.
+    pub floor: Arc<Floor>,
+    /// What a run takes of it; none where the stage is not one of runs.
+    pub room: Room,
 }
 
 #[derive(Debug)]
@@ -99,8 +120,16 @@ struct State<T> {
     kept_idle: bool,
     /// When an item of a small request was last seen, and what it costs.
     small: Option<(Instant, usize)>,
-    /// Until when no bulk run begins.
-    rest: Option<Instant>,
+    second: SecondClass,
+}
+
+/// The second class beside the first.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// Where it begins among those that wait.
+    first: usize,
+    /// From when on a run of it is held up no longer.
+    due: Instant,
 }
 
 #[derive(Debug)]
@@ -122,7 +151,7 @@ impl<T> JobQueue<T> {
             is_left: false,
             kept_idle: false,
             small: None,
-            rest: None,
+            second: SecondClass::default(),
         });
         Self { state, changed: Condvar::new(), more: Condvar::new(), cost, observed, metrics, pace }
     }
@@ -138,6 +167,7 @@ impl<T> JobQueue<T> {
         }
         let class = job.head.class();
         if class == Class::Interactive {
+            self.pace.floor.first_class_comes(self.pace.room);
             let now = Instant::now();
             self.pace.activity.seen(now);
             if !job.head.is_of_large() {
@@ -168,34 +198,49 @@ impl<T> JobQueue<T> {
         self.more.notify_all();
     }
 
-    /// Waits until `policy` finds a batch for a session of this role after the caller's `last` run; `None` once the queue is closed and
-    /// empty, and for [`Role::Beside`] once it is closed and has no more than a run's work.
+    /// Waits until `policy` finds a batch for `taker` after its `last` run; `None` once the queue is closed and empty, and for
+    /// [`Role::Beside`] once it is closed and has no more than a run's work.
     ///
     /// Nobody is awaited for a fuller batch after `last` where another thread is idle: two runs side by side are done sooner.
     /// Jobs that died while they waited are answered (or dropped, when nobody waits) and never returned.
-    pub fn take_batch(&self, policy: &BatchPolicy, role: Role, last: Option<LastRun>) -> Option<Vec<Job<T>>> {
+    pub fn take_batch(&self, policy: &BatchPolicy, taker: &Taker, last: Option<LastRun>) -> Option<Batch<T>> {
         let mut state = self.lock();
         if let Some(last) = last.filter(|last| last.class == Class::Bulk) {
-            state.rest = Some(last.ended + last.took.mul_f64(REST));
+            state.second.finished(last.ended, last.took);
         }
         loop {
             let now = Instant::now();
             self.weed(&mut state, now);
-            let waiting: Vec<Waiting> = state.jobs.values().map(Entry::waiting).collect();
+            let all: Vec<Waiting> = state.jobs.values().map(Entry::waiting).collect();
+            let held = self.held(&state, &all, taker, now);
+            // What is due goes first.
+            let first = held.filter(|held| held.due <= now).map_or(0, |held| held.first);
+            let waiting = &all[first..];
             let last = last.filter(|_| state.idle == 0);
-            let (policy, rest) = self.adapt(*policy, &state, waiting.first(), now);
+            // The second class where the first is there, too.
+            let is_second = waiting.first().is_some_and(|first| first.class == Class::Bulk)
+                && !state.closed
+                && self.pace.activity.is_interactive(now);
+            let policy = self.adapt(*policy, &state, waiting.first(), taker, now);
             let can_be_beside = waiting.first().is_some_and(|first| policy.can_be_beside(first));
-            let decision = match (role, rest) {
+            let rest = state.second.rests(now).filter(|_| is_second && taker.interrupt.is_none());
+            let decision = match (taker.role, rest) {
                 (Role::Beside, _) if state.idle > 0 || !can_be_beside => Decision::Idle,
-                (Role::Beside, _) => policy.decide_beside(&waiting, state.is_left),
-                (_, Some(until)) if !state.closed => Decision::WaitUntil(until),
-                _ => policy.decide(now, &waiting, last, state.closed),
+                (Role::Beside, _) => policy.decide_beside(waiting, state.is_left),
+                (_, Some(until)) => Decision::WaitUntil(until),
+                _ => policy.decide(now, waiting, last, state.closed),
             };
             match decision {
                 Decision::Take(indices) => {
                     let others = if can_be_beside { state.idle_beside } else { 0 };
-                    let mine = policy.part(&waiting, indices, others);
-                    let batch = self.remove(&mut state, &mine, now);
+                    let mine = policy.part(waiting, indices, others);
+                    let due = held.filter(|_| is_second).map(|held| held.due);
+                    let Some(going) = self.begin(taker, waiting[mine[0]].class, due, now) else {
+                        state = self.wait_until(state, due.unwrap_or(now), now);
+                        continue;
+                    };
+                    let mine: Vec<_> = mine.into_iter().map(|at| first + at).collect();
+                    let (turns, jobs) = self.remove(&mut state, &mine, now);
                     let more = !state.jobs.is_empty();
                     state.is_left = more && others > 0;
                     drop(state);
@@ -204,10 +249,10 @@ impl<T> JobQueue<T> {
                         self.changed.notify_one();
                         self.more.notify_one();
                     }
-                    return Some(batch);
+                    return Some(Batch { jobs, turns, going });
                 }
                 Decision::Idle if state.closed => return None,
-                Decision::Idle if role == Role::Beside => {
+                Decision::Idle if taker.role == Role::Beside => {
                     state.idle_beside += 1;
                     state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
                     state.idle_beside -= 1;
@@ -218,22 +263,74 @@ impl<T> JobQueue<T> {
                     state.idle -= 1;
                 }
                 Decision::WaitUntil(until) => {
-                    let timeout = until.saturating_duration_since(now);
-                    state = self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0;
+                    let due = held.map(|held| held.due).filter(|due| *due > now);
+                    let until = due.map_or(until, |due| due.min(until));
+                    state = self.wait_until(state, until, now);
                 }
             }
         }
     }
 
-    /// `policy` with runs as long as they may be, also beside those who ask for little, and until when the `first` in turn has to rest.
+    fn wait_until<'a>(
+        &'a self,
+        state: MutexGuard<'a, State<T>>,
+        until: Instant,
+        now: Instant,
+    ) -> MutexGuard<'a, State<T>> {
+        let timeout = until.saturating_duration_since(now);
+        self.changed.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// What of the second class waits while the first is there, too; `None` for a taker whose runs cannot be ended, or that has no session of
+    /// its own.
+    fn held(&self, state: &State<T>, all: &[Waiting], taker: &Taker, now: Instant) -> Option<Held> {
+        let can_be_held = taker.interrupt.is_some() && taker.role != Role::Beside && !state.closed;
+        if !can_be_held || !self.pace.activity.is_interactive(now) {
+            return None;
+        }
+        // They are behind all others.
+        let first = all.iter().position(|item| item.class == Class::Bulk)?;
+        let since = all[first..].iter().map(|item| item.since).min()?;
+        let seconds = self.pace.speed.seconds(all[first].cost as u64);
+        Some(Held { first, due: state.second.due(since, seconds) })
+    }
+
+    /// A run of `class` begins; `None` for one of the second that has no room and is not due.
+    fn begin(&self, taker: &Taker, class: Class, due: Option<Instant>, now: Instant) -> Option<Going> {
+        let Pace { floor, room, .. } = &self.pace;
+        if class == Class::Interactive {
+            return Some(floor.begin_first(*room));
+        }
+        let is_due = due.is_some_and(|due| due <= now);
+        let interrupt = taker.interrupt.clone().filter(|_| !is_due);
+        floor.begin_second(*room, interrupt, due.is_some() && !is_due)
+    }
+
+    /// Puts back, where their turns were, what was taken for a run that was ended for others. Whether the queue is closed,
+    /// in which case the caller has to see to it that they are taken again.
+    pub(super) fn put_back(&self, jobs: impl IntoIterator<Item = (Turn, Job<T>)>) -> bool {
+        let mut state = self.lock();
+        state.second.ended();
+        for (turn, mut job) in jobs {
+            job.head.waits_again();
+            state.turns.back(job.head.request());
+            let cost = (self.cost)(&job.input);
+            state.jobs.insert(turn, Entry { job, cost });
+        }
+        self.observed.depth.set(state.jobs.len() as i64);
+        state.closed
+    }
+
+    /// `policy` with runs as long as they may be, also beside those who ask for little.
     fn adapt(
         &self,
         policy: BatchPolicy,
         state: &State<T>,
         first: Option<&Waiting>,
+        taker: &Taker,
         now: Instant,
-    ) -> (BatchPolicy, Option<Instant>) {
-        let Some(first) = first else { return (policy, None) };
+    ) -> BatchPolicy {
+        let Some(first) = first else { return policy };
         let speed = &self.pace.speed;
         let within = |seconds| usize::try_from(speed.work_within(seconds)).unwrap_or(usize::MAX).max(1);
         let short = self.pace.max_run.map_or(usize::MAX, |most| within(most.as_secs_f64()));
@@ -243,16 +340,17 @@ impl<T> JobQueue<T> {
         let unit = match small {
             Some((_, cost)) => cost,
             None if beside_interactive => 1,
-            None => return (policy, None),
+            None => return policy,
         };
-        let large_cost = within((speed.seconds(unit as u64) * STRETCH).max(SHORT_RUN.as_secs_f64()));
-        let policy = BatchPolicy { large_cost: Some(large_cost), ..policy };
+        let shortest = (speed.seconds(unit as u64) * STRETCH).max(SHORT_RUN.as_secs_f64());
         if !beside_interactive {
-            return (policy, None);
+            return BatchPolicy { large_cost: Some(within(shortest)), ..policy };
         }
         // Of a bulk run everything is large.
+        let longest = if taker.interrupt.is_some() { state.second.longest(shortest) } else { shortest };
+        let large_cost = within(longest);
         let max_batch_cost = policy.max_batch_cost.min(large_cost);
-        (BatchPolicy { max_batch_cost, ..policy }, state.rest.filter(|until| *until > now))
+        BatchPolicy { max_batch_cost, large_cost: Some(large_cost), ..policy }
     }
 
     /// Waits for the live job whose turn it is and that the thread [`Takes`]; `None` once the queue is closed and empty. While small
@@ -272,7 +370,7 @@ impl<T> JobQueue<T> {
             };
             let next = state.jobs.values().position(mine);
             if let Some(index) = next {
-                let job = self.remove(&mut state, &[index], now).pop();
+                let job = self.remove(&mut state, &[index], now).1.pop();
                 let (more, closed) = (!state.jobs.is_empty(), state.closed);
                 drop(state);
                 if closed {
@@ -315,7 +413,7 @@ impl<T> JobQueue<T> {
     }
 
     /// Takes the jobs at these places out, in the order of turns.
-    fn remove(&self, state: &mut State<T>, ascending: &[usize], now: Instant) -> Vec<Job<T>> {
+    fn remove(&self, state: &mut State<T>, ascending: &[usize], now: Instant) -> (Vec<Turn>, Vec<Job<T>>) {
         let State { jobs, turns, .. } = state;
         let mut wanted = ascending.iter().copied().peekable();
         let chosen: Vec<Turn> = jobs
@@ -334,12 +432,20 @@ impl<T> JobQueue<T> {
             self.observed.wait.observe(job.head.leave_queue(now).as_secs_f64());
         }
         self.observed.depth.set(jobs.len() as i64);
-        batch
+        (chosen, batch)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<T>> {
         // No code that can panic runs under the lock, and a poisoned queue would hang every client.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Send> Wake for JobQueue<T> {
+    fn wake(&self) {
+        // Who has looked and not begun to wait yet has the lock.
+        drop(self.lock());
+        self.changed.notify_all();
     }
 }
 

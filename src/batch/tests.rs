@@ -2,6 +2,8 @@
 //!
 //! No sleeps: a test waits for an event (a batch has arrived at the encoder, a ticket is answered), never for a duration.
 
+mod ended;
+
 use std::{
     sync::{
         Arc,
@@ -490,6 +492,7 @@ fn a_run_beside_another_that_is_broken_tries_what_comes_until_it_is_well() {
     let left = submit(Do::Encode(8));
     queue.close();
     worker.join();
-    assert_eq!(queue.take_batch(&BatchPolicy::single(), Role::Own, None).expect("left to another").len(), 1);
+    let taker = Taker { role: Role::Own, interrupt: None };
+    assert_eq!(queue.take_batch(&BatchPolicy::single(), &taker, None).expect("left to another").jobs.len(), 1);
     drop(left);
 }

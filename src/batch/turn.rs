@@ -70,6 +70,13 @@ impl Turns {
         *now = turn.start.max(*now);
     }
 
+    /// An item of `request` that was taken waits again, where its turn was.
+    pub(super) fn back(&mut self, request: u64) {
+        if let Some(request) = self.requests.get_mut(&request) {
+            request.waiting += 1;
+        }
+    }
+
     /// An item of `request` waits no longer.
     pub(super) fn left(&mut self, request: u64) {
         if let Some(request) = self.requests.get_mut(&request) {

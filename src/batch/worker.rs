@@ -1,11 +1,11 @@
 //! The thread that owns one encoder: take a batch, run it, answer each job.
 //!
-//! Owns the loop, the containment of panics, and the check that what came out is finite. Does not own the policy, the queue
-//! or the encoder's inside.
+//! Owns the loop, the containment of panics, and the check that what came out is finite. Does not own the policy, the queue, when a run is
+//! ended for others (`floor`), or the encoder's inside.
 //!
-//! Invariants: every job that was taken is answered, whatever the encoder does; after a panic, and after [`FAILURES`] failed runs
-//! in a row, the encoder is thrown away and a new one made before the next batch; the worker says that it is broken while it can
-//! make none, or none that answers; the thread ends only when its queue is closed and empty.
+//! Invariants: every job that was taken is answered, whatever the encoder does, or put back, where its run was ended for others; after a
+//! panic, and after [`FAILURES`] failed runs in a row, the encoder is thrown away and a new one made before the next batch; the worker says
+//! that it is broken while it can make none, or none that answers; the thread ends only when its queue is closed and empty.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -16,7 +16,9 @@ use std::{
 
 use ndarray::ArrayView1;
 
-use super::{Admission, BatchPolicy, Class, Encoded, Job, JobError, JobHead, JobQueue, LastRun};
+use super::{
+    Admission, Batch, BatchPolicy, Class, Encoded, Job, JobError, JobHead, JobQueue, LastRun, Taker, turn::Turn,
+};
 use crate::{
     encoder::{EncodeError, Encoder, OutputSet, Role, Runner},
     health::Heartbeat,
@@ -69,21 +71,27 @@ impl Worker {
 
 fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
     let Runner { encoder, role, mut rebuild } = runner;
-    context.heartbeat.watch(encoder.interrupt());
     let mut encoder = Some(encoder);
     let (mut failures, mut last) = (0, None);
-    let mut is_broken = false;
-    // Of one that is broken nobody knows that it is well again before it has run: it takes whatever comes, as if it had a session of its own.
-    while let Some(batch) =
-        context.queue.take_batch(&context.policy, if is_broken { Role::Own } else { role }, last.take())
-    {
-        let (inputs, mut heads): (Vec<_>, Vec<_>) = batch.into_iter().map(|Job { input, head }| (input, head)).unzip();
+    let (mut is_broken, mut is_last_of_all) = (false, false);
+    loop {
+        let next = encoder.as_mut().map(|live| (live.interrupt(), live.ends_soon()));
+        let taker = Taker {
+            // Of one that is broken nobody knows that it is well again before it has run: it takes whatever comes, as if it had a session of
+            // its own. So does one whose jobs nobody else may be left to take.
+            role: if is_broken || is_last_of_all { Role::Own } else { role },
+            interrupt: next.as_ref().filter(|(_, ends_soon)| *ends_soon).map(|(interrupt, _)| Arc::clone(interrupt)),
+        };
+        let Some(batch) = context.queue.take_batch(&context.policy, &taker, last.take()) else { return };
+        let Batch { jobs, turns, going } = batch;
+        let (inputs, mut heads): (Vec<_>, Vec<_>) = jobs.into_iter().map(|Job { input, head }| (input, head)).unzip();
         // The policy batches only jobs that want the same.
         let outputs = heads.first().map_or(OutputSet::EMPTY, JobHead::outputs);
+        let mut interrupt = next.map(|(interrupt, _)| interrupt);
         if encoder.is_none() {
             match rebuild() {
-                Ok(fresh) => {
-                    context.heartbeat.watch(fresh.interrupt());
+                Ok(mut fresh) => {
+                    interrupt = Some(fresh.interrupt());
                     encoder = Some(fresh);
                 }
                 Err(error) => {
@@ -93,25 +101,34 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
                 }
             }
         }
-        let Some(live) = encoder.as_mut() else {
+        let (Some(live), Some(interrupt)) = (encoder.as_mut(), interrupt) else {
             fail_all(heads, &context.metrics, "the session is broken");
             continue;
         };
-        context.metrics.batch_size.observe(inputs.len() as f64);
         let class = heads.first().map_or_else(Class::default, JobHead::class);
         let work = context.queue.work(&inputs);
         heads.iter_mut().for_each(JobHead::running);
-        let goes_on = context.admission.run(work);
+        let goes_on = context.admission.run(work, going.gives_way());
         let span = context.metrics.begin_run(heads.iter().map(JobHead::in_run));
         let started = Instant::now();
         let result = {
-            let _busy = context.heartbeat.busy();
+            let _busy = context.heartbeat.busy(interrupt);
             // The encoder is dropped after a panic, so no broken invariant of it can be seen.
             catch_unwind(AssertUnwindSafe(|| encode(live, &inputs, outputs)))
         };
         let took = started.elapsed();
         let alone = goes_on.alone(started + took);
         drop(goes_on);
+        if matches!(result, Ok(Err(_))) && going.was_ended() {
+            context.metrics.interrupted.inc();
+            if let Some(span) = span {
+                span.interrupted();
+            }
+            is_last_of_all = put_back(&context.queue, turns, inputs, heads);
+            continue;
+        }
+        drop(going);
+        context.metrics.batch_size.observe(inputs.len() as f64);
         context.metrics.inference.observe(took.as_secs_f64());
         let failure = match result {
             Ok(Ok(encoded)) if encoded.len() == heads.len() => {
@@ -120,7 +137,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
                 failures = 0;
                 context.heartbeat.well();
                 is_broken = false;
-                context.admission.observe_run(work, alone);
+                context.admission.observe_run(class, work, alone);
                 last = Some(LastRun { items: heads.len(), ended: started + took, took, class });
                 answer_all(heads, encoded, took, &context.metrics);
                 continue;
@@ -147,6 +164,12 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
         }
         fail_all(heads, &context.metrics, &failure);
     }
+}
+
+/// Puts back what a run had that was ended for others: whether the queue is closed.
+fn put_back<T>(queue: &JobQueue<T>, turns: Vec<Turn>, inputs: Vec<T>, heads: Vec<JobHead>) -> bool {
+    let jobs = inputs.into_iter().zip(heads).map(|(input, head)| Job { input, head });
+    queue.put_back(turns.into_iter().zip(jobs))
 }
 
 /// One answer for each input; `None` where it is not finite.

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     batch::{
-        Activity, Admission, BatchPolicy, Capacity, Cost, JobQueue, Pace, Speed, Speeds, Work, Worker, WorkerContext,
+        Activity, Admission, BatchPolicy, Capacity, Cost, Floor, JobQueue, Pace, Room, Speed, Speeds, Wake, Work,
+        Worker, WorkerContext,
     },
     config::{Config, LaneConfig},
     encoder::{Encoder, PixelBuf, PixelValues, Tokens},
@@ -31,6 +32,7 @@ pub(super) struct Shared<'a> {
     pub(super) config: &'a Config,
     pub(super) cache: Option<Arc<Cache>>,
     pub(super) activity: Arc<Activity>,
+    pub(super) floor: Arc<Floor>,
     pub(super) metrics: &'a Arc<Metrics>,
     pub(super) health: &'a Health,
 }
@@ -55,11 +57,32 @@ const FIRST_DECODE: (u64, Duration) = (1 << 18, Duration::from_millis(1));
 const RUN_SHARE: f64 = 0.4;
 
 impl Shared<'_> {
-    /// What a queue has from its lane, whose runs have this speed, and of which so many share the threads of one session. Each takes so
-    /// many times as long as it would alone while all of them go on.
+    /// What the queue of a lane's decoders has from it.
+    fn decoding(&self, speeds: &Speeds) -> Pace {
+        self.pace(&speeds.decode, 1)
+    }
+
+    /// How long runs of this speed may take, of which so many share the threads of one session: each takes so many times as long as it
+    /// would alone while all of them go on.
     fn pace(&self, speed: &Arc<Speed>, beside: usize) -> Pace {
         let max_run = Some(self.config.limits.max_queue_wait.mul_f64(RUN_SHARE).div_f64(beside as f64));
-        Pace { speed: Arc::clone(speed), activity: Arc::clone(&self.activity), max_run }
+        let (speed, activity, floor) = (Arc::clone(speed), Arc::clone(&self.activity), Arc::clone(&self.floor));
+        Pace { speed, activity, max_run, floor, room: Room::default() }
+    }
+
+    /// The queue before `sessions`, whose runs have this speed. `cost` is that of an item.
+    fn queue<T: Send + 'static, E>(
+        &self,
+        cost: fn(&T) -> Cost,
+        lane: &LaneMetrics,
+        speed: &Arc<Speed>,
+        sessions: &Sessions<E>,
+    ) -> Arc<JobQueue<T>> {
+        let pace = Pace { room: Room::of(sessions.independent()), ..self.pace(speed, sessions.beside()) };
+        let queue = Arc::new(JobQueue::new(cost, lane.queue.clone(), lane.clone(), pace));
+        let wake: Arc<dyn Wake> = Arc::<JobQueue<T>>::clone(&queue);
+        self.floor.wakes(Arc::downgrade(&wake));
+        queue
     }
 
     /// The speeds of a lane whose sessions have done `runs` so far.
@@ -87,11 +110,9 @@ impl Images {
             let work = decode_work(file);
             Cost { cost: usize::try_from(work).unwrap_or(usize::MAX), is_large: work > LARGE_PICTURE }
         };
-        let (decoding, encoding) =
-            (shared.pace(&speeds.decode, 1), shared.pace(&speeds.encode, parts.sessions.beside()));
+        let decoding = shared.decoding(&speeds);
         let queue = Arc::new(JobQueue::new(cost, metrics.preprocess_queue.clone(), metrics.vision.clone(), decoding));
-        let crops =
-            Arc::new(JobQueue::new(|_| Cost::of(1), metrics.vision.queue.clone(), metrics.vision.clone(), encoding));
+        let crops = shared.queue(|_| Cost::of(1), &metrics.vision, &speeds.encode, &parts.sessions);
         let capacity = Capacity {
             items: config.batch.vision.max_queue_size,
             decoders: config.preprocess.threads,
@@ -135,8 +156,7 @@ impl Pixels {
         let Shared { config, metrics, .. } = shared;
         let speeds = shared.speeds(runs);
         let lane = &metrics.pixels;
-        let pace = shared.pace(&speeds.encode, sessions.beside());
-        let queue = Arc::new(JobQueue::new(|_| Cost::of(1), lane.queue.clone(), lane.clone(), pace));
+        let queue = shared.queue(|_| Cost::of(1), lane, &speeds.encode, &sessions);
         let capacity = Capacity {
             items: config.batch.vision.max_queue_size,
             decoders: 1,
@@ -168,8 +188,7 @@ impl Texts {
         let Shared { config, metrics, .. } = shared;
         let speeds = shared.speeds(&parts.sessions.runs);
         let cost = |tokens: &Tokens| Cost::of(tokens.ids().len());
-        let pace = shared.pace(&speeds.encode, parts.sessions.beside());
-        let queue = Arc::new(JobQueue::new(cost, metrics.text.queue.clone(), metrics.text.clone(), pace));
+        let queue = shared.queue(cost, &metrics.text, &speeds.encode, &parts.sessions);
         let capacity = Capacity {
             items: config.batch.text.max_queue_size,
             decoders: 1,

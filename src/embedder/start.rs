@@ -329,7 +329,8 @@ impl Embedder {
         });
         let cache = Cache::new(config.cache.max_bytes, &metrics);
         let BatchSizes { images, texts } = info.batch_sizes;
-        let shared = Shared { config, cache, activity: Arc::default(), metrics: &metrics, health };
+        let shared =
+            Shared { config, cache, activity: Arc::default(), floor: Arc::default(), metrics: &metrics, health };
         let images = vision.map(|vision| Images::spawn(vision, images, &shared)).transpose()?;
         let texts = text.map(|text| Texts::spawn(text, texts, &shared)).transpose()?;
         let max_output_bytes = config.limits.max_output_bytes;

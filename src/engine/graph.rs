@@ -6,7 +6,10 @@
 //! Invariants: a graph is accepted by what it declares, never by its file name, so a wrong file is refused at load; a session that several
 //! threads have is one of the CPU provider.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use ndarray::Array2;
 use ort::{
@@ -118,11 +121,11 @@ impl EmbeddingSession {
     pub(super) fn run(&mut self, batch: usize, inputs: Vec<NamedInput<'_>>) -> Result<Embeddings, EncodeError> {
         let options = self.options.begin()?;
         let found = match &mut self.session {
-            Held::Own(session) => session.run_with_options(inputs, options).and_then(|outputs| {
+            Held::Own(session) => session.run_with_options(inputs, &options).and_then(|outputs| {
                 let value = outputs.get(&self.output);
                 floats(value.ok_or_else(|| ort::Error::new(format!("the output {} is missing", self.output)))?)
             }),
-            Held::Shared(shared) => beside::run(&shared.session(), shared.place(), &inputs, &self.output, options)
+            Held::Shared(shared) => beside::run(&shared.session(), shared.place(), &inputs, &self.output, &options)
                 .and_then(|value| floats(&value)),
         };
         let (shape, values) = found.map_err(|error| runtime(&error))?;
@@ -136,31 +139,53 @@ impl EmbeddingSession {
     }
 }
 
-/// What runs are started with, by which the watchdog stops one from another thread. Clones are the same handle.
+/// What a run is started with, by which another thread ends it. Clones are the same handle.
 #[derive(Clone)]
-pub(super) struct StopHandle(Arc<RunOptions<NoSelectedOutputs>>);
+pub(super) struct StopHandle {
+    /// Of the next run, where somebody can end it. Each run has its own, since the flag is sticky, and one that is raised too late must not
+    /// end another run.
+    next: Arc<Mutex<Option<Arc<RunOptions<NoSelectedOutputs>>>>>,
+    ends_soon: bool,
+}
 
 impl StopHandle {
-    /// A handle whose flag is down.
-    pub(super) fn new() -> Result<Self, String> {
-        RunOptions::new().map(|options| Self(Arc::new(options))).map_err(|error| error.to_string())
+    /// Of runs that look at the flag often, where `ends_soon`.
+    pub(super) fn new(ends_soon: bool) -> Self {
+        Self { next: Arc::default(), ends_soon }
     }
 
-    /// The options of a run that begins now. The flag is sticky, and one that was raised for a run before, which may have come
-    /// to its end all the same, must not end this one: it is lowered.
-    pub(super) fn begin(&self) -> Result<&RunOptions<NoSelectedOutputs>, EncodeError> {
-        self.0.unterminate().map_err(|error| runtime(&error))?;
-        Ok(&self.0)
+    /// The options of a run that begins now.
+    pub(super) fn begin(&self) -> Result<Arc<RunOptions<NoSelectedOutputs>>, EncodeError> {
+        match self.next().take() {
+            Some(options) => Ok(options),
+            None => RunOptions::new().map(Arc::new).map_err(|error| runtime(&error)),
+        }
     }
 
-    /// Raises the flag, from any thread.
+    /// What ends the next run.
     pub(super) fn interrupt(&self) -> Interrupt {
-        let options = Arc::clone(&self.0);
+        let options = match RunOptions::new() {
+            Ok(options) => Arc::new(options),
+            Err(error) => {
+                tracing::error!(%error, "no run can be interrupted");
+                return Arc::new(|| {});
+            }
+        };
+        *self.next() = Some(Arc::clone(&options));
         Arc::new(move || {
             if let Err(error) = options.terminate() {
-                tracing::error!(%error, "a stalled run could not be interrupted");
+                tracing::error!(%error, "a run could not be interrupted");
             }
         })
+    }
+
+    /// Whether runs look at the flag often: between two operators.
+    pub(super) fn ends_soon(&self) -> bool {
+        self.ends_soon
+    }
+
+    fn next(&self) -> MutexGuard<'_, Option<Arc<RunOptions<NoSelectedOutputs>>>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

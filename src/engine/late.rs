@@ -49,7 +49,11 @@ impl<I: TowerInput> Encoder for LateEncoder<I> {
         self.tower()?.encode_outputs(inputs, outputs)
     }
 
-    fn interrupt(&self) -> Interrupt {
+    fn interrupt(&mut self) -> Interrupt {
         self.stop.interrupt()
+    }
+
+    fn ends_soon(&self) -> bool {
+        self.stop.ends_soon()
     }
 }

@@ -211,7 +211,7 @@ impl Engine {
         graphs: &Graphs,
         normalization: &Normalization,
     ) -> Result<PixelsEncoder, EngineError> {
-        let stop = Self::stop(Tower::Vision, graphs)?;
+        let stop = self.stop();
         let (engine, graphs, normalization) = (Arc::clone(self), graphs.clone(), normalization.clone());
         let open = move |stop| {
             let normalization = normalization.clone();
@@ -241,9 +241,10 @@ impl Engine {
         graphs.embedding().map(open).transpose()
     }
 
-    /// A handle to stop a tower's runs by.
-    fn stop(tower: Tower, graphs: &Graphs) -> Result<StopHandle, EngineError> {
-        StopHandle::new().map_err(|reason| fault(tower, graphs.first(), reason))
+    /// A handle to stop a tower's runs by. The CPU provider looks at it between two operators; OpenVINO's graph is one, and what a GPU has
+    /// been given it computes.
+    fn stop(&self) -> StopHandle {
+        StopHandle::new(matches!(self.provider, RunningProvider::Cpu))
     }
 
     /// The graph of embeddings, which is open, and that of all outputs when it is asked for; now, where there is no other.

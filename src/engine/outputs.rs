@@ -73,8 +73,8 @@ impl OutputsSession {
             Ok(binding)
         };
         let binding = bind().map_err(|error| runtime(&error))?;
-        let run =
-            self.session.run_binding_with_options(&binding, self.options.begin()?).map_err(|error| runtime(&error))?;
+        let options = self.options.begin()?;
+        let run = self.session.run_binding_with_options(&binding, &options).map_err(|error| runtime(&error))?;
         let embeddings = self.embedding.as_ref().map(|name| view(&run, name)).transpose()?;
         let wanted: Vec<(Output, Vec<ArrayViewD<'_, f32>>)> = wanted
             .iter()

@@ -64,7 +64,7 @@ impl Engine {
             let (engine, graphs) = (Arc::clone(&engine), graphs.clone());
             move |opened: Option<Opened>| {
                 let opened = opened.map(|opened| opened.held(Held::Own));
-                engine.tower(tower, Feed::AsIs, &graphs, opened, Self::stop(tower, &graphs)?, input.clone())
+                engine.tower(tower, Feed::AsIs, &graphs, opened, engine.stop(), input.clone())
             }
         };
         let encoder = make(opened)?;
@@ -89,7 +89,7 @@ impl Engine {
             let (engine, graphs) = (Arc::clone(&engine), graphs.clone());
             move || {
                 let opened = opened.clone().held(|source| Held::Shared(Shared::new(&source, place, &used)));
-                engine.tower(tower, Feed::AsIs, &graphs, Some(opened), Self::stop(tower, &graphs)?, input.clone())
+                engine.tower(tower, Feed::AsIs, &graphs, Some(opened), engine.stop(), input.clone())
             }
         };
         let encoder = make()?;

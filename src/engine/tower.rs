@@ -105,7 +105,11 @@ impl<I: TowerInput> Encoder for TowerEncoder<I> {
         self.embedding.as_ref().is_none_or(|(_, input)| input.pads())
     }
 
-    fn interrupt(&self) -> Interrupt {
+    fn interrupt(&mut self) -> Interrupt {
         self.stop.interrupt()
+    }
+
+    fn ends_soon(&self) -> bool {
+        self.stop.ends_soon()
     }
 }

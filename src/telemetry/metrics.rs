@@ -136,6 +136,8 @@ pub struct LaneMetrics {
     pub batch_size: Histogram,
     /// Time of one run.
     pub inference: Histogram,
+    /// Runs of the second class that were ended for the first.
+    pub interrupted: IntCounter,
     /// Panics caught while a batch ran.
     pub panics: IntCounter,
     outcomes: [IntCounter; 5],
@@ -311,6 +313,11 @@ impl Metrics {
         let queue_wait =
             register.histograms("queue_wait_seconds", "Time an item waited in that queue", &["queue"], STAGE);
         let batch_size = register.histograms("batch_size", "Items in one run", &["modality"], BATCH);
+        let interrupted = register.counters(
+            "runs_interrupted_total",
+            "Runs of the second class that were ended for the first, whose items waited again",
+            &["modality"],
+        );
         let stages = register.histograms("stage_duration_seconds", "Time spent in one stage", &["stage"], STAGE);
         let items = register.counters("items_total", "Images and texts, by how they ended", &["modality", "outcome"]);
         let panics = register.counters("panics_total", "Panics that were contained", &["where"]);
@@ -333,6 +340,7 @@ impl Metrics {
             queue: queue(modality),
             batch_size: batch_size.with_label_values(&[modality]),
             inference: stages.with_label_values(&[inference]),
+            interrupted: interrupted.with_label_values(&[modality]),
             panics: panics.with_label_values(&[inference]),
             outcomes: Outcome::ALL.map(|outcome| items.with_label_values(&[modality, outcome.label()])),
             lookups: Lookup::ALL.map(|lookup| lookups.with_label_values(&[modality, lookup.label()])),

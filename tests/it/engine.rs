@@ -5,13 +5,14 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
 };
 
 use clipserve::{
     config::Precision,
-    encoder::{Encoder, Role, Runner, Tokens},
+    encoder::{Encoder, Interrupt, Role, Runner, Tokens},
     engine::{Engine, TextEncoder},
     export::{export_checkpoint, write_synthetic_model},
     model::{Graphs, clip_config::ClipConfig},
@@ -26,24 +27,27 @@ fn an_interrupted_run_fails_and_the_next_one_does_not() {
     let mut encoder = engine.text(&graphs, 1).expect("the fixture").remove(0).encoder;
     let text = [Tokens::new(vec![49406, 320, 49407])];
     let before = encoder.encode(&text).expect("an embedding");
+    assert!(encoder.ends_soon());
     let interrupt = encoder.interrupt();
-    let is_over = AtomicBool::new(false);
-    let error = thread::scope(|scope| {
-        // Raised again and again, so that it also comes while a run goes on.
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                interrupt();
-            }
-        });
-        let error = iter::repeat_with(|| encoder.encode(&text)).find_map(Result::err);
-        is_over.store(true, Ordering::Relaxed);
-        error
-    });
-    let error = error.expect("an interrupted run").to_string();
+    interrupt();
+    let error = encoder.encode(&text).expect_err("it was to end before it began").to_string();
     assert!(error.contains("terminate"), "{error}");
     // Raised too late for the run that it was meant for, it ends no other one.
     interrupt();
-    assert_eq!(encoder.encode(&text).expect("the flag is lowered again"), before);
+    assert_eq!(encoder.encode(&text).expect("another run"), before);
+    // Of those that end one while it goes on, each comes at another moment.
+    let (ends, ended) = mpsc::channel::<Interrupt>();
+    thread::scope(|scope| {
+        scope.spawn(move || ended.iter().for_each(|interrupt| interrupt()));
+        for _ in 0..200 {
+            ends.send(encoder.interrupt()).expect("somebody listens");
+            if let Ok(answer) = encoder.encode(&text) {
+                assert_eq!(answer, before);
+            }
+        }
+        drop(ends);
+    });
+    assert_eq!(encoder.encode(&text).expect("another run"), before);
 }
 
 #[test]
@@ -130,13 +134,15 @@ fn answer_what_one_alone_does(runners: Vec<Runner<TextEncoder>>, alone: &mut Tex
     let batch = |thread, round| (0..1 + round % 3).map(|more| text(thread, round + more)).collect::<Vec<_>>();
     let mut encoders: Vec<_> = runners.into_iter().map(|runner| runner.encoder).collect();
     let mut interrupted = encoders.pop().expect("several");
-    let interrupt = interrupted.interrupt();
     let is_over = AtomicBool::new(false);
+    let (ends, ended) = mpsc::channel::<Interrupt>();
     let answers = thread::scope(|scope| {
         // What ends the runs of one ends none of the others'.
-        scope.spawn(|| {
+        scope.spawn(move || ended.iter().for_each(|interrupt| interrupt()));
+        let is_over = &is_over;
+        scope.spawn(move || {
             while !is_over.load(Ordering::Relaxed) {
-                interrupt();
+                ends.send(interrupted.interrupt()).expect("somebody listens");
                 let _ = interrupted.encode(&batch(9, 2));
             }
         });

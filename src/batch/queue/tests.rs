@@ -1,5 +1,7 @@
 //! The queue by itself: order, what is held back, and who wakes whom.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 use crate::{
     batch::{Admission, Terms, Ticket, Work},
@@ -31,8 +33,13 @@ fn push(queue: &JobQueue<u32>, admission: &Admission, class: Class, costs: &[u32
     request(admission, class, costs).into_iter().map(push).collect()
 }
 
-fn costs(batch: Option<Vec<Job<u32>>>) -> Vec<u32> {
-    batch.expect("open").iter().map(|job| job.input).collect()
+/// Of a session whose runs cannot be ended.
+fn taker(role: Role) -> Taker {
+    Taker { role, interrupt: None }
+}
+
+fn costs(batch: Option<Batch<u32>>) -> Vec<u32> {
+    batch.expect("open").jobs.iter().map(|job| job.input).collect()
 }
 
 /// How many jobs a session takes that has just answered two, when one of them is there; another comes if `returns`.
@@ -45,7 +52,7 @@ fn taken(idle: usize, returns: bool) -> usize {
         let second = returns.then(|| scope.spawn(move || push(queue, admission, Class::Interactive, &[1])));
         let policy = BatchPolicy { max_batch_size: 8, ..BatchPolicy::single() };
         let last = LastRun { items: 2, ended: Instant::now(), took: LONG, class: Class::Interactive };
-        let taken = queue.take_batch(&policy, Role::Own, Some(last)).expect("open").len();
+        let taken = queue.take_batch(&policy, &taker(Role::Own), Some(last)).expect("open").jobs.len();
         drop(second.map(|second| second.join()));
         taken
     })
@@ -151,8 +158,8 @@ const EIGHT: BatchPolicy = BatchPolicy {
 fn runs_of_large_requests_are_short_while_small_ones_come() {
     let (queue, admission) = (queue(pace()), Admission::of(99));
     let large = || {
-        let batch = queue.take_batch(&EIGHT, Role::Own, None).expect("open");
-        batch.iter().map(|job| job.head.is_of_large()).collect::<Vec<_>>()
+        let batch = queue.take_batch(&EIGHT, &taker(Role::Own), None).expect("open");
+        batch.jobs.iter().map(|job| job.head.is_of_large()).collect::<Vec<_>>()
     };
     let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
     assert_eq!(large(), [true; 8], "nobody else is there");
@@ -166,9 +173,9 @@ fn a_run_takes_no_longer_than_it_may() {
     let short = Pace { max_run: Some(Duration::from_millis(210)), ..pace() };
     let (queue, admission) = (queue(short), Admission::of(99));
     let _large = push(&queue, &admission, Class::Interactive, &[1; 16]);
-    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [1; 4], "eight would take 400 ms");
+    assert_eq!(costs(queue.take_batch(&EIGHT, &taker(Role::Own), None)), [1; 4], "eight would take 400 ms");
     let _alone = push(&queue, &admission, Class::Interactive, &[99]);
-    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [99], "one item is always run");
+    assert_eq!(costs(queue.take_batch(&EIGHT, &taker(Role::Own), None)), [99], "one item is always run");
 }
 
 #[test]
@@ -176,23 +183,141 @@ fn bulk_runs_rest_beside_interactive_work_and_at_no_other_time() {
     let (queue, admission) = (queue(pace()), Admission::of(99));
     let _bulk = push(&queue, &admission, Class::Bulk, &[1; 16]);
     let bulk_run = LastRun { items: 8, ended: Instant::now(), took: LONG, class: Class::Bulk };
-    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [1; 8]);
-    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, Some(bulk_run))), [1; 8], "nobody else has been seen");
+    assert_eq!(costs(queue.take_batch(&EIGHT, &taker(Role::Own), None)), [1; 8]);
+    assert_eq!(costs(queue.take_batch(&EIGHT, &taker(Role::Own), Some(bulk_run))), [1; 8], "nobody else has been seen");
     let _bulk = push(&queue, &admission, Class::Bulk, &[1; 3]);
     let _interactive = push(&queue, &admission, Class::Interactive, &[5]);
-    assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, Some(bulk_run))), [5], "it does not rest");
+    assert_eq!(costs(queue.take_batch(&EIGHT, &taker(Role::Own), Some(bulk_run))), [5], "it does not rest");
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| queue.take_batch(&EIGHT, Role::Own, None));
+        let waits = scope.spawn(|| queue.take_batch(&EIGHT, &taker(Role::Own), None));
         queue.close();
         assert_eq!(costs(waits.join().expect("no panic")), [1], "a closed queue does not rest, and the run is short");
     });
+}
+
+/// A session whose runs tell of their end.
+fn ends_soon(told: &Arc<AtomicUsize>) -> Taker {
+    let told = Arc::clone(told);
+    let interrupt: Interrupt = Arc::new(move || {
+        told.fetch_add(1, Ordering::SeqCst);
+    });
+    Taker { role: Role::Own, interrupt: Some(interrupt) }
+}
+
+/// Puts back what was taken for a run that was ended.
+fn put_back(queue: &JobQueue<u32>, batch: Batch<u32>) -> bool {
+    let Batch { jobs, turns, going } = batch;
+    assert!(going.was_ended());
+    queue.put_back(turns.into_iter().zip(jobs))
+}
+
+#[test]
+fn a_bulk_run_ends_when_something_of_the_first_class_comes_and_what_it_had_keeps_its_turn() {
+    let (queue, admission) = (queue(Pace { room: Room::of(1), ..pace() }), Admission::of(99));
+    let (told, mut bulk) = (Arc::default(), push(&queue, &admission, Class::Bulk, &[1, 2, 3]));
+    let one = BatchPolicy { max_batch_size: 1, ..EIGHT };
+    let run = queue.take_batch(&one, &ends_soon(&told), None).expect("open");
+    assert_eq!((run.jobs[0].input, run.going.gives_way(), told.load(Ordering::SeqCst)), (1, true, 0));
+    bulk.extend(push(&queue, &admission, Class::Bulk, &[4]));
+    assert_eq!(told.load(Ordering::SeqCst), 0, "what is of its own class waits");
+    let _first = push(&queue, &admission, Class::Interactive, &[9, 9]);
+    assert_eq!(told.load(Ordering::SeqCst), 1, "once");
+    assert!(!put_back(&queue, run), "it is open");
+    let order: Vec<u32> = (0..6).flat_map(|_| costs(queue.take_batch(&one, &ends_soon(&told), None))).collect();
+    assert_eq!(order[..3], [9, 9, 1]);
+    assert_eq!(order.iter().sum::<u32>(), 9 + 9 + 1 + 2 + 3 + 4);
+}
+
+#[test]
+fn beside_the_first_class_a_bulk_run_waits_for_room_in_all_lanes_of_the_model() {
+    let floor = Arc::new(Floor::default());
+    let lane = || {
+        let lane = Arc::new(queue(Pace { room: Room::of(1), floor: Arc::clone(&floor), ..pace() }));
+        let wake: Arc<dyn Wake> = Arc::<JobQueue<u32>>::clone(&lane);
+        floor.wakes(Arc::downgrade(&wake));
+        lane
+    };
+    let (pictures, texts, admission, told) = (lane(), lane(), Admission::of(99), Arc::default());
+    let _picture = push(&pictures, &admission, Class::Interactive, &[1]);
+    let run = pictures.take_batch(&EIGHT, &taker(Role::Own), None).expect("open");
+    let _bulk = push(&texts, &admission, Class::Bulk, &[1; 8]);
+    texts.pace.activity.seen(Instant::now());
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| texts.take_batch(&EIGHT, &ends_soon(&told), None));
+        // It has been refused room, or will be.
+        drop(run);
+        assert_eq!(costs(waits.join().expect("no panic")), [1], "there is room, and the run is short");
+    });
+    let due = queue(Pace { room: Room::of(1), floor, ..Pace::default() });
+    let _run = pictures.pace.floor.begin_first(Room::of(1));
+    let _bulk = push(&due, &admission, Class::Bulk, &[1]);
+    due.pace.activity.seen(Instant::now());
+    let run = due.take_batch(&EIGHT, &ends_soon(&told), None).expect("open");
+    assert!(!run.going.gives_way(), "where nobody knows how long a run takes it is due at once");
+}
+
+#[test]
+fn a_bulk_run_that_has_no_room_does_not_begin_and_who_gives_room_wakes_who_waits_for_it() {
+    let floor = Arc::new(Floor::default());
+    let queue = queue(Pace { room: Room::of(1), floor: Arc::clone(&floor), ..pace() });
+    let (admission, told) = (Admission::of(99), Arc::default());
+    let _bulk = push(&queue, &admission, Class::Bulk, &[1]);
+    let now = Instant::now();
+    let later = Some(now + LONG);
+    let run = floor.begin_first(Room::of(1));
+    assert!(queue.begin(&ends_soon(&told), Class::Bulk, later, now).is_none());
+    assert!(
+        queue.begin(&ends_soon(&told), Class::Bulk, Some(now), now).is_some_and(|run| !run.gives_way()),
+        "it is due"
+    );
+    assert!(
+        queue.begin(&ends_soon(&told), Class::Bulk, None, now).is_some_and(|run| run.gives_way()),
+        "no first class"
+    );
+    drop(run);
+    assert!(queue.begin(&ends_soon(&told), Class::Bulk, later, now).is_some_and(|run| run.gives_way()));
+}
+
+#[test]
+fn what_is_due_goes_before_the_first_class_once() {
+    // Where a run takes no time that anybody knows of, what waits is due at once.
+    let queue = queue(Pace { room: Room::of(1), ..Pace::default() });
+    let (admission, told) = (Admission::of(99), Arc::default());
+    let _first = push(&queue, &admission, Class::Interactive, &[9, 9]);
+    let _bulk = push(&queue, &admission, Class::Bulk, &[1]);
+    assert_eq!(
+        costs(queue.take_batch(&EIGHT, &taker(Role::Own), None)),
+        [9, 9],
+        "a run that cannot be ended rests instead"
+    );
+    let _first = push(&queue, &admission, Class::Interactive, &[9, 9]);
+    let run = queue.take_batch(&EIGHT, &ends_soon(&told), None);
+    assert!(run.as_ref().is_some_and(|run| !run.going.gives_way()));
+    assert_eq!(costs(run), [1]);
+    queue.pace.speed.observe(1, LONG);
+    let _bulk = push(&queue, &admission, Class::Bulk, &[1]);
+    assert_eq!(costs(queue.take_batch(&EIGHT, &ends_soon(&told), None)), [9, 9]);
+}
+
+#[test]
+fn a_closed_queue_takes_back_what_was_taken_and_says_so() {
+    let (queue, admission) = (queue(Pace { room: Room::of(1), ..pace() }), Admission::of(99));
+    let told = Arc::default();
+    let mut tickets = push(&queue, &admission, Class::Bulk, &[1]);
+    let run = queue.take_batch(&EIGHT, &ends_soon(&told), None).expect("open");
+    tickets.extend(push(&queue, &admission, Class::Interactive, &[9]));
+    queue.close();
+    assert!(put_back(&queue, run));
+    let left = || queue.take_batch(&EIGHT, &ends_soon(&told), None);
+    assert_eq!((costs(left()), costs(left())), (vec![9], vec![1]));
+    assert!(left().is_none());
 }
 
 /// What a run takes that would have threads of another one, of what is there.
 fn beside(queue: &JobQueue<u32>) -> Option<usize> {
     let state = queue.lock();
     let waiting: Vec<Waiting> = state.jobs.values().map(Entry::waiting).collect();
-    let (policy, _) = queue.adapt(EIGHT, &state, waiting.first(), Instant::now());
+    let policy = queue.adapt(EIGHT, &state, waiting.first(), &taker(Role::Beside), Instant::now());
     if !policy.can_be_beside(&waiting[0]) {
         return None;
     }
@@ -232,14 +357,14 @@ fn those_who_are_free_take_a_part_each_of_what_is_there() {
         let (queue, admission) = (queue(pace()), Admission::of(99));
         queue.lock().idle_beside = idle_beside;
         let _tickets = push(&queue, &admission, Class::Interactive, &vec![1; count]);
-        let first = queue.take_batch(&EIGHT, Role::Own, None).expect("open").len();
+        let first = queue.take_batch(&EIGHT, &taker(Role::Own), None).expect("open").jobs.len();
         let mut parts = vec![first];
         for left in (0..idle_beside).rev() {
             queue.lock().idle_beside = left;
             if !queue.lock().is_left {
                 break;
             }
-            parts.push(queue.take_batch(&EIGHT, Role::Beside, None).expect("open").len());
+            parts.push(queue.take_batch(&EIGHT, &taker(Role::Beside), None).expect("open").jobs.len());
         }
         assert_eq!(queue.lock().jobs.len(), count - parts.iter().sum::<usize>());
         parts
@@ -256,17 +381,17 @@ fn those_who_are_free_take_a_part_each_of_what_is_there() {
 fn what_is_more_than_a_runs_work_wakes_who_takes_that_alone() {
     let (queue, admission) = (queue(pace()), Admission::of(99));
     std::thread::scope(|scope| {
-        let waits = scope.spawn(|| queue.take_batch(&EIGHT, Role::Beside, None));
+        let waits = scope.spawn(|| queue.take_batch(&EIGHT, &taker(Role::Beside), None));
         let _first = push(&queue, &admission, Class::Interactive, &[1; 16]);
         // Whoever of the two comes first leaves a batch for the other.
-        assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [1; 8]);
+        assert_eq!(costs(queue.take_batch(&EIGHT, &taker(Role::Own), None)), [1; 8]);
         assert_eq!(costs(waits.join().expect("no panic")), [1; 8]);
     });
     std::thread::scope(|scope| {
         let _few = push(&queue, &admission, Class::Interactive, &[1; 3]);
-        let waits = scope.spawn(|| queue.take_batch(&EIGHT, Role::Beside, None));
+        let waits = scope.spawn(|| queue.take_batch(&EIGHT, &taker(Role::Beside), None));
         queue.close();
         assert!(waits.join().expect("no panic").is_none(), "a closed queue's last batch is the session's own");
-        assert_eq!(costs(queue.take_batch(&EIGHT, Role::Own, None)), [1; 3]);
+        assert_eq!(costs(queue.take_batch(&EIGHT, &taker(Role::Own), None)), [1; 3]);
     });
 }

@@ -239,6 +239,11 @@ impl RunSpan {
         let reason = reason.get(..reason.floor_char_boundary(MAX_REASON)).unwrap_or_default();
         self.0.set_status(Status::error(reason.to_owned()));
     }
+
+    /// It was ended for others: the items in it are in another run, too.
+    pub fn interrupted(mut self) {
+        self.0.set_attribute(KeyValue::new("clipserve.interrupted", true));
+    }
 }
 
 impl Trace {
