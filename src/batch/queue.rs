@@ -206,7 +206,7 @@ impl<T> JobQueue<T> {
     pub fn take_batch(&self, policy: &BatchPolicy, taker: &Taker, last: Option<LastRun>) -> Option<Batch<T>> {
         let mut state = self.lock();
         if let Some(last) = last.filter(|last| last.class == Class::Bulk) {
-            state.second.finished(last.ended, last.took);
+            state.second.finished(last.ended, last.took, taker.interrupt.is_some());
         }
         loop {
             let now = Instant::now();
@@ -214,7 +214,8 @@ impl<T> JobQueue<T> {
             let all: Vec<Waiting> = state.jobs.values().map(Entry::waiting).collect();
             let held = self.held(&state, &all, taker, now);
             // What is due goes first.
-            let first = held.filter(|held| held.due <= now).map_or(0, |held| held.first);
+            let is_due = held.is_some_and(|held| held.due <= now);
+            let first = held.filter(|_| is_due).map_or(0, |held| held.first);
             let waiting = &all[first..];
             let last = last.filter(|_| state.idle == 0);
             // The second class where the first is there, too.
@@ -223,7 +224,7 @@ impl<T> JobQueue<T> {
                 && self.pace.activity.is_interactive(now);
             let policy = self.adapt(*policy, &state, waiting.first(), taker, now);
             let can_be_beside = waiting.first().is_some_and(|first| policy.can_be_beside(first));
-            let rest = state.second.rests(now).filter(|_| is_second && taker.interrupt.is_none());
+            let rest = state.second.rests(now).filter(|_| is_second && !is_due);
             let decision = match (taker.role, rest) {
                 (Role::Beside, _) if state.idle > 0 || !can_be_beside => Decision::Idle,
                 (Role::Beside, _) => policy.decide_beside(waiting, state.is_left),
@@ -310,13 +311,15 @@ impl<T> JobQueue<T> {
     /// in which case the caller has to see to it that they are taken again.
     pub(super) fn put_back(&self, jobs: impl IntoIterator<Item = (Turn, Job<T>)>) -> bool {
         let mut state = self.lock();
-        state.second.ended();
+        let mut work = 0;
         for (turn, mut job) in jobs {
             job.head.waits_again();
             state.turns.back(job.head.request());
             let cost = (self.cost)(&job.input);
+            work += cost.cost as u64;
             state.jobs.insert(turn, Entry { job, cost });
         }
+        state.second.ended(Instant::now(), self.pace.speed.seconds(work));
         self.observed.depth.set(state.jobs.len() as i64);
         state.closed
     }
