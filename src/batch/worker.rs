@@ -105,6 +105,7 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
             fail_all(heads, &context.metrics, "the session is broken");
             continue;
         };
+        context.metrics.batch_size.observe(inputs.len() as f64);
         let class = heads.first().map_or_else(Class::default, JobHead::class);
         let work = context.queue.work(&inputs);
         heads.iter_mut().for_each(JobHead::running);
@@ -128,7 +129,6 @@ fn run<E: Encoder>(context: WorkerContext<E::Input>, runner: Runner<E>) {
             continue;
         }
         drop(going);
-        context.metrics.batch_size.observe(inputs.len() as f64);
         context.metrics.inference.observe(took.as_secs_f64());
         let failure = match result {
             Ok(Ok(encoded)) if encoded.len() == heads.len() => {
