@@ -4,7 +4,8 @@
 //! request waits for is not all that is there: of every other request of its class, as much as it has itself at most ([`ahead`]).
 //! An encoder takes that in runs, and the last item is answered with the whole run that it is in, which others fill: that run is
 //! taken to be like those of late ([`wait`]). The second class is held up by what comes of the first, too, which nobody knows: it waits for as
-//! long at least as none of it has been answered while some of it waits. Two stages (decoding and encoding) work at the same time, so the slower one decides.
+//! long at least as none of it has been answered while some of it waits. Two stages (decoding and encoding) work at the same time, so the
+//! slower one decides.
 //! Both formulas are pure, each with a table of tests. Does not own the measurements (`speed`) or what is done about a long wait
 //! (`admission`).
 //!

@@ -57,11 +57,6 @@ const FIRST_DECODE: (u64, Duration) = (1 << 18, Duration::from_millis(1));
 const RUN_SHARE: f64 = 0.4;
 
 impl Shared<'_> {
-    /// What the queue of a lane's decoders has from it.
-    fn decoding(&self, speeds: &Speeds) -> Pace {
-        self.pace(&speeds.decode, 1)
-    }
-
     /// How long runs of this speed may take, of which so many share the threads of one session: each takes so many times as long as it
     /// would alone while all of them go on.
     fn pace(&self, speed: &Arc<Speed>, beside: usize) -> Pace {
@@ -110,7 +105,7 @@ impl Images {
             let work = decode_work(file);
             Cost { cost: usize::try_from(work).unwrap_or(usize::MAX), is_large: work > LARGE_PICTURE }
         };
-        let decoding = shared.decoding(&speeds);
+        let decoding = shared.pace(&speeds.decode, 1);
         let queue = Arc::new(JobQueue::new(cost, metrics.preprocess_queue.clone(), metrics.vision.clone(), decoding));
         let crops = shared.queue(|_| Cost::of(1), &metrics.vision, &speeds.encode, &parts.sessions);
         let capacity = Capacity {

@@ -1,9 +1,10 @@
 //! Giving back to the system what the allocator holds and nobody uses.
 //!
 //! glibc's lets go only of what lies at the end of one of its heaps, and of that only what is beyond a threshold which grows with the largest
-//! block that was ever freed, a large picture's. So a burst is held for good behind any small block that came after it, and within days a
-//! service holds twice what it uses. Owns the thread that has that given back, once in [`PERIOD`]; it takes a millisecond. On other systems,
-//! whose allocators have a rule of their own, there is no such thread.
+//! block that was ever freed, a large picture's. So a burst is held for good behind any small block that came after it, and within an hour a
+//! service held twice what it used. Owns the thread that has that given back, once in [`PERIOD`]; it takes a millisecond, and more behind a
+//! burst (`docs/reliability.md`), in which who shares a heap waits. On other systems, whose allocators have a rule of their own, there is no
+//! such thread.
 //!
 //! Invariant: the thread ends before its [`Memory`] is gone.
 
